@@ -1,0 +1,247 @@
+/* mica.h - the whole public interface of Mica.
+ *
+ *     mica_engine     one loaded model: weights mapped, shapes checked. Immutable
+ *        |            after open; any number of sessions may share it.
+ *        v
+ *     mica_session    one mutable run: scratch memory, counters, error text.
+ *        |            One thread at a time; two sessions may run in two threads.
+ *        v
+ *     mica_image      a result the caller owns until mica_image_close.
+ *
+ * Conventions
+ *   - Options structs begin with `size`, which the caller sets to sizeof the
+ *     struct; every other field may stay zero and then means its default.
+ *   - Fallible functions return mica_status; 0 is success. The text of the last
+ *     failure is kept by the handle (mica_engine_errmsg, mica_session_errmsg) and
+ *     stays valid until the next call on that handle. Open functions give a
+ *     handle even on failure (unless memory ran out), so that the text can be read;
+ *     it must be closed all the same.
+ *   - `T **out` hands ownership to the caller; exactly one close function takes it
+ *     back, accepts NULL, and clears the pointer.
+ *   - Strings are UTF-8. Nothing here prints, exits, or reads the environment.
+ */
+#ifndef MICA_MICA_H
+#define MICA_MICA_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define MICA_API __attribute__((visibility("default")))
+#else
+#define MICA_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define MICA_VERSION_MAJOR 0
+#define MICA_VERSION_MINOR 1
+#define MICA_VERSION_PATCH 0
+
+/* "0.1.0"; static storage. */
+MICA_API const char *mica_version(void);
+
+typedef enum mica_status {
+    MICA_OK = 0,
+    MICA_E_USAGE = -1,       /* the caller's arguments are wrong */
+    MICA_E_NOMEM = -2,       /* memory could not be had */
+    MICA_E_IO = -3,          /* the operating system refused a file operation */
+    MICA_E_FORMAT = -4,      /* a file is damaged or not what it claims to be */
+    MICA_E_MISSING = -5,     /* a file, part, tensor or name is absent */
+    MICA_E_UNSUPPORTED = -6, /* understood, but not available here */
+    MICA_E_CANCELLED = -7,   /* the progress callback asked to stop */
+    MICA_E_NUMERIC = -8,     /* NaN or Inf where a finite value must be */
+    MICA_E_INTERNAL = -9     /* a defect of Mica itself */
+} mica_status;
+
+/* Short English name of a status, e.g. "out of memory"; static storage. */
+MICA_API const char *mica_status_name(mica_status status);
+
+typedef struct mica_engine mica_engine;
+typedef struct mica_session mica_session;
+typedef struct mica_image mica_image;
+typedef struct mica_report mica_report;
+
+/* ---------------------------------------------------------------- engine -- */
+
+typedef enum mica_device { MICA_DEVICE_AUTO = 0, MICA_DEVICE_CPU, MICA_DEVICE_CUDA } mica_device;
+
+typedef enum mica_precision {
+    MICA_PRECISION_AUTO = 0, /* bf16 */
+    MICA_PRECISION_F32,      /* f32 arithmetic from the stored weights; for parity with references */
+    MICA_PRECISION_BF16,     /* bf16 operands, f32 sums; f32 operands where the CPU has no bf16 unit */
+    MICA_PRECISION_INT8,     /* int8 operands in the large linears, sensitive layers as in BF16 */
+    MICA_PRECISION_FP8       /* reserved for devices that have it */
+} mica_precision;
+
+/* Highest instruction-set level the CPU kernels may use; AUTO takes the best the
+ * machine has. A level the machine lacks is MICA_E_UNSUPPORTED. */
+typedef enum mica_cpu_level {
+    MICA_CPU_LEVEL_AUTO = 0,
+    MICA_CPU_LEVEL_BASELINE,    /* plain C for the target's baseline */
+    MICA_CPU_LEVEL_V2,          /* x86-64-v2: SSE4.2 */
+    MICA_CPU_LEVEL_V3,          /* x86-64-v3: AVX2, FMA, F16C */
+    MICA_CPU_LEVEL_V4,          /* x86-64-v4: AVX-512 F/BW/CD/DQ/VL */
+    MICA_CPU_LEVEL_V4_BF16_VNNI /* v4 with AVX512_VNNI and AVX512_BF16 */
+} mica_cpu_level;
+
+typedef struct mica_engine_options {
+    size_t size;              /* sizeof(mica_engine_options) */
+    const char *model;        /* folder or file; NULL: the demo model */
+    const char *transformer;  /* parts given one by one override those of `model` */
+    const char *text_encoder;
+    const char *vae;
+    const char *tokenizer;
+    mica_device device;
+    mica_precision precision;
+    mica_cpu_level cpu_level;
+    int threads;              /* 0: one per available core */
+    /* Technique switches for measurements; false means on. See docs/ARCHITECTURE.md. */
+    bool ablate_rope_once;
+    bool ablate_modulation_once;
+    bool ablate_fusion;
+    bool ablate_batched_cfg;
+    bool ablate_trim;
+    /* Random full-width weights instead of files, e.g. "qwen-image:layers=2"; see docs/CLI.md. */
+    const char *synthetic;
+} mica_engine_options;
+
+/* Opens and checks a model: every tensor's name, shape, dtype and range, without
+ * reading weight data. *out is set even on failure (NULL only when memory ran out). */
+MICA_API mica_status mica_engine_open(mica_engine **out, const mica_engine_options *options);
+MICA_API void mica_engine_close(mica_engine **engine);
+MICA_API const char *mica_engine_errmsg(const mica_engine *engine);
+
+/* --------------------------------------------------------------- session -- */
+
+MICA_API mica_status mica_session_open(mica_session **out, mica_engine *engine);
+MICA_API void mica_session_close(mica_session **session);
+MICA_API const char *mica_session_errmsg(const mica_session *session);
+
+typedef enum mica_phase {
+    MICA_PHASE_TEXT = 0, /* tokenizer and text encoder */
+    MICA_PHASE_PREPARE,  /* noise, schedule, rotary and modulation tables */
+    MICA_PHASE_DENOISE,
+    MICA_PHASE_DECODE,   /* VAE */
+    MICA_PHASE_COUNT
+} mica_phase;
+
+/* What a run tells while it works. Called from the thread that runs, several times
+ * a step (once per transformer block); must not call into the same session.
+ * Return false to stop: the run ends with MICA_E_CANCELLED within one block. */
+typedef struct mica_progress {
+    mica_phase phase;
+    int step, step_count;   /* finished and total solver steps; 0 outside MICA_PHASE_DENOISE */
+    int block, block_count; /* finished and total blocks of the running network pass */
+    double seconds;         /* since the run began */
+    const char *notice;     /* one line for the user (e.g. a rounded size), usually NULL */
+} mica_progress;
+typedef bool (*mica_progress_fn)(void *user, const mica_progress *progress);
+
+typedef enum mica_solver {
+    MICA_SOLVER_DEFAULT = 0, /* the checkpoint's own: flow-match Euler */
+    MICA_SOLVER_EULER,
+    MICA_SOLVER_HEUN,
+    MICA_SOLVER_DPMPP_2M,
+    MICA_SOLVER_UNIPC
+} mica_solver;
+
+typedef enum mica_noise_rng {
+    MICA_NOISE_RNG_F32 = 0,     /* torch CPU generator, drawn in f32 */
+    MICA_NOISE_RNG_TORCH211_BF16 /* as torch 2.11 draws bfloat16 tensors */
+} mica_noise_rng;
+
+typedef struct mica_image_options {
+    size_t size;                 /* sizeof(mica_image_options) */
+    const char *prompt;          /* required; UTF-8, invalid sequences become U+FFFD */
+    const char *negative_prompt; /* NULL: no guidance, as the reference pipelines do */
+    int width, height;           /* pixels; 0: the model's default. Rounded down to the model's multiple */
+    int steps;                   /* 0: the model's default */
+    double guidance;             /* true classifier-free guidance scale; 0: the model's default; <= 1: off */
+    uint64_t seed;               /* image b of a batch uses seed + b */
+    int batch;                   /* 0 means 1 */
+    mica_solver solver;
+    const char *schedule;        /* NULL: the checkpoint's; "linear", "karras", "exponential", "beta", "lightning" */
+    const double *sigmas;        /* own sigmas instead of `steps` and the schedule's spacing */
+    int sigma_count;
+    mica_noise_rng noise_rng;
+    bool round_timesteps_bf16;   /* the reference's bf16 runs round timesteps; off: exact */
+    int vae_tile;                /* 0: automatic; -1: off; N: rows of latents decoded at a time */
+    int max_text_tokens;         /* 0: the model's limit */
+    const char *noise_path;      /* safetensors file whose `initial_latents` replaces the seed's noise */
+    const char *trace_path;      /* safetensors file that receives every named tap */
+    mica_progress_fn progress;
+    void *progress_user;
+} mica_image_options;
+
+/* Runs text to picture; *out receives `batch` pictures of equal size. On failure
+ * *out is NULL and mica_session_errmsg tells why. */
+MICA_API mica_status mica_image_generate(mica_session *session, const mica_image_options *options,
+                                         mica_image **out);
+MICA_API void mica_image_close(mica_image **image);
+
+MICA_API int mica_image_count(const mica_image *image);
+MICA_API int mica_image_width(const mica_image *image);
+MICA_API int mica_image_height(const mica_image *image);
+/* RGB, 8 bits, rows top to bottom without padding; borrowed. NULL when index is out of range. */
+MICA_API const uint8_t *mica_image_rgb(const mica_image *image, int index);
+/* Writes one picture by the extension of `path` (.png, .jpg, .jpeg, .webp) with its
+ * recipe in the metadata; the file appears whole or not at all. `message` (may be
+ * NULL) receives up to message_size bytes of error text. */
+MICA_API mica_status mica_image_write(const mica_image *image, int index, const char *path,
+                                      char *message, size_t message_size);
+/* The recipe of one picture as a JSON object (prompt, seed, steps, ...); borrowed. */
+MICA_API const char *mica_image_recipe(const mica_image *image, int index);
+
+/* What the last run of a session cost. */
+typedef struct mica_run_stats {
+    size_t size;                         /* set by the caller */
+    double seconds[MICA_PHASE_COUNT];
+    double steps_per_second;             /* over MICA_PHASE_DENOISE */
+    uint64_t peak_memory;                /* bytes resident at the worst moment, process-wide */
+    uint64_t block_allocations;          /* allocations inside blocks after the first step: 0 */
+    uint64_t block_waits;                /* host-device waits inside blocks: 0 */
+    uint64_t rope_builds;                /* rotary tables built: 1 per generation */
+    uint64_t modulation_matmuls;         /* batched modulation matmuls */
+} mica_run_stats;
+MICA_API mica_status mica_session_stats(const mica_session *session, mica_run_stats *stats);
+
+/* Token ids the session's model sees for `text`, template included for prompts.
+ * *ids is borrowed until the next call on the session. */
+MICA_API mica_status mica_session_tokens(mica_session *session, const char *text,
+                                         const int32_t **ids, size_t *count);
+
+/* --------------------------------------------------------------- inspect -- */
+
+/* Says what a path is: model folder or file (family, parts, tensors, dtypes, memory
+ * needed, what is missing) or a picture made by Mica (its recipe). Reads headers only. */
+MICA_API mica_status mica_inspect(const char *path, mica_report **out);
+MICA_API const char *mica_report_text(const mica_report *report); /* for people, several lines */
+MICA_API const char *mica_report_json(const mica_report *report); /* one JSON object */
+MICA_API const char *mica_report_errmsg(const mica_report *report);
+MICA_API void mica_report_close(mica_report **report);
+
+/* ----------------------------------------------------------------- bench -- */
+
+typedef struct mica_bench_options {
+    size_t size;
+    mica_engine_options engine; /* `model` or `synthetic` */
+    int width, height;          /* 0: 512 */
+    int steps;                  /* measured steps; 0: 3 */
+    int text_tokens;            /* synthetic prompts; 0: 20 */
+    bool ablate;                /* repeat with each technique switched off */
+    bool kernels;               /* the kernel table instead of a model */
+    void (*line)(void *user, const char *text); /* receives human-readable lines; may be NULL */
+    void *user;
+} mica_bench_options;
+
+/* Measures; *out receives a report whose JSON holds every figure. */
+MICA_API mica_status mica_bench_run(const mica_bench_options *options, mica_report **out);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,196 @@
+/* backend.h - the whole-tensor operations that models are written in.
+ *
+ *      model code  ──►  mica_<op>(be, args)  ──►  be->ops-><op>   cpu | cuda
+ *
+ * Operations run when called, in order (on a device: are queued in order). They have
+ * no dtype or device in their names: activations have the dtype that the backend
+ * likes (CPU: f32), weights the dtype of their file, and the backend brings them together.
+ *
+ * Errors. Operations return nothing. The first failure (a refused allocation, a library
+ * error) is kept in the backend; later operations do nothing. Drivers ask once per block
+ * with mica_backend_check. A forward pass therefore reads like the paper.
+ *
+ * Shapes are the caller's promise: operations assert them in debug builds; a model
+ * checks everything that comes from a file before its first operation.
+ *
+ * Threads. One backend belongs to one session and one host thread at a time; inside,
+ * it uses as many as it was opened with. Results do not depend on that number. */
+#ifndef MICA_BACKEND_BACKEND_H
+#define MICA_BACKEND_BACKEND_H
+
+#include "base/status.h"
+#include "tensor/tensor.h"
+
+typedef struct mica_backend mica_backend;
+
+typedef struct mica_backend_options {
+    mica_device device; /* resolved, not AUTO */
+    mica_precision precision;
+    int threads; /* 0: all */
+    bool ablate_fusion;
+} mica_backend_options;
+
+/* A weight as a model holds it. `tensor` views the file; `prepared` is the backend's
+ * own form (packed, quantised, device copy), made at first use and freed by
+ * mica_backend_drop_weights or with the backend. */
+typedef struct mica_weight {
+    mica_tensor tensor;
+    const char *name;  /* canonical name, for messages; borrowed */
+    bool sensitive;    /* never computed below bf16 (norm-adjacent, first and last layers) */
+    bool constant;     /* shared by several users, keep when dropping */
+    void *prepared;
+} mica_weight;
+
+typedef enum mica_act { MICA_ACT_NONE = 0, MICA_ACT_SILU, MICA_ACT_GELU_TANH, MICA_ACT_GELU_ERF } mica_act;
+
+/* ------------------------------------------------------------- lifetime -- */
+
+mica_status mica_backend_open(mica_backend **out, const mica_backend_options *options,
+                              mica_err *err);
+void mica_backend_close(mica_backend **be);
+/* First failure since the last call, then forgotten. */
+mica_status mica_backend_check(mica_backend *be, mica_err *err);
+/* True once an operation failed and mica_backend_check was not called yet. */
+bool mica_backend_failed(const mica_backend *be);
+/* Records a failure as an operation would; for nn code that finds one itself. */
+void mica_backend_fail(mica_backend *be, mica_status status, const char *format, ...)
+    MICA_PRINTF(3, 4);
+mica_precision mica_backend_precision(const mica_backend *be);
+const char *mica_backend_name(const mica_backend *be); /* "cpu v4+vnni, 2 threads" */
+
+typedef struct mica_backend_counters {
+    uint64_t allocations; /* heap or device allocations made by this backend */
+    uint64_t waits;       /* times the host waited for the device */
+    uint64_t ops;
+    double linear_flops;  /* 2*M*N*K summed over linears */
+    double linear_seconds;
+    double attention_flops, attention_seconds;
+    double conv_flops, conv_seconds;
+} mica_backend_counters;
+mica_backend_counters mica_backend_get_counters(const mica_backend *be);
+
+/* --------------------------------------------------------------- memory -- */
+
+/* Two stacks of tensors. SESSION: conditioning, latents, tables. STEP: scratch of one
+ * pass. Tensors are valid until their stack is released below their mark. */
+typedef enum mica_pool { MICA_POOL_SESSION = 0, MICA_POOL_STEP, MICA_POOL_COUNT } mica_pool;
+typedef struct mica_pool_mark {
+    void *chunk;
+    size_t used, in_use;
+} mica_pool_mark;
+/* Activation tensor in the backend's own dtype. After a failure: data may be NULL and no
+ * operation will touch it. Not zeroed. */
+mica_tensor mica_act_tensor(mica_backend *be, mica_pool pool, int ndim, const int64_t *shape);
+/* f32 tensor for things that need it: latents, modulation, rotary tables. */
+mica_tensor mica_state_tensor(mica_backend *be, mica_pool pool, int ndim, const int64_t *shape);
+mica_pool_mark mica_pool_get_mark(mica_backend *be, mica_pool pool);
+void mica_pool_release(mica_backend *be, mica_pool pool, mica_pool_mark mark);
+/* Gives unused chunks of both stacks back; between phases (technique 8). */
+void mica_pool_trim(mica_backend *be);
+uint64_t mica_pool_peak(const mica_backend *be, mica_pool pool);
+
+/* Host <-> tensor. Both wait for queued work; sizes must match; src/dst are f32. */
+void mica_upload_f32(mica_backend *be, const mica_tensor *dst, const float *src);
+void mica_download_f32(mica_backend *be, float *dst, const mica_tensor *src);
+
+/* Hints that the weights are needed soon / not any more. drop frees prepared forms and
+ * tells the page cache; a dropped weight may be used again (it is prepared anew). */
+void mica_backend_prefetch_weights(mica_backend *be, mica_weight *const *weights, int count);
+void mica_backend_drop_weights(mica_backend *be, mica_weight *const *weights, int count);
+
+/* ----------------------------------------------------------- operations -- */
+
+/* y = residual + gate * act(x w^T + bias); leave residual/gate NULL for y = act(...).
+ *   x_MD      activations, contiguous rows (stride_[0] >= D allowed)
+ *   w         [O, D]; bias: [O] weight or NULL
+ *   gate_O    f32 state tensor; needs residual
+ *   y_MO      activations or f32 state; may be the residual itself (in place), not x */
+typedef struct mica_linear_args {
+    const mica_tensor *x_MD;
+    mica_weight *w_OD;
+    mica_weight *bias_O;
+    mica_act act;
+    const mica_tensor *gate_O;
+    const mica_tensor *residual_MO;
+    mica_tensor *y_MO;
+} mica_linear_args;
+void mica_linear(mica_backend *be, const mica_linear_args *args);
+
+/* Adaptive norm: y = LayerNorm(x) * (1 + scale) + shift, no affine part of its own.
+ * scale_D, shift_D: f32 state. y may be x. Statistics in f32 (two-pass). */
+void mica_layer_norm_modulate(mica_backend *be, const mica_tensor *x_MD, const mica_tensor *scale_D,
+                              const mica_tensor *shift_D, float eps, mica_tensor *y_MD);
+/* y = x / sqrt(mean(x^2) + eps) * w. y may be x. */
+void mica_rms_norm(mica_backend *be, const mica_tensor *x_MD, mica_weight *w_D, float eps,
+                   mica_tensor *y_MD);
+/* y = act(x / max(||x||_2, 1e-12) * sqrt(C) * gamma) over the last dimension: the
+ * Qwen-Image VAE's norm (autoencoder_kl_qwenimage.py QwenImageRMS_norm) on channels-last data. */
+void mica_l2_norm_channels(mica_backend *be, const mica_tensor *x_MC, mica_weight *gamma_C,
+                           mica_act act, mica_tensor *y_MC);
+
+/* Rotary tables: cos/sin of [L, K/2] f32 state tensors. */
+typedef enum mica_rope_layout {
+    MICA_ROPE_INTERLEAVED = 0, /* pairs (2i, 2i+1) */
+    MICA_ROPE_HALF             /* pairs (i, i + K/2) */
+} mica_rope_layout;
+/* In place on x_LHK: per-head RMS norm with w_K (NULL: none), then rotation (cos NULL: none). */
+typedef struct mica_qk_norm_rope_args {
+    mica_tensor *x_LHK;
+    mica_weight *norm_K;
+    float eps;
+    const mica_tensor *cos_Lk, *sin_Lk;
+    mica_rope_layout layout;
+} mica_qk_norm_rope_args;
+void mica_qk_norm_rope(mica_backend *be, const mica_qk_norm_rope_args *args);
+
+/* softmax(scale * q k^T) v for one item. Queries, keys, values and outputs come in up to
+ * two segments that are joined in order ([text; image] of the MMDiT) without a copy:
+ * segment s has q[s] L_s x H x K, k[s], v[s] L_s x G x K, out[s] L_s x H x K.
+ * Query head h reads key head h / (H / G). causal: query i sees keys <= i (+ M - L). */
+typedef struct mica_attention_args {
+    int segments;
+    const mica_tensor *q_LHK[2], *k_MGK[2], *v_MGK[2];
+    mica_tensor *out_LHK[2];
+    float scale; /* 0: 1 / sqrt(K) */
+    bool causal;
+} mica_attention_args;
+void mica_attention(mica_backend *be, const mica_attention_args *args);
+
+void mica_silu(mica_backend *be, const mica_tensor *x, mica_tensor *y);                        /* y may be x */
+void mica_swiglu(mica_backend *be, const mica_tensor *gate, const mica_tensor *up, mica_tensor *y); /* silu(gate)*up; y may be either */
+void mica_add(mica_backend *be, const mica_tensor *a, const mica_tensor *b, mica_tensor *y);   /* y may be a or b */
+/* y_LD = rows ids[l] of w_VD; ids on the host, checked by the caller. */
+void mica_embed_rows(mica_backend *be, mica_weight *w_VD, const int32_t *ids, int64_t count,
+                     mica_tensor *y_LD);
+
+/* Channels-last 2-D convolution of one picture: y[Y', X', O] = act(conv(x[Y, X, C]) + bias) + residual.
+ * w: [O, C, KY, KX], possibly a strided view of a 5-D weight (last time tap). Padding is zeros
+ * and may differ per side (bands, asymmetric downsampling). residual has y's shape or is NULL; may be y. */
+typedef struct mica_conv2d_args {
+    const mica_tensor *x_YXC;
+    mica_weight *w_OCYX;
+    mica_weight *bias_O;
+    int stride;
+    int pad_top, pad_bottom, pad_left, pad_right;
+    mica_act act;
+    const mica_tensor *residual_YXO;
+    mica_tensor *y_YXO;
+} mica_conv2d_args;
+void mica_conv2d(mica_backend *be, const mica_conv2d_args *args);
+void mica_upsample_nearest2(mica_backend *be, const mica_tensor *x_YXC, mica_tensor *y_YXC);
+
+/* General copy with permutation: dst[i...] = src[i...] where both views have the same shape_
+ * and any strides (packing, unpacking, transposes, concatenation, dtype change act <-> f32). */
+void mica_copy(mica_backend *be, const mica_tensor *src, mica_tensor *dst);
+
+/* y = sum_i coef[i] * x[i], 1 <= n <= 6, f32 state tensors of one size; y may be any x. */
+void mica_linear_combination(mica_backend *be, int n, const float *coef, const mica_tensor *const *x,
+                             mica_tensor *y);
+/* Classifier-free guidance per token row: c = uncond + scale * (cond - uncond); when renorm, each row is
+ * rescaled to ||cond||_2 of that row (pipeline_qwenimage.py __call__). f32 or activation inputs, out may be cond. */
+void mica_cfg_combine(mica_backend *be, const mica_tensor *cond_PC, const mica_tensor *uncond_PC,
+                      float scale, bool renorm, mica_tensor *out_PC);
+/* True when every element is finite; waits. */
+bool mica_all_finite(mica_backend *be, const mica_tensor *x);
+
+#endif

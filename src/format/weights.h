@@ -1,0 +1,58 @@
+/* weights.h - weight files as one directory of named tensor views.
+ *
+ *     folder, index.json or file  ──►  mica_weights  ──►  find("name") -> mica_tensor
+ *
+ * Everything stays memory-mapped; a tensor's data points into the mapping. Every offset,
+ * count and product is checked before a view is made: a view never leaves its file.
+ * fp8 scales (`X.scale_weight`, `X.weight_scale`, marker `scaled_fp8`) are attached to X.weight
+ * and not listed by themselves. */
+#ifndef MICA_FORMAT_WEIGHTS_H
+#define MICA_FORMAT_WEIGHTS_H
+
+#include "base/status.h"
+#include "tensor/tensor.h"
+
+typedef struct mica_weights mica_weights;
+
+/* path: a .safetensors file, a *.index.json, or a folder that holds one of them (an index is
+ * preferred; a folder with several unindexed files opens all). A missing shard is an error
+ * that names it. */
+mica_status mica_weights_open(mica_weights **out, const char *path, mica_err *err);
+/* Directory without files: tensors are added by mica_weights_add (synthetic models, tests). */
+mica_status mica_weights_open_empty(mica_weights **out, mica_err *err);
+mica_status mica_weights_add(mica_weights *w, const char *name, const mica_tensor *t, mica_err *err);
+void mica_weights_close(mica_weights **w);
+
+size_t mica_weights_count(const mica_weights *w);
+const char *mica_weights_name(const mica_weights *w, size_t i); /* in file order; borrowed */
+const mica_tensor *mica_weights_tensor(const mica_weights *w, size_t i);
+const mica_tensor *mica_weights_find(const mica_weights *w, const char *name); /* NULL: absent */
+/* Value of a `__metadata__` key of the first file, or NULL. */
+const char *mica_weights_metadata(const mica_weights *w, const char *key);
+uint64_t mica_weights_bytes(const mica_weights *w);
+uint64_t mica_weights_parameters(const mica_weights *w);
+const char *mica_weights_path(const mica_weights *w);
+/* A short digest of all names, shapes, dtypes and file sizes plus sampled bytes: identifies the
+ * weights in recipes and caches. 16 hex digits and NUL. */
+void mica_weights_hash(const mica_weights *w, char out[17]);
+
+/* Renames every tensor through `map`, which writes the canonical name of `name` into `out`
+ * (cap bytes) and returns true, or returns false to keep it. Names that collide are an error. */
+typedef bool (*mica_name_map_fn)(void *user, const char *name, char *out, size_t cap);
+mica_status mica_weights_rename(mica_weights *w, mica_name_map_fn map, void *user, mica_err *err);
+
+/* Page-cache hints for one tensor's bytes (no-op for tensors outside the mappings). */
+void mica_weights_willneed(const mica_weights *w, const mica_tensor *t);
+void mica_weights_dontneed(const mica_weights *w, const mica_tensor *t);
+
+/* ---- writing ---- */
+/* Safetensors file, appended tensor by tensor in memory order given up front. */
+typedef struct mica_safetensors_entry {
+    const char *name;
+    const mica_tensor *tensor; /* contiguous */
+} mica_safetensors_entry;
+/* Atomic: the file appears whole or not at all. metadata: "key", "value" pairs, NULL-terminated, or NULL. */
+mica_status mica_safetensors_write(const char *path, const mica_safetensors_entry *entries,
+                                   size_t count, const char *const *metadata, mica_err *err);
+
+#endif
