@@ -1,0 +1,14 @@
+# Warnings, sanitizers and the few code-generation flags that every target shares.
+add_library(mica_warnings INTERFACE)
+target_compile_options(mica_warnings INTERFACE
+    -Wall -Wextra -Wshadow -Wundef -Wvla -Wstrict-prototypes -Wmissing-prototypes -Wcast-qual
+    -Wwrite-strings -Wpointer-arith -Wformat=2
+    # Never -ffast-math: masks need infinities and NaN must survive to be reported.
+    -fno-math-errno -fno-trapping-math -ffp-contract=off)
+if(MICA_WERROR)
+    target_compile_options(mica_warnings INTERFACE -Werror)
+endif()
+if(MICA_SANITIZE)
+    add_compile_options(-fsanitize=${MICA_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=undefined -g)
+    add_link_options(-fsanitize=${MICA_SANITIZE})
+endif()
