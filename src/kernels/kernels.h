@@ -1,0 +1,348 @@
+/* kernels.h - the table of leaf computations: one slot per kernel, one contract per slot.
+ *
+ *     backend/cpu  ──►  const mica_kernels *k  ──►  mica_<slot>__base | __v2 | __v3 | __v4 ...
+ *                       (threads, blocking)         (one thread, raw pointers)
+ *
+ * A family is one C source on top of vec.h, compiled once per level (CMakeLists.txt) with a
+ * suffix on its symbols (level.h). kernels.c fills the tables; nothing else names a level.
+ * MICA_KERNEL_LIST feeds the table, the prototypes, tests/kernels and its benchmark, so a
+ * slot without a test does not link.
+ *
+ * Rules of every slot
+ *   - no allocation, no threads, no failure; preconditions are the caller's promise
+ *   - no alignment is needed beyond that of the element type
+ *   - n, rows, m may be 0 unless said; ld* are row strides in elements, >= the row length
+ *   - reads and writes only the elements named; "y may be x" means the same address and
+ *     stride, partial overlap is never allowed
+ *   - NaN and infinities propagate as in IEEE arithmetic; nothing is flushed to zero unless said
+ *   - the result of an element does not depend on how the caller cut the work into rows,
+ *     row blocks or column blocks, so it does not depend on the number of threads
+ *   - results of different levels differ by rounding only, within the accuracy named
+ * bf16 and f16 are uint16_t, f8 is uint8_t (base/half.h says which formats). */
+#ifndef MICA_KERNELS_KERNELS_H
+#define MICA_KERNELS_KERNELS_H
+
+#include <mica/mica.h>
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Same values as mica_act of backend.h, which this folder may not know. */
+typedef enum mica_kernel_act {
+    MICA_KERNEL_ACT_NONE = 0,
+    MICA_KERNEL_ACT_SILU,
+    MICA_KERNEL_ACT_GELU_TANH,
+    MICA_KERNEL_ACT_GELU_ERF
+} mica_kernel_act;
+
+/* ---------------------------------------------------------------- norms -- */
+
+/* y = (x - mean) / sqrt(var + eps) * (1 + scale) + shift per row of n >= 1 elements; scale,
+ * shift of length n, or NULL. Two passes: the mean first, then the squares of differences,
+ * so a large common offset costs no digits. y may be x. Relative error 4e-6 of the row's
+ * largest output. */
+typedef void mica_kernel_layer_norm_modulate(int rows, int n, const float *x, ptrdiff_t ldx,
+                                             const float *scale, const float *shift, float eps,
+                                             float *y, ptrdiff_t ldy);
+/* y = x / sqrt(mean(x^2) + eps) * w; w of length n or NULL. y may be x. Finite as long as
+ * the sum of squares is. */
+typedef void mica_kernel_rms_norm(int rows, int n, const float *x, ptrdiff_t ldx, const float *w,
+                                  float eps, float *y, ptrdiff_t ldy);
+/* y = act(x / max(||x||_2, 1e-12) * sqrt(n) * gamma); gamma of length n or NULL, act NONE or
+ * SILU. Rows are pixels of channels-last pictures: small n, many rows. y may be x. */
+typedef void mica_kernel_l2_norm_act(int rows, int n, const float *x, ptrdiff_t ldx,
+                                     const float *gamma, mica_kernel_act act, float *y,
+                                     ptrdiff_t ldy);
+/* All heads of one token: head h is x[h*ldx .. +k). RMS norm with w (length k; NULL: no norm),
+ * then rotation by cos, sin (length k/2; NULL: none) of the pairs (2i, 2i+1) or (i, i + k/2).
+ * k even. y may be x. */
+typedef void mica_kernel_qk_norm_rope_interleaved(int heads, int k, const float *x, ptrdiff_t ldx,
+                                                  const float *w, float eps, const float *cos,
+                                                  const float *sin, float *y, ptrdiff_t ldy);
+typedef mica_kernel_qk_norm_rope_interleaved mica_kernel_qk_norm_rope_half;
+
+/* ---------------------------------------------------------- activations -- */
+
+/* Element-wise; y may be x (or either input). Relative error 1e-6 (silu, gelu_erf and
+ * gelu_tanh: or 1e-7 of |x| where the function tends to 0). */
+typedef void mica_kernel_silu(int64_t n, const float *x, float *y); /* x / (1 + e^-x) */
+typedef mica_kernel_silu mica_kernel_gelu_tanh;                     /* tanh approximation */
+typedef mica_kernel_silu mica_kernel_gelu_erf;                      /* x/2 (1 + erf(x/sqrt 2)) */
+typedef void mica_kernel_swiglu(int64_t n, const float *gate, const float *up,
+                                float *y); /* silu(gate)*up */
+typedef void mica_kernel_add(int64_t n, const float *a, const float *b, float *y);
+typedef void mica_kernel_mul_scalar(int64_t n, float a, const float *x, float *y); /* y = a*x */
+
+/* y = residual + gate * act(acc + bias) on an m x n tile; NULL drops bias, gate or residual.
+ *   bias, gate   length n; gate without residual multiplies
+ *   y            may be acc or residual (same address and stride) */
+typedef struct mica_epilogue {
+    int m, n;
+    const float *acc;
+    ptrdiff_t ldacc;
+    const float *bias;
+    mica_kernel_act act;
+    const float *gate;
+    const float *residual;
+    ptrdiff_t ldres;
+    float *y;
+    ptrdiff_t ldy;
+} mica_epilogue;
+typedef void mica_kernel_epilogue_tile(const mica_epilogue *e);
+
+/* The same with integer sums: acc + bias becomes
+ *     row_scale[i] * col_scale[j] * (acc[i][j] - row_zero[i] * col_sum[j]) + bias[j]
+ * col_sum are the sums of the s8 weight rows and needed with row_zero only; row_zero NULL: 0
+ * (symmetric activations). e.acc and e.ldacc are ignored; y may be residual only. */
+typedef struct mica_epilogue_s32 {
+    mica_epilogue e;
+    const int32_t *acc;
+    ptrdiff_t ldacc;
+    const float *row_scale;
+    const int32_t *row_zero;
+    const float *col_scale;
+    const int32_t *col_sum;
+} mica_epilogue_s32;
+typedef void mica_kernel_epilogue_s32_tile(const mica_epilogue_s32 *e);
+
+/* -------------------------------------------------------------- softmax -- */
+
+/* y[i] = softmax(scale * x[i]) over n >= 1 columns. -inf columns get 0; a row of -inf alone
+ * becomes zeros, not NaN. NaN in a row makes the row NaN. y may be x. Relative error 2e-6. */
+typedef void mica_kernel_softmax_rows(int m, int n, float scale, const float *x, ptrdiff_t ldx,
+                                      float *y, ptrdiff_t ldy);
+
+/* One step of softmax over a long row that arrives in column blocks (flash attention):
+ *     new     = max(row_max[i], max_j scale * s[i][j])
+ *     alpha[i] = exp(row_max[i] - new)            what the earlier output has to be multiplied by
+ *     p[i][j] = exp(scale * s[i][j] - new)
+ *     row_sum[i] = row_sum[i] * alpha[i] + sum_j p[i][j];   row_max[i] = new
+ * Start with row_max = -inf and row_sum = 0. scale > 0. A block of -inf leaves everything as
+ * it was (p = 0, alpha = 1). p may be s. n >= 1. In the bf16 form p is rounded, row_sum adds
+ * the values before rounding, and columns [n, n_pad) of p are set to 0 (n_pad >= n, for
+ * the pairs of gemm_bf16). */
+typedef struct mica_softmax_step {
+    int m, n, n_pad;
+    float scale;
+    const float *s;
+    ptrdiff_t lds;
+    float *p;         /* f32 form */
+    uint16_t *p_bf16; /* bf16 form */
+    ptrdiff_t ldp;
+    float *row_max, *row_sum, *alpha;
+} mica_softmax_step;
+typedef void mica_kernel_softmax_step(const mica_softmax_step *s);
+typedef mica_kernel_softmax_step mica_kernel_softmax_step_bf16;
+/* y[i][:] *= a[i]. */
+typedef void mica_kernel_scale_rows(int m, int n, const float *a, float *y, ptrdiff_t ldy);
+/* Largest element, -inf for n = 0, NaN if any is. */
+typedef float mica_kernel_row_max(int n, const float *x);
+
+/* ----------------------------------------------------------- conversion -- */
+
+/* dst = src * scale (scale 1: exact). The destination is rounded to nearest even. f8 NaN codes
+ * become NaN. bf16_from_f32 and f16_from_f32 overflow to infinity; denormals are kept. */
+typedef void mica_kernel_f32_from_bf16(int64_t n, const uint16_t *src, float scale, float *dst);
+typedef mica_kernel_f32_from_bf16 mica_kernel_f32_from_f16;
+typedef void mica_kernel_f32_from_f8_e4m3(int64_t n, const uint8_t *src, float scale, float *dst);
+typedef mica_kernel_f32_from_f8_e4m3 mica_kernel_f32_from_f8_e5m2;
+typedef void mica_kernel_bf16_from_f32(int64_t n, const float *src, float scale, uint16_t *dst);
+typedef mica_kernel_bf16_from_f32 mica_kernel_f16_from_f32;
+typedef void mica_kernel_bf16_from_f16(int64_t n, const uint16_t *src, float scale, uint16_t *dst);
+typedef void mica_kernel_bf16_from_f8_e4m3(int64_t n, const uint8_t *src, float scale,
+                                           uint16_t *dst);
+typedef mica_kernel_bf16_from_f8_e4m3 mica_kernel_bf16_from_f8_e5m2;
+
+/* Symmetric 8 bit: returns s = absmax/127 and q = round(x/s) in [-127, 127]; a zero row gives
+ * s = 0, q = 0. *sum (NULL: not wanted) receives the sum of q. x must be finite. */
+typedef float mica_kernel_quantize_s8_from_f32(int n, const float *x, int8_t *q, int32_t *sum);
+typedef float mica_kernel_quantize_s8_from_bf16(int n, const uint16_t *x, int8_t *q, int32_t *sum);
+typedef mica_kernel_quantize_s8_from_bf16 mica_kernel_quantize_s8_from_f16;
+typedef float mica_kernel_quantize_s8_from_f8_e4m3(int n, const uint8_t *x, int8_t *q,
+                                                   int32_t *sum);
+typedef mica_kernel_quantize_s8_from_f8_e4m3 mica_kernel_quantize_s8_from_f8_e5m2;
+/* Asymmetric 8 bit for activations: x ~= s * (q - *zero), q in [0, 255], zero in [0, 255];
+ * returns s. 0 is always represented exactly. x must be finite. */
+typedef float mica_kernel_quantize_u8_from_f32(int n, const float *x, uint8_t *q, int32_t *zero);
+
+/* --------------------------------------------------------------- panels -- */
+
+/* Weight rows [rows x k], row-major, to the B panels of gemm_f32: groups of nb output rows,
+ * k-major inside,  dst[(n / nb)][kk][n % nb], zero-filled up to nb. nb is 16, 32, 48 or 64.
+ * row_scale: one factor per row, or NULL. dst holds ceil(rows/nb)*nb * k elements.
+ *
+ *      src            k ──►              dst (nb = 4)
+ *      row 0   a0 a1 a2 ...              a0 b0 c0 d0  a1 b1 c1 d1 ...
+ *      row 1   b0 b1 b2 ...              e0 0  0  0   e1 0  0  0 */
+typedef void mica_kernel_pack_f32_from_f32(int rows, int k, const float *src, ptrdiff_t ld,
+                                           const float *row_scale, int nb, float *dst);
+typedef void mica_kernel_pack_f32_from_bf16(int rows, int k, const uint16_t *src, ptrdiff_t ld,
+                                            const float *row_scale, int nb, float *dst);
+typedef mica_kernel_pack_f32_from_bf16 mica_kernel_pack_f32_from_f16;
+typedef void mica_kernel_pack_f32_from_f8_e4m3(int rows, int k, const uint8_t *src, ptrdiff_t ld,
+                                               const float *row_scale, int nb, float *dst);
+typedef mica_kernel_pack_f32_from_f8_e4m3 mica_kernel_pack_f32_from_f8_e5m2;
+
+/* The same to the B panels of gemm_bf16: dst[(n / nb)][kk / 2][n % nb][kk % 2], k rounded up to
+ * even with zeros. dst holds ceil(rows/nb)*nb * (k rounded up to 2). */
+typedef void mica_kernel_pack_bf16_from_f32(int rows, int k, const float *src, ptrdiff_t ld,
+                                            const float *row_scale, int nb, uint16_t *dst);
+typedef void mica_kernel_pack_bf16_from_bf16(int rows, int k, const uint16_t *src, ptrdiff_t ld,
+                                             const float *row_scale, int nb, uint16_t *dst);
+/* The same to the B panels of gemm_s8: dst[(n / nb)][kk / 4][n % nb][kk % 4], k rounded up to 4. */
+typedef void mica_kernel_pack_s8(int rows, int k, const int8_t *src, ptrdiff_t ld, int nb,
+                                 int8_t *dst);
+/* B given the other way round, [k x n] row-major (the values of attention), to the same panels:
+ * dst[(n / nb)][kk][n % nb] and dst[(n / nb)][kk / 2][n % nb][kk % 2]. */
+typedef void mica_kernel_pack_f32_from_kmajor(int k, int n, const float *src, ptrdiff_t ld, int nb,
+                                              float *dst);
+typedef void mica_kernel_pack_bf16_from_kmajor(int k, int n, const float *src, ptrdiff_t ld, int nb,
+                                               uint16_t *dst);
+
+/* --------------------------------------------------------------- matmul -- */
+
+/* c[m x n] = a[m x k] * B (+ c when accumulate). B is panels with nb = the table's
+ * gemm_f32_nb / gemm_bf16_nb / gemm_s8_nb. a is row-major with stride lda; c is written in
+ * [m x n] only. One accumulator per element, k ascending, started from c: the result does
+ * not depend on m, n or on where k was cut. A block is fastest when m >= gemm_*_mr and a
+ * panel of k * nb stays in the L2 cache; k = 0 gives c = 0 (or c). */
+typedef struct mica_gemm_f32 {
+    int m, n, k;
+    const float *a;
+    ptrdiff_t lda;
+    const float *b;
+    float *c;
+    ptrdiff_t ldc;
+    bool accumulate;
+} mica_gemm_f32;
+typedef void mica_kernel_gemm_f32(const mica_gemm_f32 *g);
+
+/* bf16 inputs, f32 sums. k must be even (a padded by the caller with zeros). Where the CPU has
+ * AVX512_BF16 denormal inputs and sums count as zero. */
+typedef struct mica_gemm_bf16 {
+    int m, n, k;
+    const uint16_t *a;
+    ptrdiff_t lda;
+    const uint16_t *b;
+    float *c;
+    ptrdiff_t ldc;
+    bool accumulate;
+} mica_gemm_bf16;
+typedef void mica_kernel_gemm_bf16(const mica_gemm_bf16 *g);
+
+/* u8 x s8 -> s32, exact (k <= 65536). k must be a multiple of 4. */
+typedef struct mica_gemm_s8 {
+    int m, n, k;
+    const uint8_t *a;
+    ptrdiff_t lda;
+    const int8_t *b;
+    int32_t *c;
+    ptrdiff_t ldc;
+    bool accumulate;
+} mica_gemm_s8;
+typedef void mica_kernel_gemm_s8(const mica_gemm_s8 *g);
+
+/* ----------------------------------------------------- pixels and copies -- */
+
+/* round_half_even(clamp(x/2 + 0.5, 0, 1) * 255); NaN gives 0. */
+typedef void mica_kernel_u8_from_f32(int64_t n, const float *x, uint8_t *y);
+/* One picture row of `pixels` pixels of c channels, every pixel twice. */
+typedef void mica_kernel_upsample2_row(int pixels, int c, const float *x, float *y);
+typedef void mica_kernel_copy_rows(int rows, int n, const float *x, ptrdiff_t ldx, float *y,
+                                   ptrdiff_t ldy);
+/* y[j][i] = x[i][j]; x is rows x n, y is n x rows. */
+typedef void mica_kernel_transpose(int rows, int n, const float *x, ptrdiff_t ldx, float *y,
+                                   ptrdiff_t ldy);
+
+/* ----------------------------------------------------------- reductions -- */
+
+typedef bool mica_kernel_all_finite(int64_t n, const float *x);
+/* Sums in blocks, f32 in a block, f64 across blocks of 4096. */
+typedef double mica_kernel_dot(int64_t n, const float *a, const float *b);
+/* c = uncond + scale * (cond - uncond) per row; renorm: the row is then multiplied by
+ * ||cond|| / ||c|| (norms of the row; a zero ||c|| gives NaN, as the reference). out may be cond
+ * or uncond. (pipeline_qwenimage.py, __call__: comb_pred, cond_norm / noise_norm.) */
+typedef void mica_kernel_cfg_rows(int rows, int n, const float *cond, ptrdiff_t ldc,
+                                  const float *uncond, ptrdiff_t ldu, float scale, bool renorm,
+                                  float *out, ptrdiff_t ldo);
+/* y = sum_i coef[i] * x[i], 1 <= terms <= 6, added in order; y may be any x. */
+typedef void mica_kernel_linear_combination(int64_t n, int terms, const float *coef,
+                                            const float *const *x, float *y);
+
+/* ---------------------------------------------------------------- table -- */
+
+#define MICA_KERNEL_LIST(X)                                                                        \
+    X(layer_norm_modulate)                                                                         \
+    X(rms_norm)                                                                                    \
+    X(l2_norm_act)                                                                                 \
+    X(qk_norm_rope_interleaved)                                                                    \
+    X(qk_norm_rope_half)                                                                           \
+    X(silu)                                                                                        \
+    X(gelu_tanh)                                                                                   \
+    X(gelu_erf)                                                                                    \
+    X(swiglu)                                                                                      \
+    X(add)                                                                                         \
+    X(mul_scalar)                                                                                  \
+    X(epilogue_tile)                                                                               \
+    X(epilogue_s32_tile)                                                                           \
+    X(softmax_rows)                                                                                \
+    X(softmax_step)                                                                                \
+    X(softmax_step_bf16)                                                                           \
+    X(scale_rows)                                                                                  \
+    X(row_max)                                                                                     \
+    X(f32_from_bf16)                                                                               \
+    X(f32_from_f16)                                                                                \
+    X(f32_from_f8_e4m3)                                                                            \
+    X(f32_from_f8_e5m2)                                                                            \
+    X(bf16_from_f32)                                                                               \
+    X(f16_from_f32)                                                                                \
+    X(bf16_from_f16)                                                                               \
+    X(bf16_from_f8_e4m3)                                                                           \
+    X(bf16_from_f8_e5m2)                                                                           \
+    X(quantize_s8_from_f32)                                                                        \
+    X(quantize_s8_from_bf16)                                                                       \
+    X(quantize_s8_from_f16)                                                                        \
+    X(quantize_s8_from_f8_e4m3)                                                                    \
+    X(quantize_s8_from_f8_e5m2)                                                                    \
+    X(quantize_u8_from_f32)                                                                        \
+    X(pack_f32_from_f32)                                                                           \
+    X(pack_f32_from_bf16)                                                                          \
+    X(pack_f32_from_f16)                                                                           \
+    X(pack_f32_from_f8_e4m3)                                                                       \
+    X(pack_f32_from_f8_e5m2)                                                                       \
+    X(pack_bf16_from_f32)                                                                          \
+    X(pack_bf16_from_bf16)                                                                         \
+    X(pack_s8)                                                                                     \
+    X(pack_f32_from_kmajor)                                                                        \
+    X(pack_bf16_from_kmajor)                                                                       \
+    X(gemm_f32)                                                                                    \
+    X(gemm_bf16)                                                                                   \
+    X(gemm_s8)                                                                                     \
+    X(u8_from_f32)                                                                                 \
+    X(upsample2_row)                                                                               \
+    X(copy_rows)                                                                                   \
+    X(transpose)                                                                                   \
+    X(all_finite)                                                                                  \
+    X(dot)                                                                                         \
+    X(cfg_rows)                                                                                    \
+    X(linear_combination)
+
+typedef struct mica_kernels {
+    mica_cpu_level level;
+    const char *name;             /* "v4", "v4+vnni", ...: what the slots were compiled for */
+    int gemm_f32_mr, gemm_f32_nb; /* rows of a register tile; columns of a panel */
+    int gemm_bf16_mr, gemm_bf16_nb;
+    int gemm_s8_mr, gemm_s8_nb;
+#define MICA_KERNEL_SLOT(slot) mica_kernel_##slot *slot;
+    MICA_KERNEL_LIST(MICA_KERNEL_SLOT)
+#undef MICA_KERNEL_SLOT
+} mica_kernels;
+
+/* The table for mica_cpu_get_level(). Never NULL; valid for the life of the process. */
+const mica_kernels *mica_kernels_get(void);
+/* The table of one level (AUTO: as mica_kernels_get). NULL when this build or this machine does
+ * not have it. The level V4 uses VNNI where the machine has it. */
+const mica_kernels *mica_kernels_get_level(mica_cpu_level level);
+
+#endif
