@@ -20,5 +20,8 @@ void mica_tap(const mica_tap_sink *sink, mica_backend *be, const mica_tensor *t,
 /* The same for host data of any dtype. */
 void mica_tap_host(const mica_tap_sink *sink, const mica_tensor *t, const char *name_format, ...)
     MICA_PRINTF(3, 4);
+/* True when a sink is there and would take this name: then a model may run an unfused path
+ * whose intermediate result the name stands for. */
+bool mica_tap_wants(const mica_tap_sink *sink, const char *name_format, ...) MICA_PRINTF(2, 3);
 
 #endif

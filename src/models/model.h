@@ -1,0 +1,96 @@
+/* model.h - the one interface between the public API and the model families.
+ *
+ *     paths ─resolve─► mica_model_parts ─open─► mica_model ─session_open─► mica_model_session
+ *                      which file is what       mapped, checked,           weights bound to one
+ *                                               immutable, shared          backend; one run at a time
+ *
+ * A family embeds mica_model and mica_model_session as first members of its own structs and
+ * adds one mica_model_kind to registry.c. Nothing here knows a tensor name of any family. */
+#ifndef MICA_MODELS_MODEL_H
+#define MICA_MODELS_MODEL_H
+
+#include "base/json.h"
+#include "backend/backend.h"
+#include "format/weights.h"
+#include "nn/tap.h"
+
+typedef enum mica_model_part {
+    MICA_PART_NONE = 0,
+    MICA_PART_TRANSFORMER,
+    MICA_PART_TEXT_ENCODER,
+    MICA_PART_VAE,
+    MICA_PART_TOKENIZER,
+    MICA_PART_SCHEDULER,
+    MICA_PART_COUNT
+} mica_model_part;
+
+/* Where each part lies. Strings are owned; NULL: not found. */
+typedef struct mica_model_parts {
+    char *path[MICA_PART_COUNT];   /* what mica_weights_open or mica_tokenizer_open take;
+                                      scheduler: scheduler_config.json */
+    char *config[MICA_PART_COUNT]; /* the part's config.json, if there is one */
+} mica_model_parts;
+
+/* Technique switches of mica_engine_options; false means the technique is on. */
+typedef struct mica_model_switches {
+    bool ablate_rope_once;
+    bool ablate_modulation_once;
+    bool ablate_batched_cfg;
+    bool ablate_trim;
+} mica_model_switches;
+
+/* What a run gives: pictures and what they cost. */
+typedef struct mica_model_result {
+    int count, width, height;
+    uint8_t *rgb; /* count * height * width * 3, mica_mem_free */
+    /* The run as it was resolved, for the recipe. */
+    int steps;
+    double guidance; /* 1 when guidance was off */
+    bool guided;
+    mica_solver solver;
+    /* What it cost. */
+    double seconds[MICA_PHASE_COUNT];
+    uint64_t block_allocations, block_waits, rope_builds, modulation_matmuls;
+    int passes; /* network evaluations; a guided pair in one batch counts once */
+} mica_model_result;
+void mica_model_result_deinit(mica_model_result *r);
+
+typedef struct mica_model_kind mica_model_kind;
+typedef struct mica_model {
+    const mica_model_kind *kind;
+    char hash[17]; /* identifies the weights in recipes */
+} mica_model;
+typedef struct mica_model_session {
+    const mica_model_kind *kind;
+} mica_model_session;
+
+struct mica_model_kind {
+    const char *id;    /* "qwen-image" */
+    const char *title; /* "Qwen-Image" */
+    /* Which part a weight file is, by its tensor names; NONE: not of this family. */
+    mica_model_part (*classify)(const mica_weights *w);
+    /* Maps every part and checks every tensor's name, shape and dtype; lists all problems. */
+    mica_status (*open)(mica_model **out, const mica_model_parts *parts, mica_err *err);
+    /* Random weights of full width; `spec` is what follows "id:" ("layers=2,..."), may be "". */
+    mica_status (*open_synthetic)(mica_model **out, const char *spec, mica_err *err);
+    void (*close)(mica_model **model);
+    /* The backend must outlive the session. */
+    mica_status (*session_open)(mica_model_session **out, const mica_model *model, mica_backend *be,
+                                const mica_model_switches *switches, mica_err *err);
+    void (*session_close)(mica_model_session **session);
+    /* Text to pictures. taps may be NULL. On failure *result is empty. options->trace_path and
+     * the file of the result are the caller's business. */
+    mica_status (*generate)(mica_model_session *session, const mica_image_options *options,
+                            const mica_tap_sink *taps, mica_model_result *result, mica_err *err);
+    /* Token ids of a prompt, template included; mica_mem_free. */
+    mica_status (*tokens)(const mica_model *model, const char *text, int32_t **ids, size_t *count,
+                          mica_err *err);
+    /* Bytes that a run needs beside the mapped weights, at a picture size. */
+    uint64_t (*scratch_bytes)(const mica_model *model, int width, int height);
+};
+
+/* registry.c */
+const mica_model_kind *mica_model_kind_at(int index); /* NULL behind the last */
+const mica_model_kind *mica_model_kind_find(const char *id);
+
+#endif
