@@ -1,0 +1,129 @@
+/* weight_table.c - binds table rows to tensors of a file and lists every problem; see
+ * weight_table.h. The list is cut to the size of an error text, the count is not. */
+#include "nn/weight_table.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define NAME_MAX_LENGTH 192
+
+void mica_weight_binder_init(mica_weight_binder *b, const mica_weights *weights, const char *part,
+                             const mica_weight_dims *dims, mica_arena *arena)
+{
+    *b = (mica_weight_binder){.weights = weights, .part = part, .dims = *dims, .arena = arena};
+}
+
+/* The one %d of a pattern, if any, replaced; the patterns are ours, so they fit. */
+static void name_of(const char *pattern, int index, char out[NAME_MAX_LENGTH])
+{
+    const char *hole = strstr(pattern, "%d");
+    if (hole)
+        snprintf(out, NAME_MAX_LENGTH, "%.*s%d%s", (int)(hole - pattern), pattern, index, hole + 2);
+    else
+        snprintf(out, NAME_MAX_LENGTH, "%s", pattern);
+}
+
+static void describe_expected(const mica_weight_binder *b, const char *shape, char *out, size_t size)
+{
+    size_t used = (size_t)snprintf(out, size, "[");
+    for (size_t i = 0; shape[i] && used < size; i++)
+        used += (size_t)snprintf(out + used, size - used, "%s%lld", i ? ", " : "",
+                                 (long long)b->dims.of[(unsigned char)shape[i]]);
+    if (used < size)
+        snprintf(out + used, size - used, "]");
+}
+
+static bool has_shape(const mica_weight_binder *b, const mica_tensor *t, const char *shape)
+{
+    if (t->ndim != (int)strlen(shape))
+        return false;
+    for (int i = 0; i < t->ndim; i++)
+        if (t->shape_[i] != b->dims.of[(unsigned char)shape[i]])
+            return false;
+    return true;
+}
+
+static void add_problem(mica_weight_binder *b, const char *name, const mica_tensor *got,
+                        const char *shape)
+{
+    char want[96], have[128];
+    describe_expected(b, shape, want, sizeof want);
+    b->problems++;
+    if (!got)
+        mica_text_add(&b->text, "\n  %s: missing, expected %s", name, want);
+    else
+        mica_text_add(&b->text, "\n  %s: got %s, expected %s of a float type", name,
+                      mica_tensor_describe(got, have, sizeof have), want);
+}
+
+static void bind_one(mica_weight_binder *b, const mica_weight_row *row, int index, void *base)
+{
+    char name[NAME_MAX_LENGTH];
+    name_of(row->pattern, index, name);
+    mica_weight *out = (mica_weight *)(void *)((char *)base + row->offset);
+    *out = (mica_weight){.sensitive = row->flags & MICA_WEIGHT_SENSITIVE,
+                         .constant = row->flags & MICA_WEIGHT_CONSTANT};
+    const mica_tensor *t = mica_weights_find(b->weights, name);
+    if (!t && (row->flags & MICA_WEIGHT_OPTIONAL))
+        return;
+    if (!t || !mica_dtype_get(t->dtype)->is_float || !has_shape(b, t, row->shape)) {
+        add_problem(b, name, t, row->shape);
+        return;
+    }
+    out->tensor = *t;
+    out->name = mica_arena_strndup(b->arena, name, strlen(name));
+    b->out_of_memory |= !out->name;
+    b->bound++;
+}
+
+void mica_weight_bind(mica_weight_binder *b, const mica_weight_row *rows, size_t count, int index,
+                      void *base)
+{
+    for (size_t i = 0; i < count; i++)
+        bind_one(b, &rows[i], index, base);
+}
+
+mica_status mica_weight_binder_finish(mica_weight_binder *b, mica_err *err)
+{
+    mica_status st = MICA_OK;
+    if (b->out_of_memory || b->text.failed)
+        st = MICA_FAIL(err, MICA_E_NOMEM, "%s: no memory for its tensor table", b->part);
+    else if (b->problems)
+        st = MICA_FAIL(err, MICA_E_FORMAT, "%s %s: %d of its tensors %s wrong or missing:%s",
+                       b->part, mica_weights_path(b->weights), b->problems,
+                       b->problems == 1 ? "is" : "are", b->text.data);
+    mica_text_deinit(&b->text);
+    return st;
+}
+
+int mica_weight_list(const mica_weight_row *rows, size_t count, void *base, mica_weight **list)
+{
+    int n = 0;
+    for (size_t i = 0; i < count; i++) {
+        mica_weight *w = (mica_weight *)(void *)((char *)base + rows[i].offset);
+        if (w->name)
+            list[n++] = w;
+    }
+    return n;
+}
+
+void mica_nn_linear_run(mica_backend *be, mica_nn_linear *l, const mica_tensor *x_MD, mica_act act,
+                        mica_tensor *y_MO)
+{
+    mica_linear(be, &(mica_linear_args){.x_MD = x_MD,
+                                        .w_OD = &l->w,
+                                        .bias_O = l->b.name ? &l->b : NULL,
+                                        .act = act,
+                                        .y_MO = y_MO});
+}
+
+void mica_nn_linear_gated(mica_backend *be, mica_nn_linear *l, const mica_tensor *in_MD,
+                          const mica_tensor *gate_O, mica_tensor *x_MO)
+{
+    mica_linear(be, &(mica_linear_args){.x_MD = in_MD,
+                                        .w_OD = &l->w,
+                                        .bias_O = l->b.name ? &l->b : NULL,
+                                        .gate_O = gate_O,
+                                        .residual_MO = x_MO,
+                                        .y_MO = x_MO});
+}
