@@ -1,0 +1,76 @@
+/* backend_ops.h - what a backend implements; private to src/backend.
+ *
+ *     backend.c                     cpu/cpu_backend.c, later cuda/
+ *     mica_<op>(be, args)  ──►  be->ops-><op>(be, args, &be->error)
+ *         |                         |
+ *         | once failed: nothing    | returns its status, text at the origin
+ *         +──  keeps the first failure, counts operations and seconds
+ *
+ * Slots have the contracts of backend.h and differ from it in one point: they return a
+ * mica_status. They are never called after a failure and never with empty tensors of
+ * zero elements (backend.c returns early), so an implementation need not ask. */
+#ifndef MICA_BACKEND_BACKEND_OPS_H
+#define MICA_BACKEND_BACKEND_OPS_H
+
+#include "backend/backend.h"
+
+typedef struct mica_backend_ops {
+    void (*close)(mica_backend *be);
+    /* Bytes from a pool, 64-byte aligned, not zeroed. */
+    mica_status (*pool_alloc)(mica_backend *be, mica_pool pool, size_t size, void **out,
+                              mica_err *err);
+    mica_pool_mark (*pool_get_mark)(mica_backend *be, mica_pool pool);
+    void (*pool_release)(mica_backend *be, mica_pool pool, mica_pool_mark mark);
+    void (*pool_trim)(mica_backend *be);
+    uint64_t (*pool_peak)(const mica_backend *be, mica_pool pool);
+
+    mica_status (*upload_f32)(mica_backend *be, const mica_tensor *dst, const float *src,
+                              mica_err *err);
+    mica_status (*download_f32)(mica_backend *be, float *dst, const mica_tensor *src,
+                                mica_err *err);
+    void (*prefetch_weights)(mica_backend *be, mica_weight *const *weights, int count);
+    void (*drop_weights)(mica_backend *be, mica_weight *const *weights, int count);
+
+    mica_status (*linear)(mica_backend *be, const mica_linear_args *args, mica_err *err);
+    mica_status (*layer_norm_modulate)(mica_backend *be, const mica_tensor *x_MD,
+                                       const mica_tensor *scale_D, const mica_tensor *shift_D,
+                                       float eps, mica_tensor *y_MD, mica_err *err);
+    mica_status (*rms_norm)(mica_backend *be, const mica_tensor *x_MD, mica_weight *w_D, float eps,
+                            mica_tensor *y_MD, mica_err *err);
+    mica_status (*l2_norm_channels)(mica_backend *be, const mica_tensor *x_MC,
+                                    mica_weight *gamma_C, mica_act act, mica_tensor *y_MC,
+                                    mica_err *err);
+    mica_status (*qk_norm_rope)(mica_backend *be, const mica_qk_norm_rope_args *args,
+                                mica_err *err);
+    mica_status (*attention)(mica_backend *be, const mica_attention_args *args, mica_err *err);
+    mica_status (*silu)(mica_backend *be, const mica_tensor *x, mica_tensor *y, mica_err *err);
+    mica_status (*swiglu)(mica_backend *be, const mica_tensor *gate, const mica_tensor *up,
+                          mica_tensor *y, mica_err *err);
+    mica_status (*add)(mica_backend *be, const mica_tensor *a, const mica_tensor *b,
+                       mica_tensor *y, mica_err *err);
+    mica_status (*embed_rows)(mica_backend *be, mica_weight *w_VD, const int32_t *ids,
+                              int64_t count, mica_tensor *y_LD, mica_err *err);
+    mica_status (*conv2d)(mica_backend *be, const mica_conv2d_args *args, mica_err *err);
+    mica_status (*upsample_nearest2)(mica_backend *be, const mica_tensor *x_YXC,
+                                     mica_tensor *y_YXC, mica_err *err);
+    mica_status (*copy)(mica_backend *be, const mica_tensor *src, mica_tensor *dst,
+                        mica_err *err);
+    mica_status (*linear_combination)(mica_backend *be, int n, const float *coef,
+                                      const mica_tensor *const *x, mica_tensor *y, mica_err *err);
+    mica_status (*cfg_combine)(mica_backend *be, const mica_tensor *cond_PC,
+                               const mica_tensor *uncond_PC, float scale, bool renorm,
+                               mica_tensor *out_PC, mica_err *err);
+    mica_status (*all_finite)(mica_backend *be, const mica_tensor *x, bool *out, mica_err *err);
+} mica_backend_ops;
+
+/* Every implementation's struct begins with this one. */
+struct mica_backend {
+    const mica_backend_ops *ops;
+    mica_backend_options options; /* threads and precision resolved */
+    mica_dtype act_dtype;         /* what mica_act_tensor makes */
+    mica_backend_counters counters;
+    mica_err error; /* error.status != MICA_OK: failed, operations do nothing */
+    char name[96];
+};
+
+#endif
