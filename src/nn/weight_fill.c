@@ -10,8 +10,6 @@
 #include "base/half.h"
 #include "base/rng.h"
 
-#include <math.h>
-#include <stdio.h>
 #include <string.h>
 
 #define POOL_COUNT 65521
@@ -60,13 +58,8 @@ static mica_status fill_row(mica_weights *w, const mica_weight_dims *dims, mica_
     if (!data)
         return MICA_FAIL(err, MICA_E_NOMEM, "no memory for %zu random weights of %s", count,
                          row->pattern);
-    char name[192];
-    const char *hole = strstr(row->pattern, "%d");
-    if (hole)
-        snprintf(name, sizeof name, "%.*s%d%s", (int)(hole - row->pattern), row->pattern, index,
-                 hole + 2);
-    else
-        snprintf(name, sizeof name, "%s", row->pattern);
+    char name[MICA_WEIGHT_NAME];
+    mica_weight_row_name(row, index, name);
     if (is_norm_vector(row))
         for (size_t i = 0; i < count; i++)
             data[i] = mica_f32_to_bf16(1.0f);

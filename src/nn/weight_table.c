@@ -5,22 +5,42 @@
 #include <stdio.h>
 #include <string.h>
 
-#define NAME_MAX_LENGTH 192
-
 void mica_weight_binder_init(mica_weight_binder *b, const mica_weights *weights, const char *part,
                              const mica_weight_dims *dims, mica_arena *arena)
 {
     *b = (mica_weight_binder){.weights = weights, .part = part, .dims = *dims, .arena = arena};
 }
 
-/* The one %d of a pattern, if any, replaced; the patterns are ours, so they fit. */
-static void name_of(const char *pattern, int index, char out[NAME_MAX_LENGTH])
+void mica_weight_row_name(const mica_weight_row *row, int index, char out[MICA_WEIGHT_NAME])
 {
-    const char *hole = strstr(pattern, "%d");
+    const char *hole = strstr(row->pattern, "%d");
     if (hole)
-        snprintf(out, NAME_MAX_LENGTH, "%.*s%d%s", (int)(hole - pattern), pattern, index, hole + 2);
+        snprintf(out, MICA_WEIGHT_NAME, "%.*s%d%s", (int)(hole - row->pattern), row->pattern, index,
+                 hole + 2);
     else
-        snprintf(out, NAME_MAX_LENGTH, "%s", pattern);
+        snprintf(out, MICA_WEIGHT_NAME, "%s", row->pattern);
+}
+
+/* N of "prefixN.", or -1. */
+static int block_of(const char *name, const char *prefix, size_t prefix_length)
+{
+    if (strncmp(name, prefix, prefix_length) != 0)
+        return -1;
+    int n = 0;
+    const char *p = name + prefix_length;
+    for (; *p >= '0' && *p <= '9' && n < 10000; p++)
+        n = n * 10 + (*p - '0');
+    return p > name + prefix_length && *p == '.' && n < 10000 ? n : -1;
+}
+
+int mica_weight_count_blocks(const mica_weights *weights, const char *prefix)
+{
+    int count = 0;
+    for (size_t i = 0; i < mica_weights_count(weights); i++) {
+        const int n = block_of(mica_weights_name(weights, i), prefix, strlen(prefix));
+        count = MICA_MAX(count, n + 1);
+    }
+    return count;
 }
 
 static void describe_expected(const mica_weight_binder *b, const char *shape, char *out, size_t size)
@@ -58,8 +78,8 @@ static void add_problem(mica_weight_binder *b, const char *name, const mica_tens
 
 static void bind_one(mica_weight_binder *b, const mica_weight_row *row, int index, void *base)
 {
-    char name[NAME_MAX_LENGTH];
-    name_of(row->pattern, index, name);
+    char name[MICA_WEIGHT_NAME];
+    mica_weight_row_name(row, index, name);
     mica_weight *out = (mica_weight *)(void *)((char *)base + row->offset);
     *out = (mica_weight){.sensitive = row->flags & MICA_WEIGHT_SENSITIVE,
                          .constant = row->flags & MICA_WEIGHT_CONSTANT};

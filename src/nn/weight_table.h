@@ -51,6 +51,12 @@ void mica_weight_bind(mica_weight_binder *b, const mica_weight_row *rows, size_t
 /* MICA_E_FORMAT with all problems listed, or OK. Ends the binder. */
 mica_status mica_weight_binder_finish(mica_weight_binder *b, mica_err *err);
 
+/* The name a pattern gives at `index`. */
+#define MICA_WEIGHT_NAME 192
+void mica_weight_row_name(const mica_weight_row *row, int index, char out[MICA_WEIGHT_NAME]);
+/* 1 + the largest N of the names `prefix`N`.`..., 0 without any; at most 10,000. */
+int mica_weight_count_blocks(const mica_weights *weights, const char *prefix);
+
 /* Pointers to the bound weights of one struct, in table order, for prefetch and drop; returns
  * how many. `list` holds `count` entries. */
 int mica_weight_list(const mica_weight_row *rows, size_t count, void *base, mica_weight **list);

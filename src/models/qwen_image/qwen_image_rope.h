@@ -1,0 +1,26 @@
+/* qwen_image_rope.h - rotary tables of Qwen-Image's joint attention.
+ *
+ *     image patch (y, x) of an h x w grid:   frame 0, row y - (h - h/2), column x - (w - w/2)
+ *     text token t:                          max(h/2, w/2) + t on all three axes
+ *
+ * Rows and columns count from the middle of the picture, so that a model trained at one size
+ * sees familiar positions at another; text begins behind the largest image position. */
+#ifndef MICA_MODELS_QWEN_IMAGE_QWEN_IMAGE_ROPE_H
+#define MICA_MODELS_QWEN_IMAGE_QWEN_IMAGE_ROPE_H
+
+#include "nn/rope.h"
+
+/* The reference has tables of this many positions on each side of zero. */
+#define MICA_QWEN_IMAGE_POSITIONS 4096
+
+typedef struct mica_qwen_image_rope {
+    mica_rope_table img; /* [h * w, K/2] */
+    mica_rope_table txt; /* [text_tokens, K/2] */
+} mica_qwen_image_rope;
+
+/* axes: rotary dimensions of frame, row and column. */
+mica_status mica_qwen_image_rope_build(mica_backend *be, mica_pool pool, const int axes[3], int h,
+                                       int w, int text_tokens, mica_qwen_image_rope *out,
+                                       mica_err *err);
+
+#endif

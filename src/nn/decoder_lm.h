@@ -1,0 +1,61 @@
+/* decoder_lm.h - decoder-only language model of the Llama/Qwen shape, run over whole prompts.
+ *
+ *     ids ─embed─► x ─┬► RMS norm ─► q k v ─► [qk norm] ─► RoPE ─► causal attention ─► o ─┐ x layers
+ *                     ├◄──────────────────────────────── + ───────────────────────────────┘
+ *                     ├► RMS norm ─► silu(gate) * up ─► down ─┐
+ *                     ├◄────────────────── + ─────────────────┘
+ *                     └► RMS norm ─► hidden_LD
+ *
+ * Several prompts go through the linears as one block of rows; attention sees one prompt at a
+ * time, so there is no padding and no mask. Used as a text encoder; no cache, no output head. */
+#ifndef MICA_NN_DECODER_LM_H
+#define MICA_NN_DECODER_LM_H
+
+#include "nn/run.h"
+#include "nn/weight_table.h"
+
+typedef struct mica_lm_config {
+    int64_t vocab, width, ffn, heads, kv_heads, head_dim, layers;
+    double eps;   /* of every RMS norm */
+    double theta; /* rotary base */
+    bool qkv_bias, qk_norm;
+} mica_lm_config;
+
+typedef struct mica_lm_layer {
+    mica_weight norm_in, norm_post;
+    mica_nn_linear q, k, v, o;
+    mica_weight q_norm, k_norm; /* name NULL unless config.qk_norm */
+    mica_nn_linear gate, up, down;
+} mica_lm_layer;
+
+typedef struct mica_lm {
+    mica_lm_config config;
+    mica_weight embed, norm;
+    mica_lm_layer *layers;
+} mica_lm;
+
+/* Canonical names: model.embed_tokens.weight, model.layers.N.self_attn.q_proj.weight, model.norm.weight. */
+/* Binds every tensor; `lm->config` is set. Layers come from `arena`. */
+mica_status mica_lm_bind(mica_lm *lm, const mica_weights *weights, const char *part,
+                         mica_arena *arena, mica_err *err);
+/* Tensors mica_lm_bind looks at, for counting strangers. */
+size_t mica_lm_tensor_count(const mica_lm *lm);
+/* A copy with preparations of its own, for another session. */
+mica_status mica_lm_copy(mica_lm *out, const mica_lm *lm, mica_arena *arena, mica_err *err);
+/* Adds random weights of that configuration to an empty directory. */
+mica_status mica_lm_fill(const mica_lm_config *config, mica_weights *w, mica_arena *arena,
+                         mica_err *err);
+/* Frees every prepared form and lets the pages go. */
+void mica_lm_drop(mica_lm *lm, mica_backend *be);
+
+typedef struct mica_lm_prompt {
+    const int32_t *ids; /* each below config.vocab: checked */
+    int64_t count;
+} mica_lm_prompt;
+
+/* hidden_LD: activations, rows of all prompts in order, after the final norm. */
+mica_status mica_lm_run(mica_lm *lm, mica_backend *be, mica_run *run,
+                        const mica_lm_prompt *prompts, int prompt_count, mica_tensor *hidden_LD,
+                        mica_err *err);
+
+#endif
