@@ -38,6 +38,8 @@ typedef struct mica_weight {
     const char *name;  /* canonical name, for messages; borrowed */
     bool sensitive;    /* never computed below bf16 (norm-adjacent, first and last layers) */
     bool constant;     /* shared by several users, keep when dropping */
+    bool mapped;       /* data lies in a read-only file mapping: its pages may be dropped and
+                          come back from the file. False (memory of its own): never touched */
     void *prepared;
 } mica_weight;
 
