@@ -4,8 +4,9 @@
  *
  * Everything stays memory-mapped; a tensor's data points into the mapping. Every offset,
  * count and product is checked before a view is made: a view never leaves its file.
- * fp8 scales (`X.scale_weight`, `X.weight_scale`, marker `scaled_fp8`) are attached to X.weight
- * and not listed by themselves. */
+ * Scales of fp8 and int8 weights (`X.scale_weight`, `X.weight_scale`, marker `scaled_fp8`) are attached
+ * to X.weight and not listed by themselves; encodings that cannot be decoded are refused by name.
+ * Every tensor's data is aligned to its element size, but to no more than that. */
 #ifndef MICA_FORMAT_WEIGHTS_H
 #define MICA_FORMAT_WEIGHTS_H
 
@@ -15,12 +16,18 @@
 typedef struct mica_weights mica_weights;
 
 /* path: a .safetensors file, a *.index.json, or a folder that holds one of them (an index is
- * preferred; a folder with several unindexed files opens all). A missing shard is an error
- * that names it. */
+ * preferred; a folder with several unindexed files opens all, less NAME.VARIANT.safetensors beside
+ * NAME.safetensors). A missing shard is an error that names it. *out is NULL on failure. */
 mica_status mica_weights_open(mica_weights **out, const char *path, mica_err *err);
-/* Directory without files: tensors are added by mica_weights_add (synthetic models, tests). */
+/* A safetensors image in memory, which stays the caller's and must outlive *out; `name` stands
+ * for the path in messages. */
+mica_status mica_weights_open_memory(mica_weights **out, const char *name, const void *data,
+                                     size_t size, mica_err *err);
+/* Directory without files: tensors are added by mica_weights_add (synthetic models, tests).
+ * The view is copied, its data and scale stay the caller's; a pointer from find stays valid. */
 mica_status mica_weights_open_empty(mica_weights **out, mica_err *err);
-mica_status mica_weights_add(mica_weights *w, const char *name, const mica_tensor *t, mica_err *err);
+mica_status mica_weights_add(mica_weights *w, const char *name, const mica_tensor *t,
+                             mica_err *err);
 void mica_weights_close(mica_weights **w);
 
 size_t mica_weights_count(const mica_weights *w);
@@ -32,12 +39,13 @@ const char *mica_weights_metadata(const mica_weights *w, const char *key);
 uint64_t mica_weights_bytes(const mica_weights *w);
 uint64_t mica_weights_parameters(const mica_weights *w);
 const char *mica_weights_path(const mica_weights *w);
-/* A short digest of all names, shapes, dtypes and file sizes plus sampled bytes: identifies the
- * weights in recipes and caches. 16 hex digits and NUL. */
+/* A short digest of all names (as in the files), shapes and dtypes plus sampled bytes: identifies
+ * the weights in recipes and caches, however they are sharded or renamed. 16 hex digits and NUL. */
 void mica_weights_hash(const mica_weights *w, char out[17]);
 
 /* Renames every tensor through `map`, which writes the canonical name of `name` into `out`
- * (cap bytes) and returns true, or returns false to keep it. Names that collide are an error. */
+ * (cap bytes) and returns true, or returns false to keep it. Names that collide are an error,
+ * which leaves all names as they were. Old names die only with w. */
 typedef bool (*mica_name_map_fn)(void *user, const char *name, char *out, size_t cap);
 mica_status mica_weights_rename(mica_weights *w, mica_name_map_fn map, void *user, mica_err *err);
 
@@ -46,7 +54,7 @@ void mica_weights_willneed(const mica_weights *w, const mica_tensor *t);
 void mica_weights_dontneed(const mica_weights *w, const mica_tensor *t);
 
 /* ---- writing ---- */
-/* Safetensors file, appended tensor by tensor in memory order given up front. */
+/* Safetensors file; wider elements first, so that all data is aligned, else in the given order. */
 typedef struct mica_safetensors_entry {
     const char *name;
     const mica_tensor *tensor; /* contiguous */
