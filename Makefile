@@ -1,0 +1,82 @@
+# Mica: a thin front for CMake. `make help` lists what there is.
+#
+#   build/             release build: build/mica, build/libmica.so
+#   build/<preset>/    the other presets of CMakePresets.json (debug, asan+ubsan, tsan, fuzz)
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+JOBS ?=
+FUZZ_SECONDS ?= 20
+DEMO_PROMPT ?= a red fox in the snow
+CTEST_FLAGS ?= --output-on-failure --no-tests=error
+
+BUILD = build
+SETUP_HINT = { echo "make: the build could not be configured; 'make deps' installs what it needs" >&2; exit 1; }
+# The demo model; until a trained one ships, the tiny random one of the tests.
+TRAINED_DEMO = models/demo
+RANDOM_DEMO = tests/golden/qwen_image/model
+
+all: build
+
+help:
+	@echo 'make            release build: $(BUILD)/mica and $(BUILD)/libmica.so'
+	@echo 'make deps       install the Debian packages that build and tests need'
+	@echo 'make demo       set up, build, and make a picture: demo.png'
+	@echo 'make test       set up, build, and run every test'
+	@echo 'make sanitize   asan+ubsan build of the unit, kernel, parser and replay tests, and run them'
+	@echo 'make bench      kernels and two full-width Qwen-Image blocks on this machine'
+	@echo 'make lint       layering, exported symbols, sizes, formatting'
+	@echo 'make format     run clang-format over the sources'
+	@echo 'make fuzz       libFuzzer builds (clang) and FUZZ_SECONDS=$(FUZZ_SECONDS) of each target'
+	@echo 'make install    into PREFIX=$(PREFIX), below DESTDIR'
+	@echo 'make clean      remove $(BUILD)/'
+
+deps:
+	@tools/install_deps.sh
+
+build:
+	@cmake --preset release --log-level=WARNING || $(SETUP_HINT)
+	@cmake --build $(BUILD) $(if $(JOBS),-j $(JOBS))
+
+demo: deps
+	@$(MAKE) --no-print-directory build
+	@if [ -d $(TRAINED_DEMO) ]; then \
+	    $(BUILD)/mica image $(TRAINED_DEMO) -p '$(DEMO_PROMPT)' -o demo.png; \
+	else \
+	    echo 'No trained demo model ships with this version: the tiny random model of the tests runs'; \
+	    echo 'instead. Every part works, but its picture is coloured noise.'; \
+	    $(BUILD)/mica image $(RANDOM_DEMO) -p '$(DEMO_PROMPT)' -W 256 -H 256 --steps 8 -o demo.png; \
+	fi
+
+test: deps
+	@$(MAKE) --no-print-directory build
+	@ctest --test-dir $(BUILD) $(CTEST_FLAGS)
+
+sanitize: deps
+	@cmake --preset asan+ubsan --log-level=WARNING || $(SETUP_HINT)
+	@cmake --build --preset asan+ubsan $(if $(JOBS),-j $(JOBS))
+	@ctest --preset asan+ubsan $(CTEST_FLAGS) -L 'unit|kernel|fuzz'
+
+bench: build
+	$(BUILD)/mica bench --kernels
+	$(BUILD)/mica bench --synthetic qwen-image:layers=2 -W 512 -H 512
+
+lint: build
+	@tools/lint/lint.sh $(BUILD)
+
+format:
+	@tools/lint/list_sources.sh | xargs -r clang-format -i
+
+fuzz:
+	@tools/install_deps.sh --fuzz
+	@cmake --preset fuzz --log-level=WARNING || $(SETUP_HINT)
+	@cmake --build --preset fuzz $(if $(JOBS),-j $(JOBS))
+	@tests/fuzz/run_fuzzers.sh $(BUILD)/fuzz $(FUZZ_SECONDS)
+
+install: build
+	@DESTDIR='$(DESTDIR)' cmake --install $(BUILD) --prefix '$(PREFIX)'
+
+clean:
+	@rm -rf $(BUILD)
+
+.PHONY: all help deps build demo test sanitize bench lint format fuzz install clean

@@ -1,0 +1,82 @@
+/* cli.h - what the commands of the program share.
+ *
+ *     cli_main ──► cmd_image | cmd_inspect | cmd_bench      one file per command
+ *                      │
+ *                      ├── cli_options, cli_help   tables in, values and pages out
+ *                      ├── cli_engine              the options every model command has
+ *                      ├── cli_input, cli_output   prompts in; checked paths and messages out
+ *                      └── progress                the bar, notices, Ctrl-C
+ *
+ * The program sees mica.h and src/base, nothing else of the library. */
+#ifndef MICA_CLI_H
+#define MICA_CLI_H
+
+#include "cli_options.h"
+
+#include <mica/mica.h>
+
+#include <signal.h>
+
+/* Exit statuses; docs/CLI.md is their contract. */
+enum { CLI_OK = 0, CLI_FAILED = 1, CLI_USAGE = 2, CLI_INTERRUPTED = 130, CLI_TERMINATED = 143 };
+
+int cmd_image(int argc, char **argv);
+int cmd_inspect(int argc, char **argv);
+int cmd_bench(int argc, char **argv);
+
+/* ---- cli_output.c ---- */
+/* Prints "mica: TEXT" as one line on stderr and returns the exit status that belongs to
+ * `status`. Line breaks in text become "; ", other control characters "?". */
+int cli_report(mica_status status, const char *text);
+int cli_report_err(const mica_err *err);
+/* A remark, "mica: note: TEXT", same cleaning. */
+void cli_note(const char *text);
+/* Text to stdout; CLI_FAILED with a message when stdout cannot take it (disk full, closed). */
+int cli_print(const char *text);
+/* Whether a picture can be written to path, before any work: known kind, folder there and
+ * writable, path itself no folder. */
+mica_status cli_output_check(const char *path, mica_err *err);
+/* The folder part alone, for files of any kind (--trace). */
+mica_status cli_output_check_folder(const char *path, mica_err *err);
+/* Name of picture `index` of `count`: path itself, or with -1, -2, ... before the extension.
+ * Freed with mica_mem_free. */
+mica_status cli_output_name(const char *path, int index, int count, char **out, mica_err *err);
+
+/* ---- cli_input.c ---- */
+/* Resolves the text of -p and -n: "@FILE" is a file's content, "@@x" is "@x", "-" is standard
+ * input; one final line break is dropped. *out is freed with mica_mem_free; NULL stays NULL. */
+mica_status cli_text_read(const char *argument, char **out, mica_err *err);
+
+/* ---- cli_engine.c ---- */
+typedef struct cli_engine_args {
+    const char *transformer, *text_encoder, *vae, *tokenizer;
+    int device, precision, cpu_level, threads;
+} cli_engine_args;
+typedef struct cli_common_args {
+    bool json, quiet, help;
+} cli_common_args;
+extern const cli_option cli_engine_table[], cli_common_table[];
+extern const size_t cli_engine_table_count, cli_common_table_count;
+void cli_engine_fill(const cli_engine_args *args, const char *model, mica_engine_options *out);
+/* Help asked for: prints the page. */
+int cli_print_help(const cli_spec *spec);
+
+/* ---- progress.c ---- */
+typedef struct cli_progress {
+    bool draws; /* stderr is a terminal and --quiet was not given */
+    bool quiet;
+    bool line_open; /* the bar stands on the terminal */
+    mica_phase phase;
+    double phase_start; /* seconds of the run when the phase was first seen */
+    double last_draw;
+    double fraction; /* of the phase; never goes back */
+} cli_progress;
+void cli_progress_init(cli_progress *p, bool quiet);
+bool cli_progress_update(void *progress, const mica_progress *now); /* a mica_progress_fn */
+void cli_progress_end(cli_progress *p);                             /* removes the bar */
+/* From now on SIGINT and SIGTERM ask the run to stop; a second one ends the process at once. */
+void cli_signals_install(void);
+int cli_signals_caught(void); /* the signal, or 0 */
+int cli_signals_exit(void);   /* exit status that belongs to it */
+
+#endif

@@ -1,0 +1,89 @@
+/* cli_engine.c - the options that every command with a model takes, in one table. */
+#include "cli.h"
+
+static const cli_word device_words[] = {
+    {"auto", MICA_DEVICE_AUTO}, {"cpu", MICA_DEVICE_CPU}, {"cuda", MICA_DEVICE_CUDA}, {NULL, 0}};
+static const cli_word precision_words[] = {
+    {"auto", MICA_PRECISION_AUTO}, {"f32", MICA_PRECISION_F32}, {"bf16", MICA_PRECISION_BF16},
+    {"int8", MICA_PRECISION_INT8}, {"fp8", MICA_PRECISION_FP8}, {NULL, 0}};
+static const cli_word auto_word[] = {{"auto", 0}, {NULL, 0}};
+
+#define AT(field) offsetof(cli_engine_args, field)
+const cli_option cli_engine_table[] = {
+    {.name = "transformer",
+     .kind = CLI_TEXT,
+     .offset = AT(transformer),
+     .value = "PATH",
+     .help = "transformer weights: a file, an index or a folder; replaces MODEL's"},
+    {.name = "text-encoder",
+     .kind = CLI_TEXT,
+     .offset = AT(text_encoder),
+     .value = "PATH",
+     .help = "text-encoder weights, likewise"},
+    {.name = "vae",
+     .kind = CLI_TEXT,
+     .offset = AT(vae),
+     .value = "PATH",
+     .help = "VAE weights, likewise"},
+    {.name = "tokenizer",
+     .kind = CLI_TEXT,
+     .offset = AT(tokenizer),
+     .value = "PATH",
+     .help = "tokenizer folder or tokenizer.json"},
+    {.name = "device",
+     .kind = CLI_WORD,
+     .offset = AT(device),
+     .words = device_words,
+     .value = "D",
+     .help = "where to compute"},
+    {.name = "precision",
+     .kind = CLI_WORD,
+     .offset = AT(precision),
+     .words = precision_words,
+     .value = "P",
+     .help = "arithmetic of the large matrices (auto is bf16)"},
+    {.name = "threads",
+     .kind = CLI_INT,
+     .offset = AT(threads),
+     .lo = 1,
+     .hi = 1024,
+     .words = auto_word,
+     .value = "N",
+     .help = "threads; one per available core by default"},
+    {.name = "cpu-level",
+     .kind = CLI_CPU_LEVEL,
+     .offset = AT(cpu_level),
+     .value = "L",
+     .help = "highest instruction-set level to use"},
+};
+#undef AT
+const size_t cli_engine_table_count = MICA_ARRAY_LEN(cli_engine_table);
+
+#define AT(field) offsetof(cli_common_args, field)
+const cli_option cli_common_table[] = {
+    {.name = "json",
+     .kind = CLI_FLAG,
+     .offset = AT(json),
+     .help = "write one JSON object to standard output and nothing else"},
+    {.name = "quiet",
+     .kind = CLI_FLAG,
+     .offset = AT(quiet),
+     .help = "no progress, notes or summary; errors only"},
+    {.name = "help", .letter = 'h', .kind = CLI_HELP, .offset = AT(help), .help = "this page"},
+};
+#undef AT
+const size_t cli_common_table_count = MICA_ARRAY_LEN(cli_common_table);
+
+void cli_engine_fill(const cli_engine_args *args, const char *model, mica_engine_options *out)
+{
+    *out = (mica_engine_options){.size = sizeof *out,
+                                 .model = model,
+                                 .transformer = args->transformer,
+                                 .text_encoder = args->text_encoder,
+                                 .vae = args->vae,
+                                 .tokenizer = args->tokenizer,
+                                 .device = (mica_device)args->device,
+                                 .precision = (mica_precision)args->precision,
+                                 .cpu_level = (mica_cpu_level)args->cpu_level,
+                                 .threads = args->threads};
+}

@@ -1,0 +1,105 @@
+/* cli_main.c - the `mica` program: finds the command, runs it, returns its exit status.
+ *
+ *     mica COMMAND ...      0 success   1 the work failed   2 wrong usage
+ *                           130 interrupted (Ctrl-C)        143 terminated
+ *
+ * SIGPIPE and SIGXFSZ are ignored, so that a closed pipe or a file-size limit comes back as an
+ * error of the write, with a message and without half a file, instead of ending the process. */
+#include "cli.h"
+
+#include <string.h>
+
+typedef struct command {
+    const char *name, *summary;
+    int (*run)(int argc, char **argv);
+} command;
+
+static const command commands[] = {
+    {"image", "make pictures from text", cmd_image},
+    {"inspect", "say what a model folder, weight file or picture is", cmd_inspect},
+    {"bench", "measure a model, a synthetic one or the kernels", cmd_bench},
+};
+
+/* Names the command line reserves; they come with later versions. */
+static const char *const reserved_names[] = {"chat",  "complete", "speak",
+                                             "serve", "convert",  "pull"};
+
+static const command *find_command(const char *name)
+{
+    for (size_t i = 0; i < MICA_ARRAY_LEN(commands); i++)
+        if (strcmp(commands[i].name, name) == 0)
+            return &commands[i];
+    return NULL;
+}
+
+static int print_overview(void)
+{
+    mica_text page = {0};
+    mica_text_add(&page,
+                  "mica %s: multimodal inference in C\n\nUsage: mica COMMAND ...\n\nCommands\n",
+                  mica_version());
+    for (size_t i = 0; i < MICA_ARRAY_LEN(commands); i++)
+        mica_text_add(&page, "  %-12s %s\n", commands[i].name, commands[i].summary);
+    mica_text_add(&page,
+                  "\n'mica COMMAND --help' lists the options of a command; 'mica --version' tells\n"
+                  "the version.\n");
+    const int exit_status = page.failed ? cli_report(MICA_E_NOMEM, NULL) : cli_print(page.data);
+    mica_text_deinit(&page);
+    return exit_status;
+}
+
+static int print_version(void)
+{
+    mica_text line = {0};
+    mica_text_add(&line, "mica %s\n", mica_version());
+    const int exit_status = line.failed ? cli_report(MICA_E_NOMEM, NULL) : cli_print(line.data);
+    mica_text_deinit(&line);
+    return exit_status;
+}
+
+static int fail_command(const char *name)
+{
+    const char *names[MICA_ARRAY_LEN(commands)];
+    mica_err err = {0};
+    for (size_t i = 0; i < MICA_ARRAY_LEN(reserved_names); i++) {
+        if (strcmp(reserved_names[i], name) == 0) {
+            MICA_FAIL(&err, MICA_E_USAGE, "this version has no '%s' command", name);
+            return cli_report_err(&err);
+        }
+    }
+    for (size_t i = 0; i < MICA_ARRAY_LEN(commands); i++)
+        names[i] = commands[i].name;
+    const char *close = cli_suggest(name, names, MICA_ARRAY_LEN(names));
+    if (close)
+        MICA_FAIL(&err, MICA_E_USAGE, "unknown command '%s'; did you mean '%s'?", name, close);
+    else
+        MICA_FAIL(&err, MICA_E_USAGE, "unknown command '%s'; 'mica --help' lists them", name);
+    return cli_report_err(&err);
+}
+
+static int run_help(int argc, char **argv)
+{
+    char help[] = "--help";
+    char *arguments[] = {help, NULL};
+    if (argc == 0)
+        return print_overview();
+    const command *c = find_command(argv[0]);
+    return c ? c->run(1, arguments) : fail_command(argv[0]);
+}
+
+int main(int argc, char **argv)
+{
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN);
+    if (argc < 2)
+        return cli_report(MICA_E_USAGE, "a command is needed; 'mica --help' lists them");
+    const char *name = argv[1];
+    if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0)
+        return print_overview();
+    if (strcmp(name, "--version") == 0 || strcmp(name, "-V") == 0)
+        return print_version();
+    if (strcmp(name, "help") == 0)
+        return run_help(argc - 2, argv + 2);
+    const command *c = find_command(name);
+    return c ? c->run(argc - 2, argv + 2) : fail_command(name);
+}

@@ -1,0 +1,347 @@
+/* cli_options.c - the command-line parser; cli_options.h tells what it accepts.
+ *
+ * Numbers are taken whole or not at all: "12x", " 12", "1e400", "nan" and out-of-range values
+ * are errors that name the option, the value and what would be right. Nothing is printed and
+ * nothing is kept: values of CLI_TEXT point into argv. The program never calls setlocale, so
+ * the decimal point is a point everywhere. */
+#include "cli_options.h"
+
+#include "base/cpu.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define NAME_CAP 64
+
+/* ------------------------------------------------------------ suggestions -- */
+
+/* Levenshtein distance of two names, at most NAME_CAP - 1 bytes each (longer: no match). */
+static size_t edit_distance(const char *a, const char *b)
+{
+    const size_t n = strlen(a), m = strlen(b);
+    size_t row[NAME_CAP];
+    if (n >= NAME_CAP || m >= NAME_CAP)
+        return NAME_CAP;
+    for (size_t j = 0; j <= m; j++)
+        row[j] = j;
+    for (size_t i = 1; i <= n; i++) {
+        size_t diagonal = row[0];
+        row[0] = i;
+        for (size_t j = 1; j <= m; j++) {
+            const size_t change = diagonal + (a[i - 1] != b[j - 1]);
+            diagonal = row[j];
+            row[j] = MICA_MIN(change, MICA_MIN(row[j], row[j - 1]) + 1);
+        }
+    }
+    return row[m];
+}
+
+const char *cli_suggest(const char *name, const char *const *candidates, size_t count)
+{
+    /* One typing error in three letters, at most three in all. */
+    size_t best = MICA_MIN(strlen(name) / 3 + 1, (size_t)3) + 1;
+    const char *found = NULL;
+    for (size_t i = 0; i < count; i++) {
+        const size_t distance = edit_distance(name, candidates[i]);
+        if (distance < best) {
+            best = distance;
+            found = candidates[i];
+        }
+    }
+    return found;
+}
+
+/* ---------------------------------------------------------------- values -- */
+
+/* What the user typed and where it goes. */
+typedef struct assignment {
+    const cli_option *option;
+    const char *spelling; /* "--steps" or "-W", for messages */
+    const char *text;
+    void *field;
+} assignment;
+
+static void list_words(const cli_option *o, mica_text *out)
+{
+    if (o->kind == CLI_CPU_LEVEL) {
+        for (int level = MICA_CPU_LEVEL_AUTO; level <= MICA_CPU_LEVEL_V4_BF16_VNNI; level++)
+            mica_text_add(out, "%s%s", level ? ", " : "",
+                          mica_cpu_level_name((mica_cpu_level)level));
+        return;
+    }
+    for (const cli_word *w = o->words; w && w->name; w++)
+        mica_text_add(out, "%s%s", w == o->words ? "" : ", ", w->name);
+}
+
+static mica_status fail_word(const assignment *a, mica_err *err)
+{
+    mica_text list = {0};
+    list_words(a->option, &list);
+    if (a->option->kind == CLI_INT)
+        mica_text_add(&list, ", or a whole number from %.0f to %.0f", a->option->lo, a->option->hi);
+    MICA_FAIL(err, MICA_E_USAGE, "%s takes one of %s; got '%s'", a->spelling,
+              list.data ? list.data : "its words", a->text);
+    mica_text_deinit(&list);
+    return MICA_E_USAGE;
+}
+
+static bool find_word(const cli_word *words, const char *text, int *out)
+{
+    for (const cli_word *w = words; w && w->name; w++) {
+        if (strcmp(w->name, text) == 0) {
+            *out = w->value;
+            return true;
+        }
+    }
+    return false;
+}
+
+static mica_status set_int(const assignment *a, mica_err *err)
+{
+    const cli_option *o = a->option;
+    char *end = NULL;
+    if (find_word(o->words, a->text, a->field))
+        return MICA_OK;
+    errno = 0;
+    const long value = strtol(a->text, &end, 10);
+    const bool is_number = end != a->text && *end == '\0' && !isspace((unsigned char)a->text[0]);
+    if (!is_number && o->words)
+        return fail_word(a, err);
+    if (!is_number)
+        return MICA_FAIL(err, MICA_E_USAGE, "%s takes a whole number; got '%s'", a->spelling,
+                         a->text);
+    if (errno == ERANGE || (double)value < o->lo || (double)value > o->hi)
+        return MICA_FAIL(err, MICA_E_USAGE, "%s must be from %.0f to %.0f; got %s", a->spelling,
+                         o->lo, o->hi, a->text);
+    *(int *)a->field = (int)value;
+    return MICA_OK;
+}
+
+static mica_status set_uint64(const assignment *a, mica_err *err)
+{
+    char *end = NULL;
+    errno = 0;
+    const unsigned long long value = strtoull(a->text, &end, 10);
+    /* strtoull would take " 1" and negate "-1". */
+    if (!isdigit((unsigned char)a->text[0]) || *end != '\0' || errno == ERANGE)
+        return MICA_FAIL(err, MICA_E_USAGE,
+                         "%s takes a whole number from 0 to %" PRIu64 "; got '%s'", a->spelling,
+                         UINT64_MAX, a->text);
+    *(uint64_t *)a->field = value;
+    return MICA_OK;
+}
+
+/* One number that ends at `stop` (',' or end of text); *next is where it ended. */
+static bool read_double(const char *text, double lo, double hi, double *out, const char **next)
+{
+    char *end = NULL;
+    const size_t length = strspn(text, "+-.0123456789eE"); /* no blanks, hexadecimals, "inf" */
+    const double value = strtod(text, &end);
+    if (length == 0 || end != text + length || !isfinite(value) || value < lo || value > hi)
+        return false;
+    *out = value;
+    *next = end;
+    return true;
+}
+
+static mica_status set_double(const assignment *a, mica_err *err)
+{
+    const cli_option *o = a->option;
+    const char *next = NULL;
+    double value = 0.0;
+    if (!read_double(a->text, o->lo, o->hi, &value, &next) || *next != '\0')
+        return MICA_FAIL(err, MICA_E_USAGE, "%s takes a number from %g to %g; got '%s'",
+                         a->spelling, o->lo, o->hi, a->text);
+    *(double *)a->field = value;
+    return MICA_OK;
+}
+
+static mica_status set_doubles(const assignment *a, mica_err *err)
+{
+    const cli_option *o = a->option;
+    cli_doubles *list = a->field;
+    const char *at = a->text;
+    list->count = 0;
+    for (;;) {
+        double value = 0.0;
+        const char *next = NULL;
+        if (list->count == CLI_MAX_DOUBLES)
+            return MICA_FAIL(err, MICA_E_USAGE, "%s takes at most %d numbers", a->spelling,
+                             CLI_MAX_DOUBLES);
+        if (!read_double(at, o->lo, o->hi, &value, &next) || (*next != ',' && *next != '\0'))
+            return MICA_FAIL(err, MICA_E_USAGE,
+                             "%s takes numbers from %g to %g separated by commas; number %d of "
+                             "'%s' is not one",
+                             a->spelling, o->lo, o->hi, list->count + 1, a->text);
+        list->values[list->count++] = value;
+        if (*next == '\0')
+            return MICA_OK;
+        at = next + 1;
+    }
+}
+
+static mica_status set_cpu_level(const assignment *a, mica_err *err)
+{
+    mica_cpu_level level;
+    if (!mica_cpu_level_parse(a->text, &level))
+        return fail_word(a, err);
+    *(int *)a->field = (int)level;
+    return MICA_OK;
+}
+
+static mica_status assign(const assignment *a, mica_err *err)
+{
+    switch (a->option->kind) {
+    case CLI_INT:
+        return set_int(a, err);
+    case CLI_UINT64:
+        return set_uint64(a, err);
+    case CLI_DOUBLE:
+        return set_double(a, err);
+    case CLI_DOUBLES:
+        return set_doubles(a, err);
+    case CLI_CPU_LEVEL:
+        return set_cpu_level(a, err);
+    case CLI_WORD:
+        return find_word(a->option->words, a->text, a->field) ? MICA_OK : fail_word(a, err);
+    case CLI_TEXT:
+        *(const char **)a->field = a->text;
+        return MICA_OK;
+    case CLI_FLAG:
+    case CLI_HELP:
+        *(bool *)a->field = true;
+        return MICA_OK;
+    case CLI_ABSENT:
+        break;
+    }
+    return MICA_FAIL(err, MICA_E_USAGE, "this version has no %s", a->spelling);
+}
+
+static bool takes_value(const cli_option *o)
+{
+    return o->kind != CLI_FLAG && o->kind != CLI_HELP && o->kind != CLI_ABSENT;
+}
+
+/* --------------------------------------------------------------- parsing -- */
+
+typedef struct cursor {
+    int argc, next;
+    char **argv;
+    bool wants_help;
+} cursor;
+
+static const cli_option *find_option(const cli_spec *spec, const char *name, size_t length,
+                                     char letter, void **target)
+{
+    for (size_t g = 0; g < spec->group_count; g++) {
+        for (size_t i = 0; i < spec->groups[g].count; i++) {
+            const cli_option *o = &spec->groups[g].options[i];
+            const bool long_hit =
+                name && o->name && strlen(o->name) == length && memcmp(o->name, name, length) == 0;
+            if (long_hit || (letter && o->letter == letter)) {
+                *target = spec->groups[g].target;
+                return o;
+            }
+        }
+    }
+    return NULL;
+}
+
+static mica_status fail_unknown(const cli_spec *spec, const char *spelling, mica_err *err)
+{
+    const char *names[128];
+    size_t count = 0;
+    for (size_t g = 0; g < spec->group_count; g++)
+        for (size_t i = 0; i < spec->groups[g].count && count < MICA_ARRAY_LEN(names); i++)
+            if (spec->groups[g].options[i].name && spec->groups[g].options[i].help)
+                names[count++] = spec->groups[g].options[i].name;
+    const char *close = NULL;
+    if (spelling[1] == '-')
+        close = cli_suggest(spelling + 2, names, count);
+    if (close)
+        return MICA_FAIL(err, MICA_E_USAGE, "unknown option %s; did you mean --%s?", spelling,
+                         close);
+    return MICA_FAIL(err, MICA_E_USAGE, "unknown option %s; '%s --help' lists them", spelling,
+                     spec->name);
+}
+
+/* Finishes one option: `attached` is the text behind = or behind the letter, or NULL. */
+static mica_status take_option(cursor *c, const cli_option *o, void *target, const char *spelling,
+                               const char *attached, mica_err *err)
+{
+    assignment a = {.option = o, .spelling = spelling, .text = attached};
+    a.field = target ? (char *)target + o->offset : NULL;
+    if (takes_value(o) && !attached) {
+        if (c->next >= c->argc)
+            return MICA_FAIL(err, MICA_E_USAGE, "%s needs a value", spelling);
+        a.text = c->argv[c->next++];
+    }
+    if (!takes_value(o) && attached && o->kind != CLI_ABSENT)
+        return MICA_FAIL(err, MICA_E_USAGE, "%s takes no value", spelling);
+    c->wants_help = c->wants_help || o->kind == CLI_HELP;
+    return assign(&a, err);
+}
+
+static mica_status take_long(const cli_spec *spec, cursor *c, const char *argument, mica_err *err)
+{
+    const char *name = argument + 2;
+    const size_t length = strcspn(name, "=");
+    char spelling[NAME_CAP];
+    void *target = NULL;
+    const size_t shown = MICA_MIN(length + 2, sizeof spelling - 1);
+    memcpy(spelling, argument, shown);
+    spelling[shown] = '\0';
+    const cli_option *o = find_option(spec, name, length, 0, &target);
+    if (!o)
+        return fail_unknown(spec, spelling, err);
+    return take_option(c, o, target, spelling, name[length] == '=' ? name + length + 1 : NULL, err);
+}
+
+static mica_status take_short(const cli_spec *spec, cursor *c, const char *argument, mica_err *err)
+{
+    const char spelling[3] = {'-', argument[1], '\0'};
+    void *target = NULL;
+    const cli_option *o = find_option(spec, NULL, 0, argument[1], &target);
+    if (!o)
+        return fail_unknown(spec, spelling, err);
+    return take_option(c, o, target, spelling, argument[2] ? argument + 2 : NULL, err);
+}
+
+static mica_status take_operand(const cli_spec *spec, const char *argument, const char **operand,
+                                mica_err *err)
+{
+    if (spec->operand_limit == 0)
+        return MICA_FAIL(err, MICA_E_USAGE, "%s takes no operand; got '%s'", spec->name, argument);
+    if (*operand)
+        return MICA_FAIL(err, MICA_E_USAGE, "%s takes one %s; got '%s' and '%s'", spec->name,
+                         spec->operand_name, *operand, argument);
+    if (argument[0] == '\0')
+        return MICA_FAIL(err, MICA_E_USAGE, "%s is empty", spec->operand_name);
+    *operand = argument;
+    return MICA_OK;
+}
+
+mica_status cli_parse(const cli_spec *spec, int argc, char **argv, const char **operand,
+                      mica_err *err)
+{
+    cursor c = {.argc = argc, .argv = argv};
+    bool options_end = false;
+    *operand = NULL;
+    while (c.next < argc && !c.wants_help) {
+        const char *argument = argv[c.next++];
+        if (options_end || argument[0] != '-' || argument[1] == '\0')
+            MICA_TRY(take_operand(spec, argument, operand, err));
+        else if (strcmp(argument, "--") == 0)
+            options_end = true;
+        else if (argument[1] == '-')
+            MICA_TRY(take_long(spec, &c, argument, err));
+        else
+            MICA_TRY(take_short(spec, &c, argument, err));
+    }
+    return MICA_OK;
+}

@@ -1,0 +1,80 @@
+/* cli_options.h - one table per group of options; parser, checks and help all come from it.
+ *
+ *     argv ──► cli_parse(spec) ──► fields of the command's own struct (by offset)
+ *                   │
+ *                   └──► MICA_E_USAGE with one line of text
+ *
+ * Accepted spellings: --name value, --name=value, -x value, -xvalue; flags take no value;
+ * `--` ends the options; a lone `-` is an operand. The value of an option may begin with a
+ * dash. Given twice, the last one counts. Long names are never abbreviated. */
+#ifndef MICA_CLI_OPTIONS_H
+#define MICA_CLI_OPTIONS_H
+
+#include "base/json.h"
+#include "base/status.h"
+
+#include <stddef.h>
+
+#define CLI_MAX_DOUBLES 1000
+
+typedef enum cli_kind {
+    CLI_FLAG,      /* bool: set to true */
+    CLI_INT,       /* int in [lo, hi], or one of `words` */
+    CLI_UINT64,    /* uint64_t, decimal */
+    CLI_DOUBLE,    /* double in [lo, hi], finite */
+    CLI_TEXT,      /* const char *, borrowed from argv */
+    CLI_WORD,      /* int: value of one of `words` */
+    CLI_DOUBLES,   /* cli_doubles: comma-separated, each in [lo, hi] */
+    CLI_CPU_LEVEL, /* int: mica_cpu_level, names from base/cpu.h */
+    CLI_HELP,      /* bool: as CLI_FLAG, and parsing ends with success */
+    CLI_ABSENT     /* part of the command line's contract that this version does not have */
+} cli_kind;
+
+typedef struct cli_word {
+    const char *name; /* NULL ends the list */
+    int value;
+} cli_word;
+
+typedef struct cli_doubles {
+    double values[CLI_MAX_DOUBLES];
+    int count;
+} cli_doubles;
+
+typedef struct cli_option {
+    const char *name; /* without dashes; NULL: only a letter */
+    char letter;      /* 0: none */
+    cli_kind kind;
+    size_t offset;         /* into the group's target */
+    double lo, hi;         /* CLI_INT, CLI_DOUBLE, CLI_DOUBLES */
+    const cli_word *words; /* CLI_WORD; CLI_INT: accepted beside numbers */
+    const char *value;     /* name of the value in help */
+    const char *help;      /* NULL: not listed */
+} cli_option;
+
+typedef struct cli_group {
+    const char *title;
+    const cli_option *options;
+    size_t count;
+    void *target; /* the struct the offsets belong to; unused by help */
+} cli_group;
+
+typedef struct cli_spec {
+    const char *name;  /* "mica image" */
+    const char *usage; /* "[MODEL] -p PROMPT [options]" */
+    const char *about; /* a few lines */
+    const cli_group *groups;
+    size_t group_count;
+    int operand_limit; /* 0 or 1 */
+    const char *operand_name;
+} cli_spec;
+
+/* argv[0] is the first argument behind the command's name. *operand stays NULL when there is
+ * none. Targets hold their defaults before the call. */
+mica_status cli_parse(const cli_spec *spec, int argc, char **argv, const char **operand,
+                      mica_err *err);
+/* Appends the whole help page, 80 columns wide. */
+void cli_help(const cli_spec *spec, mica_text *out);
+/* The candidate closest to `name` when it is close enough to be a typing error, or NULL. */
+const char *cli_suggest(const char *name, const char *const *candidates, size_t count);
+
+#endif

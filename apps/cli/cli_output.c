@@ -1,0 +1,131 @@
+/* cli_output.c - everything the program says, and the names of what it writes.
+ *
+ *     stdout   results: pictures made, reports, JSON, token ids
+ *     stderr   "mica: ..." errors and notes, one line each; the progress bar
+ *
+ * Messages may quote names from files nobody trusts, so they are cleaned before a terminal
+ * sees them. Paths given by the user are never used as formats. */
+#include "cli.h"
+
+#include "base/file.h"
+#include "base/mem.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static void print_line(const char *prefix, const char *text)
+{
+    mica_text line = {0};
+    for (const char *s = text; *s; s++) {
+        const unsigned char byte = (unsigned char)*s;
+        if (byte == '\n' && s[1] != '\0')
+            mica_text_add_bytes(&line, "; ", 2);
+        else if (byte != '\n')
+            mica_text_add_bytes(&line, byte < 0x20 || byte == 0x7f ? "?" : s, 1);
+    }
+    /* Even without memory for the cleaned text, the failure is told. */
+    fprintf(stderr, "mica: %s%s\n", prefix, line.data ? line.data : "out of memory");
+    mica_text_deinit(&line);
+}
+
+int cli_report(mica_status status, const char *text)
+{
+    const bool has_text = text && text[0];
+    print_line("", has_text ? text : mica_status_name(status));
+    return status == MICA_E_USAGE ? CLI_USAGE : CLI_FAILED;
+}
+
+int cli_report_err(const mica_err *err)
+{
+    return cli_report(err->status, err->text);
+}
+
+void cli_note(const char *text)
+{
+    print_line("note: ", text);
+}
+
+int cli_print(const char *text)
+{
+    if (fputs(text, stdout) == EOF || fflush(stdout) == EOF) {
+        mica_err err = {0};
+        MICA_FAIL(&err, MICA_E_IO, "cannot write to standard output: %s", strerror(errno));
+        return cli_report_err(&err);
+    }
+    return CLI_OK;
+}
+
+int cli_print_help(const cli_spec *spec)
+{
+    mica_text page = {0};
+    cli_help(spec, &page);
+    const int exit_status =
+        page.failed ? cli_report(MICA_E_NOMEM, NULL) : cli_print(page.data ? page.data : "");
+    mica_text_deinit(&page);
+    return exit_status;
+}
+
+/* ----------------------------------------------------------------- paths -- */
+
+/* Points at the '.' of the last extension, or at the end of path. */
+static const char *find_extension(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    const char *name = slash ? slash + 1 : path;
+    const char *dot = strrchr(name, '.');
+    return dot && dot != name ? dot : path + strlen(path);
+}
+
+static bool is_known_kind(const char *path)
+{
+    static const char *const kinds[] = {".png", ".jpg", ".jpeg", ".webp"};
+    const char *extension = find_extension(path);
+    for (size_t i = 0; i < MICA_ARRAY_LEN(kinds); i++)
+        if (strcasecmp(extension, kinds[i]) == 0)
+            return true;
+    return false;
+}
+
+mica_status cli_output_check_folder(const char *path, mica_err *err)
+{
+    const char *slash = strrchr(path, '/');
+    char *folder = slash ? mica_mem_strndup(path, slash == path ? 1 : (size_t)(slash - path))
+                         : mica_mem_strdup(".");
+    if (!folder)
+        return MICA_FAIL(err, MICA_E_NOMEM, "out of memory");
+    mica_status status = MICA_OK;
+    if (mica_path_is_dir(path) || path[0] == '\0' || (slash && slash[1] == '\0'))
+        status = MICA_FAIL(err, MICA_E_IO, "output '%s' is a folder; give a file name", path);
+    else if (!mica_path_is_dir(folder))
+        status = MICA_FAIL(err, MICA_E_MISSING, "output folder '%s' does not exist", folder);
+    else if (access(folder, W_OK | X_OK) != 0)
+        status = MICA_FAIL(err, MICA_E_IO, "cannot write in output folder '%s': %s", folder,
+                           strerror(errno));
+    mica_mem_free(folder);
+    return status;
+}
+
+mica_status cli_output_check(const char *path, mica_err *err)
+{
+    if (!is_known_kind(path))
+        return MICA_FAIL(err, MICA_E_USAGE, "output '%s' must end in .png, .jpg, .jpeg or .webp",
+                         path);
+    return cli_output_check_folder(path, err);
+}
+
+mica_status cli_output_name(const char *path, int index, int count, char **out, mica_err *err)
+{
+    mica_text name = {0};
+    const char *extension = find_extension(path);
+    mica_text_add_bytes(&name, path, (size_t)(extension - path));
+    if (count > 1)
+        mica_text_add(&name, "-%d", index + 1);
+    mica_text_add(&name, "%s", extension);
+    *out = name.failed ? NULL : mica_mem_strdup(name.data);
+    mica_text_deinit(&name);
+    return *out ? MICA_OK : MICA_FAIL(err, MICA_E_NOMEM, "out of memory");
+}

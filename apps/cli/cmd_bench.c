@@ -1,0 +1,132 @@
+/* cmd_bench.c - `mica bench`: what this machine does with a model, a synthetic one or the kernels.
+ *
+ * The library measures and tells each figure as a line while it goes; with --json the lines are
+ * kept back and the report follows as one object. */
+#include "cli.h"
+
+#include <stdio.h>
+
+typedef struct bench_args {
+    cli_common_args common;
+    cli_engine_args engine;
+    const char *synthetic;
+    int width, height, steps, text_tokens;
+    bool ablate, kernels;
+} bench_args;
+
+#define AT(field) offsetof(bench_args, field)
+static const cli_option bench_table[] = {
+    {.name = "synthetic",
+     .kind = CLI_TEXT,
+     .offset = AT(synthetic),
+     .value = "SPEC",
+     .help = "random full-width weights made in memory instead of MODEL: qwen-image, or with fewer "
+             "blocks qwen-image:layers=2"},
+    {.name = "ablate",
+     .kind = CLI_FLAG,
+     .offset = AT(ablate),
+     .help = "measure again with each technique switched off"},
+    {.name = "kernels",
+     .kind = CLI_FLAG,
+     .offset = AT(kernels),
+     .help = "measure every kernel against its reference instead of a model"},
+    {.name = "width",
+     .letter = 'W',
+     .kind = CLI_INT,
+     .offset = AT(width),
+     .lo = 16,
+     .hi = 16384,
+     .value = "N",
+     .help = "picture width in pixels (512)"},
+    {.name = "height",
+     .letter = 'H',
+     .kind = CLI_INT,
+     .offset = AT(height),
+     .lo = 16,
+     .hi = 16384,
+     .value = "N",
+     .help = "picture height in pixels (512)"},
+    {.name = "steps",
+     .kind = CLI_INT,
+     .offset = AT(steps),
+     .lo = 1,
+     .hi = 1000,
+     .value = "N",
+     .help = "denoising steps to measure (3)"},
+    {.name = "text-tokens",
+     .kind = CLI_INT,
+     .offset = AT(text_tokens),
+     .lo = 1,
+     .hi = 100000,
+     .value = "N",
+     .help = "length of the made-up prompt (20)"},
+};
+#undef AT
+
+static void print_bench_line(void *user, const char *text)
+{
+    const bool *is_silent = user;
+    if (*is_silent)
+        return;
+    fputs(text, stdout);
+    fputs("\n", stdout);
+    fflush(stdout);
+}
+
+static int run_bench(const bench_args *args, const char *model)
+{
+    bool is_silent = args->common.json || args->common.quiet;
+    mica_bench_options options = {.size = sizeof options,
+                                  .width = args->width,
+                                  .height = args->height,
+                                  .steps = args->steps,
+                                  .text_tokens = args->text_tokens,
+                                  .ablate = args->ablate,
+                                  .kernels = args->kernels,
+                                  .line = print_bench_line,
+                                  .user = &is_silent};
+    cli_engine_fill(&args->engine, model, &options.engine);
+    options.engine.synthetic = args->synthetic;
+
+    mica_report *report = NULL;
+    const mica_status status = mica_bench_run(&options, &report);
+    int exit_status = CLI_OK;
+    if (status) {
+        exit_status = cli_report(status, report ? mica_report_errmsg(report) : NULL);
+    } else if (args->common.json) {
+        exit_status = cli_print(mica_report_json(report));
+        if (!exit_status)
+            exit_status = cli_print("\n");
+    }
+    mica_report_close(&report);
+    return exit_status;
+}
+
+int cmd_bench(int argc, char **argv)
+{
+    bench_args args = {0};
+    const cli_group groups[] = {
+        {"What to measure", bench_table, MICA_ARRAY_LEN(bench_table), &args},
+        {"Model", cli_engine_table, cli_engine_table_count, &args.engine},
+        {"Common", cli_common_table, cli_common_table_count, &args.common}};
+    const cli_spec spec = {
+        .name = "mica bench",
+        .usage = "[MODEL] [options]",
+        .about =
+            "Measures time, arithmetic rate and the share of this machine's own matrix-product\n"
+            "peak, phase by phase.",
+        .groups = groups,
+        .group_count = MICA_ARRAY_LEN(groups),
+        .operand_limit = 1,
+        .operand_name = "MODEL"};
+    const char *model = NULL;
+    mica_err err = {0};
+    if (cli_parse(&spec, argc, argv, &model, &err))
+        return cli_report_err(&err);
+    if (args.common.help)
+        return cli_print_help(&spec);
+    if ((model != NULL) + (args.synthetic != NULL) + args.kernels > 1)
+        return cli_report(MICA_E_USAGE,
+                          "bench measures one of MODEL, --synthetic and --kernels at a time");
+    return run_bench(&args, model);
+}

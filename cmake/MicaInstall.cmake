@@ -1,0 +1,30 @@
+# What `cmake --install` gives:
+#
+#   bin/mica   lib/libmica.so.0   include/mica/mica.h
+#   lib/pkgconfig/mica.pc         lib/cmake/mica/micaConfig.cmake  (target mica::mica)
+#
+# Everything finds its neighbours relative to itself, so the tree may be moved.
+include(CMakePackageConfigHelpers)
+
+set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/mica)
+set(pkgconfig_dir ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+
+file(RELATIVE_PATH MICA_PC_PREFIX ${CMAKE_INSTALL_PREFIX}/${pkgconfig_dir} ${CMAKE_INSTALL_PREFIX})
+string(REGEX REPLACE "/$" "" MICA_PC_PREFIX "${MICA_PC_PREFIX}")
+configure_file(${CMAKE_CURRENT_LIST_DIR}/mica.pc.in ${PROJECT_BINARY_DIR}/mica.pc @ONLY)
+configure_package_config_file(${CMAKE_CURRENT_LIST_DIR}/micaConfig.cmake.in
+    ${PROJECT_BINARY_DIR}/micaConfig.cmake INSTALL_DESTINATION ${package_dir})
+# 0.x: a minor version may change the interface.
+write_basic_package_version_file(${PROJECT_BINARY_DIR}/micaConfigVersion.cmake
+    COMPATIBILITY SameMinorVersion)
+
+install(TARGETS mica EXPORT micaTargets
+    LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
+    PUBLIC_HEADER DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/mica)
+install(TARGETS mica_program RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+install(EXPORT micaTargets NAMESPACE mica:: DESTINATION ${package_dir})
+install(FILES ${PROJECT_BINARY_DIR}/micaConfig.cmake ${PROJECT_BINARY_DIR}/micaConfigVersion.cmake
+    DESTINATION ${package_dir})
+install(FILES ${PROJECT_BINARY_DIR}/mica.pc DESTINATION ${pkgconfig_dir})
+install(FILES ${PROJECT_SOURCE_DIR}/LICENSE ${PROJECT_SOURCE_DIR}/NOTICE
+    DESTINATION ${CMAKE_INSTALL_DOCDIR})
