@@ -1,0 +1,342 @@
+/* qwen_image_forward.c - the MMDiT pass; see qwen_image_forward.h.
+ *
+ *   latents ─img_in─► img ┐                                          ┌► norm_out ─► proj_out ─► velocity
+ *                         ├─► block 0 ─► block 1 ─► ... ─► block N-1 ┤
+ *   text features ──► txt ┘                                          └► (dropped)
+ *
+ *   block   each stream alone:  a = (1 + scale) * LayerNorm(x) + shift;  q k v = a W;  RMS norm of q, k; RoPE
+ *           both together:      softmax([q_txt; q_img] [k_txt; k_img]^T) [v_txt; v_img]
+ *           each stream alone:  x += gate * out W;  x += gate * MLP((1 + scale) * LayerNorm(x) + shift)
+ *
+ * Reference: diffusers transformer_qwenimage.py, QwenImageTransformer2DModel.forward,
+ * QwenImageTransformerBlock.forward, QwenDoubleStreamAttnProcessor2_0. What depends on the timestep alone
+ * comes from qwen_image_modulation.c, what depends on the prompt alone from condition_build.
+ *
+ * All scratch is taken from the step pool between a mark and its release, in the same order
+ * and sizes every time: after the first step nothing is allocated. */
+#include "models/qwen_image/qwen_image_forward.h"
+
+/* Rows that go through the MLP at a time. At 2,048 x 2,048 pixels with guidance the hidden
+ * layer would be 32,768 x 12,288 (1.6 GB); in pieces it is 200 MB, and each piece still reads
+ * 150 MB of weights for 310 GFLOP of work. */
+#define MLP_ROWS 4096
+
+#define NORM_EPS 1e-6f
+
+enum { TXT = 0, IMG = 1 }; /* the order of attention's segments */
+
+/* One stream during one block. */
+typedef struct side {
+    mica_qwen_image_stream *w;
+    mica_tensor x_LD;    /* residual stream, rows of all items */
+    mica_tensor work_LD; /* modulated input of q, k, v; then attention's output */
+    mica_tensor q_LD, k_LD, v_LD;
+    mica_tensor mod[6];  /* shift, scale, gate of attention, then of the MLP */
+    const mica_rope_table *rope;
+} side;
+
+typedef struct block {
+    mica_qwen_image_pass *pass;
+    side sides[2];
+    int n;
+} block;
+
+/* ------------------------------------------------------------------- probes -- */
+
+/* Rows of item 0 as [1, L, ...] under probe.transformer_blocks.N.`name`. */
+static void probe(const block *b, int s, const mica_tensor *x_LD, const char *name)
+{
+    mica_qwen_image_pass *p = b->pass;
+    const int64_t L = s == IMG ? p->P : p->conditions[0]->T;
+    const mica_tensor rows = mica_tensor_rows(x_LD, 0, L);
+    if (p->probes)
+        mica_tap(p->run->taps, p->be, &rows, 3, (const int64_t[]){1, L, x_LD->shape_[1]},
+                 "probe.transformer_blocks.%d.%s", b->n, name);
+}
+
+/* Whether somebody wants what the fused path never holds. The first two blocks tell a port
+ * what it needs to know; sixty would make a trace of gigabytes. */
+static bool wants(const block *b, const char *name)
+{
+    return b->pass->probes && b->n < 2 &&
+           mica_tap_wants(b->pass->run->taps, "probe.transformer_blocks.%d.%s", b->n, name);
+}
+
+/* The linear's own result, before gate and residual: computed once more, for the probe alone. */
+static void probe_linear(const block *b, int s, mica_nn_linear *l, const mica_tensor *in_LD,
+                         int64_t rows, const char *name)
+{
+    mica_backend *be = b->pass->be;
+    if (!wants(b, name))
+        return;
+    const mica_pool_mark mark = mica_pool_get_mark(be, MICA_POOL_STEP);
+    const mica_tensor in = mica_tensor_rows(in_LD, 0, rows);
+    mica_tensor out = mica_act_tensor(be, MICA_POOL_STEP, 2,
+                                      (const int64_t[]){rows, l->w.tensor.shape_[0]});
+    mica_nn_linear_run(be, l, &in, MICA_ACT_NONE, &out);
+    probe(b, s, &out, name);
+    mica_pool_release(be, MICA_POOL_STEP, mark);
+}
+
+/* ---------------------------------------------------------------- attention -- */
+
+static void project_qkv(const block *b, side *s)
+{
+    mica_backend *be = b->pass->be;
+    mica_layer_norm_modulate(be, &s->x_LD, &s->mod[MICA_MOD_SCALE], &s->mod[MICA_MOD_SHIFT],
+                             NORM_EPS, &s->work_LD);
+    mica_nn_linear_run(be, &s->w->q, &s->work_LD, MICA_ACT_NONE, &s->q_LD);
+    mica_nn_linear_run(be, &s->w->k, &s->work_LD, MICA_ACT_NONE, &s->k_LD);
+    mica_nn_linear_run(be, &s->w->v, &s->work_LD, MICA_ACT_NONE, &s->v_LD);
+}
+
+static mica_tensor heads(const block *b, const mica_tensor *x_LD, int64_t first, int64_t count)
+{
+    const mica_qwen_image_config *c = &b->pass->w->config;
+    const mica_tensor rows = mica_tensor_rows(x_LD, first, count);
+    return mica_tensor_reshape(&rows, 3, (const int64_t[]){count, c->heads, c->head_dim});
+}
+
+/* Norm and rotation of one item's queries or keys, in place. A probe of the norm alone splits
+ * the operation in two. */
+static void norm_and_rotate(const block *b, mica_tensor *x_LHK, mica_weight *norm_K,
+                            const mica_rope_table *rope, const char *probe_name)
+{
+    mica_backend *be = b->pass->be;
+    mica_qk_norm_rope_args args = {.x_LHK = x_LHK,
+                                   .norm_K = norm_K,
+                                   .eps = NORM_EPS,
+                                   .cos_Lk = &rope->cos_Lk,
+                                   .sin_Lk = &rope->sin_Lk,
+                                   .layout = MICA_ROPE_INTERLEAVED};
+    if (probe_name && wants(b, probe_name)) {
+        args.cos_Lk = args.sin_Lk = NULL;
+        mica_qk_norm_rope(be, &args);
+        mica_tap(b->pass->run->taps, be, x_LHK, 4,
+                 (const int64_t[]){1, x_LHK->shape_[0], x_LHK->shape_[1], x_LHK->shape_[2]},
+                 "probe.transformer_blocks.%d.%s", b->n, probe_name);
+        args.norm_K = NULL;
+        args.cos_Lk = &rope->cos_Lk;
+        args.sin_Lk = &rope->sin_Lk;
+    }
+    mica_qk_norm_rope(be, &args);
+}
+
+static void attend_item(block *b, int item, const int64_t first[2], const int64_t count[2])
+{
+    static const char *const NAMES[2][2] = {{"attn.norm_added_q", "attn.norm_added_k"},
+                                            {"attn.norm_q", "attn.norm_k"}};
+    mica_tensor q[2], k[2], v[2], out[2];
+    mica_attention_args args = {.segments = 2};
+    for (int s = 0; s < 2; s++) {
+        side *sd = &b->sides[s];
+        const mica_rope_table rope = mica_rope_table_rows(sd->rope, count[s]);
+        q[s] = heads(b, &sd->q_LD, first[s], count[s]);
+        k[s] = heads(b, &sd->k_LD, first[s], count[s]);
+        v[s] = heads(b, &sd->v_LD, first[s], count[s]);
+        out[s] = heads(b, &sd->work_LD, first[s], count[s]);
+        norm_and_rotate(b, &q[s], &sd->w->norm_q, &rope, item == 0 ? NAMES[s][0] : NULL);
+        norm_and_rotate(b, &k[s], &sd->w->norm_k, &rope, item == 0 ? NAMES[s][1] : NULL);
+        /* Text first: the order the model was trained with. It only matters to sums in floating
+         * point, since attention does not see order but through the rotation. */
+        args.q_LHK[s] = &q[s];
+        args.k_MGK[s] = &k[s];
+        args.v_MGK[s] = &v[s];
+        args.out_LHK[s] = &out[s];
+    }
+    mica_attention(b->pass->be, &args);
+}
+
+static void run_attention(block *b)
+{
+    const mica_qwen_image_pass *p = b->pass;
+    for (int s = 0; s < 2; s++) {
+        side *sd = &b->sides[s];
+        mica_tensor *const tensors[] = {&sd->work_LD, &sd->q_LD, &sd->k_LD, &sd->v_LD};
+        for (size_t i = 0; i < MICA_ARRAY_LEN(tensors); i++)
+            *tensors[i] = mica_act_tensor(p->be, MICA_POOL_STEP, 2, sd->x_LD.shape_);
+        project_qkv(b, sd);
+    }
+    int64_t first[2] = {0, 0};
+    for (int item = 0; item < p->condition_count * p->pictures; item++) {
+        const int64_t count[2] = {p->conditions[item / p->pictures]->T, p->P};
+        attend_item(b, item, first, count);
+        first[TXT] += count[TXT];
+        first[IMG] += count[IMG];
+    }
+    for (int s = 0; s < 2; s++) {
+        side *sd = &b->sides[s];
+        probe_linear(b, s, &sd->w->out, &sd->work_LD, s == IMG ? p->P : p->conditions[0]->T,
+                     s == IMG ? "attn.0" : "attn.1");
+        mica_nn_linear_gated(p->be, &sd->w->out, &sd->work_LD, &sd->mod[MICA_MOD_GATE], &sd->x_LD);
+    }
+}
+
+/* ---------------------------------------------------------------------- MLP -- */
+
+/* The MLP's result for item 0, when it is wanted. */
+static void probe_mlp(block *b, int s, const mica_tensor *x_LD, const char *name)
+{
+    const mica_qwen_image_pass *p = b->pass;
+    side *sd = &b->sides[s];
+    const int64_t L = s == IMG ? p->P : p->conditions[0]->T;
+    if (!wants(b, name))
+        return;
+    const mica_pool_mark mark = mica_pool_get_mark(p->be, MICA_POOL_STEP);
+    const mica_tensor x = mica_tensor_rows(x_LD, 0, L);
+    mica_tensor norm_LD = mica_act_tensor(p->be, MICA_POOL_STEP, 2, x.shape_);
+    mica_tensor hidden_LF = mica_act_tensor(p->be, MICA_POOL_STEP, 2,
+                                            (const int64_t[]){L, p->w->config.ffn});
+    mica_layer_norm_modulate(p->be, &x, &sd->mod[3 + MICA_MOD_SCALE], &sd->mod[3 + MICA_MOD_SHIFT],
+                             NORM_EPS, &norm_LD);
+    mica_nn_linear_run(p->be, &sd->w->mlp_in, &norm_LD, MICA_ACT_GELU_TANH, &hidden_LF);
+    probe_linear(b, s, &sd->w->mlp_out, &hidden_LF, L, name);
+    mica_pool_release(p->be, MICA_POOL_STEP, mark);
+}
+
+static void run_mlp(block *b, int s)
+{
+    mica_backend *be = b->pass->be;
+    side *sd = &b->sides[s];
+    const int64_t L = sd->x_LD.shape_[0], most = MICA_MIN(L, MLP_ROWS);
+    const int64_t D = b->pass->w->config.width, F = b->pass->w->config.ffn;
+    const mica_tensor norm = mica_act_tensor(be, MICA_POOL_STEP, 2, (const int64_t[]){most, D});
+    const mica_tensor hidden = mica_act_tensor(be, MICA_POOL_STEP, 2, (const int64_t[]){most, F});
+    probe_mlp(b, s, &sd->x_LD, s == IMG ? "img_mlp" : "txt_mlp");
+    for (int64_t first = 0; first < L; first += most) {
+        const int64_t count = MICA_MIN(most, L - first);
+        mica_tensor x_LD = mica_tensor_rows(&sd->x_LD, first, count);
+        mica_tensor norm_LD = mica_tensor_rows(&norm, 0, count);
+        mica_tensor hidden_LF = mica_tensor_rows(&hidden, 0, count);
+        mica_layer_norm_modulate(be, &x_LD, &sd->mod[3 + MICA_MOD_SCALE],
+                                 &sd->mod[3 + MICA_MOD_SHIFT], NORM_EPS, &norm_LD);
+        mica_nn_linear_run(be, &sd->w->mlp_in, &norm_LD, MICA_ACT_GELU_TANH, &hidden_LF);
+        mica_nn_linear_gated(be, &sd->w->mlp_out, &hidden_LF, &sd->mod[3 + MICA_MOD_GATE], &x_LD);
+    }
+}
+
+/* ----------------------------------------------------------------- the pass -- */
+
+static void prefetch_block(const mica_qwen_image_pass *p, int n)
+{
+    mica_weight *list[MICA_QWEN_IMAGE_BLOCK_WEIGHTS];
+    mica_qwen_image_block *blocks = p->w->blocks;
+    /* Behind the last block comes the first one of the next step. */
+    mica_backend_prefetch_weights(
+        p->be, list, mica_qwen_image_list_block(&blocks[n % p->w->config.layers], list));
+}
+
+static void run_block(block *b, int e)
+{
+    const mica_qwen_image_pass *p = b->pass;
+    mica_qwen_image_block *w = &p->w->blocks[b->n];
+    const mica_tensor *const tables[2] = {&p->mod->txt_S6D[b->n], &p->mod->img_S6D[b->n]};
+    b->sides[TXT].w = &w->txt;
+    b->sides[IMG].w = &w->img;
+    for (int s = 0; s < 2; s++)
+        for (int part = 0; part < 6; part++)
+            b->sides[s].mod[part] = mica_qwen_image_modulation_row(p->mod, tables[s], e, part);
+    const mica_pool_mark mark = mica_pool_get_mark(p->be, MICA_POOL_STEP);
+    run_attention(b);
+    mica_pool_release(p->be, MICA_POOL_STEP, mark);
+    for (int s = 0; s < 2; s++) {
+        run_mlp(b, s);
+        mica_pool_release(p->be, MICA_POOL_STEP, mark);
+    }
+    probe(b, TXT, &b->sides[TXT].x_LD, "0");
+    probe(b, IMG, &b->sides[IMG].x_LD, "1");
+}
+
+/* img_in once per picture; the second condition starts from the same rows. */
+static void enter_image(const mica_qwen_image_pass *p, const mica_tensor *latents_PC,
+                        mica_tensor *x_PD)
+{
+    const int64_t rows = p->pictures * p->P, D = p->w->config.width;
+    mica_tensor in_PC = mica_act_tensor(p->be, MICA_POOL_STEP, 2, latents_PC->shape_);
+    mica_tensor first = mica_tensor_rows(x_PD, 0, rows);
+    mica_copy(p->be, latents_PC, &in_PC);
+    mica_nn_linear_run(p->be, &p->w->img_in, &in_PC, MICA_ACT_NONE, &first);
+    if (p->condition_count == 2) {
+        mica_tensor second = mica_tensor_rows(x_PD, rows, rows);
+        mica_copy(p->be, &first, &second);
+    }
+    const mica_tensor item = mica_tensor_rows(x_PD, 0, p->P);
+    if (p->probes)
+        mica_tap(p->run->taps, p->be, &item, 3, (const int64_t[]){1, p->P, D}, "probe.img_in");
+}
+
+static void enter_text(const mica_qwen_image_pass *p, mica_tensor *x_TD)
+{
+    int64_t first = 0;
+    for (int item = 0; item < p->condition_count * p->pictures; item++) {
+        const mica_qwen_image_condition *c = p->conditions[item / p->pictures];
+        mica_tensor rows = mica_tensor_rows(x_TD, first, c->T);
+        mica_copy(p->be, &c->txt_TD, &rows);
+        first += c->T;
+    }
+}
+
+static void leave(const mica_qwen_image_pass *p, int e, mica_tensor *x_PD, mica_tensor *velocity_PC)
+{
+    const mica_tensor scale = mica_qwen_image_modulation_row(p->mod, &p->mod->out_S2D, e, 0);
+    const mica_tensor shift = mica_qwen_image_modulation_row(p->mod, &p->mod->out_S2D, e, 1);
+    const mica_tensor item = mica_tensor_rows(x_PD, 0, p->P);
+    mica_layer_norm_modulate(p->be, x_PD, &scale, &shift, NORM_EPS, x_PD);
+    if (p->probes)
+        mica_tap(p->run->taps, p->be, &item, 3,
+                 (const int64_t[]){1, p->P, p->w->config.width}, "probe.norm_out");
+    mica_nn_linear_run(p->be, &p->w->proj_out, x_PD, MICA_ACT_NONE, velocity_PC);
+}
+
+static mica_status run_blocks(mica_qwen_image_pass *p, int e, const mica_tensor *latents_PC,
+                              mica_tensor *velocity_PC, mica_err *err)
+{
+    const int layers = (int)p->w->config.layers, items = p->condition_count * p->pictures;
+    int64_t text_rows = 0;
+    for (int c = 0; c < p->condition_count; c++)
+        text_rows += p->pictures * p->conditions[c]->T;
+    block b = {.pass = p};
+    const int64_t D = p->w->config.width;
+    b.sides[TXT].x_LD = mica_act_tensor(p->be, MICA_POOL_STEP, 2, (const int64_t[]){text_rows, D});
+    b.sides[IMG].x_LD = mica_act_tensor(p->be, MICA_POOL_STEP, 2, (const int64_t[]){items * p->P, D});
+    b.sides[TXT].rope = &p->rope->txt;
+    b.sides[IMG].rope = &p->rope->img;
+    enter_image(p, latents_PC, &b.sides[IMG].x_LD);
+    enter_text(p, &b.sides[TXT].x_LD);
+    for (b.n = 0; b.n < layers; b.n++) {
+        prefetch_block(p, b.n + 1);
+        run_block(&b, e);
+        MICA_TRY(mica_run_block(p->run, p->be, b.n + 1, layers, err));
+    }
+    leave(p, e, &b.sides[IMG].x_LD, velocity_PC);
+    return mica_backend_check(p->be, err);
+}
+
+mica_status mica_qwen_image_forward(mica_qwen_image_pass *p, int e, const mica_tensor *latents_PC,
+                                    mica_tensor *velocity_PC, mica_err *err)
+{
+    const mica_pool_mark mark = mica_pool_get_mark(p->be, MICA_POOL_STEP);
+    const mica_backend_counters before = mica_backend_get_counters(p->be);
+    const mica_status st = run_blocks(p, e, latents_PC, velocity_PC, err);
+    const mica_backend_counters after = mica_backend_get_counters(p->be);
+    p->allocations += after.allocations - before.allocations;
+    p->waits += after.waits - before.waits;
+    mica_pool_release(p->be, MICA_POOL_STEP, mark);
+    return st;
+}
+
+void mica_qwen_image_condition_build(mica_qwen_image_weights *w, mica_backend *be,
+                                     const mica_tap_sink *taps, const mica_tensor *embeds_TE,
+                                     mica_qwen_image_condition *out)
+{
+    const int64_t T = embeds_TE->shape_[0], E = w->config.text_width, D = w->config.width;
+    out->T = T;
+    out->txt_TD = mica_act_tensor(be, MICA_POOL_SESSION, 2, (const int64_t[]){T, D});
+    const mica_pool_mark mark = mica_pool_get_mark(be, MICA_POOL_STEP);
+    mica_tensor norm_TE = mica_act_tensor(be, MICA_POOL_STEP, 2, (const int64_t[]){T, E});
+    mica_rms_norm(be, embeds_TE, &w->txt_norm, NORM_EPS, &norm_TE);
+    mica_tap(taps, be, &norm_TE, 3, (const int64_t[]){1, T, E}, "probe.txt_norm");
+    mica_nn_linear_run(be, &w->txt_in, &norm_TE, MICA_ACT_NONE, &out->txt_TD);
+    mica_tap(taps, be, &out->txt_TD, 3, (const int64_t[]){1, T, D}, "probe.txt_in");
+    mica_pool_release(be, MICA_POOL_STEP, mark);
+}

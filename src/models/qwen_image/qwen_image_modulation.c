@@ -1,0 +1,139 @@
+/* qwen_image_modulation.c - modulation vectors of many steps in one product per block; see
+ * qwen_image_modulation.h.
+ *
+ * Reference: diffusers transformer_qwenimage.py, QwenTimestepProjEmbeddings, the img_mod and txt_mod
+ * of QwenImageTransformerBlock, and AdaLayerNormContinuous (normalization.py), whose halves are
+ * (scale, shift) where the blocks have (shift, scale, gate). With zero_cond_t the table's second
+ * timestep only concerns reference pictures, which text to picture has not. */
+#include "models/qwen_image/qwen_image_modulation.h"
+
+#include "base/mem.h"
+#include "nn/timestep.h"
+
+#define SINUSOIDS 256
+
+static mica_tensor rows_of(const mica_tensor *table, int first, int count, int64_t width)
+{
+    const mica_tensor rows = mica_tensor_rows(table, first, count);
+    return mica_tensor_reshape(&rows, 2, (const int64_t[]){mica_tensor_count(&rows) / width, width});
+}
+
+mica_status mica_qwen_image_modulation_init(mica_qwen_image_modulation *m,
+                                            mica_qwen_image_weights *w, mica_backend *be,
+                                            mica_arena *arena, const float *timesteps,
+                                            int evaluations, bool once, mica_err *err)
+{
+    const int64_t D = w->config.width, layers = w->config.layers;
+    *m = (mica_qwen_image_modulation){.w = w, .timesteps = timesteps, .evaluations = evaluations};
+    m->capacity = once ? MICA_MIN(evaluations, MICA_QWEN_IMAGE_MODULATION_STEPS) : 1;
+    m->img_S6D = mica_arena_calloc(arena, (size_t)layers, sizeof *m->img_S6D);
+    m->txt_S6D = mica_arena_calloc(arena, (size_t)layers, sizeof *m->txt_S6D);
+    if (!m->img_S6D || !m->txt_S6D)
+        return MICA_FAIL(err, MICA_E_NOMEM, "no memory for modulation tables");
+    for (int64_t n = 0; n < layers; n++) {
+        const int64_t shape[] = {m->capacity * 6, D};
+        m->img_S6D[n] = mica_state_tensor(be, MICA_POOL_SESSION, 2, shape);
+        m->txt_S6D[n] = mica_state_tensor(be, MICA_POOL_SESSION, 2, shape);
+    }
+    m->out_S2D = mica_state_tensor(be, MICA_POOL_SESSION, 2,
+                                   (const int64_t[]){m->capacity * 2, D});
+    return mica_backend_check(be, err);
+}
+
+/* silu of the timestep embedding, [count, D]. */
+static mica_status embed_timesteps(mica_qwen_image_modulation *m, mica_backend *be, mica_run *run,
+                                   mica_tensor *out_SD, mica_err *err)
+{
+    const int64_t D = m->w->config.width;
+    float *host = mica_mem_calloc((size_t)m->count * SINUSOIDS, sizeof *host);
+    if (!host)
+        return MICA_FAIL(err, MICA_E_NOMEM, "no memory for %d timestep features", m->count);
+    for (int s = 0; s < m->count; s++)
+        mica_timestep_features(m->timesteps[m->first + s], 1000.0f, SINUSOIDS, m->round_bf16,
+                               host + (size_t)s * SINUSOIDS);
+    mica_tensor x_ST = mica_act_tensor(be, MICA_POOL_STEP, 2,
+                                       (const int64_t[]){m->count, SINUSOIDS});
+    mica_tensor hidden_SD = mica_act_tensor(be, MICA_POOL_STEP, 2, (const int64_t[]){m->count, D});
+    mica_upload_f32(be, &x_ST, host);
+    mica_mem_free(host);
+    mica_nn_linear_run(be, &m->w->time_1, &x_ST, MICA_ACT_SILU, &hidden_SD);
+    mica_nn_linear_run(be, &m->w->time_2, &hidden_SD, MICA_ACT_NONE, out_SD);
+    if (m->first == 0) {
+        const mica_tensor row = mica_tensor_rows(out_SD, 0, 1);
+        mica_tap(run->taps, be, &row, 0, NULL, "probe.time_text_embed");
+    }
+    mica_silu(be, out_SD, out_SD);
+    return mica_backend_check(be, err);
+}
+
+static void tap_block(const mica_qwen_image_modulation *m, mica_backend *be, mica_run *run, int n)
+{
+    const int64_t shape[] = {1, 6 * m->w->config.width};
+    if (m->first != 0 || n > 1)
+        return;
+    const mica_tensor img = mica_tensor_rows(&m->img_S6D[n], 0, 6);
+    const mica_tensor txt = mica_tensor_rows(&m->txt_S6D[n], 0, 6);
+    mica_tap(run->taps, be, &img, 2, shape, "probe.transformer_blocks.%d.img_mod", n);
+    mica_tap(run->taps, be, &txt, 2, shape, "probe.transformer_blocks.%d.txt_mod", n);
+}
+
+static void prefetch(mica_qwen_image_weights *w, mica_backend *be, int n)
+{
+    mica_weight *list[MICA_QWEN_IMAGE_BLOCK_WEIGHTS];
+    if (n < (int)w->config.layers)
+        mica_backend_prefetch_weights(be, list,
+                                      mica_qwen_image_list_modulation(&w->blocks[n], list));
+}
+
+static mica_status fill_tables(mica_qwen_image_modulation *m, mica_backend *be, mica_run *run,
+                               const mica_tensor *temb_SD, bool drop, mica_err *err)
+{
+    mica_qwen_image_weights *w = m->w;
+    const int64_t D = w->config.width;
+    prefetch(w, be, 0);
+    for (int n = 0; n < (int)w->config.layers; n++) {
+        mica_weight *list[MICA_QWEN_IMAGE_BLOCK_WEIGHTS];
+        mica_tensor img = rows_of(&m->img_S6D[n], 0, m->count * 6, 6 * D);
+        mica_tensor txt = rows_of(&m->txt_S6D[n], 0, m->count * 6, 6 * D);
+        prefetch(w, be, n + 1);
+        mica_nn_linear_run(be, &w->blocks[n].img.mod, temb_SD, MICA_ACT_NONE, &img);
+        mica_nn_linear_run(be, &w->blocks[n].txt.mod, temb_SD, MICA_ACT_NONE, &txt);
+        m->matmuls += 2;
+        tap_block(m, be, run, n);
+        if (drop)
+            mica_backend_drop_weights(be, list,
+                                      mica_qwen_image_list_modulation(&w->blocks[n], list));
+        MICA_TRY(mica_run_block(run, be, n + 1, (int)w->config.layers, err));
+    }
+    mica_tensor out = rows_of(&m->out_S2D, 0, m->count * 2, 2 * D);
+    mica_nn_linear_run(be, &w->norm_out, temb_SD, MICA_ACT_NONE, &out);
+    m->matmuls++;
+    return mica_backend_check(be, err);
+}
+
+mica_status mica_qwen_image_modulation_prepare(mica_qwen_image_modulation *m, mica_backend *be,
+                                               mica_run *run, int e, mica_err *err)
+{
+    if (e >= m->first && e < m->first + m->count)
+        return MICA_OK;
+    m->first = e;
+    m->count = MICA_MIN(m->capacity, m->evaluations - e);
+    /* One at a time means that every step reads the weights again, as without the technique. */
+    const bool drop = m->capacity > 1 && e + m->count == m->evaluations;
+    const mica_pool_mark mark = mica_pool_get_mark(be, MICA_POOL_STEP);
+    mica_tensor temb_SD = mica_act_tensor(be, MICA_POOL_STEP, 2,
+                                          (const int64_t[]){m->count, m->w->config.width});
+    mica_status st = embed_timesteps(m, be, run, &temb_SD, err);
+    if (!st)
+        st = fill_tables(m, be, run, &temb_SD, drop, err);
+    mica_pool_release(be, MICA_POOL_STEP, mark);
+    return st;
+}
+
+mica_tensor mica_qwen_image_modulation_row(const mica_qwen_image_modulation *m,
+                                           const mica_tensor *table, int e, int part)
+{
+    const int parts = table == &m->out_S2D ? 2 : 6;
+    const mica_tensor row = mica_tensor_rows(table, (int64_t)(e - m->first) * parts + part, 1);
+    return mica_tensor_reshape(&row, 1, (const int64_t[]){m->w->config.width});
+}

@@ -1,0 +1,48 @@
+/* qwen_image_modulation.h - everything that depends on the timestep alone, for many steps at once.
+ *
+ *     timesteps[S] ─► sinusoids [S, 256] ─► MLP ─► silu ─► [S, D] ─┬─► block n: image [S, 6, D]
+ *                                                                  ├─► block n: text  [S, 6, D]
+ *                                                                  └─► norm_out       [S, 2, D]
+ *
+ * The modulation linears are a third of the released model's weights (6.8 of 20.4 B). As one
+ * product per block over all steps they are read once, and can then be dropped. A table covers
+ * at most MICA_QWEN_IMAGE_MODULATION_STEPS evaluations (7 KB x D x layers each: 440 MB for 50 steps of
+ * the released model); longer runs build it again when they leave it. */
+#ifndef MICA_MODELS_QWEN_IMAGE_QWEN_IMAGE_MODULATION_H
+#define MICA_MODELS_QWEN_IMAGE_QWEN_IMAGE_MODULATION_H
+
+#include "models/qwen_image/qwen_image_weights.h"
+#include "nn/run.h"
+
+#define MICA_QWEN_IMAGE_MODULATION_STEPS 64
+
+typedef struct mica_qwen_image_modulation {
+    mica_qwen_image_weights *w;
+    const float *timesteps;  /* of every evaluation of the run, 0..1; borrowed */
+    int evaluations;
+    bool round_bf16;
+    int capacity;            /* evaluations a table holds */
+    int first, count;        /* those it holds now */
+    uint64_t matmuls;        /* modulation matmuls so far */
+    mica_tensor *img_S6D, *txt_S6D; /* per block: [capacity * 6, D] f32 state */
+    mica_tensor out_S2D;     /* [capacity * 2, D] */
+} mica_qwen_image_modulation;
+
+/* Parts of a row of img_S6D and txt_S6D. */
+enum { MICA_MOD_SHIFT = 0, MICA_MOD_SCALE = 1, MICA_MOD_GATE = 2 }; /* + 3 for the MLP */
+
+/* Tables in the session pool; nothing is computed yet. once: one table for as many evaluations
+ * as fit; otherwise (ablation) one evaluation at a time. `arena` holds the per-block arrays. */
+mica_status mica_qwen_image_modulation_init(mica_qwen_image_modulation *m,
+                                            mica_qwen_image_weights *w, mica_backend *be,
+                                            mica_arena *arena, const float *timesteps,
+                                            int evaluations, bool once, mica_err *err);
+/* Makes sure evaluation e is in the table. When the table holds the last evaluation, the
+ * modulation weights are dropped. */
+mica_status mica_qwen_image_modulation_prepare(mica_qwen_image_modulation *m, mica_backend *be,
+                                               mica_run *run, int e, mica_err *err);
+/* [D] views for evaluation e of the table. */
+mica_tensor mica_qwen_image_modulation_row(const mica_qwen_image_modulation *m,
+                                           const mica_tensor *table_S6D, int e, int part);
+
+#endif
