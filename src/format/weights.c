@@ -440,3 +440,15 @@ void mica_weights_dontneed(const mica_weights *w, const mica_tensor *t)
 {
     hint(w, t, mica_file_map_dontneed);
 }
+
+bool mica_weights_is_mapped(const mica_weights *w, const mica_tensor *t)
+{
+    const uintptr_t p = (uintptr_t)t->data;
+    for (size_t i = 0; i < w->file_count; i++) {
+        const mica_weights_file *f = &w->files[i];
+        const uintptr_t base = (uintptr_t)f->map.data;
+        if (f->is_mapped && p >= base && p - base < f->map.size)
+            return true;
+    }
+    return false;
+}

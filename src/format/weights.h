@@ -52,6 +52,8 @@ mica_status mica_weights_rename(mica_weights *w, mica_name_map_fn map, void *use
 /* Page-cache hints for one tensor's bytes (no-op for tensors outside the mappings). */
 void mica_weights_willneed(const mica_weights *w, const mica_tensor *t);
 void mica_weights_dontneed(const mica_weights *w, const mica_tensor *t);
+/* True when the tensor's data lies in a mapped file (and so comes back after its pages went). */
+bool mica_weights_is_mapped(const mica_weights *w, const mica_tensor *t);
 
 /* ---- writing ---- */
 /* Safetensors file; wider elements first, so that all data is aligned, else in the given order. */

@@ -91,6 +91,7 @@ static void bind_one(mica_weight_binder *b, const mica_weight_row *row, int inde
         return;
     }
     out->tensor = *t;
+    out->mapped = mica_weights_is_mapped(b->weights, t);
     out->name = mica_arena_strndup(b->arena, name, strlen(name));
     b->out_of_memory |= !out->name;
     b->bound++;
