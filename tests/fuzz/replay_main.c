@@ -14,9 +14,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define INPUT_LIMIT  (16u << 20)
-#define CUT_COUNT  16
-#define FLIP_COUNT 64
+#define INPUT_LIMIT (16u << 20)
+#define CUT_COUNT   16
+#define FLIP_COUNT  64
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
