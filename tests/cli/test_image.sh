@@ -1,0 +1,103 @@
+# test_image.sh - what a working run gives: files, names, JSON, recipes, prompts, sizes.
+. "$(dirname "$0")/cli_test.sh"
+
+small="-W 32 -H 32 --steps 2 --precision f32"
+json_get() { "$MICA_TOOLS/json_get" "$@"; }
+is_png() { [ "$(head -c 8 "$1" | od -An -tx1 | tr -d ' \n')" = 89504e470d0a1a0a ]; }
+
+# Files and names. Options are split on purpose: $small holds several.
+# shellcheck disable=SC2086
+works image "$model" -p 'a fox' $small -o a.png
+check 'a.png is a PNG' is_png a.png
+check 'the summary names the picture' grep -q '^a.png: 32x32, seed 0' "$out"
+check 'no progress bar in a pipe' test ! -s "$err"
+works image "$model" -p 'a fox' $small -o b.png --quiet
+check 'quiet is quiet' test ! -s "$out"
+check 'the same call gives the same bytes' cmp a.png b.png
+works image "$model" -p 'a fox' $small -o b.png --seed 1 --quiet
+check 'the picture was replaced' sh -c '! cmp -s a.png b.png'
+works image "$model" -p 'a fox' $small -o '%s%n.png' --batch 2 --quiet
+check 'first of the batch' is_png '%s%n-1.png'
+check 'second of the batch' is_png '%s%n-2.png'
+check 'no unnumbered picture' test ! -e '%s%n.png'
+works image "$model" -p 'a fox' $small --quiet
+check 'default name' is_png out.png
+works image "$model" -p 'a fox' $small -o a.jpg --quiet
+check 'JPEG' sh -c '[ "$(head -c 3 a.jpg | od -An -tx1 | tr -d " \n")" = ffd8ff ]'
+works image "$model" -p 'a fox' $small -o a.webp --quiet
+check 'WebP' sh -c '[ "$(head -c 4 a.webp)" = RIFF ]'
+
+# JSON: exactly one object, with the figures of the contract.
+works image "$model" -p 'a "fox"
+🦊' -n '' $small -o j.png --json --batch 2 --seed 7
+cp "$out" j.json
+check 'one JSON object' json_get seconds.open seconds.text seconds.prepare seconds.denoise \
+    seconds.decode seconds.total steps_per_second peak_memory parameters <j.json >j.values
+check 'output paths' sh -c '[ "$(cat)" = "j-1.png
+j-1.png
+j-2.png
+8" ]' <<END
+$(json_get output outputs.0.path outputs.1.path outputs.1.seed <j.json)
+END
+check 'the prompt survives' sh -c '[ "$1" = "a \"fox\"
+🦊" ]' sh "$(json_get parameters.prompt <j.json)"
+check 'no allocation inside blocks' test "$(json_get counters.block_allocations <j.json)" = 0
+check 'no wait inside blocks' test "$(json_get counters.block_waits <j.json)" = 0
+check 'rotary tables built once' test "$(json_get counters.rope_builds <j.json)" = 1
+
+# A batch of two is the same pictures as two runs.
+works image "$model" -p 'a fox' $small -o s.png --batch 2 --seed 5 --quiet
+works image "$model" -p 'a fox' $small -o s5.png --seed 5 --quiet
+works image "$model" -p 'a fox' $small -o s6.png --seed 6 --quiet
+for k in 1 2; do
+    works inspect s-$k.png --json
+done
+pixels() { "$MICA_TOOLS/picture_pixels" "$@"; }
+check 'batch picture 1' pixels s-1.png s5.png
+check 'batch picture 2' pixels s-2.png s6.png
+
+# Any number of threads gives the same bytes.
+works image "$model" -p 'a fox' $small -o t1.png --threads 1 --quiet
+works image "$model" -p 'a fox' $small -o t3.png --threads 3 --quiet
+check '1 and 2 threads' pixels a.png t1.png
+check '1 and 3 threads' pixels t1.png t3.png
+
+# The recipe can be read back.
+works inspect j-2.png
+check 'recipe for people' grep -q 'fox' "$out"
+works inspect j-2.png --json
+cp "$out" r.json
+check 'recipe as JSON' json_get <r.json
+works inspect "$model"
+check 'the family is told' grep -qi 'qwen' "$out"
+works inspect "$model" --json
+check 'the report is JSON' json_get <"$out"
+
+# Prompts: files, standard input, empty, not UTF-8, long.
+printf 'a fox\n' >prompt.txt
+works image "$model" -p @prompt.txt $small -o p.png --quiet
+check 'prompt from a file' pixels a.png p.png
+checks=$((checks + 1))
+printf 'a fox' | "$MICA" image "$model" -p - $small -o p2.png --quiet >"$out" 2>"$err" ||
+    complain 'prompt from standard input'
+check 'prompt from standard input' pixels a.png p2.png
+works image "$model" -p '' $small -o e.png --quiet
+check 'empty prompt' is_png e.png
+works image "$model" -p "$(printf 'bad \377\300 bytes')" $small -o u.png
+check 'a note about UTF-8' grep -q '^mica: note: the prompt is not valid UTF-8' "$err"
+check 'picture from it all the same' is_png u.png
+works inspect u.png --json
+check 'its recipe is valid JSON' json_get <"$out"
+
+# Sizes are rounded down to what the model can do, with a note.
+works image "$model" -p 'a fox' -W 250 -H 64 --steps 1 -o w.png --json
+cp "$out" w.json
+check 'a note about the size' grep -q '^mica: note: .*250' "$err"
+check 'rounded down' test "$(json_get outputs.0.width <w.json)" = 240
+
+# Token ids: alone, and beside a picture when one is asked for.
+works image "$model" -p 'a fox' --tokens
+check 'only numbers' grep -Eq '^[0-9]+( [0-9]+)*$' "$out"
+works image "$model" -p 'a fox' -n 'b' --tokens --json
+check 'tokens as JSON' json_get tokens.prompt.0 tokens.negative.0 <"$out"
+finish
