@@ -43,6 +43,7 @@ typedef struct mica_cpu_backend {
     bool use_bf16; /* products of bf16 operands (the processor has the instruction) */
     bool use_int8; /* insensitive linears in 8-bit integers */
     bool fuse;     /* false: epilogues and QK-norm+RoPE as separate passes (ablation) */
+    const struct mica_kernels *kernels;
     mica_dnnl *dnnl;
     mica_cpu_pool pool[MICA_POOL_COUNT];
     mica_cpu_buffer shared;      /* scratch of the running operation */
@@ -122,9 +123,11 @@ void mica_cpu_prepared_drop_all(mica_cpu_backend *be);
 
 /* ------------------------------------------------------------- weights -- */
 
-/* `count` elements from element `first` (row-major, contiguous) of a weight as f32, scale
- * applied. Any float dtype. row_length: elements per row of dimension 0 (per-row scales). */
+/* Elements [first, first + count) of a weight in row-major order as f32, scales applied. Any
+ * float dtype; rows of dimension 0 may be apart (stride_[0]), everything inside is contiguous. */
 void mica_cpu_weight_to_f32(const mica_tensor *w, int64_t first, int64_t count, float *out);
+/* The scale factors of rows [first, first + count); ones when the weight has none. */
+void mica_cpu_weight_scales(const mica_tensor *w, int64_t first, int64_t count, float *out);
 
 /* Page-cache read-ahead in a helper thread (cpu_prefetch.c); both may be called with any
  * tensor, also one that does not lie in a file mapping. */

@@ -1,0 +1,486 @@
+/* backend.c - the operations of backend.h in front of an implementation.
+ *
+ *     mica_linear(be, args)
+ *        already failed ........ return
+ *        shapes disagree ....... keep MICA_E_INTERNAL with both shapes
+ *        nothing to compute .... return
+ *        be->ops->linear ....... its failure is kept, its time counted
+ *
+ * The checks cost a few comparisons an operation, so they stay in release builds: a defect
+ * of a model then is a message with the weight's name and not a stray write. No numbers
+ * are computed here and no device is known, except in mica_backend_open. */
+#include "backend/backend_ops.h"
+#include "backend/cpu/cpu_backend.h"
+#include "base/checked.h"
+#include "base/clock.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+/* ------------------------------------------------------------- lifetime -- */
+
+mica_status mica_backend_open(mica_backend **out, const mica_backend_options *options,
+                              mica_err *err)
+{
+    *out = NULL;
+    if (options->device == MICA_DEVICE_CUDA)
+        return MICA_FAIL(err, MICA_E_UNSUPPORTED,
+                         "this build has no CUDA backend; use --device cpu");
+    if (options->precision == MICA_PRECISION_FP8)
+        return MICA_FAIL(
+            err, MICA_E_UNSUPPORTED,
+            "precision fp8 needs a device with fp8 units; use bf16 or int8 on the CPU");
+    return mica_cpu_backend_open(out, options, err);
+}
+
+void mica_backend_close(mica_backend **be)
+{
+    if (!be || !*be)
+        return;
+    (*be)->ops->close(*be);
+    *be = NULL;
+}
+
+mica_status mica_backend_check(mica_backend *be, mica_err *err)
+{
+    const mica_status status = be->error.status;
+    if (status == MICA_OK)
+        return MICA_OK;
+    if (err)
+        *err = be->error;
+    be->error.status = MICA_OK;
+    be->error.text[0] = '\0';
+    return status;
+}
+
+bool mica_backend_failed(const mica_backend *be)
+{
+    return be->error.status != MICA_OK;
+}
+
+void mica_backend_fail(mica_backend *be, mica_status status, const char *format, ...)
+{
+    if (mica_backend_failed(be))
+        return;
+    char text[MICA_ERR_TEXT];
+    va_list list;
+    va_start(list, format);
+    vsnprintf(text, sizeof text, format, list);
+    va_end(list);
+    mica_err_set(&be->error, status, "%s", text);
+}
+
+mica_precision mica_backend_precision(const mica_backend *be)
+{
+    return be->options.precision;
+}
+
+const char *mica_backend_name(const mica_backend *be)
+{
+    return be->name;
+}
+
+mica_backend_counters mica_backend_get_counters(const mica_backend *be)
+{
+    return be->counters;
+}
+
+/* An implementation returned `status` with its text in be->error: a status without text would
+ * be lost by mica_backend_check. */
+static void keep(mica_backend *be, mica_status status)
+{
+    if (status != MICA_OK && !mica_backend_failed(be))
+        mica_err_set(&be->error, status, "the backend failed without a message");
+}
+
+/* Start of every operation: false once something failed. */
+static bool begin(mica_backend *be)
+{
+    if (mica_backend_failed(be))
+        return false;
+    be->counters.ops++;
+    return true;
+}
+
+/* --------------------------------------------------------------- memory -- */
+
+static mica_tensor pool_tensor(mica_backend *be, mica_pool pool, mica_dtype dtype, int ndim,
+                               const int64_t *shape)
+{
+    mica_tensor t = mica_tensor_make(NULL, dtype, ndim, shape);
+    if (mica_backend_failed(be))
+        return t;
+    size_t size = (size_t)mica_dtype_get(dtype)->size;
+    for (int i = 0; i < ndim; i++) {
+        if (shape[i] < 0 || !mica_mul_size(size, (size_t)shape[i], &size)) {
+            mica_backend_fail(be, MICA_E_NOMEM,
+                              "a tensor of %d dimensions, the first %" PRId64
+                              ", does not fit in memory",
+                              ndim, shape[0]);
+            return t;
+        }
+    }
+    keep(be, be->ops->pool_alloc(be, pool, size, &t.data, &be->error));
+    return t;
+}
+
+mica_tensor mica_act_tensor(mica_backend *be, mica_pool pool, int ndim, const int64_t *shape)
+{
+    return pool_tensor(be, pool, be->act_dtype, ndim, shape);
+}
+
+mica_tensor mica_state_tensor(mica_backend *be, mica_pool pool, int ndim, const int64_t *shape)
+{
+    return pool_tensor(be, pool, MICA_DTYPE_F32, ndim, shape);
+}
+
+mica_pool_mark mica_pool_get_mark(mica_backend *be, mica_pool pool)
+{
+    return be->ops->pool_get_mark(be, pool);
+}
+
+void mica_pool_release(mica_backend *be, mica_pool pool, mica_pool_mark mark)
+{
+    be->ops->pool_release(be, pool, mark);
+}
+
+void mica_pool_trim(mica_backend *be)
+{
+    be->ops->pool_trim(be);
+}
+
+uint64_t mica_pool_peak(const mica_backend *be, mica_pool pool)
+{
+    return be->ops->pool_peak(be, pool);
+}
+
+void mica_upload_f32(mica_backend *be, const mica_tensor *dst, const float *src)
+{
+    if (begin(be) && mica_tensor_count(dst) > 0)
+        keep(be, be->ops->upload_f32(be, dst, src, &be->error));
+}
+
+void mica_download_f32(mica_backend *be, float *dst, const mica_tensor *src)
+{
+    if (begin(be) && mica_tensor_count(src) > 0)
+        keep(be, be->ops->download_f32(be, dst, src, &be->error));
+}
+
+void mica_backend_prefetch_weights(mica_backend *be, mica_weight *const *weights, int count)
+{
+    if (!mica_backend_failed(be))
+        be->ops->prefetch_weights(be, weights, count);
+}
+
+void mica_backend_drop_weights(mica_backend *be, mica_weight *const *weights, int count)
+{
+    be->ops->drop_weights(be, weights, count);
+}
+
+/* --------------------------------------------------------------- checks -- */
+
+/* Keeps the failure "op NAME: what" with the description of both tensors. */
+static bool mismatch(mica_backend *be, const char *op, const mica_weight *w, const char *what,
+                     const mica_tensor *a, const mica_tensor *b)
+{
+    char text_a[96], text_b[96];
+    mica_backend_fail(be, MICA_E_INTERNAL, "%s%s%s: %s: %s against %s", op, w && w->name ? " " : "",
+                      w && w->name ? w->name : "", what,
+                      mica_tensor_describe(a, text_a, sizeof text_a),
+                      mica_tensor_describe(b, text_b, sizeof text_b));
+    return false;
+}
+
+/* Rows of a tensor seen as [rows, last dimension]. */
+static int64_t last_of(const mica_tensor *t)
+{
+    return t->ndim > 0 ? t->shape_[t->ndim - 1] : 1;
+}
+
+static int64_t rows_of(const mica_tensor *t)
+{
+    const int64_t last = last_of(t);
+    return last > 0 ? mica_tensor_count(t) / last : 0;
+}
+
+static bool same_shape(const mica_tensor *a, const mica_tensor *b)
+{
+    if (a->ndim != b->ndim)
+        return false;
+    for (int i = 0; i < a->ndim; i++)
+        if (a->shape_[i] != b->shape_[i])
+            return false;
+    return true;
+}
+
+static bool check_same(mica_backend *be, const char *op, const mica_tensor *a, const mica_tensor *b)
+{
+    return same_shape(a, b) || mismatch(be, op, NULL, "shapes differ", a, b);
+}
+
+static bool check_vector(mica_backend *be, const char *op, const mica_weight *name,
+                         const mica_tensor *v, const mica_tensor *x, int64_t length)
+{
+    return !v || mica_tensor_count(v) == length ||
+           mismatch(be, op, name, "vector of another length", v, x);
+}
+
+/* --------------------------------------------------------------- linear -- */
+
+static bool check_linear(mica_backend *be, const mica_linear_args *a)
+{
+    const mica_tensor *x = a->x_MD, *w = &a->w_OD->tensor, *y = a->y_MO;
+    const int64_t outputs = w->shape_[0];
+    if (w->ndim != 2 || last_of(x) != w->shape_[1])
+        return mismatch(be, "linear", a->w_OD, "weight does not fit the input", x, w);
+    if (last_of(y) != outputs || rows_of(y) != rows_of(x))
+        return mismatch(be, "linear", a->w_OD, "weight does not fit the output", y, w);
+    if (a->residual_MO && !same_shape(a->residual_MO, y))
+        return mismatch(be, "linear", a->w_OD, "residual and output differ", a->residual_MO, y);
+    if (a->gate_O && !a->residual_MO)
+        return mismatch(be, "linear", a->w_OD, "a gate needs a residual", a->gate_O, y);
+    return check_vector(be, "linear bias of", a->w_OD, a->bias_O ? &a->bias_O->tensor : NULL, y,
+                        outputs) &&
+           check_vector(be, "linear gate of", a->w_OD, a->gate_O, y, outputs);
+}
+
+void mica_linear(mica_backend *be, const mica_linear_args *args)
+{
+    if (!begin(be) || !check_linear(be, args) || mica_tensor_count(args->y_MO) == 0)
+        return;
+    const double start = mica_clock_seconds();
+    keep(be, be->ops->linear(be, args, &be->error));
+    be->counters.linear_seconds += mica_clock_seconds() - start;
+    be->counters.linear_flops +=
+        2.0 * (double)mica_tensor_count(args->y_MO) * (double)args->w_OD->tensor.shape_[1];
+}
+
+/* ---------------------------------------------------------------- norms -- */
+
+void mica_layer_norm_modulate(mica_backend *be, const mica_tensor *x_MD, const mica_tensor *scale_D,
+                              const mica_tensor *shift_D, float eps, mica_tensor *y_MD)
+{
+    const char *op = "layer_norm_modulate";
+    if (begin(be) && check_same(be, op, x_MD, y_MD) &&
+        check_vector(be, op, NULL, scale_D, x_MD, last_of(x_MD)) &&
+        check_vector(be, op, NULL, shift_D, x_MD, last_of(x_MD)) && mica_tensor_count(x_MD) > 0)
+        keep(be, be->ops->layer_norm_modulate(be, x_MD, scale_D, shift_D, eps, y_MD, &be->error));
+}
+
+void mica_rms_norm(mica_backend *be, const mica_tensor *x_MD, mica_weight *w_D, float eps,
+                   mica_tensor *y_MD)
+{
+    if (begin(be) && check_same(be, "rms_norm", x_MD, y_MD) &&
+        check_vector(be, "rms_norm", w_D, w_D ? &w_D->tensor : NULL, x_MD, last_of(x_MD)) &&
+        mica_tensor_count(x_MD) > 0)
+        keep(be, be->ops->rms_norm(be, x_MD, w_D, eps, y_MD, &be->error));
+}
+
+void mica_l2_norm_channels(mica_backend *be, const mica_tensor *x_MC, mica_weight *gamma_C,
+                           mica_act act, mica_tensor *y_MC)
+{
+    if (begin(be) && check_same(be, "l2_norm_channels", x_MC, y_MC) &&
+        check_vector(be, "l2_norm_channels", gamma_C, gamma_C ? &gamma_C->tensor : NULL, x_MC,
+                     last_of(x_MC)) &&
+        mica_tensor_count(x_MC) > 0)
+        keep(be, be->ops->l2_norm_channels(be, x_MC, gamma_C, act, y_MC, &be->error));
+}
+
+void mica_qk_norm_rope(mica_backend *be, const mica_qk_norm_rope_args *args)
+{
+    const mica_tensor *x = args->x_LHK, *cos = args->cos_Lk, *sin = args->sin_Lk;
+    if (!begin(be))
+        return;
+    if (x->ndim != 3 || x->shape_[2] % 2 != 0 || (cos != NULL) != (sin != NULL)) {
+        mismatch(be, "qk_norm_rope", args->norm_K, "not [tokens, heads, even width]", x, x);
+        return;
+    }
+    if (cos && (rows_of(cos) < x->shape_[0] || last_of(cos) != x->shape_[2] / 2 ||
+                !same_shape(cos, sin))) {
+        mismatch(be, "qk_norm_rope", args->norm_K, "rotary table does not fit", cos, x);
+        return;
+    }
+    if (check_vector(be, "qk_norm_rope", args->norm_K, args->norm_K ? &args->norm_K->tensor : NULL,
+                     x, x->shape_[2]) &&
+        mica_tensor_count(x) > 0)
+        keep(be, be->ops->qk_norm_rope(be, args, &be->error));
+}
+
+/* ------------------------------------------------------------ attention -- */
+
+static bool check_segment(mica_backend *be, const mica_attention_args *a, int s)
+{
+    const mica_tensor *q = a->q_LHK[s], *k = a->k_MGK[s], *v = a->v_MGK[s], *out = a->out_LHK[s];
+    const mica_tensor *q0 = a->q_LHK[0], *k0 = a->k_MGK[0];
+    if (q->ndim != 3 || k->ndim != 3 || q->shape_[2] != k->shape_[2] || k->shape_[1] == 0 ||
+        q->shape_[1] % k->shape_[1] != 0)
+        return mismatch(be, "attention", NULL, "queries do not fit the keys", q, k);
+    if (!same_shape(k, v))
+        return mismatch(be, "attention", NULL, "keys and values differ", k, v);
+    if (!same_shape(q, out))
+        return mismatch(be, "attention", NULL, "queries and output differ", q, out);
+    if (q->shape_[1] != q0->shape_[1] || q->shape_[2] != q0->shape_[2] ||
+        k->shape_[1] != k0->shape_[1])
+        return mismatch(be, "attention", NULL, "segments differ in heads or width", q, q0);
+    return true;
+}
+
+void mica_attention(mica_backend *be, const mica_attention_args *args)
+{
+    if (!begin(be))
+        return;
+    int64_t L = 0, M = 0;
+    for (int s = 0; s < args->segments; s++) {
+        if (!check_segment(be, args, s))
+            return;
+        L += args->q_LHK[s]->shape_[0];
+        M += args->k_MGK[s]->shape_[0];
+    }
+    if (args->segments < 1 || args->segments > 2 || (L > 0 && M == 0)) {
+        mica_backend_fail(be, MICA_E_INTERNAL,
+                          "attention: %d segments, %" PRId64
+                          " keys; 1 or 2 segments, 1 key at least",
+                          args->segments, M);
+        return;
+    }
+    const double width = (double)args->q_LHK[0]->shape_[1] * (double)args->q_LHK[0]->shape_[2];
+    if (L == 0 || width == 0)
+        return;
+    const double start = mica_clock_seconds();
+    keep(be, be->ops->attention(be, args, &be->error));
+    be->counters.attention_seconds += mica_clock_seconds() - start;
+    be->counters.attention_flops +=
+        4.0 * (double)L * (double)M * width * (args->causal ? 0.5 : 1.0);
+}
+
+/* ------------------------------------------------------------ pointwise -- */
+
+void mica_silu(mica_backend *be, const mica_tensor *x, mica_tensor *y)
+{
+    if (begin(be) && check_same(be, "silu", x, y) && mica_tensor_count(x) > 0)
+        keep(be, be->ops->silu(be, x, y, &be->error));
+}
+
+void mica_swiglu(mica_backend *be, const mica_tensor *gate, const mica_tensor *up, mica_tensor *y)
+{
+    if (begin(be) && check_same(be, "swiglu", gate, up) && check_same(be, "swiglu", gate, y) &&
+        mica_tensor_count(y) > 0)
+        keep(be, be->ops->swiglu(be, gate, up, y, &be->error));
+}
+
+void mica_add(mica_backend *be, const mica_tensor *a, const mica_tensor *b, mica_tensor *y)
+{
+    if (begin(be) && check_same(be, "add", a, b) && check_same(be, "add", a, y) &&
+        mica_tensor_count(y) > 0)
+        keep(be, be->ops->add(be, a, b, y, &be->error));
+}
+
+void mica_embed_rows(mica_backend *be, mica_weight *w_VD, const int32_t *ids, int64_t count,
+                     mica_tensor *y_LD)
+{
+    if (!begin(be))
+        return;
+    if (w_VD->tensor.ndim != 2 || last_of(y_LD) != w_VD->tensor.shape_[1] ||
+        rows_of(y_LD) != count) {
+        mismatch(be, "embed_rows", w_VD, "table does not fit the output", &w_VD->tensor, y_LD);
+        return;
+    }
+    for (int64_t i = 0; i < count; i++)
+        if (ids[i] < 0 || ids[i] >= w_VD->tensor.shape_[0]) {
+            mica_backend_fail(be, MICA_E_INTERNAL,
+                              "embed_rows %s: id %d at position %" PRId64 ", the table has %" PRId64
+                              " rows",
+                              w_VD->name ? w_VD->name : "", (int)ids[i], i, w_VD->tensor.shape_[0]);
+            return;
+        }
+    if (count > 0)
+        keep(be, be->ops->embed_rows(be, w_VD, ids, count, y_LD, &be->error));
+}
+
+/* ---------------------------------------------------------- convolution -- */
+
+static bool check_conv(mica_backend *be, const mica_conv2d_args *a)
+{
+    const mica_tensor *x = a->x_YXC, *w = &a->w_OCYX->tensor, *y = a->y_YXO;
+    if (x->ndim != 3 || y->ndim != 3 || w->ndim != 4 || a->stride < 1 ||
+        x->shape_[2] != w->shape_[1])
+        return mismatch(be, "conv2d", a->w_OCYX, "weight does not fit the input", x, w);
+    const int64_t rows = x->shape_[0] + a->pad_top + a->pad_bottom - w->shape_[2];
+    const int64_t columns = x->shape_[1] + a->pad_left + a->pad_right - w->shape_[3];
+    if (rows < 0 || columns < 0 || y->shape_[0] != rows / a->stride + 1 ||
+        y->shape_[1] != columns / a->stride + 1 || y->shape_[2] != w->shape_[0])
+        return mismatch(be, "conv2d", a->w_OCYX, "output has another size", y, x);
+    if (a->residual_YXO && !same_shape(a->residual_YXO, y))
+        return mismatch(be, "conv2d", a->w_OCYX, "residual and output differ", a->residual_YXO, y);
+    return check_vector(be, "conv2d bias of", a->w_OCYX, a->bias_O ? &a->bias_O->tensor : NULL, y,
+                        w->shape_[0]);
+}
+
+void mica_conv2d(mica_backend *be, const mica_conv2d_args *args)
+{
+    if (!begin(be) || !check_conv(be, args) || mica_tensor_count(args->y_YXO) == 0)
+        return;
+    const int64_t *w = args->w_OCYX->tensor.shape_;
+    const double start = mica_clock_seconds();
+    keep(be, be->ops->conv2d(be, args, &be->error));
+    be->counters.conv_seconds += mica_clock_seconds() - start;
+    be->counters.conv_flops +=
+        2.0 * (double)mica_tensor_count(args->y_YXO) * (double)w[1] * (double)w[2] * (double)w[3];
+}
+
+void mica_upsample_nearest2(mica_backend *be, const mica_tensor *x_YXC, mica_tensor *y_YXC)
+{
+    if (!begin(be))
+        return;
+    if (x_YXC->ndim != 3 || y_YXC->ndim != 3 || y_YXC->shape_[0] != 2 * x_YXC->shape_[0] ||
+        y_YXC->shape_[1] != 2 * x_YXC->shape_[1] || y_YXC->shape_[2] != x_YXC->shape_[2]) {
+        mismatch(be, "upsample_nearest2", NULL, "output is not twice the input", x_YXC, y_YXC);
+        return;
+    }
+    if (mica_tensor_count(x_YXC) > 0)
+        keep(be, be->ops->upsample_nearest2(be, x_YXC, y_YXC, &be->error));
+}
+
+/* ------------------------------------------------------ copies and sums -- */
+
+void mica_copy(mica_backend *be, const mica_tensor *src, mica_tensor *dst)
+{
+    if (begin(be) && check_same(be, "copy", src, dst) && mica_tensor_count(src) > 0)
+        keep(be, be->ops->copy(be, src, dst, &be->error));
+}
+
+void mica_linear_combination(mica_backend *be, int n, const float *coef,
+                             const mica_tensor *const *x, mica_tensor *y)
+{
+    if (!begin(be))
+        return;
+    if (n < 1 || n > 6) {
+        mica_backend_fail(be, MICA_E_INTERNAL, "linear_combination of %d terms; 1 to 6", n);
+        return;
+    }
+    for (int i = 0; i < n; i++)
+        if (mica_tensor_count(x[i]) != mica_tensor_count(y)) {
+            mismatch(be, "linear_combination", NULL, "sizes differ", x[i], y);
+            return;
+        }
+    if (mica_tensor_count(y) > 0)
+        keep(be, be->ops->linear_combination(be, n, coef, x, y, &be->error));
+}
+
+void mica_cfg_combine(mica_backend *be, const mica_tensor *cond_PC, const mica_tensor *uncond_PC,
+                      float scale, bool renorm, mica_tensor *out_PC)
+{
+    if (begin(be) && check_same(be, "cfg_combine", cond_PC, uncond_PC) &&
+        check_same(be, "cfg_combine", cond_PC, out_PC) && mica_tensor_count(out_PC) > 0)
+        keep(be, be->ops->cfg_combine(be, cond_PC, uncond_PC, scale, renorm, out_PC, &be->error));
+}
+
+bool mica_all_finite(mica_backend *be, const mica_tensor *x)
+{
+    bool finite = true;
+    if (begin(be) && mica_tensor_count(x) > 0)
+        keep(be, be->ops->all_finite(be, x, &finite, &be->error));
+    return finite;
+}

@@ -1,0 +1,394 @@
+/* cpu_linear.c - y = residual + gate * act(x w^T + bias) from weights as they lie in their file.
+ *
+ *              n: outputs, in panels of nb
+ *            +-----+-----+-----+--
+ *     m rows | tile|     |     |      one task = one panel for a range of rows:
+ *     in     +-----+-----+-----+--      pack the panel of w (f32: expand to f32)
+ *     blocks |     |     |     |        per block of rows: acc = x w^T; epilogue; write y
+ *     of mb  +-----+-----+-----+--
+ *
+ *     path   x as          w as                              where
+ *     f32    f32, in place f32 panel, thread scratch         everywhere
+ *     bf16   bf16, shared  bf16 pair panel, thread scratch   CPUs with AVX512_BF16
+ *     int8   u8, shared    s8 panels, prepared once          cpu_int8.c
+ *
+ * A panel (64 x 3072 floats: 768 KiB) stays in the L2 cache of its core while all rows of x
+ * pass by; expanding it costs nb*k loads and stores against 2*m*nb*k flops. Nothing is
+ * shared between tasks, so there is no barrier. The micro-kernels promise that an element
+ * does not depend on how rows, columns or depth are cut: the cut may follow the
+ * thread count, the bytes do not, and a batch equals its single rows. */
+#include "backend/cpu/cpu_linear.h"
+
+#include <string.h>
+
+#define ROW_BLOCK 192                 /* rows of a block, rounded down to the register tile */
+#define L2_PANEL  ((size_t)512 << 10) /* bytes of a panel slice that must stay in L2 */
+
+/* ---------------------------------------------------------------- plan -- */
+
+static size_t align64(size_t n)
+{
+    return (n + 63) & ~(size_t)63;
+}
+
+static mica_cpu_path choose_path(const mica_cpu_backend *be, const mica_weight *w)
+{
+    if (be->use_int8 && !w->sensitive)
+        return MICA_CPU_INT8;
+    return be->use_bf16 ? MICA_CPU_BF16 : MICA_CPU_F32;
+}
+
+static int element_size(mica_cpu_path path)
+{
+    return path == MICA_CPU_F32 ? 4 : path == MICA_CPU_BF16 ? 2 : 1;
+}
+
+/* Elements of depth that a packed row is rounded up to. */
+static int depth_unit(mica_cpu_path path)
+{
+    return path == MICA_CPU_F32 ? 1 : path == MICA_CPU_BF16 ? 2 : 4;
+}
+
+static void plan(mica_cpu_linear_job *j)
+{
+    const mica_kernels *k = j->k;
+    const int mr = j->path == MICA_CPU_F32    ? k->gemm_f32_mr
+                   : j->path == MICA_CPU_BF16 ? k->gemm_bf16_mr
+                                              : k->gemm_s8_mr;
+    const int unit = depth_unit(j->path);
+    j->nb = j->path == MICA_CPU_F32    ? k->gemm_f32_nb
+            : j->path == MICA_CPU_BF16 ? k->gemm_bf16_nb
+                                       : k->gemm_s8_nb;
+    j->panels = (j->n + j->nb - 1) / j->nb;
+    j->mb = MICA_MAX(mr, ROW_BLOCK / mr * mr);
+    j->depth_pad = (j->depth + unit - 1) / unit * unit;
+    const int slices = (int)(((size_t)j->depth_pad * (size_t)j->nb * (size_t)element_size(j->path) +
+                              L2_PANEL - 1) /
+                             L2_PANEL);
+    j->kc = (j->depth_pad / MICA_MAX(slices, 1) + 15) / 16 * 16;
+    /* Four tasks a thread keep the tail short; beyond that cutting rows only repeats packing. */
+    const int blocks = (j->m + j->mb - 1) / j->mb;
+    const int wanted = (4 * j->be->threads + j->panels - 1) / j->panels;
+    j->cuts = MICA_MAX(1, MICA_MIN(wanted, blocks));
+}
+
+/* -------------------------------------------------------------- panels -- */
+
+static const uint8_t *weight_row(const mica_tensor *w, int row)
+{
+    return (const uint8_t *)w->data +
+           (size_t)row * (size_t)w->stride_[0] * (size_t)mica_dtype_get(w->dtype)->size;
+}
+
+/* Rows [row, row + rows) of w into f32 panels. temp: rows * depth floats (f64 only). */
+static void pack_f32(const mica_cpu_linear_job *j, int row, int rows, float *dst, float *temp)
+{
+    const mica_kernels *k = j->k;
+    const mica_tensor *w = j->w;
+    const void *src = weight_row(w, row);
+    const ptrdiff_t ld = (ptrdiff_t)w->stride_[0];
+    const float *scale = j->row_scale ? j->row_scale + row : NULL;
+    switch (w->dtype) {
+    case MICA_DTYPE_F32:
+        k->pack_f32_from_f32(rows, j->depth, src, ld, scale, j->nb, dst);
+        break;
+    case MICA_DTYPE_BF16:
+        k->pack_f32_from_bf16(rows, j->depth, src, ld, scale, j->nb, dst);
+        break;
+    case MICA_DTYPE_F16:
+        k->pack_f32_from_f16(rows, j->depth, src, ld, scale, j->nb, dst);
+        break;
+    case MICA_DTYPE_F8_E4M3:
+        k->pack_f32_from_f8_e4m3(rows, j->depth, src, ld, scale, j->nb, dst);
+        break;
+    case MICA_DTYPE_F8_E5M2:
+        k->pack_f32_from_f8_e5m2(rows, j->depth, src, ld, scale, j->nb, dst);
+        break;
+    default:
+        mica_cpu_weight_to_f32(w, (int64_t)row * j->depth, (int64_t)rows * j->depth, temp);
+        k->pack_f32_from_f32(rows, j->depth, temp, j->depth, NULL, j->nb, dst);
+    }
+}
+
+/* The same into pairs of bf16. Formats that are not bf16 are rounded once, from f32. */
+static void pack_bf16(const mica_cpu_linear_job *j, int row, int rows, uint16_t *dst, float *temp)
+{
+    const mica_tensor *w = j->w;
+    const ptrdiff_t ld = (ptrdiff_t)w->stride_[0];
+    if (w->dtype == MICA_DTYPE_BF16 || w->dtype == MICA_DTYPE_F32) {
+        const float *scale = j->row_scale ? j->row_scale + row : NULL;
+        const void *src = weight_row(w, row);
+        if (w->dtype == MICA_DTYPE_BF16)
+            j->k->pack_bf16_from_bf16(rows, j->depth, src, ld, scale, j->nb, dst);
+        else
+            j->k->pack_bf16_from_f32(rows, j->depth, src, ld, scale, j->nb, dst);
+        return;
+    }
+    mica_cpu_weight_to_f32(w, (int64_t)row * j->depth, (int64_t)rows * j->depth, temp);
+    j->k->pack_bf16_from_f32(rows, j->depth, temp, j->depth, NULL, j->nb, dst);
+}
+
+/* Thread scratch: [panel][tile of acc][temp for formats without their own packer]. */
+typedef struct task_scratch {
+    void *panel;
+    float *acc; /* mb x nb; int32 sums on the int8 path */
+    float *temp;
+} task_scratch;
+
+static bool needs_temp(const mica_cpu_linear_job *j)
+{
+    const mica_dtype t = j->w->dtype;
+    if (j->path == MICA_CPU_INT8 || t == MICA_DTYPE_F32 || t == MICA_DTYPE_BF16)
+        return false;
+    return j->path == MICA_CPU_BF16 || t == MICA_DTYPE_F64;
+}
+
+static size_t scratch_layout(const mica_cpu_linear_job *j, uint8_t *base, task_scratch *s)
+{
+    const size_t panel =
+        j->path == MICA_CPU_INT8
+            ? 0
+            : align64((size_t)j->nb * (size_t)j->depth_pad * (size_t)element_size(j->path));
+    const size_t acc = align64((size_t)j->mb * (size_t)j->nb * sizeof(float));
+    const size_t temp = needs_temp(j) ? (size_t)j->nb * (size_t)j->depth * sizeof(float) : 0;
+    if (base)
+        *s = (task_scratch){base, (float *)(void *)(base + panel),
+                            (float *)(void *)(base + panel + acc)};
+    return panel + acc + temp;
+}
+
+/* ---------------------------------------------------------------- tiles -- */
+
+static void tile_f32(const mica_cpu_linear_job *j, int row, int rows, int cols, const float *panel,
+                     float *acc)
+{
+    const mica_tensor *x = j->args->x_MD;
+    for (int k0 = 0; k0 < j->depth; k0 += j->kc) {
+        const mica_gemm_f32 g = {.m = rows,
+                                 .n = cols,
+                                 .k = MICA_MIN(j->kc, j->depth - k0),
+                                 .a = (const float *)x->data + row * j->ldx + k0,
+                                 .lda = j->ldx,
+                                 .b = panel + (ptrdiff_t)k0 * j->nb,
+                                 .c = acc,
+                                 .ldc = j->nb,
+                                 .accumulate = k0 > 0};
+        j->k->gemm_f32(&g);
+    }
+}
+
+static void tile_bf16(const mica_cpu_linear_job *j, int row, int rows, int cols,
+                      const uint16_t *panel, float *acc)
+{
+    for (int k0 = 0; k0 < j->depth_pad; k0 += j->kc) {
+        const mica_gemm_bf16 g = {.m = rows,
+                                  .n = cols,
+                                  .k = MICA_MIN(j->kc, j->depth_pad - k0),
+                                  .a = j->x_bf16 + (ptrdiff_t)row * j->depth_pad + k0,
+                                  .lda = j->depth_pad,
+                                  .b = panel + (ptrdiff_t)k0 * j->nb,
+                                  .c = acc,
+                                  .ldc = j->nb,
+                                  .accumulate = k0 > 0};
+        j->k->gemm_bf16(&g);
+    }
+}
+
+static mica_epilogue epilogue_of(const mica_cpu_linear_job *j, int row, int rows, int col, int cols,
+                                 const float *acc)
+{
+    const mica_linear_args *a = j->args;
+    mica_epilogue e = {.m = rows,
+                       .n = cols,
+                       .acc = acc,
+                       .ldacc = j->nb,
+                       .bias = j->bias ? j->bias + col : NULL,
+                       .act = (mica_kernel_act)a->act,
+                       .gate = a->gate_O ? (const float *)a->gate_O->data + col : NULL,
+                       .y = (float *)a->y_MO->data + row * j->ldy + col,
+                       .ldy = j->ldy};
+    if (a->residual_MO) {
+        e.residual = (const float *)a->residual_MO->data + row * j->ldres + col;
+        e.ldres = j->ldres;
+    }
+    return e;
+}
+
+/* Without fusion: the sums go to a matrix of their own, the rest is done in later passes. */
+static void store_unfused(const mica_cpu_linear_job *j, int row, int rows, int col, int cols,
+                          mica_epilogue_s32 *e)
+{
+    mica_epilogue plain = {.m = rows,
+                           .n = cols,
+                           .acc = e->e.acc,
+                           .ldacc = e->e.ldacc,
+                           .y = j->unfused + (ptrdiff_t)row * j->n + col,
+                           .ldy = j->n};
+    e->e = plain;
+}
+
+static void run_block(const mica_cpu_linear_job *j, int panel, int row, int rows,
+                      const task_scratch *s)
+{
+    const int col = panel * j->nb, cols = MICA_MIN(j->nb, j->n - col);
+    mica_epilogue_s32 e = {.e = epilogue_of(j, row, rows, col, cols, s->acc)};
+    if (j->unfused)
+        store_unfused(j, row, rows, col, cols, &e);
+    if (j->path == MICA_CPU_INT8) {
+        mica_cpu_int8_tile(j, panel, row, rows, (int32_t *)(void *)s->acc, &e);
+        return;
+    }
+    if (j->path == MICA_CPU_F32)
+        tile_f32(j, row, rows, cols, s->panel, s->acc);
+    else
+        tile_bf16(j, row, rows, cols, s->panel, s->acc);
+    j->k->epilogue_tile(&e.e);
+}
+
+static void run_task(void *user, int64_t index, int thread)
+{
+    const mica_cpu_linear_job *j = user;
+    const int panel = (int)(index / j->cuts), cut = (int)(index % j->cuts);
+    const int blocks = (j->m + j->mb - 1) / j->mb;
+    const int first = (int)((int64_t)blocks * cut / j->cuts) * j->mb;
+    const int last = MICA_MIN(j->m, (int)((int64_t)blocks * (cut + 1) / j->cuts) * j->mb);
+    const int rows_of_w = MICA_MIN(j->nb, j->n - panel * j->nb);
+    task_scratch s;
+    scratch_layout(j, mica_cpu_thread_scratch(j->be, thread), &s);
+    if (j->path == MICA_CPU_F32)
+        pack_f32(j, panel * j->nb, rows_of_w, s.panel, s.temp);
+    else if (j->path == MICA_CPU_BF16)
+        pack_bf16(j, panel * j->nb, rows_of_w, s.panel, s.temp);
+    for (int row = first; row < last; row += j->mb)
+        run_block(j, panel, row, MICA_MIN(j->mb, last - row), &s);
+}
+
+/* --------------------------------------------------------------- inputs -- */
+
+/* One row of x to bf16 or to u8 with its scale. */
+static void convert_row(void *user, int64_t row, int thread)
+{
+    const mica_cpu_linear_job *j = user;
+    const float *x = (const float *)j->args->x_MD->data + row * j->ldx;
+    (void)thread;
+    if (j->path == MICA_CPU_INT8) {
+        mica_cpu_int8_row(j, (int)row, x);
+        return;
+    }
+    uint16_t *out = j->x_bf16 + row * j->depth_pad;
+    j->k->bf16_from_f32(j->depth, x, 1.0f, out);
+    for (int i = j->depth; i < j->depth_pad; i++)
+        out[i] = 0;
+}
+
+/* The passes after an unfused product, one per technique that fusion saves. */
+typedef struct late_pass {
+    const mica_cpu_linear_job *job;
+    int step; /* 0 bias, 1 activation, 2 gate and residual into y */
+} late_pass;
+
+static void run_late_pass(void *user, int64_t row, int thread)
+{
+    const late_pass *p = user;
+    const mica_cpu_linear_job *j = p->job;
+    float *acc = j->unfused + row * j->n;
+    (void)thread;
+    mica_epilogue e = epilogue_of(j, (int)row, 1, 0, j->n, acc);
+    if (p->step != 0)
+        e.bias = NULL;
+    if (p->step != 1)
+        e.act = MICA_KERNEL_ACT_NONE;
+    if (p->step != 2) {
+        e.gate = e.residual = NULL;
+        e.y = acc;
+    }
+    j->k->epilogue_tile(&e);
+}
+
+static void finish_unfused(mica_cpu_linear_job *j)
+{
+    for (int step = 0; step < 3; step++) {
+        late_pass p = {j, step};
+        if ((step == 0 && !j->bias) || (step == 1 && j->args->act == MICA_ACT_NONE))
+            continue;
+        mica_cpu_parallel(j->be, j->m, run_late_pass, &p);
+    }
+}
+
+/* ------------------------------------------------------------------ run -- */
+
+/* Shared scratch: [bias][row scales][x in the path's form][unfused sums]. Sets the job's
+ * pointers when base is not NULL; returns bytes. */
+static size_t shared_layout(mica_cpu_linear_job *j, uint8_t *base)
+{
+    const size_t vector = align64((size_t)j->n * sizeof(float));
+    const size_t bias = j->args->bias_O ? vector : 0, scales = j->w->scale.data ? vector : 0;
+    const size_t x =
+        j->path == MICA_CPU_BF16   ? align64((size_t)j->m * (size_t)j->depth_pad * sizeof(uint16_t))
+        : j->path == MICA_CPU_INT8 ? mica_cpu_int8_layout(j, base ? base + bias + scales : NULL)
+                                   : 0;
+    if (base) {
+        j->bias = bias ? (float *)(void *)base : NULL;
+        j->row_scale = scales ? (float *)(void *)(base + bias) : NULL;
+        if (j->path == MICA_CPU_BF16)
+            j->x_bf16 = (uint16_t *)(void *)(base + bias + scales);
+        if (!j->be->fuse)
+            j->unfused = (float *)(void *)(base + bias + scales + x);
+    }
+    return bias + scales + x + (j->be->fuse ? 0 : (size_t)j->m * (size_t)j->n * sizeof(float));
+}
+
+static ptrdiff_t row_stride(const mica_tensor *t)
+{
+    return t->ndim > 1 ? (ptrdiff_t)t->stride_[t->ndim - 2] : (ptrdiff_t)t->shape_[0];
+}
+
+static mica_status check_job(const mica_linear_args *a, mica_err *err)
+{
+    const mica_tensor *w = &a->w_OD->tensor;
+    char text[96];
+    if (!mica_dtype_get(w->dtype)->is_float || w->stride_[1] != 1)
+        return MICA_FAIL(err, MICA_E_UNSUPPORTED, "%s: a linear layer needs rows of floats, not %s",
+                         a->w_OD->name ? a->w_OD->name : "weight",
+                         mica_tensor_describe(w, text, sizeof text));
+    if (mica_tensor_count(a->y_MO) / w->shape_[0] > INT32_MAX || w->shape_[0] > INT32_MAX / 64 ||
+        w->shape_[1] > INT32_MAX / 64)
+        return MICA_FAIL(err, MICA_E_UNSUPPORTED, "%s: %s is too large for a linear layer",
+                         a->w_OD->name ? a->w_OD->name : "weight",
+                         mica_tensor_describe(w, text, sizeof text));
+    return MICA_OK;
+}
+
+mica_status mica_cpu_linear(mica_backend *base, const mica_linear_args *args, mica_err *err)
+{
+    mica_cpu_backend *be = mica_cpu_from(base);
+    MICA_TRY(check_job(args, err));
+    const mica_tensor *w = &args->w_OD->tensor;
+    mica_cpu_linear_job j = {.be = be,
+                             .k = be->kernels,
+                             .args = args,
+                             .w = w,
+                             .path = choose_path(be, args->w_OD),
+                             .m = (int)(mica_tensor_count(args->y_MO) / w->shape_[0]),
+                             .n = (int)w->shape_[0],
+                             .depth = (int)w->shape_[1],
+                             .ldx = row_stride(args->x_MD),
+                             .ldy = row_stride(args->y_MO),
+                             .ldres = args->residual_MO ? row_stride(args->residual_MO) : 0};
+    plan(&j);
+    if (j.path == MICA_CPU_INT8)
+        MICA_TRY(mica_cpu_int8_prepare(&j, err));
+    MICA_TRY(
+        mica_cpu_scratch_reserve(be, shared_layout(&j, NULL), scratch_layout(&j, NULL, NULL), err));
+    shared_layout(&j, mica_cpu_shared_scratch(be));
+    if (j.bias)
+        mica_cpu_weight_to_f32(&args->bias_O->tensor, 0, j.n, j.bias);
+    if (j.row_scale)
+        mica_cpu_weight_scales(w, 0, j.n, j.row_scale);
+    if (j.path != MICA_CPU_F32)
+        mica_cpu_parallel(be, j.m, convert_row, &j);
+    mica_cpu_parallel(be, (int64_t)j.panels * j.cuts, run_task, &j);
+    if (j.unfused)
+        finish_unfused(&j);
+    return MICA_OK;
+}

@@ -1,0 +1,44 @@
+/* cpu_linear.h - one linear layer under way; shared by cpu_linear.c and cpu_int8.c. */
+#ifndef MICA_BACKEND_CPU_LINEAR_H
+#define MICA_BACKEND_CPU_LINEAR_H
+
+#include "backend/cpu/cpu_backend.h"
+#include "kernels/kernels.h"
+
+typedef enum mica_cpu_path { MICA_CPU_F32 = 0, MICA_CPU_BF16, MICA_CPU_INT8 } mica_cpu_path;
+
+typedef struct mica_cpu_linear_job {
+    mica_cpu_backend *be;
+    const mica_kernels *k;
+    const mica_linear_args *args;
+    const mica_tensor *w;
+    mica_cpu_path path;
+    int m, n, depth;           /* y is m x n, w is n x depth */
+    ptrdiff_t ldx, ldy, ldres; /* row strides in floats */
+    int nb, panels;            /* columns of a panel, number of panels */
+    int mb, cuts;              /* rows of a block, row ranges a panel is cut into */
+    int kc;                    /* depth of one micro-kernel call */
+    int depth_pad;             /* depth as the packed form has it */
+    /* In the shared scratch; NULL where the path has none. */
+    float *bias, *row_scale;
+    uint16_t *x_bf16; /* m x depth_pad */
+    uint8_t *x_q;     /* m x depth_pad */
+    float *x_scale;   /* m */
+    int32_t *x_zero;  /* m */
+    float *unfused;   /* m x n, ablation only */
+    /* int8 weights, prepared: panels, then one scale and one sum per output. */
+    const int8_t *w_q;
+    const float *w_scale;
+    const int32_t *w_sum;
+} mica_cpu_linear_job;
+
+/* Finds or makes the quantised weight. */
+mica_status mica_cpu_int8_prepare(mica_cpu_linear_job *j, mica_err *err);
+/* Lays x_q, x_scale and x_zero out from `base` (NULL: only counts); returns bytes. */
+size_t mica_cpu_int8_layout(mica_cpu_linear_job *j, uint8_t *base);
+void mica_cpu_int8_row(const mica_cpu_linear_job *j, int row, const float *x);
+/* One tile of integer sums through the epilogue that e->e describes. */
+void mica_cpu_int8_tile(const mica_cpu_linear_job *j, int panel, int row, int rows, int32_t *acc,
+                        mica_epilogue_s32 *e);
+
+#endif
