@@ -10,6 +10,7 @@
 #define MICA_MODELS_MODEL_H
 
 #include "base/json.h"
+#include "base/mem.h"
 #include "backend/backend.h"
 #include "format/weights.h"
 #include "nn/tap.h"
@@ -53,7 +54,11 @@ typedef struct mica_model_result {
     uint64_t block_allocations, block_waits, rope_builds, modulation_matmuls;
     int passes; /* network evaluations; a guided pair in one batch counts once */
 } mica_model_result;
-void mica_model_result_deinit(mica_model_result *r);
+static inline void mica_model_result_deinit(mica_model_result *r)
+{
+    mica_mem_free(r->rgb);
+    *r = (mica_model_result){0};
+}
 
 typedef struct mica_model_kind mica_model_kind;
 typedef struct mica_model {

@@ -1,0 +1,308 @@
+/* model_files.c - finds the parts of a model on disk; see model_files.h.
+ *
+ * Order: the layout of `model` decides what lies where; then parts given one by one replace
+ * what was found; then a tokenizer and configs are looked for beside them. */
+#include "models/model_files.h"
+
+#include "base/file.h"
+
+#include <string.h>
+
+const char *mica_model_part_name(mica_model_part part)
+{
+    static const char *const NAMES[MICA_PART_COUNT] = {"nothing", "transformer", "text encoder",
+                                                       "VAE",     "tokenizer",   "scheduler"};
+    return part >= 0 && part < MICA_PART_COUNT ? NAMES[part] : NAMES[0];
+}
+
+void mica_model_parts_deinit(mica_model_parts *parts)
+{
+    for (int i = 0; i < MICA_PART_COUNT; i++) {
+        mica_mem_free(parts->path[i]);
+        mica_mem_free(parts->config[i]);
+    }
+    *parts = (mica_model_parts){0};
+}
+
+static mica_status out_of_memory(mica_err *err)
+{
+    return MICA_FAIL(err, MICA_E_NOMEM, "no memory to look for the parts of the model");
+}
+
+static bool ends_with(const char *s, const char *suffix)
+{
+    const size_t n = strlen(s), m = strlen(suffix);
+    return n >= m && strcmp(s + n - m, suffix) == 0;
+}
+
+/* Folder part of a path, "." without one; mica_mem_free. */
+static char *folder_of(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash ? mica_mem_strndup(path, slash == path ? 1 : (size_t)(slash - path))
+                 : mica_mem_strdup(".");
+}
+
+/* dir/name into *out when it is there (as a folder or file, as asked); *out else untouched. */
+static mica_status take_if(char **out, const char *dir, const char *name, bool folder,
+                           mica_err *err)
+{
+    char *path = mica_path_join(dir, name);
+    if (!path)
+        return out_of_memory(err);
+    if (!*out && (folder ? mica_path_is_dir(path) : mica_path_is_file(path)))
+        *out = path;
+    else
+        mica_mem_free(path);
+    return MICA_OK;
+}
+
+/* --------------------------------------------------------------- one file's part -- */
+
+static const mica_model_kind *classify(const mica_weights *w, mica_model_part *part)
+{
+    const mica_model_kind *kind;
+    for (int i = 0; (kind = mica_model_kind_at(i)) != NULL; i++) {
+        *part = kind->classify(w);
+        if (*part != MICA_PART_NONE)
+            return kind;
+    }
+    *part = MICA_PART_NONE;
+    return NULL;
+}
+
+static mica_status classify_path(const char *path, const mica_model_kind **kind,
+                                 mica_model_part *part, mica_err *err)
+{
+    mica_weights *w = NULL;
+    MICA_TRY(mica_weights_open(&w, path, err));
+    *kind = classify(w, part);
+    mica_weights_close(&w);
+    return MICA_OK;
+}
+
+/* Files that are nobody's part (adapters, upscalers) are passed over. */
+static mica_status take_file(mica_model_parts *parts, const char *path, mica_err *err)
+{
+    const mica_model_kind *kind;
+    mica_model_part part;
+    MICA_TRY(classify_path(path, &kind, &part, err));
+    if (!kind)
+        return MICA_OK;
+    if (parts->path[part])
+        return MICA_FAIL(err, MICA_E_USAGE,
+                         "%s and %s are both a %s; choose one with --%s", parts->path[part], path,
+                         mica_model_part_name(part),
+                         part == MICA_PART_TRANSFORMER    ? "transformer"
+                         : part == MICA_PART_TEXT_ENCODER ? "text-encoder"
+                                                          : "vae");
+    parts->path[part] = mica_mem_strdup(path);
+    return parts->path[part] ? MICA_OK : out_of_memory(err);
+}
+
+/* Every .safetensors of a folder; a folder without any is no error. */
+static mica_status take_files(mica_model_parts *parts, const char *dir, mica_err *err)
+{
+    char **names = NULL;
+    size_t count = 0;
+    if (!mica_path_is_dir(dir))
+        return MICA_OK;
+    mica_status st = mica_path_list(dir, &names, &count, err);
+    for (size_t i = 0; i < count && !st; i++) {
+        if (!ends_with(names[i], ".safetensors"))
+            continue;
+        char *path = mica_path_join(dir, names[i]);
+        st = path ? take_file(parts, path, err) : out_of_memory(err);
+        mica_mem_free(path);
+    }
+    mica_path_list_free(&names, count);
+    return st;
+}
+
+/* ------------------------------------------------------------------ the layouts -- */
+
+static mica_status resolve_diffusers(mica_model_parts *p, const char *dir, mica_err *err)
+{
+    MICA_TRY(take_if(&p->path[MICA_PART_TRANSFORMER], dir, "transformer", true, err));
+    MICA_TRY(take_if(&p->path[MICA_PART_TEXT_ENCODER], dir, "text_encoder", true, err));
+    MICA_TRY(take_if(&p->path[MICA_PART_VAE], dir, "vae", true, err));
+    MICA_TRY(take_if(&p->path[MICA_PART_TOKENIZER], dir, "tokenizer", true, err));
+    MICA_TRY(take_if(&p->path[MICA_PART_TOKENIZER], dir, "processor", true, err));
+    return take_if(&p->path[MICA_PART_SCHEDULER], dir, "scheduler/scheduler_config.json", false,
+                   err);
+}
+
+static mica_status resolve_loose(mica_model_parts *p, const char *dir, mica_err *err)
+{
+    static const char *const FOLDERS[] = {"diffusion_models", "unet", "text_encoders", "clip",
+                                          "vae"};
+    MICA_TRY(take_files(p, dir, err));
+    for (size_t i = 0; i < MICA_ARRAY_LEN(FOLDERS); i++) {
+        char *sub = mica_path_join(dir, FOLDERS[i]);
+        const mica_status st = sub ? take_files(p, sub, err) : out_of_memory(err);
+        mica_mem_free(sub);
+        MICA_TRY(st);
+    }
+    MICA_TRY(take_if(&p->path[MICA_PART_TOKENIZER], dir, "tokenizer", true, err));
+    MICA_TRY(take_if(&p->path[MICA_PART_TOKENIZER], dir, "processor", true, err));
+    return take_if(&p->path[MICA_PART_SCHEDULER], dir, "scheduler_config.json", false, err);
+}
+
+/* A folder that is one part by itself: it has an index, or transformer/ was meant. */
+static bool has_index(const char *dir)
+{
+    char **names = NULL;
+    size_t count = 0;
+    bool found = false;
+    if (mica_path_list(dir, &names, &count, NULL))
+        return false;
+    for (size_t i = 0; i < count; i++)
+        found |= ends_with(names[i], ".safetensors.index.json");
+    mica_path_list_free(&names, count);
+    return found;
+}
+
+static bool has_entry(const char *dir, const char *name)
+{
+    char *path = mica_path_join(dir, name);
+    const bool there = path && (mica_path_is_dir(path) || mica_path_is_file(path));
+    mica_mem_free(path);
+    return there;
+}
+
+static mica_status resolve_model(mica_model_parts *p, const char *model, mica_err *err)
+{
+    if (mica_path_is_file(model) || (mica_path_is_dir(model) && has_index(model)))
+        return take_file(p, model, err);
+    if (!mica_path_is_dir(model))
+        return MICA_FAIL(err, MICA_E_MISSING, "%s: there is no such model folder or file", model);
+    if (has_entry(model, "model_index.json") || has_entry(model, "transformer"))
+        return resolve_diffusers(p, model, err);
+    return resolve_loose(p, model, err);
+}
+
+/* --------------------------------------------------------------------- the rest -- */
+
+static mica_status replace(char **slot, const char *path, mica_err *err)
+{
+    if (!path)
+        return MICA_OK;
+    if (!mica_path_is_dir(path) && !mica_path_is_file(path))
+        return MICA_FAIL(err, MICA_E_MISSING, "%s: there is no such file or folder", path);
+    mica_mem_free(*slot);
+    *slot = mica_mem_strdup(path);
+    return *slot ? MICA_OK : out_of_memory(err);
+}
+
+/* A tokenizer beside the text encoder or one folder up. */
+static mica_status find_tokenizer(mica_model_parts *p, mica_err *err)
+{
+    const char *encoder = p->path[MICA_PART_TEXT_ENCODER];
+    char **slot = &p->path[MICA_PART_TOKENIZER];
+    if (*slot || !encoder)
+        return MICA_OK;
+    char *dir = mica_path_is_dir(encoder) ? mica_mem_strdup(encoder) : folder_of(encoder);
+    if (!dir)
+        return out_of_memory(err);
+    mica_status st = take_if(slot, dir, "tokenizer.json", false, err);
+    if (!st)
+        st = take_if(slot, dir, "tokenizer", true, err);
+    if (!st)
+        st = take_if(slot, dir, "../tokenizer", true, err);
+    mica_mem_free(dir);
+    return st;
+}
+
+/* Folder that holds a part's weights. */
+static char *home_of(const mica_model_parts *p, int part)
+{
+    const char *path = p->path[part];
+    return mica_path_is_dir(path) ? mica_mem_strdup(path) : folder_of(path);
+}
+
+static bool is_alone(const mica_model_parts *p, int part, const char *home)
+{
+    for (int other = MICA_PART_TRANSFORMER; other <= MICA_PART_VAE; other++) {
+        if (other == part || !p->path[other])
+            continue;
+        char *there = home_of(p, other);
+        const bool same = !there || strcmp(there, home) == 0;
+        mica_mem_free(there);
+        if (same)
+            return false;
+    }
+    return true;
+}
+
+/* NAME.json beside NAME.safetensors, or config.json where no other part lies. */
+static mica_status find_config(mica_model_parts *p, int part, mica_err *err)
+{
+    const char *path = p->path[part];
+    if (!path)
+        return MICA_OK;
+    if (ends_with(path, ".safetensors")) {
+        char *json = mica_mem_strdup(path);
+        if (!json)
+            return out_of_memory(err);
+        memcpy(json + strlen(json) - strlen(".safetensors"), ".json", sizeof ".json");
+        if (mica_path_is_file(json)) {
+            p->config[part] = json;
+            return MICA_OK;
+        }
+        mica_mem_free(json);
+    }
+    char *home = home_of(p, part);
+    if (!home)
+        return out_of_memory(err);
+    const mica_status st = is_alone(p, part, home)
+                               ? take_if(&p->config[part], home, "config.json", false, err)
+                               : MICA_OK;
+    mica_mem_free(home);
+    return st;
+}
+
+static mica_status find_kind(const mica_model_parts *p, const mica_model_kind **kind,
+                             const char *model, mica_err *err)
+{
+    *kind = NULL;
+    for (int part = MICA_PART_TRANSFORMER; part <= MICA_PART_VAE && !*kind; part++) {
+        mica_model_part is;
+        if (!p->path[part])
+            continue;
+        MICA_TRY(classify_path(p->path[part], kind, &is, err));
+        if (!*kind)
+            return MICA_FAIL(err, MICA_E_UNSUPPORTED,
+                             "%s: its tensors belong to no model that is known here",
+                             p->path[part]);
+    }
+    if (!*kind)
+        return MICA_FAIL(err, MICA_E_MISSING, "%s: it holds no part of a model that is known here",
+                         model ? model : "model");
+    return MICA_OK;
+}
+
+static mica_status resolve(mica_model_parts *p, const mica_model_kind **kind,
+                           const mica_engine_options *o, mica_err *err)
+{
+    if (o->model)
+        MICA_TRY(resolve_model(p, o->model, err));
+    MICA_TRY(replace(&p->path[MICA_PART_TRANSFORMER], o->transformer, err));
+    MICA_TRY(replace(&p->path[MICA_PART_TEXT_ENCODER], o->text_encoder, err));
+    MICA_TRY(replace(&p->path[MICA_PART_VAE], o->vae, err));
+    MICA_TRY(replace(&p->path[MICA_PART_TOKENIZER], o->tokenizer, err));
+    MICA_TRY(find_tokenizer(p, err));
+    for (int part = MICA_PART_TRANSFORMER; part <= MICA_PART_VAE; part++)
+        MICA_TRY(find_config(p, part, err));
+    return find_kind(p, kind, o->model, err);
+}
+
+mica_status mica_model_parts_resolve(mica_model_parts *parts, const mica_model_kind **kind,
+                                     const mica_engine_options *options, mica_err *err)
+{
+    *parts = (mica_model_parts){0};
+    *kind = NULL;
+    const mica_status st = resolve(parts, kind, options, err);
+    if (st)
+        mica_model_parts_deinit(parts);
+    return st;
+}

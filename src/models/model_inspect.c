@@ -1,0 +1,183 @@
+/* model_inspect.c - says what a model folder or file is, from headers alone.
+ *
+ *   Qwen-Image (qwen-image)
+ *     transformer   1933 tensors  20.43 B parameters  bf16  40.9 GB  path
+ *     ...
+ *     memory        ... GB of weights, ... GB of working memory at 1024 x 1024
+ *     missing       tokenizer
+ *
+ * The same facts go into one JSON object. A model whose parts are damaged is still described
+ * as far as it can be; what opening it would say stands under "problems". */
+#include "models/model_files.h"
+
+#include "base/clock.h"
+
+#include <string.h>
+
+#define DEFAULT_SIDE 1024
+
+typedef struct part_facts {
+    uint64_t tensors, parameters, bytes;
+    uint64_t by_dtype[MICA_DTYPE_COUNT]; /* parameters */
+} part_facts;
+
+static mica_status read_facts(const char *path, part_facts *f, mica_err *err)
+{
+    mica_weights *w = NULL;
+    *f = (part_facts){0};
+    MICA_TRY(mica_weights_open(&w, path, err));
+    f->tensors = mica_weights_count(w);
+    f->parameters = mica_weights_parameters(w);
+    f->bytes = mica_weights_bytes(w);
+    for (size_t i = 0; i < mica_weights_count(w); i++) {
+        const mica_tensor *t = mica_weights_tensor(w, i);
+        f->by_dtype[t->dtype] += (uint64_t)mica_tensor_count(t);
+    }
+    mica_weights_close(&w);
+    return MICA_OK;
+}
+
+static void add_dtypes_text(const part_facts *f, mica_text *text)
+{
+    const char *separator = "";
+    for (int d = 0; d < MICA_DTYPE_COUNT; d++) {
+        if (!f->by_dtype[d])
+            continue;
+        mica_text_add(text, "%s%s", separator, mica_dtype_get((mica_dtype)d)->name);
+        separator = "+";
+    }
+}
+
+static void add_dtypes_json(const part_facts *f, mica_text *json)
+{
+    const char *separator = "";
+    mica_text_add(json, "{");
+    for (int d = 0; d < MICA_DTYPE_COUNT; d++) {
+        if (!f->by_dtype[d])
+            continue;
+        mica_text_add(json, "%s\"%s\":%llu", separator, mica_dtype_get((mica_dtype)d)->name,
+                      (unsigned long long)f->by_dtype[d]);
+        separator = ",";
+    }
+    mica_text_add(json, "}");
+}
+
+static const char *slot_name(int part)
+{
+    static const char *const NAMES[MICA_PART_COUNT] = {"",    "transformer", "text_encoder",
+                                                       "vae", "tokenizer",   "scheduler"};
+    return NAMES[part];
+}
+
+static void add_part(int part, const char *path, const part_facts *f, mica_text *text,
+                     mica_text *json)
+{
+    mica_text_add(text, "  %-13s %llu tensors, %.3f B parameters, ", mica_model_part_name(part),
+                  (unsigned long long)f->tensors, (double)f->parameters * 1e-9);
+    add_dtypes_text(f, text);
+    mica_text_add(text, ", %.2f GB: %s\n", (double)f->bytes * 1e-9, path);
+    mica_text_add(json, "\"%s\":{\"path\":", slot_name(part));
+    mica_text_add_json_string(json, path);
+    mica_text_add(json, ",\"tensors\":%llu,\"parameters\":%llu,\"bytes\":%llu,\"dtypes\":",
+                  (unsigned long long)f->tensors, (unsigned long long)f->parameters,
+                  (unsigned long long)f->bytes);
+    add_dtypes_json(f, json);
+    mica_text_add(json, "}");
+}
+
+/* Weight parts with numbers, the other two with their path. */
+static mica_status add_parts(const mica_model_parts *p, mica_text *text, mica_text *json,
+                             uint64_t *bytes, mica_err *err)
+{
+    const char *separator = "";
+    mica_text_add(json, ",\"parts\":{");
+    for (int part = MICA_PART_TRANSFORMER; part < MICA_PART_COUNT; part++) {
+        part_facts f;
+        if (!p->path[part])
+            continue;
+        mica_text_add(json, "%s", separator);
+        separator = ",";
+        if (part <= MICA_PART_VAE) {
+            MICA_TRY(read_facts(p->path[part], &f, err));
+            *bytes += f.bytes;
+            add_part(part, p->path[part], &f, text, json);
+            continue;
+        }
+        mica_text_add(text, "  %-13s %s\n", mica_model_part_name(part), p->path[part]);
+        mica_text_add(json, "\"%s\":{\"path\":", slot_name(part));
+        mica_text_add_json_string(json, p->path[part]);
+        mica_text_add(json, "}");
+    }
+    mica_text_add(json, "}");
+    return MICA_OK;
+}
+
+static bool add_missing(const mica_model_parts *p, mica_text *text, mica_text *json)
+{
+    const char *separator = "";
+    bool any = false;
+    mica_text_add(json, ",\"missing\":[");
+    for (int part = MICA_PART_TRANSFORMER; part <= MICA_PART_TOKENIZER; part++) {
+        if (p->path[part])
+            continue;
+        mica_text_add(text, "%s%s", any ? ", " : "  missing       ", mica_model_part_name(part));
+        mica_text_add(json, "%s\"%s\"", separator, slot_name(part));
+        separator = ",";
+        any = true;
+    }
+    mica_text_add(json, "]");
+    if (any)
+        mica_text_add(text, "\n");
+    return any;
+}
+
+static void add_memory(const mica_model *m, uint64_t bytes, mica_text *text, mica_text *json)
+{
+    const uint64_t scratch = m->kind->scratch_bytes(m, DEFAULT_SIDE, DEFAULT_SIDE);
+    const uint64_t free_now = mica_clock_available_memory();
+    mica_text_add(text, "  memory        %.2f GB of weights (mapped), %.2f GB to work in at "
+                        "%d x %d with guidance; %.1f GB are free\n",
+                  (double)bytes * 1e-9, (double)scratch * 1e-9, DEFAULT_SIDE, DEFAULT_SIDE,
+                  (double)free_now * 1e-9);
+    mica_text_add(json, ",\"hash\":\"%s\",\"memory\":{\"weights\":%llu,\"scratch\":%llu,"
+                        "\"available\":%llu}",
+                  m->hash, (unsigned long long)bytes, (unsigned long long)scratch,
+                  (unsigned long long)free_now);
+}
+
+/* Opens the whole model when nothing is missing: the check of every tensor. */
+static void add_check(const mica_model_kind *kind, const mica_model_parts *p, uint64_t bytes,
+                      mica_text *text, mica_text *json)
+{
+    mica_model *m = NULL;
+    mica_err problem = {0};
+    if (kind->open(&m, p, &problem)) {
+        mica_text_add(text, "  problems      %s\n", problem.text);
+        mica_text_add(json, ",\"problems\":");
+        mica_text_add_json_string(json, problem.text);
+        return;
+    }
+    add_memory(m, bytes, text, json);
+    kind->close(&m);
+}
+
+mica_status mica_model_inspect(const char *path, mica_text *text, mica_text *json, mica_err *err)
+{
+    const mica_engine_options options = {.size = sizeof options, .model = path};
+    const mica_model_kind *kind;
+    mica_model_parts parts;
+    uint64_t bytes = 0;
+    MICA_TRY(mica_model_parts_resolve(&parts, &kind, &options, err));
+    mica_text_add(text, "%s (%s)\n", kind->title, kind->id);
+    mica_text_add(json, "{\"kind\":\"model\",\"family\":\"%s\"", kind->id);
+    const mica_status st = add_parts(&parts, text, json, &bytes, err);
+    if (!st) {
+        if (!add_missing(&parts, text, json))
+            add_check(kind, &parts, bytes, text, json);
+        mica_text_add(json, "}");
+    }
+    mica_model_parts_deinit(&parts);
+    if (!st && (text->failed || json->failed))
+        return MICA_FAIL(err, MICA_E_NOMEM, "%s: no memory to describe it", path);
+    return st;
+}

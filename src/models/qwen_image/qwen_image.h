@@ -1,0 +1,52 @@
+/* qwen_image.h - the Qwen-Image family as models/model.h sees it, and its two structs.
+ *
+ *     mica_qwen_image           files, configs, bound tables, tokenizer        immutable, shared
+ *     mica_qwen_image_session   copies of the tables with prepared weights     one run at a time
+ */
+#ifndef MICA_MODELS_QWEN_IMAGE_QWEN_IMAGE_H
+#define MICA_MODELS_QWEN_IMAGE_QWEN_IMAGE_H
+
+#include "models/model.h"
+#include "models/qwen_image/qwen_image_text.h"
+#include "models/qwen_image/qwen_image_vae.h"
+#include "models/qwen_image/qwen_image_weights.h"
+#include "sample/schedule.h"
+
+typedef struct mica_qwen_image {
+    mica_model base;
+    mica_arena arena;
+    mica_weights *transformer_files, *text_files, *vae_files;
+    mica_tokenizer *tokenizer; /* NULL in a synthetic model: prompts become made-up ids */
+    mica_qwen_image_weights transformer;
+    mica_lm text_encoder;
+    mica_qwen_vae_config vae_config;
+    mica_schedule_config schedule;
+} mica_qwen_image;
+
+typedef struct mica_qwen_image_session {
+    mica_model_session base;
+    const mica_qwen_image *model;
+    mica_backend *be;
+    mica_model_switches switches;
+    mica_arena arena;
+    mica_qwen_image_weights transformer;
+    mica_lm text_encoder;
+    mica_qwen_vae *vae;
+} mica_qwen_image_session;
+
+extern const mica_model_kind mica_qwen_image_kind;
+
+/* qwen_image_pipeline.c: the `generate` slot. */
+mica_status mica_qwen_image_generate(mica_model_session *session, const mica_image_options *options,
+                                     const mica_tap_sink *taps, mica_model_result *result,
+                                     mica_err *err);
+/* qwen_image_plan.c: working memory of a run of `items` (pictures times conditions). */
+uint64_t mica_qwen_image_scratch(const mica_qwen_image *model, int width, int height, int items);
+/* qwen_image_synthetic.c: the `open_synthetic` slot. */
+mica_status mica_qwen_image_open_synthetic(mica_model **out, const char *spec, mica_err *err);
+/* qwen_image_model.c: the schedule of the released models. */
+void mica_qwen_image_schedule_default(mica_schedule_config *c);
+/* qwen_image_model.c: configs against each other. */
+mica_status mica_qwen_image_check_parts(const mica_qwen_image *m, mica_err *err);
+
+#endif

@@ -1,0 +1,22 @@
+/* registry.c - the model families of this build, one line each. */
+#include "models/model.h"
+#include "models/qwen_image/qwen_image.h"
+
+#include <string.h>
+
+static const mica_model_kind *const KINDS[] = {
+    &mica_qwen_image_kind,
+};
+
+const mica_model_kind *mica_model_kind_at(int index)
+{
+    return index >= 0 && index < (int)MICA_ARRAY_LEN(KINDS) ? KINDS[index] : NULL;
+}
+
+const mica_model_kind *mica_model_kind_find(const char *id)
+{
+    for (size_t i = 0; i < MICA_ARRAY_LEN(KINDS); i++)
+        if (strcmp(KINDS[i]->id, id) == 0)
+            return KINDS[i];
+    return NULL;
+}
