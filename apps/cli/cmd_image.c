@@ -5,7 +5,7 @@
  *
  * Whatever can be known to be wrong from the command line and the file system is told before
  * the model opens. Pictures appear under their names whole or not at all. */
-#include "cli.h"
+#include "cmd_image.h"
 
 #include "base/clock.h"
 #include "base/file.h"
@@ -16,32 +16,6 @@
 #include <string.h>
 
 #define GUIDANCE_UNSET (-1.0)
-
-typedef struct image_args {
-    cli_common_args common;
-    cli_engine_args engine;
-    const char *prompt, *negative, *output, *noise, *trace;
-    int width, height, steps, batch, solver, schedule, noise_rng, round_timesteps, vae_tile;
-    int max_text_tokens;
-    double guidance;
-    uint64_t seed;
-    cli_doubles sigmas;
-    bool tokens;
-} image_args;
-
-/* One run and what it leaves behind; every member is released by run_deinit. */
-typedef struct image_run {
-    const image_args *args;
-    const char *model;
-    char *prompt, *negative;
-    mica_engine *engine;
-    mica_session *session;
-    mica_image *image;
-    char **paths; /* written pictures */
-    int path_count;
-    cli_progress progress;
-    double start, open_seconds, write_seconds;
-} image_run;
 
 static const cli_word solver_words[] = {
     {"default", MICA_SOLVER_DEFAULT},   {"euler", MICA_SOLVER_EULER}, {"heun", MICA_SOLVER_HEUN},
@@ -267,14 +241,6 @@ static mica_status read_prompts(image_run *run, mica_err *err)
     return MICA_OK;
 }
 
-/* Moves the text of a handle's failure into err. */
-static mica_status take_text(mica_status status, const char *text, mica_err *err)
-{
-    if (status)
-        MICA_FAIL(err, status, "%s", text && text[0] ? text : mica_status_name(status));
-    return status;
-}
-
 static mica_status open_model(image_run *run, mica_err *err)
 {
     mica_engine_options options;
@@ -282,10 +248,10 @@ static mica_status open_model(image_run *run, mica_err *err)
     cli_engine_fill(&run->args->engine, run->model, &options);
     mica_status status = mica_engine_open(&run->engine, &options);
     if (status)
-        return take_text(status, run->engine ? mica_engine_errmsg(run->engine) : NULL, err);
+        return image_take_text(status, run->engine ? mica_engine_errmsg(run->engine) : NULL, err);
     status = mica_session_open(&run->session, run->engine);
     run->open_seconds = mica_clock_seconds() - start;
-    return take_text(status, run->session ? mica_session_errmsg(run->session) : NULL, err);
+    return image_take_text(status, run->session ? mica_session_errmsg(run->session) : NULL, err);
 }
 
 static void fill_options(image_run *run, mica_image_options *out)
@@ -327,7 +293,7 @@ static mica_status generate(image_run *run, mica_err *err)
     cli_signals_install();
     const mica_status status = mica_image_generate(run->session, &options, &run->image);
     cli_progress_end(&run->progress);
-    return take_text(status, mica_session_errmsg(run->session), err);
+    return image_take_text(status, mica_session_errmsg(run->session), err);
 }
 
 static mica_status write_pictures(image_run *run, mica_err *err)
@@ -343,115 +309,13 @@ static mica_status write_pictures(image_run *run, mica_err *err)
         run->path_count++;
         const mica_status status =
             mica_image_write(run->image, i, run->paths[i], message, sizeof message);
-        MICA_TRY(take_text(status, message, err));
+        MICA_TRY(image_take_text(status, message, err));
     }
     run->write_seconds = mica_clock_seconds() - start;
     return MICA_OK;
 }
 
-/* --------------------------------------------------------------- results -- */
-
-static mica_status add_tokens(image_run *run, const char *text, const char *before,
-                              const char *between, const char *after, mica_text *out, mica_err *err)
-{
-    const int32_t *ids = NULL;
-    size_t count = 0;
-    const mica_status status = mica_session_tokens(run->session, text, &ids, &count);
-    MICA_TRY(take_text(status, mica_session_errmsg(run->session), err));
-    mica_text_add(out, "%s", before);
-    for (size_t i = 0; i < count; i++)
-        mica_text_add(out, "%s%" PRId32, i ? between : "", ids[i]);
-    mica_text_add(out, "%s", after);
-    return MICA_OK;
-}
-
-static mica_status add_tokens_json(image_run *run, mica_text *out, mica_err *err)
-{
-    MICA_TRY(add_tokens(run, run->prompt, ",\"tokens\":{\"prompt\":[", ",", "]", out, err));
-    if (run->negative)
-        MICA_TRY(add_tokens(run, run->negative, ",\"negative\":[", ",", "]", out, err));
-    mica_text_add(out, "}");
-    return MICA_OK;
-}
-
-static mica_status add_tokens_plain(image_run *run, mica_text *out, mica_err *err)
-{
-    MICA_TRY(add_tokens(run, run->prompt, "", " ", "\n", out, err));
-    if (run->negative)
-        MICA_TRY(add_tokens(run, run->negative, "", " ", "\n", out, err));
-    return MICA_OK;
-}
-
-static void add_outputs_json(const image_run *run, mica_text *out)
-{
-    mica_text_add(out, ",\"output\":");
-    mica_text_add_json_string(out, run->paths[0]);
-    mica_text_add(out, ",\"outputs\":[");
-    for (int i = 0; i < run->path_count; i++) {
-        mica_text_add(out, "%s{\"path\":", i ? "," : "");
-        mica_text_add_json_string(out, run->paths[i]);
-        mica_text_add(out, ",\"seed\":%" PRIu64 ",\"width\":%d,\"height\":%d}",
-                      run->args->seed + (uint64_t)i, mica_image_width(run->image),
-                      mica_image_height(run->image));
-    }
-    mica_text_add(out, "]");
-}
-
-static void add_stats_json(const image_run *run, const mica_run_stats *s, mica_text *out)
-{
-    mica_text_add(out,
-                  ",\"seconds\":{\"open\":%.6f,\"text\":%.6f,\"prepare\":%.6f,\"denoise\":%.6f,"
-                  "\"decode\":%.6f,\"write\":%.6f,\"total\":%.6f}",
-                  run->open_seconds, s->seconds[MICA_PHASE_TEXT], s->seconds[MICA_PHASE_PREPARE],
-                  s->seconds[MICA_PHASE_DENOISE], s->seconds[MICA_PHASE_DECODE], run->write_seconds,
-                  mica_clock_seconds() - run->start);
-    mica_text_add(out, ",\"steps_per_second\":%.6f,\"peak_memory\":%" PRIu64, s->steps_per_second,
-                  s->peak_memory);
-    mica_text_add(out,
-                  ",\"counters\":{\"block_allocations\":%" PRIu64 ",\"block_waits\":%" PRIu64
-                  ",\"rope_builds\":%" PRIu64 ",\"modulation_matmuls\":%" PRIu64 "}",
-                  s->block_allocations, s->block_waits, s->rope_builds, s->modulation_matmuls);
-}
-
-static void add_summary(const image_run *run, const mica_run_stats *s, mica_text *out)
-{
-    for (int i = 0; i < run->path_count; i++)
-        mica_text_add(out, "%s: %dx%d, seed %" PRIu64 "\n", run->paths[i],
-                      mica_image_width(run->image), mica_image_height(run->image),
-                      run->args->seed + (uint64_t)i);
-    mica_text_add(out,
-                  "%.2f s (text %.2f, prepare %.2f, denoise %.2f at %.3g steps/s, decode %.2f)",
-                  mica_clock_seconds() - run->start, s->seconds[MICA_PHASE_TEXT],
-                  s->seconds[MICA_PHASE_PREPARE], s->seconds[MICA_PHASE_DENOISE],
-                  s->steps_per_second, s->seconds[MICA_PHASE_DECODE]);
-    mica_text_add(out, ", peak memory %.2f GB\n", (double)s->peak_memory * 1e-9);
-}
-
-static mica_status describe(image_run *run, mica_text *out, mica_err *err)
-{
-    const image_args *a = run->args;
-    mica_run_stats stats = {.size = sizeof stats};
-    const mica_status status = mica_session_stats(run->session, &stats);
-    MICA_TRY(take_text(status, mica_session_errmsg(run->session), err));
-    if (!a->common.json) {
-        if (a->tokens)
-            MICA_TRY(add_tokens_plain(run, out, err));
-        if (run->image && !a->common.quiet)
-            add_summary(run, &stats, out);
-        return MICA_OK;
-    }
-    mica_text_add(out, "{\"command\":\"image\",\"version\":");
-    mica_text_add_json_string(out, mica_version());
-    if (a->tokens)
-        MICA_TRY(add_tokens_json(run, out, err));
-    if (run->image) {
-        mica_text_add(out, ",\"parameters\":%s", mica_image_recipe(run->image, 0));
-        add_outputs_json(run, out);
-        add_stats_json(run, &stats, out);
-    }
-    mica_text_add(out, "}\n");
-    return MICA_OK;
-}
+/* --------------------------------------------------------------- command -- */
 
 static mica_status run_image(image_run *run, mica_text *result, mica_err *err)
 {
@@ -463,7 +327,7 @@ static mica_status run_image(image_run *run, mica_text *result, mica_err *err)
         MICA_TRY(generate(run, err));
         MICA_TRY(write_pictures(run, err));
     }
-    MICA_TRY(describe(run, result, err));
+    MICA_TRY(image_describe(run, result, err));
     return result->failed ? MICA_FAIL(err, MICA_E_NOMEM, "out of memory") : MICA_OK;
 }
 

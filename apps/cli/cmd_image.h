@@ -1,0 +1,41 @@
+/* cmd_image.h - what the two halves of `mica image` share.
+ *
+ *     cmd_image.c           options, checks, the run itself
+ *     cmd_image_result.c    what is printed about it: summary, token ids, JSON */
+#ifndef MICA_CLI_CMD_IMAGE_H
+#define MICA_CLI_CMD_IMAGE_H
+
+#include "cli.h"
+
+typedef struct image_args {
+    cli_common_args common;
+    cli_engine_args engine;
+    const char *prompt, *negative, *output, *noise, *trace;
+    int width, height, steps, batch, solver, schedule, noise_rng, round_timesteps, vae_tile;
+    int max_text_tokens;
+    double guidance;
+    uint64_t seed;
+    cli_doubles sigmas;
+    bool tokens;
+} image_args;
+
+/* One run and what it leaves behind; every member is released by run_deinit. */
+typedef struct image_run {
+    const image_args *args;
+    const char *model;
+    char *prompt, *negative;
+    mica_engine *engine;
+    mica_session *session;
+    mica_image *image;
+    char **paths; /* written pictures */
+    int path_count;
+    cli_progress progress;
+    double start, open_seconds, write_seconds;
+} image_run;
+
+/* Moves the text of a handle's failure into err; returns status. */
+mica_status image_take_text(mica_status status, const char *text, mica_err *err);
+/* Appends what standard output receives after a run. */
+mica_status image_describe(image_run *run, mica_text *out, mica_err *err);
+
+#endif

@@ -1,0 +1,121 @@
+/* cmd_image_result.c - what `mica image` prints when it is done.
+ *
+ * For people: one line per picture and one of times. With --json: one object, documented in
+ * docs/CLI.md. With --tokens: the ids, one line per text, before anything else. */
+#include "cmd_image.h"
+
+#include "base/clock.h"
+
+#include <inttypes.h>
+
+mica_status image_take_text(mica_status status, const char *text, mica_err *err)
+{
+    if (status)
+        MICA_FAIL(err, status, "%s", text && text[0] ? text : mica_status_name(status));
+    return status;
+}
+
+static mica_status add_tokens(image_run *run, const char *text, const char *before,
+                              const char *between, const char *after, mica_text *out, mica_err *err)
+{
+    const int32_t *ids = NULL;
+    size_t count = 0;
+    const mica_status status = mica_session_tokens(run->session, text, &ids, &count);
+    MICA_TRY(image_take_text(status, mica_session_errmsg(run->session), err));
+    mica_text_add(out, "%s", before);
+    for (size_t i = 0; i < count; i++)
+        mica_text_add(out, "%s%" PRId32, i ? between : "", ids[i]);
+    mica_text_add(out, "%s", after);
+    return MICA_OK;
+}
+
+static mica_status add_tokens_json(image_run *run, mica_text *out, mica_err *err)
+{
+    MICA_TRY(add_tokens(run, run->prompt, ",\"tokens\":{\"prompt\":[", ",", "]", out, err));
+    if (run->negative)
+        MICA_TRY(add_tokens(run, run->negative, ",\"negative\":[", ",", "]", out, err));
+    mica_text_add(out, "}");
+    return MICA_OK;
+}
+
+static mica_status add_tokens_plain(image_run *run, mica_text *out, mica_err *err)
+{
+    MICA_TRY(add_tokens(run, run->prompt, "", " ", "\n", out, err));
+    if (run->negative)
+        MICA_TRY(add_tokens(run, run->negative, "", " ", "\n", out, err));
+    return MICA_OK;
+}
+
+static void add_outputs_json(const image_run *run, mica_text *out)
+{
+    mica_text_add(out, ",\"output\":");
+    mica_text_add_json_string(out, run->paths[0]);
+    mica_text_add(out, ",\"outputs\":[");
+    for (int i = 0; i < run->path_count; i++) {
+        mica_text_add(out, "%s{\"path\":", i ? "," : "");
+        mica_text_add_json_string(out, run->paths[i]);
+        mica_text_add(out, ",\"seed\":%" PRIu64 ",\"width\":%d,\"height\":%d}",
+                      run->args->seed + (uint64_t)i, mica_image_width(run->image),
+                      mica_image_height(run->image));
+    }
+    mica_text_add(out, "]");
+}
+
+static void add_stats_json(const image_run *run, const mica_run_stats *s, mica_text *out)
+{
+    mica_text_add(out,
+                  ",\"seconds\":{\"open\":%.6f,\"text\":%.6f,\"prepare\":%.6f,\"denoise\":%.6f,"
+                  "\"decode\":%.6f,\"write\":%.6f,\"total\":%.6f}",
+                  run->open_seconds, s->seconds[MICA_PHASE_TEXT], s->seconds[MICA_PHASE_PREPARE],
+                  s->seconds[MICA_PHASE_DENOISE], s->seconds[MICA_PHASE_DECODE], run->write_seconds,
+                  mica_clock_seconds() - run->start);
+    mica_text_add(out, ",\"steps_per_second\":%.6f,\"peak_memory\":%" PRIu64, s->steps_per_second,
+                  s->peak_memory);
+    mica_text_add(out,
+                  ",\"counters\":{\"block_allocations\":%" PRIu64 ",\"block_waits\":%" PRIu64
+                  ",\"rope_builds\":%" PRIu64 ",\"modulation_matmuls\":%" PRIu64 "}",
+                  s->block_allocations, s->block_waits, s->rope_builds, s->modulation_matmuls);
+}
+
+static void add_summary(const image_run *run, const mica_run_stats *s, mica_text *out)
+{
+    for (int i = 0; i < run->path_count; i++)
+        mica_text_add(out, "%s: %dx%d, seed %" PRIu64 "\n", run->paths[i],
+                      mica_image_width(run->image), mica_image_height(run->image),
+                      run->args->seed + (uint64_t)i);
+    mica_text_add(out,
+                  "%.2f s (text %.2f, prepare %.2f, denoise %.2f at %.3g steps/s, decode %.2f)",
+                  mica_clock_seconds() - run->start, s->seconds[MICA_PHASE_TEXT],
+                  s->seconds[MICA_PHASE_PREPARE], s->seconds[MICA_PHASE_DENOISE],
+                  s->steps_per_second, s->seconds[MICA_PHASE_DECODE]);
+    mica_text_add(out, ", peak memory %.2f GB\n", (double)s->peak_memory * 1e-9);
+}
+
+mica_status image_describe(image_run *run, mica_text *out, mica_err *err)
+{
+    const image_args *a = run->args;
+    mica_run_stats stats = {.size = sizeof stats};
+    if (run->image) {
+        const mica_status status = mica_session_stats(run->session, &stats);
+        MICA_TRY(image_take_text(status, mica_session_errmsg(run->session), err));
+    }
+    if (!a->common.json) {
+        if (a->tokens)
+            MICA_TRY(add_tokens_plain(run, out, err));
+        if (run->image && !a->common.quiet)
+            add_summary(run, &stats, out);
+        return MICA_OK;
+    }
+    mica_text_add(out, "{\"command\":\"image\",\"version\":");
+    mica_text_add_json_string(out, mica_version());
+    if (a->tokens)
+        MICA_TRY(add_tokens_json(run, out, err));
+    if (run->image) {
+        const char *recipe = mica_image_recipe(run->image, 0);
+        mica_text_add(out, ",\"parameters\":%s", recipe ? recipe : "null");
+        add_outputs_json(run, out);
+        add_stats_json(run, &stats, out);
+    }
+    mica_text_add(out, "}\n");
+    return MICA_OK;
+}
