@@ -414,11 +414,10 @@ const char *mica_weights_path(const mica_weights *w)
     return w->path;
 }
 
-/* ---- page-cache hints ---- */
+/* ---- page cache ---- */
 
-typedef void (*hint_fn)(const mica_file_map *m, size_t offset, size_t size);
-
-static void hint(const mica_weights *w, const mica_tensor *t, hint_fn fn)
+/* The mapped file that holds the tensor's data, or NULL; few shards, so a plain walk. */
+static const mica_file_map *find_map(const mica_weights *w, const mica_tensor *t, size_t *offset)
 {
     const uintptr_t p = (uintptr_t)t->data;
     for (size_t i = 0; i < w->file_count; i++) {
@@ -426,29 +425,30 @@ static void hint(const mica_weights *w, const mica_tensor *t, hint_fn fn)
         const uintptr_t base = (uintptr_t)f->map.data;
         if (!f->is_mapped || p < base || p - base >= f->map.size)
             continue;
-        fn(&f->map, p - base, MICA_MIN(mica_tensor_size(t), f->map.size - (p - base)));
-        return;
+        *offset = p - base;
+        return &f->map;
     }
+    return NULL;
 }
 
 void mica_weights_willneed(const mica_weights *w, const mica_tensor *t)
 {
-    hint(w, t, mica_file_map_willneed);
+    size_t offset;
+    const mica_file_map *map = find_map(w, t, &offset);
+    if (map != NULL)
+        mica_file_map_willneed(map, offset, MICA_MIN(mica_tensor_size(t), map->size - offset));
 }
 
 void mica_weights_dontneed(const mica_weights *w, const mica_tensor *t)
 {
-    hint(w, t, mica_file_map_dontneed);
+    size_t offset;
+    const mica_file_map *map = find_map(w, t, &offset);
+    if (map != NULL)
+        mica_file_map_dontneed(map, offset, MICA_MIN(mica_tensor_size(t), map->size - offset));
 }
 
 bool mica_weights_is_mapped(const mica_weights *w, const mica_tensor *t)
 {
-    const uintptr_t p = (uintptr_t)t->data;
-    for (size_t i = 0; i < w->file_count; i++) {
-        const mica_weights_file *f = &w->files[i];
-        const uintptr_t base = (uintptr_t)f->map.data;
-        if (f->is_mapped && p >= base && p - base < f->map.size)
-            return true;
-    }
-    return false;
+    size_t offset;
+    return find_map(w, t, &offset) != NULL;
 }

@@ -95,6 +95,17 @@ static inline folder folder_make(void)
     return f;
 }
 
+static inline void folder_expect_empty(const folder *f)
+{
+    char **names = NULL;
+    size_t count = 0;
+    mica_err err;
+    expect_ok(mica_path_list(f->path, &names, &count, &err), &err);
+    if (count > 0)
+        fail_msg("%s was left in the folder", names[0]);
+    mica_path_list_free(&names, count);
+}
+
 static inline void folder_remove(const folder *f)
 {
     char **names = NULL;

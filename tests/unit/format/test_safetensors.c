@@ -55,7 +55,7 @@ static const bad_header BAD_HEADERS[] = {
     {"{" ENTRY("a", "F32", "[1]", "[0,8]") "}", 8, MICA_E_FORMAT,
      "tensor a: data_offsets hold 8 bytes, shape and dtype need 4"},
     {"{" ENTRY("a", "F32", "[2]", "[4,12]") "}", 8, MICA_E_FORMAT,
-     "truncated or damaged: tensor a ends at byte 71, the file has 67; download it again"},
+     "truncated or damaged: tensor a ends at byte 75, the file has 71; download it again"},
     {"{" ENTRY("a", "U8", "[0]", "[9,9]") "}", 8, MICA_E_FORMAT, "tensor a ends at byte"},
     {"{" ENTRY("a", "F32", "[2]", "[0,8]") "," ENTRY("b", "F32", "[2]", "[4,12]") "}", 12,
      MICA_E_FORMAT, "tensors a and b overlap"},

@@ -1,6 +1,9 @@
 /* test_safetensors_write.c - what is written opens again as the same; refusals leave no file. */
 #include "format_fixture.h"
 
+#include <signal.h>
+#include <sys/resource.h>
+
 typedef struct sample {
     uint8_t bytes[5];
     float f32[6];
@@ -110,7 +113,8 @@ static void expect_not_written(const sample *s, size_t count, const char *const 
     const mica_status st = mica_safetensors_write(folder_path(&f, "no.safetensors"), s->entries,
                                                   count, metadata, &err);
     expect_failure(st, &err, status, text);
-    folder_remove(&f); /* fails unless the folder is as empty as before */
+    folder_expect_empty(&f);
+    folder_remove(&f);
 }
 
 static void test_refusals(void **state)
@@ -147,6 +151,33 @@ static void test_unwritable_place(void **state)
     folder_remove(&f);
 }
 
+/* The system refuses in the middle of the data: an error, and nothing stays behind. */
+static void test_write_fails_midway(void **state)
+{
+    (void)state;
+    folder f = folder_make();
+    struct rlimit before, small;
+    mica_err err;
+    const size_t size = (size_t)1 << 20;
+    uint8_t *bytes = calloc(size, 1);
+    assert_non_null(bytes);
+    const mica_tensor t = mica_tensor_1d(bytes, MICA_DTYPE_U8, (int64_t)size);
+    const mica_safetensors_entry entry = {.name = "a", .tensor = &t};
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    small = before;
+    small.rlim_cur = 65536;
+    signal(SIGXFSZ, SIG_IGN); /* the write fails with EFBIG instead */
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+    const mica_status st =
+        mica_safetensors_write(folder_path(&f, "big.safetensors"), &entry, 1, NULL, &err);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    signal(SIGXFSZ, SIG_DFL);
+    expect_failure(st, &err, MICA_E_IO, "");
+    free(bytes);
+    folder_expect_empty(&f);
+    folder_remove(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -155,6 +186,7 @@ int main(void)
         cmocka_unit_test(test_empty_file_and_overwrite),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_unwritable_place),
+        cmocka_unit_test(test_write_fails_midway),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

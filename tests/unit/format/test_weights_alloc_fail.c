@@ -106,7 +106,8 @@ static void test_write(void **state)
     assert_int_equal(mica_weights_count(w), 2);
     mica_weights_close(&w);
     assert_int_equal(remove(path), 0);
-    folder_remove(&f); /* no temporary file stayed behind */
+    folder_expect_empty(&f); /* no temporary file stayed behind */
+    folder_remove(&f);
 }
 
 int main(void)
