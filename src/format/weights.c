@@ -183,7 +183,7 @@ static mica_status new_file(mica_weights *w, mica_weights_file **out, mica_err *
 
 mica_status mica_weights_take_file(mica_weights *w, const char *path, mica_err *err)
 {
-    mica_weights_file *f;
+    mica_weights_file *f = NULL;
     MICA_TRY(new_file(w, &f, err));
     MICA_TRY(mica_file_map_open(&f->map, path, err));
     f->is_mapped = true;
@@ -192,7 +192,7 @@ mica_status mica_weights_take_file(mica_weights *w, const char *path, mica_err *
 
 static mica_status take_memory(mica_weights *w, const void *data, size_t size, mica_err *err)
 {
-    mica_weights_file *f;
+    mica_weights_file *f = NULL;
     MICA_TRY(new_file(w, &f, err));
     f->map = (mica_file_map){.data = data, .size = size, .path = mica_mem_strdup(w->path)};
     if (f->map.path == NULL)
