@@ -1,0 +1,185 @@
+/* golden_support.c - see golden_support.h. */
+#include "golden_support.h"
+
+#include "base/file.h"
+
+#include <ftw.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static void assert_ok(mica_status st, const mica_err *err)
+{
+    if (st)
+        fail_msg("%s: %s", mica_status_name(st), err->text);
+}
+
+static void read_call(golden_case *c)
+{
+    const struct cJSON *call = mica_json_find(c->manifest.root, "call");
+    mica_err err = {0};
+    int64_t width = 0, height = 0, steps = 0;
+    mica_image_options *o = &c->options;
+    *o = (mica_image_options){.size = sizeof *o, .noise_path = c->expected_path};
+    assert_non_null(call);
+    assert_ok(mica_json_get_string(&c->manifest, call, "prompt", &o->prompt, &err), &err);
+    assert_ok(mica_json_get_int(&c->manifest, call, "width", 1, 4096, &width, &err), &err);
+    assert_ok(mica_json_get_int(&c->manifest, call, "height", 1, 4096, &height, &err), &err);
+    assert_ok(mica_json_get_int(&c->manifest, call, "num_inference_steps", 1, 100, &steps, &err),
+              &err);
+    assert_ok(mica_json_opt_double(&c->manifest, call, "true_cfg_scale", 0, 100, &o->guidance,
+                                   &err),
+              &err);
+    if (mica_json_find(call, "negative_prompt"))
+        assert_ok(mica_json_get_string(&c->manifest, call, "negative_prompt", &o->negative_prompt,
+                                       &err),
+                  &err);
+    o->width = (int)width;
+    o->height = (int)height;
+    o->steps = (int)steps;
+}
+
+void golden_case_open(golden_case *c, const char *system, const char *name)
+{
+    char path[512];
+    mica_err err = {0};
+    *c = (golden_case){0};
+    snprintf(path, sizeof path, "%s/%s/cases/%s/manifest.json", MICA_TEST_DATA, system, name);
+    assert_ok(mica_json_open(&c->manifest, path, &err), &err);
+    snprintf(c->expected_path, sizeof c->expected_path, "%s/%s/cases/%s/expected.safetensors",
+             MICA_TEST_DATA, system, name);
+    assert_ok(mica_weights_open(&c->expected, c->expected_path, &err), &err);
+    read_call(c);
+}
+
+void golden_case_close(golden_case *c)
+{
+    mica_weights_close(&c->expected);
+    mica_json_close(&c->manifest);
+}
+
+mica_model *golden_model_open(const mica_engine_options *options)
+{
+    mica_model_parts parts;
+    const mica_model_kind *kind;
+    mica_model *m = NULL;
+    mica_err err = {0};
+    assert_ok(mica_model_parts_resolve(&parts, &kind, options, &err), &err);
+    assert_ok(kind->open(&m, &parts, &err), &err);
+    mica_model_parts_deinit(&parts);
+    return m;
+}
+
+void golden_model_close(mica_model **m)
+{
+    (*m)->kind->close(m);
+}
+
+mica_model *golden_model_open_folder(const char *path)
+{
+    char full[512];
+    snprintf(full, sizeof full, "%s/%s", MICA_TEST_DATA, path);
+    return golden_model_open(&(mica_engine_options){.size = sizeof(mica_engine_options),
+                                                    .model = full});
+}
+
+void golden_generate(golden_run *r, const mica_model *m, const golden_setup *setup,
+                     const mica_image_options *options)
+{
+    const mica_backend_options be_options = {
+        .device = MICA_DEVICE_CPU,
+        .precision = setup->precision ? setup->precision : MICA_PRECISION_F32,
+        .threads = setup->threads ? setup->threads : 2,
+        .ablate_fusion = setup->ablate_fusion};
+    mica_backend *be = NULL;
+    mica_model_session *s = NULL;
+    *r = (golden_run){0};
+    assert_ok(mica_backend_open(&be, &be_options, &r->err), &r->err);
+    assert_ok(m->kind->session_open(&s, m, be, &setup->switches, &r->err), &r->err);
+    if (!setup->no_trace)
+        assert_ok(mica_trace_open(&r->trace, &r->err), &r->err);
+    r->status = m->kind->generate(s, options, r->trace ? mica_trace_sink(r->trace) : NULL,
+                                  &r->result, &r->err);
+    m->kind->session_close(&s);
+    mica_backend_close(&be);
+}
+
+void golden_generate_ok(golden_run *r, const mica_model *m, const golden_setup *setup,
+                        const mica_image_options *options)
+{
+    golden_generate(r, m, setup, options);
+    assert_ok(r->status, &r->err);
+}
+
+void golden_run_close(golden_run *r)
+{
+    mica_trace_close(&r->trace);
+    mica_model_result_deinit(&r->result);
+}
+
+static void assert_same_shape(const char *name, const mica_tensor *got, const mica_tensor *expected)
+{
+    char a[128], b[128];
+    bool same = got->ndim == expected->ndim;
+    for (int i = 0; same && i < got->ndim; i++)
+        same = got->shape_[i] == expected->shape_[i];
+    if (!same)
+        fail_msg("%s: got %s, expected %s", name, mica_tensor_describe(got, a, sizeof a),
+                 mica_tensor_describe(expected, b, sizeof b));
+}
+
+double golden_relative_l2(const mica_tensor *got, const mica_tensor *expected)
+{
+    double difference = 0.0, norm = 0.0;
+    for (int64_t i = 0; i < mica_tensor_count(expected); i++) {
+        const double e = mica_tensor_read_f32(expected, i), g = mica_tensor_read_f32(got, i);
+        difference += (g - e) * (g - e);
+        norm += e * e;
+    }
+    return sqrt(difference) / (norm > 0.0 ? sqrt(norm) : 1.0);
+}
+
+void golden_assert_near(const char *name, const mica_tensor *got, const mica_tensor *expected,
+                        double bound)
+{
+    if (!got)
+        fail_msg("%s was not written", name);
+    assert_same_shape(name, got, expected);
+    const double distance = golden_relative_l2(got, expected);
+    if (!(distance <= bound))
+        fail_msg("%s: relative L2 distance %.3g, at most %.3g allowed", name, distance, bound);
+}
+
+void golden_assert_equal(const char *name, const mica_tensor *got, const mica_tensor *expected)
+{
+    if (!got)
+        fail_msg("%s was not written", name);
+    assert_same_shape(name, got, expected);
+    if (got->dtype != expected->dtype)
+        fail_msg("%s: got %s, expected %s", name, mica_dtype_get(got->dtype)->name,
+                 mica_dtype_get(expected->dtype)->name);
+    if (memcmp(got->data, expected->data, mica_tensor_size(expected)) != 0)
+        fail_msg("%s differs", name);
+}
+
+void golden_temp_folder(char *out, size_t size)
+{
+    const char *base = getenv("TMPDIR");
+    snprintf(out, size, "%s/mica-golden-XXXXXX", base ? base : "/tmp");
+    assert_non_null(mkdtemp(out));
+}
+
+static int remove_entry(const char *path, const struct stat *st, int flag, struct FTW *ftw)
+{
+    (void)st;
+    (void)flag;
+    (void)ftw;
+    return remove(path);
+}
+
+void golden_remove_folder(const char *path)
+{
+    nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
+}

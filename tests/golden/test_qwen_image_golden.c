@@ -1,0 +1,321 @@
+/* test_qwen_image_golden.c - Qwen-Image, prompt to picture, against the reference's numbers.
+ *
+ * f32: every tensor of expected.safetensors within relative L2 1e-4, integers equal, the picture
+ * within one level. bf16: the bounds of the manifest. Then what must not change the result: the
+ * number of threads, the batch, each technique switched off. */
+#include "golden_support.h"
+
+#include "sample/noise.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define SYSTEM "qwen_image"
+#define MODEL "qwen_image/model"
+
+static const golden_setup F32 = {0};
+
+/* ----------------------------------------------------------- against the reference -- */
+
+static int largest_difference(const uint8_t *a, const uint8_t *b, size_t n)
+{
+    int most = 0;
+    for (size_t i = 0; i < n; i++)
+        most = MICA_MAX(most, abs(a[i] - b[i]));
+    return most;
+}
+
+static void compare_f32(const char *name, const mica_tensor *got, const mica_tensor *expected)
+{
+    if (mica_dtype_get(expected->dtype)->is_float) {
+        golden_assert_near(name, got, expected, 1e-4);
+        return;
+    }
+    if (strcmp(name, "image_u8") != 0) {
+        golden_assert_equal(name, got, expected);
+        return;
+    }
+    assert_non_null(got);
+    assert_int_equal(mica_tensor_count(got), mica_tensor_count(expected));
+    assert_in_range(largest_difference(got->data, expected->data, mica_tensor_size(expected)), 0, 1);
+}
+
+static void run_f32(const char *name)
+{
+    golden_case c;
+    golden_run r;
+    mica_model *m = golden_model_open_folder(MODEL);
+    golden_case_open(&c, SYSTEM, name);
+    golden_generate_ok(&r, m, &F32, &c.options);
+    for (size_t i = 0; i < mica_weights_count(c.expected); i++) {
+        const char *tensor = mica_weights_name(c.expected, i);
+        compare_f32(tensor, mica_trace_find(r.trace, tensor), mica_weights_tensor(c.expected, i));
+    }
+    assert_int_equal(r.result.count, 1);
+    assert_int_equal(r.result.width, c.options.width);
+    assert_int_equal(r.result.height, c.options.height);
+    golden_run_close(&r);
+    golden_case_close(&c);
+    golden_model_close(&m);
+}
+
+static void test_cfg_f32(void **state)
+{
+    (void)state;
+    run_f32("t2i_cfg");
+}
+
+static void test_nocfg_f32(void **state)
+{
+    (void)state;
+    run_f32("t2i_nocfg");
+}
+
+/* Every tensor the manifest gives a bound for. */
+static void compare_bf16(const golden_case *c, const mica_trace *trace)
+{
+    const struct cJSON *bounds =
+        mica_json_find(mica_json_find(c->manifest.root, "tolerance"), "bfloat16_compute");
+    const struct cJSON *each = mica_json_find(bounds, "per_tensor");
+    int compared = 0;
+    assert_non_null(each);
+    for (size_t i = 0; i < mica_weights_count(c->expected); i++) {
+        const char *name = mica_weights_name(c->expected, i);
+        double bound = 0.0;
+        mica_err err = {0};
+        assert_int_equal(mica_json_opt_double(&c->manifest, each, name, 0, 1, &bound, &err), 0);
+        if (bound == 0.0)
+            continue;
+        golden_assert_near(name, mica_trace_find(trace, name), mica_weights_tensor(c->expected, i),
+                           bound);
+        compared++;
+    }
+    assert_true(compared >= 5);
+}
+
+static void run_bf16(const char *name)
+{
+    golden_case c;
+    golden_run r;
+    mica_model *m = golden_model_open_folder(MODEL);
+    const golden_setup setup = {.precision = MICA_PRECISION_BF16};
+    golden_case_open(&c, SYSTEM, name);
+    golden_generate_ok(&r, m, &setup, &c.options);
+    compare_bf16(&c, r.trace);
+    const mica_tensor *expected = mica_weights_find(c.expected, "image_u8");
+    const uint8_t *e = expected->data;
+    double sum = 0.0;
+    for (int64_t i = 0; i < mica_tensor_count(expected); i++)
+        sum += abs(r.result.rgb[i] - e[i]);
+    assert_true(sum / (double)mica_tensor_count(expected) <= 2.0);
+    golden_run_close(&r);
+    golden_case_close(&c);
+    golden_model_close(&m);
+}
+
+static void test_cfg_bf16(void **state)
+{
+    (void)state;
+    run_bf16("t2i_cfg");
+}
+
+static void test_nocfg_bf16(void **state)
+{
+    (void)state;
+    run_bf16("t2i_nocfg");
+}
+
+/* -------------------------------------------------------- what must not matter -- */
+
+/* Runs the guided case as `setup` asks and compares its last latents and picture with the plain
+ * f32 run; bound 0: the same bytes. */
+static void compare_setups(const golden_setup *plain, const golden_setup *setup, double bound)
+{
+    golden_case c;
+    golden_run a, b;
+    mica_model *m = golden_model_open_folder(MODEL);
+    golden_case_open(&c, SYSTEM, "t2i_cfg");
+    golden_generate_ok(&a, m, plain, &c.options);
+    golden_generate_ok(&b, m, setup, &c.options);
+    static const char *const NAMES[] = {"prompt.embeds", "step0.cond", "step0.uncond",
+                                        "step2.latents", "vae_decode.output"};
+    for (size_t i = 0; i < MICA_ARRAY_LEN(NAMES); i++) {
+        const mica_tensor *x = mica_trace_find(a.trace, NAMES[i]);
+        const mica_tensor *y = mica_trace_find(b.trace, NAMES[i]);
+        if (bound == 0.0)
+            golden_assert_equal(NAMES[i], y, x);
+        else
+            golden_assert_near(NAMES[i], y, x, bound);
+    }
+    const size_t n = (size_t)(a.result.width * a.result.height * 3);
+    assert_in_range(largest_difference(a.result.rgb, b.result.rgb, n), 0, bound == 0.0 ? 0 : 1);
+    golden_run_close(&a);
+    golden_run_close(&b);
+    golden_case_close(&c);
+    golden_model_close(&m);
+}
+
+static void test_threads(void **state)
+{
+    (void)state;
+    static const mica_precision PRECISIONS[] = {MICA_PRECISION_F32, MICA_PRECISION_BF16,
+                                                MICA_PRECISION_INT8};
+    for (size_t p = 0; p < MICA_ARRAY_LEN(PRECISIONS); p++)
+        for (int threads = 2; threads <= 3; threads++)
+            compare_setups(&(golden_setup){.precision = PRECISIONS[p], .threads = 1},
+                           &(golden_setup){.precision = PRECISIONS[p], .threads = threads}, 0.0);
+}
+
+/* Tables built at another time hold the same numbers. */
+static void test_ablate_exact(void **state)
+{
+    (void)state;
+    compare_setups(&F32, &(golden_setup){.switches = {.ablate_rope_once = true}}, 0.0);
+    compare_setups(&F32, &(golden_setup){.switches = {.ablate_trim = true}}, 0.0);
+}
+
+/* A product of other dimensions, or unfused, may sum in another order. */
+static void test_ablate_near(void **state)
+{
+    (void)state;
+    compare_setups(&F32, &(golden_setup){.switches = {.ablate_modulation_once = true}}, 1e-5);
+    compare_setups(&F32, &(golden_setup){.switches = {.ablate_batched_cfg = true}}, 1e-5);
+    compare_setups(&F32, &(golden_setup){.ablate_fusion = true}, 1e-5);
+}
+
+static mica_image_options small_options(void)
+{
+    return (mica_image_options){.size = sizeof(mica_image_options),
+                                .prompt = "a red fox in the snow",
+                                .negative_prompt = " ",
+                                .width = 64,
+                                .height = 48,
+                                .steps = 2,
+                                .seed = 7};
+}
+
+static void test_batch_equals_single_runs(void **state)
+{
+    (void)state;
+    mica_model *m = golden_model_open_folder(MODEL);
+    mica_image_options o = small_options();
+    golden_run both, one;
+    o.batch = 2;
+    golden_generate_ok(&both, m, &F32, &o);
+    assert_int_equal(both.result.count, 2);
+    const size_t n = 64 * 48 * 3;
+    o.batch = 1;
+    for (int i = 0; i < 2; i++) {
+        o.seed = 7 + (uint64_t)i;
+        golden_generate_ok(&one, m, &F32, &o);
+        const mica_tensor *all = mica_trace_find(both.trace, "step1.latents");
+        const mica_tensor mine = mica_tensor_rows(all, i, 1);
+        golden_assert_near("step1.latents", &mine, mica_trace_find(one.trace, "step1.latents"),
+                           1e-5);
+        assert_in_range(largest_difference(both.result.rgb + (size_t)i * n, one.result.rgb, n), 0, 1);
+        golden_run_close(&one);
+    }
+    /* Two seeds, two pictures. */
+    assert_true(largest_difference(both.result.rgb, both.result.rgb + n, n) > 8);
+    golden_run_close(&both);
+    golden_model_close(&m);
+}
+
+/* Noise is drawn as [C, Y, X] and packed into 2 x 2 patches. */
+static void test_seed_packs_noise(void **state)
+{
+    (void)state;
+    mica_model *m = golden_model_open_folder(MODEL);
+    const mica_image_options o = small_options();
+    golden_run r;
+    static float noise[16 * 6 * 8];
+    golden_generate_ok(&r, m, &F32, &o);
+    mica_noise_f32(7, noise, MICA_ARRAY_LEN(noise));
+    const mica_tensor *t = mica_trace_find(r.trace, "initial_latents");
+    const float *packed = t->data;
+    for (int c = 0; c < 16; c++)
+        for (int y = 0; y < 6; y++)
+            for (int x = 0; x < 8; x++) {
+                const int row = (y / 2) * 4 + x / 2, channel = c * 4 + (y % 2) * 2 + x % 2;
+                assert_true(packed[row * 64 + channel] == noise[(c * 6 + y) * 8 + x]);
+            }
+    golden_run_close(&r);
+    golden_model_close(&m);
+}
+
+static void test_counters(void **state)
+{
+    (void)state;
+    mica_model *m = golden_model_open_folder(MODEL);
+    mica_image_options o = small_options();
+    golden_run r;
+    o.steps = 4;
+    golden_generate_ok(&r, m, &(golden_setup){.no_trace = true}, &o);
+    assert_int_equal(r.result.block_allocations, 0);
+    assert_int_equal(r.result.block_waits, 0);
+    assert_int_equal(r.result.rope_builds, 1);
+    assert_int_equal(r.result.modulation_matmuls, 2 * 2 + 1);
+    assert_int_equal(r.result.passes, 4);
+    golden_run_close(&r);
+    const golden_setup ablated = {.no_trace = true,
+                                  .switches = {.ablate_rope_once = true,
+                                               .ablate_modulation_once = true,
+                                               .ablate_batched_cfg = true}};
+    golden_generate_ok(&r, m, &ablated, &o);
+    assert_int_equal(r.result.rope_builds, 4);
+    assert_int_equal(r.result.modulation_matmuls, 4 * (2 * 2 + 1));
+    assert_int_equal(r.result.passes, 8);
+    golden_run_close(&r);
+    golden_model_close(&m);
+}
+
+/* Other solvers end near where Euler with many steps ends: they solve the same equation. */
+static void test_solvers_agree(void **state)
+{
+    (void)state;
+    static const mica_solver SOLVERS[] = {MICA_SOLVER_HEUN, MICA_SOLVER_DPMPP_2M,
+                                          MICA_SOLVER_UNIPC};
+    mica_model *m = golden_model_open_folder(MODEL);
+    mica_image_options o = small_options();
+    golden_run fine, r;
+    o.negative_prompt = NULL;
+    o.steps = 64;
+    golden_generate_ok(&fine, m, &F32, &o);
+    const mica_tensor *expected = mica_trace_find(fine.trace, "step63.latents");
+    o.steps = 8;
+    golden_generate_ok(&r, m, &F32, &o);
+    const double euler =
+        golden_relative_l2(mica_trace_find(r.trace, "step7.latents"), expected);
+    golden_run_close(&r);
+    for (size_t i = 0; i < MICA_ARRAY_LEN(SOLVERS); i++) {
+        o.solver = SOLVERS[i];
+        golden_generate_ok(&r, m, &F32, &o);
+        const double got = golden_relative_l2(mica_trace_find(r.trace, "step7.latents"), expected);
+        print_message("solver %d: %.3g from 64 Euler steps (8 Euler steps: %.3g)\n", SOLVERS[i],
+                      got, euler);
+        assert_true(got < euler);
+        golden_run_close(&r);
+    }
+    golden_run_close(&fine);
+    golden_model_close(&m);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_cfg_f32),
+        cmocka_unit_test(test_nocfg_f32),
+        cmocka_unit_test(test_cfg_bf16),
+        cmocka_unit_test(test_nocfg_bf16),
+        cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_ablate_exact),
+        cmocka_unit_test(test_ablate_near),
+        cmocka_unit_test(test_batch_equals_single_runs),
+        cmocka_unit_test(test_seed_packs_noise),
+        cmocka_unit_test(test_counters),
+        cmocka_unit_test(test_solvers_agree),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
