@@ -272,7 +272,8 @@ typedef void mica_kernel_linear_combination(int64_t n, int terms, const float *c
 
 /* ---------------------------------------------------------------- table -- */
 
-#define MICA_KERNEL_LIST(X)                                                                        \
+/* All slots but the two that have compilations of their own for VNNI and BF16. */
+#define MICA_KERNEL_LIST_PLAIN(X)                                                                  \
     X(layer_norm_modulate)                                                                         \
     X(rms_norm)                                                                                    \
     X(l2_norm_act)                                                                                 \
@@ -317,8 +318,6 @@ typedef void mica_kernel_linear_combination(int64_t n, int terms, const float *c
     X(pack_f32_from_kmajor)                                                                        \
     X(pack_bf16_from_kmajor)                                                                       \
     X(gemm_f32)                                                                                    \
-    X(gemm_bf16)                                                                                   \
-    X(gemm_s8)                                                                                     \
     X(u8_from_f32)                                                                                 \
     X(upsample2_row)                                                                               \
     X(copy_rows)                                                                                   \
@@ -327,6 +326,10 @@ typedef void mica_kernel_linear_combination(int64_t n, int terms, const float *c
     X(dot)                                                                                         \
     X(cfg_rows)                                                                                    \
     X(linear_combination)
+#define MICA_KERNEL_LIST(X)                                                                        \
+    MICA_KERNEL_LIST_PLAIN(X)                                                                      \
+    X(gemm_bf16)                                                                                   \
+    X(gemm_s8)
 
 typedef struct mica_kernels {
     mica_cpu_level level;
@@ -344,5 +347,9 @@ const mica_kernels *mica_kernels_get(void);
 /* The table of one level (AUTO: as mica_kernels_get). NULL when this build or this machine does
  * not have it. The level V4 uses VNNI where the machine has it. */
 const mica_kernels *mica_kernels_get_level(mica_cpu_level level);
+/* Every table this build has and this machine can run, slowest first; returns how many. For
+ * tests and benchmarks. */
+#define MICA_KERNELS_MAX 6
+int mica_kernels_list(const mica_kernels *tables[MICA_KERNELS_MAX]);
 
 #endif

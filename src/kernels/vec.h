@@ -1,0 +1,52 @@
+/* vec.h - the small vector language the kernels are written in.
+ *
+ *     vf   MICA_W floats          4 (any CPU), 8 (AVX2), 16 (AVX-512)
+ *     vi   MICA_W 32-bit integers
+ *     vm   MICA_W truth values
+ *
+ * The three vec_*.h give the same operations, so that a family has one source. Operations
+ * act on lanes as IEEE arithmetic does, with these agreements:
+ *   vf_fma(a, b, c)   a*b + c, fused where the machine can
+ *   vf_max, vf_min    (a > b ? a : b), (a < b ? a : b): the second operand when either is NaN
+ *   vf_round          to nearest even; |x| < 2^22
+ *   vf_scale2(x, n)   x * 2^n for whole n in [-160, 160], denormal results included
+ *   *_load_n, *_store_n  the first n lanes, 0 <= n < MICA_W; loads fill with zeros
+ *   vf_from_<type>    MICA_W stored numbers to floats, exact
+ * Also here: constants of the register tiles of gemm_*.c, which depend on the register file. */
+#ifndef MICA_KERNELS_VEC_H
+#define MICA_KERNELS_VEC_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+
+#if !defined(__GNUC__) && !defined(__clang__)
+#error "the kernels need GCC or clang (vector types)"
+#endif
+#define MICA_VEC           static inline __attribute__((always_inline))
+#define MICA_PRAGMA_(text) _Pragma(#text)
+#define MICA_UNROLL(n)     MICA_PRAGMA_(GCC unroll n)
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
+#include "kernels/vec_avx512.h"
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#include "kernels/vec_avx2.h"
+#else
+#include "kernels/vec_generic.h"
+#endif
+
+/* The first n elements of `size` bytes at p, zero-filled to a vector, through a buffer: for the
+ * ends of rows of narrow types. */
+typedef union vec_buffer {
+    float f32[MICA_W];
+    int32_t s32[MICA_W];
+    uint16_t u16[MICA_W];
+    uint8_t u8[MICA_W];
+} vec_buffer;
+MICA_VEC void vec_buffer_load(vec_buffer *b, const void *p, int n, size_t size)
+{
+    memset(b, 0, sizeof(*b));
+    memcpy(b, p, (size_t)n * size);
+}
+
+#endif

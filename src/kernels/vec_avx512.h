@@ -1,0 +1,305 @@
+/* vec_avx512.h - vec.h for x86-64-v4: 16 lanes, 32 registers, masks for the ends of rows. */
+#ifndef MICA_KERNELS_VEC_AVX512_H
+#define MICA_KERNELS_VEC_AVX512_H
+
+#include <immintrin.h>
+
+#define MICA_W 16
+typedef __m512 vf;
+typedef __m512i vi;
+typedef __mmask16 vm;
+
+/* 14 x 32 of c in 28 registers, a row of B in 2, a broadcast of a in 1: 31 of 32. */
+#define MICA_TILE_MR 14
+#define MICA_TILE_NV 2
+
+MICA_VEC vm vm_first(int n)
+{
+    return (vm)((1u << n) - 1u);
+}
+MICA_VEC vf vf_load(const float *p)
+{
+    return _mm512_loadu_ps(p);
+}
+MICA_VEC vf vf_load_n(const float *p, int n)
+{
+    return _mm512_maskz_loadu_ps(vm_first(n), p);
+}
+MICA_VEC void vf_store(float *p, vf x)
+{
+    _mm512_storeu_ps(p, x);
+}
+MICA_VEC void vf_store_n(float *p, vf x, int n)
+{
+    _mm512_mask_storeu_ps(p, vm_first(n), x);
+}
+MICA_VEC vf vf_set1(float a)
+{
+    return _mm512_set1_ps(a);
+}
+MICA_VEC vf vf_zero(void)
+{
+    return _mm512_setzero_ps();
+}
+MICA_VEC vf vf_add(vf a, vf b)
+{
+    return _mm512_add_ps(a, b);
+}
+MICA_VEC vf vf_sub(vf a, vf b)
+{
+    return _mm512_sub_ps(a, b);
+}
+MICA_VEC vf vf_mul(vf a, vf b)
+{
+    return _mm512_mul_ps(a, b);
+}
+MICA_VEC vf vf_div(vf a, vf b)
+{
+    return _mm512_div_ps(a, b);
+}
+MICA_VEC vf vf_fma(vf a, vf b, vf c)
+{
+    return _mm512_fmadd_ps(a, b, c);
+}
+MICA_VEC vf vf_max(vf a, vf b)
+{
+    return _mm512_max_ps(a, b);
+}
+MICA_VEC vf vf_min(vf a, vf b)
+{
+    return _mm512_min_ps(a, b);
+}
+MICA_VEC vf vf_abs(vf a)
+{
+    return _mm512_abs_ps(a);
+}
+MICA_VEC vf vf_round(vf a)
+{
+    return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+MICA_VEC vf vf_scale2(vf x, vf n)
+{
+    return _mm512_scalef_ps(x, n);
+}
+MICA_VEC float vf_hsum(vf a)
+{
+    return _mm512_reduce_add_ps(a);
+}
+MICA_VEC float vf_hmax(vf a)
+{
+    return _mm512_reduce_max_ps(a);
+}
+MICA_VEC vm vf_lt(vf a, vf b)
+{
+    return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ);
+}
+MICA_VEC vm vf_is_nan(vf a)
+{
+    return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
+}
+MICA_VEC vf vf_select(vm m, vf a, vf b)
+{
+    return _mm512_mask_blend_ps(m, b, a);
+}
+MICA_VEC vm vm_or(vm a, vm b)
+{
+    return (vm)(a | b);
+}
+MICA_VEC bool vm_any(vm m)
+{
+    return m != 0;
+}
+
+/* ------------------------------------------------------------ narrow types -- */
+
+MICA_VEC vf vf_bf16_low(vi pairs) /* element 0 of each pair */
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+}
+MICA_VEC vf vf_bf16_high(vi pairs)
+{
+    return _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32((int)0xffff0000u)));
+}
+MICA_VEC vf vf_from_bf16(const uint16_t *p)
+{
+    return vf_bf16_low(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)));
+}
+MICA_VEC vf vf_from_f16(const uint16_t *p)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
+/* E4M3 through f16 (7 bits of exponent and mantissa, bias off by 8), which the converter takes
+ * without a penalty for denormals; f32 denormals cost a microcode assist each. */
+MICA_VEC vf vf_from_f8_e4m3(const uint8_t *p)
+{
+    const __m256i b = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p));
+    const __m256i magnitude = _mm256_and_si256(b, _mm256_set1_epi16(0x7f));
+    const __m256i sign = _mm256_slli_epi16(_mm256_and_si256(b, _mm256_set1_epi16(0x80)), 8);
+    const __m256i half = _mm256_or_si256(_mm256_slli_epi16(magnitude, 7), sign);
+    const __mmask16 nan = _mm256_cmpeq_epi16_mask(magnitude, _mm256_set1_epi16(0x7f));
+    return _mm512_mul_ps(
+        _mm512_cvtph_ps(_mm256_mask_mov_epi16(half, nan, _mm256_set1_epi16(0x7e00))),
+        _mm512_set1_ps(256.0f));
+}
+MICA_VEC vf vf_from_f8_e5m2(const uint8_t *p)
+{
+    const __m256i b = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p));
+    return _mm512_cvtph_ps(_mm256_slli_epi16(b, 8));
+}
+MICA_VEC vf vf_from_s32(const int32_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_loadu_si512(p));
+}
+/* Round to nearest even on the bits; NaN keeps its sign and becomes quiet. */
+MICA_VEC __m256i vec_bf16_bits(vf x)
+{
+    const __m512i u = _mm512_castps_si512(x);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+    __m512i r = _mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    r = _mm512_mask_or_epi32(r, vf_is_nan(x), u, _mm512_set1_epi32(0x400000));
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(r, 16));
+}
+MICA_VEC void vf_to_bf16(uint16_t *p, vf x)
+{
+    _mm256_storeu_si256((__m256i *)p, vec_bf16_bits(x));
+}
+MICA_VEC void vf_to_f16(uint16_t *p, vf x)
+{
+    _mm256_storeu_si256((__m256i *)p,
+                        _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+/* Rounded to nearest even; x in the range of the type. */
+MICA_VEC void vf_to_s8(int8_t *p, vf x)
+{
+    _mm_storeu_si128((__m128i *)p, _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(x)));
+}
+MICA_VEC void vf_to_u8(uint8_t *p, vf x)
+{
+    _mm_storeu_si128((__m128i *)p, _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(x)));
+}
+/* Two vectors of floats to 2 * MICA_W bf16 in order. */
+MICA_VEC vi vi_bf16_from_2vf(vf low, vf high)
+{
+    return _mm512_inserti64x4(_mm512_castsi256_si512(vec_bf16_bits(low)), vec_bf16_bits(high), 1);
+}
+/* Lane i of both as the pair (a_i, b_i) of bf16. */
+MICA_VEC vi vi_bf16_pairs(vf a, vf b)
+{
+    const __m512i low = _mm512_cvtepu16_epi32(vec_bf16_bits(a));
+    return _mm512_or_si512(low, _mm512_slli_epi32(_mm512_cvtepu16_epi32(vec_bf16_bits(b)), 16));
+}
+
+/* ---------------------------------------------------------------- integers -- */
+
+MICA_VEC vi vi_load(const void *p)
+{
+    return _mm512_loadu_si512(p);
+}
+MICA_VEC void vi_store(void *p, vi x)
+{
+    _mm512_storeu_si512(p, x);
+}
+MICA_VEC vi vi_load_n(const int32_t *p, int n)
+{
+    return _mm512_maskz_loadu_epi32(vm_first(n), p);
+}
+MICA_VEC void vi_store_n(int32_t *p, vi x, int n)
+{
+    _mm512_mask_storeu_epi32(p, vm_first(n), x);
+}
+MICA_VEC vi vi_set1(int32_t a)
+{
+    return _mm512_set1_epi32(a);
+}
+MICA_VEC vi vi_zero(void)
+{
+    return _mm512_setzero_si512();
+}
+MICA_VEC vi vi_sub(vi a, vi b)
+{
+    return _mm512_sub_epi32(a, b);
+}
+MICA_VEC vi vi_mul(vi a, vi b) /* low 32 bits */
+{
+    return _mm512_mullo_epi32(a, b);
+}
+MICA_VEC vf vf_from_vi(vi a)
+{
+    return _mm512_cvtepi32_ps(a);
+}
+MICA_VEC vi vi_cast(vf a)
+{
+    return _mm512_castps_si512(a);
+}
+MICA_VEC vf vf_cast(vi a)
+{
+    return _mm512_castsi512_ps(a);
+}
+/* Lane i: acc + sum over its 4 bytes of u8(a) * s8(b), exact. */
+#ifdef __AVX512VNNI__
+MICA_VEC vi vi_dot_u8s8(vi acc, vi a, vi b)
+{
+    return _mm512_dpbusd_epi32(acc, a, b);
+}
+#else
+MICA_VEC vi vi_dot_u8s8(vi acc, vi a, vi b)
+{
+    /* pmaddubsw would saturate; bytes 0, 2 and bytes 1, 3 as 16-bit pairs do not. */
+    const __m512i a_even = _mm512_and_si512(a, _mm512_set1_epi16(0xff));
+    const __m512i a_odd = _mm512_srli_epi16(a, 8);
+    const __m512i b_even = _mm512_srai_epi16(_mm512_slli_epi16(b, 8), 8);
+    const __m512i b_odd = _mm512_srai_epi16(b, 8);
+    return _mm512_add_epi32(
+        acc, _mm512_add_epi32(_mm512_madd_epi16(a_even, b_even), _mm512_madd_epi16(a_odd, b_odd)));
+}
+#endif
+/* Lane i: acc + both products of its bf16 pairs. */
+#ifdef __AVX512BF16__
+#define MICA_VEC_HAS_BF16_DOT 1
+MICA_VEC vf vf_dot_bf16(vf acc, vi a, vi b)
+{
+    return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)b);
+}
+#endif
+
+/* -------------------------------------------------------------- permutation -- */
+
+MICA_VEC vf vf_swap_pairs(vf x) /* x1 x0 x3 x2 ... */
+{
+    return _mm512_permute_ps(x, 0xb1);
+}
+MICA_VEC vf vf_load_twice(const float *p) /* p0 p0 p1 p1 ...: MICA_W / 2 floats are read */
+{
+    const __m512i index = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+    return _mm512_permutexvar_ps(index, _mm512_castps256_ps512(_mm256_loadu_ps(p)));
+}
+/* Rows to columns in registers: 4 x 4 inside each 128-bit lane, then the lanes. */
+MICA_VEC void vf_transpose(vf r[MICA_W])
+{
+    vf t[MICA_W];
+    MICA_UNROLL(4)
+    for (int i = 0; i < 4; i++) {
+        const vf a = _mm512_unpacklo_ps(r[4 * i], r[4 * i + 1]);
+        const vf b = _mm512_unpackhi_ps(r[4 * i], r[4 * i + 1]);
+        const vf c = _mm512_unpacklo_ps(r[4 * i + 2], r[4 * i + 3]);
+        const vf d = _mm512_unpackhi_ps(r[4 * i + 2], r[4 * i + 3]);
+        t[4 * i] = _mm512_shuffle_ps(a, c, 0x44);
+        t[4 * i + 1] = _mm512_shuffle_ps(a, c, 0xee);
+        t[4 * i + 2] = _mm512_shuffle_ps(b, d, 0x44);
+        t[4 * i + 3] = _mm512_shuffle_ps(b, d, 0xee);
+    }
+    /* t[4i + j] holds, in 128-bit lane l, column 4l + j of rows 4i .. 4i+3. */
+    MICA_UNROLL(4)
+    for (int j = 0; j < 4; j++) {
+        const vf a = _mm512_shuffle_f32x4(t[j], t[4 + j], 0x88);      /* lanes 0, 2 of rows 0, 4 */
+        const vf b = _mm512_shuffle_f32x4(t[j], t[4 + j], 0xdd);      /* lanes 1, 3 */
+        const vf c = _mm512_shuffle_f32x4(t[8 + j], t[12 + j], 0x88); /* rows 8, 12 */
+        const vf d = _mm512_shuffle_f32x4(t[8 + j], t[12 + j], 0xdd);
+        r[j] = _mm512_shuffle_f32x4(a, c, 0x88);
+        r[4 + j] = _mm512_shuffle_f32x4(b, d, 0x88);
+        r[8 + j] = _mm512_shuffle_f32x4(a, c, 0xdd);
+        r[12 + j] = _mm512_shuffle_f32x4(b, d, 0xdd);
+    }
+}
+
+#endif
