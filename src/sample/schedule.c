@@ -92,6 +92,16 @@ double mica_schedule_mu_empirical(int image_seq_len, int steps)
     return slope * steps + (mu_200 - 200.0 * slope);
 }
 
+/* Both halves are counted from their own end, with one fused operation each. */
+void mica_schedule_torch_linspace(int steps, double *own)
+{
+    const float end = (float)(1.0 / steps);
+    const float step = steps > 1 ? (end - 1.0f) / (float)(steps - 1) : 0.0f;
+    for (int i = 0; i < steps; i++)
+        own[i] =
+            i < steps / 2 ? fmaf(step, (float)i, 1.0f) : fmaf(-step, (float)(steps - 1 - i), end);
+}
+
 static mica_status check_own(const double *own, int steps, mica_err *err)
 {
     for (int i = 0; i < steps; i++) {

@@ -61,6 +61,10 @@ double mica_schedule_mu(const mica_schedule_config *c, int image_seq_len);
 /* FLUX.2's empirical mu (pipeline_flux2_klein.py compute_empirical_mu). */
 double mica_schedule_mu_empirical(int image_seq_len, int steps);
 
+/* own[0..steps-1] = torch.linspace(1, 1/steps, steps) as its vectorised f32 kernel computes it: what
+ * pipeline_z_image.py passes. Differs from numpy's in the last bit of some values. */
+void mica_schedule_torch_linspace(int steps, double *own);
+
 /* sigmas[0..steps], strictly decreasing, the last 0; timesteps[0..steps-1] = sigma *
  * num_train_timesteps (f32). mu is read only with use_dynamic_shifting.
  * own: `steps` unshifted sigmas in (0, 1], decreasing, without the final 0, instead of linspace; or

@@ -1,0 +1,26 @@
+/* resize.h - 8-bit resampling as Pillow does it, and float pixels to 8 bits.
+ *
+ * Reference pipelines resize their input pictures with Pillow; the last bit of its fixed-point
+ * filters reaches the encoder, so it is reproduced exactly (golden primitives/image_resize). */
+#ifndef MICA_MEDIA_RESIZE_H
+#define MICA_MEDIA_RESIZE_H
+
+#include "media/picture.h"
+
+typedef enum mica_resample {
+    MICA_RESAMPLE_BILINEAR = 0, /* triangle, support 1 */
+    MICA_RESAMPLE_BICUBIC,      /* Keys' cubic with a = -1/2, support 2 */
+    MICA_RESAMPLE_LANCZOS       /* sinc windowed by sinc, support 3 */
+} mica_resample;
+
+/* dst becomes src at width x height pixels (1..65535 each); freed with mica_picture_deinit.
+ * Filters widen when shrinking (antialiasing). With 4 channels colours are weighted by alpha, as
+ * Pillow's Image.resize does for RGBA. dst must not be src. MICA_E_USAGE, MICA_E_NOMEM. */
+mica_status mica_picture_resize(const mica_picture *src, int width, int height,
+                                mica_resample filter, mica_picture *dst, mica_err *err);
+
+/* out = round(clamp(x / 2 + 1/2, 0, 1) * 255), halves to even: a VAE's [-1, 1] to 8 bits. NaN
+ * becomes 0; callers check for it before. */
+void mica_pixels_to_8bit(const float *x, uint8_t *out, size_t n);
+
+#endif

@@ -1,0 +1,51 @@
+/* golden_file.h - reads tests/golden/<...>.safetensors in unit tests; failures end the test. */
+#ifndef MICA_TESTS_GOLDEN_FILE_H
+#define MICA_TESTS_GOLDEN_FILE_H
+
+#include "format/weights.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+static inline mica_weights *golden_open(const char *relative)
+{
+    char path[1024];
+    mica_err err = {0};
+    mica_weights *w = NULL;
+    snprintf(path, sizeof path, "%s/%s", MICA_TEST_DATA, relative);
+    if (mica_weights_open(&w, path, &err) != MICA_OK)
+        fail_msg("%s", err.text);
+    return w;
+}
+
+/* Tensor "<name>.<part>". */
+static inline const mica_tensor *golden_tensor(const mica_weights *w, const char *name,
+                                               const char *part)
+{
+    char full[256];
+    snprintf(full, sizeof full, "%s.%s", name, part);
+    const mica_tensor *t = mica_weights_find(w, full);
+    if (!t)
+        fail_msg("%s holds no tensor %s", mica_weights_path(w), full);
+    return t;
+}
+
+/* Its elements as floats, in memory of their own: a file's data may lie unaligned. */
+static inline float *golden_floats(const mica_weights *w, const char *name, const char *part,
+                                   size_t *count)
+{
+    const mica_tensor *t = golden_tensor(w, name, part);
+    assert_int_equal(t->dtype, MICA_DTYPE_F32);
+    *count = (size_t)mica_tensor_count(t);
+    float *copy = malloc((*count + 1) * sizeof *copy);
+    assert_non_null(copy);
+    memcpy(copy, t->data, *count * sizeof *copy);
+    return copy;
+}
+
+#endif
