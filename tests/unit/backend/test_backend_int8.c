@@ -1,0 +1,140 @@
+/* test_backend_int8.c - accuracy, sharing and life of 8-bit linears.
+ *
+ * Accuracy is judged on inputs like those of a diffusion transformer: normed activations
+ * with a few channels 20 to 60 times larger than the rest, and one-sided inputs after GELU. */
+#include "backend_testing.h"
+
+typedef enum input_kind { INPUT_NORMAL, INPUT_OUTLIERS, INPUT_GELU } input_kind;
+
+static mica_tensor make_input(input_kind kind, int m, int k)
+{
+    mica_tensor x = host_random(1.0f, 2, SHAPE(m, k));
+    for (int i = 0; i < m; i++)
+        for (int c = 0; c < k; c++) {
+            float *v = &floats(&x)[i * k + c];
+            if (kind == INPUT_OUTLIERS && c % 199 == 7)
+                *v *= 20.0f;
+            if (kind == INPUT_GELU)
+                *v = 0.5f * *v * (1.0f + erff(*v * 0.70710678f));
+        }
+    return x;
+}
+
+static double product_error(input_kind kind, mica_dtype dtype, bool sensitive)
+{
+    enum { M = 24, N = 80, K = 1024 };
+    mica_tensor x = make_input(kind, M, K), y = host_tensor(MICA_DTYPE_F32, 2, SHAPE(M, N));
+    mica_weight w = host_weight(dtype, 0.02f, 2, SHAPE(N, K));
+    w.sensitive = sensitive;
+    double *want = test_malloc(sizeof(double) * M * N);
+    for (int i = 0; i < M; i++)
+        for (int o = 0; o < N; o++) {
+            double s = 0.0;
+            for (int c = 0; c < K; c++)
+                s += (double)floats(&x)[i * K + c] * weight_at(&w, (int64_t)o * K + c);
+            want[i * N + o] = s;
+        }
+    mica_backend *be = open_backend(MICA_PRECISION_INT8, 2);
+    mica_linear(be, &(mica_linear_args){.x_MD = &x, .w_OD = &w, .y_MO = &y});
+    assert_fine(be);
+    assert_true(sensitive == (w.prepared == NULL));
+    const double r = relative_l2(floats(&y), want, M * N);
+    mica_backend_close(&be);
+    test_free(want);
+    weight_free(&w);
+    host_free(&x);
+    host_free(&y);
+    return r;
+}
+
+static void test_accuracy(void **state)
+{
+    (void)state;
+    /* Weights alone: 1/(127 * sqrt(12)) * max/rms (3.2 at K = 1024) = 0.7 %. */
+    const double normal = product_error(INPUT_NORMAL, MICA_DTYPE_BF16, false);
+    const double gelu = product_error(INPUT_GELU, MICA_DTYPE_BF16, false);
+    const double outliers = product_error(INPUT_OUTLIERS, MICA_DTYPE_BF16, false);
+    print_message("relative L2: normal %.4f, gelu %.4f, outliers %.4f\n", normal, gelu, outliers);
+    assert_true(normal > 1e-4 && normal < 1.5e-2);
+    assert_true(gelu < 1.5e-2);
+    assert_true(outliers < 3e-2);
+}
+
+static void test_every_dtype(void **state)
+{
+    (void)state;
+    const mica_dtype types[] = {MICA_DTYPE_F32,     MICA_DTYPE_F16,     MICA_DTYPE_F64,
+                                MICA_DTYPE_F8_E4M3, MICA_DTYPE_F8_E5M2, MICA_DTYPE_BF16};
+    for (size_t i = 0; i < MICA_ARRAY_LEN(types); i++)
+        assert_true(product_error(INPUT_NORMAL, types[i], false) < 2e-2);
+}
+
+static void test_sensitive_weights_are_left_alone(void **state)
+{
+    (void)state;
+    assert_true(product_error(INPUT_OUTLIERS, MICA_DTYPE_F32, true) < 1e-2);
+}
+
+/* Two sessions of one engine: the second finds the first one's work and outlives it. */
+static void test_sessions_share_prepared_weights(void **state)
+{
+    (void)state;
+    mica_tensor x = make_input(INPUT_NORMAL, 5, 64);
+    mica_tensor y1 = host_tensor(MICA_DTYPE_F32, 2, SHAPE(5, 33));
+    mica_tensor y2 = host_tensor(MICA_DTYPE_F32, 2, SHAPE(5, 33));
+    mica_weight w = host_weight(MICA_DTYPE_BF16, 1.0f, 2, SHAPE(33, 64));
+    mica_backend *a = open_backend(MICA_PRECISION_INT8, 1),
+                 *b = open_backend(MICA_PRECISION_INT8, 2);
+    mica_linear(a, &(mica_linear_args){.x_MD = &x, .w_OD = &w, .y_MO = &y1});
+    const void *prepared = w.prepared;
+    assert_non_null(prepared);
+    mica_linear(b, &(mica_linear_args){.x_MD = &x, .w_OD = &w, .y_MO = &y2});
+    assert_ptr_equal(w.prepared, prepared);
+    mica_backend_drop_weights(a, (mica_weight *[]){&w}, 1);
+    assert_ptr_equal(w.prepared, prepared);
+    mica_backend_close(&a);
+    memset(y2.data, 0, mica_tensor_size(&y2));
+    mica_linear(b, &(mica_linear_args){.x_MD = &x, .w_OD = &w, .y_MO = &y2});
+    assert_fine(b);
+    assert_memory_equal(y1.data, y2.data, mica_tensor_size(&y1));
+    mica_backend_drop_weights(b, (mica_weight *[]){&w}, 1);
+    assert_null(w.prepared);
+    mica_linear(b, &(mica_linear_args){.x_MD = &x, .w_OD = &w, .y_MO = &y2}); /* made anew */
+    assert_non_null(w.prepared);
+    mica_backend_close(&b);
+    assert_null(w.prepared);
+    weight_free(&w);
+    host_free(&x);
+    host_free(&y1);
+    host_free(&y2);
+}
+
+static void test_constant_weights_are_kept(void **state)
+{
+    (void)state;
+    mica_tensor x = make_input(INPUT_NORMAL, 2, 32),
+                y = host_tensor(MICA_DTYPE_F32, 2, SHAPE(2, 8));
+    mica_weight w = host_weight(MICA_DTYPE_F32, 1.0f, 2, SHAPE(8, 32));
+    w.constant = true;
+    mica_backend *be = open_backend(MICA_PRECISION_INT8, 1);
+    mica_linear(be, &(mica_linear_args){.x_MD = &x, .w_OD = &w, .y_MO = &y});
+    mica_backend_drop_weights(be, (mica_weight *[]){&w}, 1);
+    assert_non_null(w.prepared);
+    mica_backend_close(&be);
+    assert_null(w.prepared);
+    weight_free(&w);
+    host_free(&x);
+    host_free(&y);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_accuracy),
+        cmocka_unit_test(test_every_dtype),
+        cmocka_unit_test(test_sensitive_weights_are_left_alone),
+        cmocka_unit_test(test_sessions_share_prepared_weights),
+        cmocka_unit_test(test_constant_weights_are_kept),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
