@@ -307,7 +307,7 @@ static void query_task(void *user, int64_t index, int thread)
 {
     const attention_job *j = user;
     const query_block b = find_block(j, index);
-    query_scratch s;
+    query_scratch s = {0};
     query_layout(j, mica_cpu_thread_scratch(j->be, thread), &s);
     int64_t visible = j->keys; /* to the last row of the block */
     if (j->args->causal)

@@ -253,7 +253,7 @@ static void run_task(void *user, int64_t index, int thread)
     const int first = (int)((int64_t)blocks * cut / j->cuts) * j->mb;
     const int last = MICA_MIN(j->m, (int)((int64_t)blocks * (cut + 1) / j->cuts) * j->mb);
     const int rows_of_w = MICA_MIN(j->nb, j->n - panel * j->nb);
-    task_scratch s;
+    task_scratch s = {0};
     scratch_layout(j, mica_cpu_thread_scratch(j->be, thread), &s);
     if (j->path == MICA_CPU_F32)
         pack_f32(j, panel * j->nb, rows_of_w, s.panel, s.temp);
