@@ -80,7 +80,8 @@ FNR == 1 {
     gsub(/[\200-\277]/, "", columns)
     if (length(columns) > 120) complain("error", FNR, length(columns) " columns, 120 are allowed")
     if (/(TODO|FIXME)/) complain("error", FNR, "unfinished business; finish or remove it")
-    if (/\/(work|home|root|tmp|Users)\/[A-Za-z]/) complain("error", FNR, "path of somebody's machine")
+    # Scratch files of tests (mkstemp, mkdtemp) may live where they always do.
+    if (/\/(work|home|root|tmp|Users)\/[A-Za-z]/ && !(FILENAME ~ /^tests\// && /\/tmp\/[a-z0-9_-]*XXXXXX/)) complain("error", FNR, "path of somebody's machine")
     if (/^[ \t]*#[ \t]*if 0/) complain("error", FNR, "code switched off by #if 0")
 
     code = code_of($0)
