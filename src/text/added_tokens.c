@@ -59,6 +59,14 @@ void mica_added_set_finish(mica_added_set *s)
     s->first[256] = i;
 }
 
+const mica_added_token *mica_added_set_get(const mica_added_set *s, int32_t id)
+{
+    for (size_t i = 0; i < s->count; i++)
+        if (s->items[i].id == id)
+            return &s->items[i];
+    return NULL;
+}
+
 /* First index in [lo, hi) whose byte `depth` is at least `c`. All items of the range agree on
  * the bytes before; an item that ends there sorts first and counts as -1. */
 static size_t lower_bound(const mica_added_set *s, size_t lo, size_t hi, size_t depth, int c)

@@ -50,6 +50,8 @@ void mica_added_set_deinit(mica_added_set *s);
 mica_status mica_added_set_push(mica_added_set *s, const char *name, const char *text, size_t size,
                                 const mica_added_token *token, mica_err *err);
 void mica_added_set_finish(mica_added_set *s); /* sorts; no push afterwards */
+/* The token with this id; NULL: the set has none. */
+const mica_added_token *mica_added_set_get(const mica_added_set *s, int32_t id);
 /* The next match in valid UTF-8, or false. */
 bool mica_added_set_find(const mica_added_set *s, const char *text, size_t size,
                          mica_added_cursor *at, mica_added_match *match);

@@ -127,9 +127,23 @@ static mica_status find_part(const mica_bpe *b, const mica_vocab *v, const char 
     const mica_vocab_entry *e = mica_vocab_find(v, token, size);
     if (e == NULL)
         return MICA_FAIL(err, MICA_E_FORMAT,
-                         "%s: merge %u needs token \"%.*s\", which the vocabulary lacks", name,
-                         (unsigned)b->next_rank, (int)MICA_MIN(size, 64), token);
+                         "%s: merge %u needs token \"%s\", which the vocabulary lacks", name,
+                         (unsigned)b->next_rank, mica_token_printable(token, size).text);
     *id = e->id;
+    return MICA_OK;
+}
+
+/* The token that a merge makes. Trainers number tokens in the order of their merges, so the id
+ * behind the last result is tried before the table is asked. */
+static mica_status find_joined(mica_bpe *b, const mica_vocab *v, const char *name,
+                               const char *joined, size_t size, int32_t *id, mica_err *err)
+{
+    const mica_vocab_entry *e = mica_vocab_get(v, (int64_t)b->last_result + 1);
+    if (e != NULL && e->size == size && memcmp(mica_vocab_text(v, e), joined, size) == 0)
+        *id = e->id;
+    else
+        MICA_TRY(find_part(b, v, name, joined, size, id, err));
+    b->last_result = *id;
     return MICA_OK;
 }
 
@@ -143,7 +157,7 @@ mica_status mica_bpe_add_merge(mica_bpe *b, const mica_vocab *v, const char *nam
     MICA_TRY(find_part(b, v, name, right, right_size, &right_id, err));
     memcpy(joined, left, left_size); /* both are tokens, hence within MICA_TOKEN_MAX_SIZE */
     memcpy(joined + left_size, right, right_size);
-    MICA_TRY(find_part(b, v, name, joined, left_size + right_size, &result, err));
+    MICA_TRY(find_joined(b, v, name, joined, left_size + right_size, &result, err));
     if (!grow_slots(b))
         return MICA_FAIL(err, MICA_E_NOMEM, "%s: no memory for merge %u", name,
                          (unsigned)b->next_rank);

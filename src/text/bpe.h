@@ -27,6 +27,7 @@ typedef struct mica_bpe {
     size_t slot_count;     /* power of two, at least twice `count` */
     size_t count;
     uint32_t next_rank;
+    int32_t last_result;  /* of the merge added last */
     int32_t byte_id[256]; /* token of each single byte */
     bool ignore_merges;   /* a piece that is a token as a whole is that token */
 } mica_bpe;

@@ -7,6 +7,8 @@
  * to pcre2_compile, which says where. */
 #include "text/split_pattern.h"
 
+#include "text/vocab.h"
+
 #include <string.h>
 
 /* White_Space of Unicode as the inside of a class. */
@@ -39,9 +41,9 @@ typedef struct reader {
 static mica_status refuse(const reader *r, size_t at, size_t size)
 {
     return MICA_FAIL(r->err, MICA_E_UNSUPPORTED,
-                     "%s: the pre-tokenizer pattern uses \"%.*s\" at offset %zu, which is not "
+                     "%s: the pre-tokenizer pattern uses \"%s\" at offset %zu, which is not "
                      "supported",
-                     r->name, (int)size, r->pattern + at, at);
+                     r->name, mica_token_printable(r->pattern + at, size).text, at);
 }
 
 /* `inside` as class content when in a class, else as a class of its own. */

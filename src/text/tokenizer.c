@@ -197,17 +197,31 @@ static size_t spelled_bytes(const char *spelling, size_t size, char *out)
     return n;
 }
 
+/* What an id is decoded from; size 0: no token has it. */
+static const char *find_spelling(const mica_tokenizer *t, const mica_vocab_entry *e, size_t *size)
+{
+    const mica_added_token *normal =
+        e != NULL && e->respelled ? mica_added_set_get(&t->normalized, e->id) : NULL;
+    if (normal != NULL) {
+        *size = normal->size;
+        return normal->text;
+    }
+    *size = e != NULL ? e->size : 0;
+    return e != NULL ? mica_vocab_text(&t->vocab, e) : "";
+}
+
 /* Upper bound of the decoded size; ids must not be negative. */
 static mica_status measure(const mica_tokenizer *t, const int32_t *ids, size_t count, size_t *size,
                            mica_err *err)
 {
     *size = 0;
     for (size_t i = 0; i < count; i++) {
+        size_t spelled;
         if (ids[i] < 0)
             return MICA_FAIL(err, MICA_E_USAGE, "token id %" PRId32 " at position %zu is negative",
                              ids[i], i);
-        const mica_vocab_entry *e = mica_vocab_get(&t->vocab, ids[i]);
-        *size += e != NULL ? e->size : 0;
+        find_spelling(t, mica_vocab_get(&t->vocab, ids[i]), &spelled);
+        *size += spelled;
     }
     return MICA_OK;
 }
@@ -224,8 +238,10 @@ mica_status mica_tokenizer_decode(const mica_tokenizer *t, const int32_t *ids, s
         return MICA_FAIL(err, MICA_E_NOMEM, "no memory to decode %zu tokens", count);
     for (size_t i = 0; i < count; i++) {
         const mica_vocab_entry *e = mica_vocab_get(&t->vocab, ids[i]);
+        size_t spelled;
+        const char *spelling = find_spelling(t, e, &spelled);
         if (e != NULL && !(skip_special && e->special))
-            n += spelled_bytes(mica_vocab_text(&t->vocab, e), e->size, bytes + n);
+            n += spelled_bytes(spelling, spelled, bytes + n);
     }
     const mica_status status = mica_utf8_sanitize(bytes, n, text, size, err);
     mica_mem_free(bytes);

@@ -16,14 +16,16 @@
 #include <inttypes.h>
 #include <string.h>
 
-/* A `normalized` token is looked for in its normal form. */
+/* A `normalized` token is looked for, and decoded, in its normal form. */
 static mica_status push_normal_form(mica_tokenizer *t, const char *name, const char *content,
-                                    const mica_added_token *token, mica_err *err)
+                                    const mica_added_token *token, bool *respelled, mica_err *err)
 {
     char *form = NULL;
     size_t size = 0;
     MICA_TRY(mica_utf8_nfc(content, strlen(content), &form, &size, err));
     const mica_status status = mica_added_set_push(&t->normalized, name, form, size, token, err);
+    *respelled = size != strlen(content) || memcmp(form, content, size) != 0;
+
     mica_mem_free(form);
     return status;
 }
@@ -39,9 +41,9 @@ static mica_status enter_vocab(mica_tokenizer *t, const char *name, const char *
     }
     if ((*out)->id != id)
         return MICA_FAIL(err, MICA_E_FORMAT,
-                         "%s: added token \"%.*s\" has id %" PRId64 ", the vocabulary gives it "
+                         "%s: added token \"%s\" has id %" PRId64 ", the vocabulary gives it "
                          "%" PRId32,
-                         name, (int)MICA_MIN(size, 64), content, id, (*out)->id);
+                         name, mica_token_printable(content, size).text, id, (*out)->id);
     return MICA_OK;
 }
 
@@ -60,7 +62,7 @@ mica_status mica_tokenizer_add_token(mica_tokenizer *t, const char *name, const 
         return MICA_OK;
     e->added = true;
     if (options->normalized && t->nfc)
-        return push_normal_form(t, name, content, &token, err);
+        return push_normal_form(t, name, content, &token, &e->respelled, err);
     return mica_added_set_push(options->normalized ? &t->normalized : &t->raw, name, content, size,
                                &token, err);
 }
@@ -81,9 +83,9 @@ static mica_status parse_id(const mica_json *j, const char *key, int64_t *id, mi
     const size_t digits = strspn(key, "0123456789");
     if (digits == 0 || digits > 9 || key[digits] != '\0')
         return MICA_FAIL(err, MICA_E_FORMAT,
-                         "%s: added_tokens_decoder has the key \"%.64s\", "
+                         "%s: added_tokens_decoder has the key \"%s\", "
                          "expected a token id",
-                         j->name, key);
+                         j->name, mica_token_printable(key, strlen(key)).text);
     *id = 0;
     for (size_t i = 0; i < digits; i++)
         *id = *id * 10 + (key[i] - '0');

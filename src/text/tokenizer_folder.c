@@ -55,8 +55,8 @@ static mica_status read_merge_line(mica_tokenizer *t, const char *path, const ch
     const char *space = memchr(line, ' ', size);
     const size_t left = space != NULL ? (size_t)(space - line) : size;
     if (space == NULL || memchr(space + 1, ' ', size - left - 1) != NULL)
-        return MICA_FAIL(err, MICA_E_FORMAT, "%s: merge %u is not \"left right\": \"%.*s\"", path,
-                         (unsigned)t->bpe.next_rank, (int)MICA_MIN(size, 64), line);
+        return MICA_FAIL(err, MICA_E_FORMAT, "%s: merge %u is not \"left right\": \"%s\"", path,
+                         (unsigned)t->bpe.next_rank, mica_token_printable(line, size).text);
     return mica_bpe_add_merge(&t->bpe, &t->vocab, path, line, left, space + 1, size - left - 1,
                               err);
 }
@@ -150,12 +150,12 @@ static mica_status check_class(const mica_tokenizer *t, const folder *f, mica_er
                          "tokenizer.json or tokenizer_config.json with its tokenizer_class",
                          f->dir);
     }
-    if (!cJSON_IsString(class) || (strcmp(class->valuestring, "Qwen2Tokenizer") != 0 &&
-                                   strcmp(class->valuestring, "Qwen2TokenizerFast") != 0))
+    const char *class_name = cJSON_IsString(class) ? class->valuestring : "";
+    if (strcmp(class_name, "Qwen2Tokenizer") != 0 && strcmp(class_name, "Qwen2TokenizerFast") != 0)
         return MICA_FAIL(err, MICA_E_UNSUPPORTED,
-                         "%s: tokenizer_class \"%.64s\" without a tokenizer.json is not supported; "
+                         "%s: tokenizer_class \"%s\" without a tokenizer.json is not supported; "
                          "Qwen2Tokenizer is",
-                         f->config.name, cJSON_IsString(class) ? class->valuestring : "");
+                         f->config.name, mica_token_printable(class_name, strlen(class_name)).text);
     MICA_TRY(
         mica_json_opt_bool(&f->config, f->config.root, "add_prefix_space", &prefix_space, err));
     if (prefix_space)

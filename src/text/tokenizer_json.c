@@ -23,8 +23,8 @@ static bool is_absent(const cJSON *item)
 static mica_status refuse(const mica_json *j, const char *what, const char *type, mica_err *err)
 {
     return MICA_FAIL(err, MICA_E_UNSUPPORTED,
-                     "%s: %s \"%.64s\" is not supported; this reader takes byte-level BPE", j->name,
-                     what, type);
+                     "%s: %s \"%s\" is not supported; this reader takes byte-level BPE", j->name,
+                     what, mica_token_printable(type, strlen(type)).text);
 }
 
 static mica_status get_object(const mica_json *j, const cJSON *parent, const char *key,
@@ -131,8 +131,9 @@ mica_status mica_tokenizer_read_vocab(mica_tokenizer *t, const mica_json *j, con
         const double id = cJSON_IsNumber(item) ? item->valuedouble : -1;
         if (!(id >= 0 && id <= MICA_VOCAB_MAX_ID) || id != (double)(int64_t)id)
             return MICA_FAIL(err, MICA_E_FORMAT,
-                             "%s: token \"%.64s\" of the vocabulary has no id in 0..%d", j->name,
-                             item->string, MICA_VOCAB_MAX_ID);
+                             "%s: token \"%s\" of the vocabulary has no id in 0..%d", j->name,
+                             mica_token_printable(item->string, strlen(item->string)).text,
+                             MICA_VOCAB_MAX_ID);
         MICA_TRY(mica_vocab_add(&t->vocab, j->name, item->string, strlen(item->string), (int64_t)id,
                                 err));
     }

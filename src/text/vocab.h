@@ -22,8 +22,9 @@
 typedef struct mica_vocab_entry {
     uint32_t offset, size; /* in bytes[] */
     int32_t id;
-    bool added;   /* is in one of the sets of added tokens */
-    bool special; /* left out by decode when asked */
+    bool added;     /* is in one of the sets of added tokens */
+    bool respelled; /* decodes to the normal form in the set `normalized` */
+    bool special;   /* left out by decode when asked */
 } mica_vocab_entry;
 
 typedef struct mica_vocab_slot {
@@ -50,6 +51,12 @@ mica_vocab_entry *mica_vocab_find(const mica_vocab *v, const char *token, size_t
 mica_vocab_entry *mica_vocab_get(const mica_vocab *v, int64_t id);
 const char *mica_vocab_text(const mica_vocab *v,
                             const mica_vocab_entry *e); /* not NUL-terminated */
+
+/* A spelling for a message: control characters as "?", cut at about 64 bytes. */
+typedef struct mica_token_name {
+    char text[72];
+} mica_token_name;
+mica_token_name mica_token_printable(const char *token, size_t size);
 
 /* Grows *array of *cap items of `item` bytes to at least `need` (doubling); false: no memory. */
 bool mica_array_reserve(void **array, size_t *cap, size_t need, size_t item);
