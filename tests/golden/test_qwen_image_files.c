@@ -573,6 +573,7 @@ static void test_inspect(void **state)
     mica_json_close(&parsed);
     mica_text_deinit(&text);
     mica_text_deinit(&json);
+    text = json = (mica_text){0};
     assert_int_equal(mica_model_inspect(SOURCE "/vae", &text, &json, &err), MICA_OK);
     assert_non_null(strstr(json.data, "\"missing\":[\"transformer\",\"text_encoder\",\"tokenizer\"]"));
     mica_text_deinit(&text);
