@@ -148,8 +148,9 @@ static mica_status decode_body(jpeg_run *r)
         mica_picture_alloc(r->picture, r->name, r->in.image_width, r->in.image_height, 3, r->err));
     jpeg_start_decompress(&r->in);
     MICA_TRY(read_rows(r));
+    const int orientation = read_orientation(r); /* finishing frees the markers */
     jpeg_finish_decompress(&r->in);
-    return mica_picture_orient(r->picture, read_orientation(r), r->err);
+    return mica_picture_orient(r->picture, orientation, r->err);
 }
 
 static jpeg_run *new_run(const char *name, mica_err *err)

@@ -39,8 +39,8 @@ void mica_picture_deinit(mica_picture *p)
     *p = (mica_picture){0};
 }
 
-mica_status mica_picture_alloc(mica_picture *p, const char *name, uint64_t width, uint64_t height,
-                               int channels, mica_err *err)
+mica_status mica_picture_check_size(const char *name, uint64_t width, uint64_t height,
+                                    mica_err *err)
 {
     if (width == 0 || height == 0)
         return MICA_FAIL(err, MICA_E_FORMAT, "%s: picture of %" PRIu64 "x%" PRIu64 " pixels", name,
@@ -51,6 +51,13 @@ mica_status mica_picture_alloc(mica_picture *p, const char *name, uint64_t width
                          "%s: %" PRIu64 "x%" PRIu64 " pixels; at most %d per side and %" PRId64
                          " in all are read",
                          name, width, height, MICA_PICTURE_MAX_SIDE, MICA_PICTURE_MAX_PIXELS);
+    return MICA_OK;
+}
+
+mica_status mica_picture_alloc(mica_picture *p, const char *name, uint64_t width, uint64_t height,
+                               int channels, mica_err *err)
+{
+    MICA_TRY(mica_picture_check_size(name, width, height, err));
     const size_t size = (size_t)width * (size_t)height * (size_t)channels; /* <= 2^30 */
     uint8_t *pixels = mica_mem_alloc(size);
     if (!pixels)

@@ -30,7 +30,10 @@ typedef struct mica_picture_job {
     mica_picture_sink *sink;
 } mica_picture_job;
 
-/* Checks the limits of picture.h, then allocates pixels; p keeps only what is set here. */
+/* The limits of picture.h: MICA_E_FORMAT for an empty picture, MICA_E_UNSUPPORTED for a huge one. */
+mica_status mica_picture_check_size(const char *name, uint64_t width, uint64_t height,
+                                    mica_err *err);
+/* Checks the size, then allocates pixels; p keeps only what is set here. */
 mica_status mica_picture_alloc(mica_picture *p, const char *name, uint64_t width, uint64_t height,
                                int channels, mica_err *err);
 /* Applies an EXIF orientation 1..8 (others: nothing to do) in place of p. */

@@ -32,7 +32,8 @@ typedef struct png_run {
     png_infop info;
     const uint8_t *data; /* reading */
     size_t size, at;
-    png_bytep *rows;
+    png_bytep *rows; /* reading pixels */
+    uint8_t *row;    /* reading texts */
     mica_picture *picture;
     const mica_picture_job *job; /* writing */
     png_text *chunks;
@@ -126,6 +127,7 @@ static void finish_reading(png_run *r)
 {
     png_destroy_read_struct(&r->png, &r->info, NULL);
     mica_mem_free(r->rows);
+    mica_mem_free(r->row);
 }
 
 /* ---------------------------------------------------------------- pixels -- */
@@ -253,10 +255,30 @@ static mica_status copy_texts(png_run *r)
     return MICA_OK;
 }
 
+/* Text may stand behind the pixels, and libpng reaches it only through them. */
+static mica_status skip_pixels(png_run *r)
+{
+    const uint32_t width = png_get_image_width(r->png, r->info);
+    const uint32_t height = png_get_image_height(r->png, r->info);
+    const size_t row_bytes = png_get_rowbytes(r->png, r->info);
+    MICA_TRY(mica_picture_check_size(r->name, width, height, r->err));
+    MICA_TRY(check_plausible(r, row_bytes, height));
+    r->row = mica_mem_alloc(row_bytes);
+    if (!r->row)
+        return MICA_FAIL(r->err, MICA_E_NOMEM, "%s: no memory for a row", r->name);
+    const int passes = png_set_interlace_handling(r->png);
+    png_start_read_image(r->png);
+    for (int pass = 0; pass < passes; pass++)
+        for (uint32_t y = 0; y < height; y++)
+            png_read_row(r->png, r->row, NULL);
+    png_read_end(r->png, r->info);
+    return MICA_OK;
+}
+
 static mica_status texts_body(png_run *r)
 {
     open_stream(r);
-    png_read_end(r->png, r->info); /* skips the pixels, checks the chunks */
+    MICA_TRY(skip_pixels(r));
     return copy_texts(r);
 }
 

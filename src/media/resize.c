@@ -7,7 +7,8 @@
  * Reference: Pillow src/libImaging/Resample.c (precompute_coeffs, normalize_coeffs_8bpc,
  * ImagingResampleHorizontal_8bpc): a pass whose length does not change is left out, weights are
  * computed and normalised in double, sums are 32-bit integers. Premultiplied alpha: Convert.c
- * rgba2rgbA, rgbA2rgba.
+ * rgba2rgbA, rgbA2rgba. Rows come first, as in every Pillow before 13; that one exchanges the
+ * passes when the width grows and the height shrinks, which moves single levels.
  *
  * Plain loops: the pictures are small beside the networks that follow (a 2048x2048 picture to
  * 1024x1024 by Lanczos takes about 0.1 s). */
