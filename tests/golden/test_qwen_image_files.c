@@ -5,6 +5,7 @@
  * cost accuracy, reading it may not. */
 #include "golden_support.h"
 
+#include "base/arena.h"
 #include "base/file.h"
 #include "base/half.h"
 
@@ -55,21 +56,23 @@ typedef struct copy_file {
     mica_safetensors_entry *entries;
     mica_tensor *tensors;
     size_t count, cap;
+    mica_arena arena; /* entries and re-encoded tensors */
 } copy_file;
+
+static void *new_bytes(copy_file *f, size_t n)
+{
+    void *p = mica_arena_calloc(&f->arena, 1, n ? n : 1);
+    assert_non_null(p);
+    return p;
+}
 
 static void add(copy_file *f, const char *name, mica_tensor t)
 {
     assert_true(f->count < f->cap);
     f->tensors[f->count] = t;
-    f->entries[f->count] = (mica_safetensors_entry){strdup(name), &f->tensors[f->count]};
+    f->entries[f->count] = (mica_safetensors_entry){
+        mica_arena_strndup(&f->arena, name, strlen(name)), &f->tensors[f->count]};
     f->count++;
-}
-
-static void *new_bytes(size_t n)
-{
-    void *p = calloc(1, n ? n : 1);
-    assert_non_null(p);
-    return p;
 }
 
 static void add_encoded(copy_file *f, const char *name, const mica_tensor *t, encoding e)
@@ -81,8 +84,8 @@ static void add_encoded(copy_file *f, const char *name, const mica_tensor *t, en
     for (int64_t i = 0; i < n; i++)
         most = fmaxf(most, fabsf(mica_tensor_read_f32(t, i)));
     const float scale = scaled ? most / 448.0f : 1.0f;
-    uint8_t *codes = new_bytes((size_t)n);
-    float *values = new_bytes((size_t)n * sizeof *values);
+    uint8_t *codes = new_bytes(f, (size_t)n);
+    float *values = new_bytes(f, (size_t)n * sizeof *values);
     for (int64_t i = 0; i < n; i++) {
         codes[i] = nearest_f8(mica_tensor_read_f32(t, i) / scale);
         values[i] = mica_f8_e4m3_to_f32(codes[i]) * scale;
@@ -91,7 +94,7 @@ static void add_encoded(copy_file *f, const char *name, const mica_tensor *t, en
                         : mica_tensor_make(codes, MICA_DTYPE_F8_E4M3, 2, t->shape_));
     if (scaled && !as_f32) {
         char scale_name[256];
-        float *s = new_bytes(sizeof *s);
+        float *s = new_bytes(f, sizeof *s);
         *s = scale;
         snprintf(scale_name, sizeof scale_name, "%.*sscale_weight",
                  (int)(strlen(name) - strlen("weight")), name);
@@ -125,7 +128,7 @@ static void add_copy(copy_file *f, const copy_spec *spec, const char *name, cons
         copy = mica_tensor_make(t->data, t->dtype, t->ndim, shape);
     }
     if (spec->poison && strcmp(name, spec->poison) == 0) {
-        uint16_t *data = new_bytes(mica_tensor_size(t));
+        uint16_t *data = new_bytes(f, mica_tensor_size(t));
         memcpy(data, t->data, mica_tensor_size(t));
         data[0] = 0x7fc0;
         copy.data = data;
@@ -133,8 +136,7 @@ static void add_copy(copy_file *f, const copy_spec *spec, const char *name, cons
     add(f, renamed, copy);
 }
 
-/* Writes `to` from the weight file or folder `from` (relative to the model). Leaks small test
- * buffers until exit on purpose: a test writes a few hundred of them. */
+/* Writes `to` from the weight file or folder `from` (relative to the model). */
 static void write_copy(const char *from, const char *to, const copy_spec *spec)
 {
     char path[512];
@@ -143,23 +145,23 @@ static void write_copy(const char *from, const char *to, const copy_spec *spec)
     snprintf(path, sizeof path, SOURCE "/%s", from);
     assert_int_equal(mica_weights_open(&w, path, &err), MICA_OK);
     copy_file f = {.cap = 2 * mica_weights_count(w) + 8};
-    f.entries = new_bytes(f.cap * sizeof *f.entries);
-    f.tensors = new_bytes(f.cap * sizeof *f.tensors);
+    mica_arena_init(&f.arena, 1 << 16);
+    f.entries = new_bytes(&f, f.cap * sizeof *f.entries);
+    f.tensors = new_bytes(&f, f.cap * sizeof *f.tensors);
     for (size_t i = 0; i < mica_weights_count(w); i++)
         add_copy(&f, spec, mica_weights_name(w, i), mica_weights_tensor(w, i));
     if (spec->encoding == FP8_SCALED) {
         char marker[128];
         snprintf(marker, sizeof marker, "%sscaled_fp8", spec->prefix ? spec->prefix : "");
-        add(&f, marker, mica_tensor_make(new_bytes(1), MICA_DTYPE_F8_E4M3, 1, (const int64_t[]){0}));
+        add(&f, marker, mica_tensor_make(new_bytes(&f, 1), MICA_DTYPE_F8_E4M3, 1, (const int64_t[]){0}));
     }
     if (spec->extra)
-        add(&f, spec->extra, mica_tensor_make(new_bytes(8), MICA_DTYPE_F32, 1, (const int64_t[]){2}));
+        add(&f, spec->extra, mica_tensor_make(new_bytes(&f, 8), MICA_DTYPE_F32, 1, (const int64_t[]){2}));
     const mica_status st = mica_safetensors_write(to, f.entries, f.count, NULL, &err);
     if (st)
         fail_msg("%s", err.text);
     mica_weights_close(&w);
-    free(f.entries);
-    free(f.tensors);
+    mica_arena_deinit(&f.arena);
 }
 
 static void copy_text(const char *from, const char *to)
