@@ -125,7 +125,8 @@ static const bad_file BAD_FILES[] = {
     {{.pre_tokenizer = SMALL_SEQUENCE(SMALL_SPLIT("a{,2}") "," SMALL_BYTE_LEVEL)},
      MICA_E_UNSUPPORTED,
      "uses \"{,\" at offset 1"},
-    {{.pre_tokenizer = SMALL_SEQUENCE(SMALL_SPLIT("(a{999}){999}") "," SMALL_BYTE_LEVEL)},
+    {{.pre_tokenizer =
+          SMALL_SEQUENCE(SMALL_SPLIT("((abcdefghij){999}){999}") "," SMALL_BYTE_LEVEL)},
      MICA_E_FORMAT,
      "cannot compile"},
     {{.pre_tokenizer = SMALL_SEQUENCE(SMALL_SPLIT("((((((((((((((((((((((((((((((((((a)))))))))))))"
