@@ -148,37 +148,42 @@ static mica_status resolve_loose(mica_model_parts *p, const char *dir, mica_err 
     return take_if(&p->path[MICA_PART_SCHEDULER], dir, "scheduler_config.json", false, err);
 }
 
-/* A folder that is one part by itself: it has an index, or transformer/ was meant. */
-static bool has_index(const char *dir)
+/* A folder with an index is one part by itself. */
+static mica_status has_index(const char *dir, bool *found, mica_err *err)
 {
     char **names = NULL;
     size_t count = 0;
-    bool found = false;
-    if (mica_path_list(dir, &names, &count, NULL))
-        return false;
+    *found = false;
+    if (!mica_path_is_dir(dir))
+        return MICA_OK;
+    MICA_TRY(mica_path_list(dir, &names, &count, err));
     for (size_t i = 0; i < count; i++)
-        found |= ends_with(names[i], ".safetensors.index.json");
+        *found |= ends_with(names[i], ".safetensors.index.json");
     mica_path_list_free(&names, count);
-    return found;
+    return MICA_OK;
 }
 
-static bool has_entry(const char *dir, const char *name)
+static mica_status has_entry(const char *dir, const char *name, bool *found, mica_err *err)
 {
     char *path = mica_path_join(dir, name);
-    const bool there = path && (mica_path_is_dir(path) || mica_path_is_file(path));
+    if (!path)
+        return out_of_memory(err);
+    *found |= mica_path_is_dir(path) || mica_path_is_file(path);
     mica_mem_free(path);
-    return there;
+    return MICA_OK;
 }
 
 static mica_status resolve_model(mica_model_parts *p, const char *model, mica_err *err)
 {
-    if (mica_path_is_file(model) || (mica_path_is_dir(model) && has_index(model)))
+    bool is_part = false, is_diffusers = false;
+    MICA_TRY(has_index(model, &is_part, err));
+    if (is_part || mica_path_is_file(model))
         return take_file(p, model, err);
     if (!mica_path_is_dir(model))
         return MICA_FAIL(err, MICA_E_MISSING, "%s: there is no such model folder or file", model);
-    if (has_entry(model, "model_index.json") || has_entry(model, "transformer"))
-        return resolve_diffusers(p, model, err);
-    return resolve_loose(p, model, err);
+    MICA_TRY(has_entry(model, "model_index.json", &is_diffusers, err));
+    MICA_TRY(has_entry(model, "transformer", &is_diffusers, err));
+    return is_diffusers ? resolve_diffusers(p, model, err) : resolve_loose(p, model, err);
 }
 
 /* --------------------------------------------------------------------- the rest -- */
@@ -220,18 +225,21 @@ static char *home_of(const mica_model_parts *p, int part)
     return mica_path_is_dir(path) ? mica_mem_strdup(path) : folder_of(path);
 }
 
-static bool is_alone(const mica_model_parts *p, int part, const char *home)
+/* Whether no other part has its weights in `home`. */
+static mica_status is_alone(const mica_model_parts *p, int part, const char *home, bool *alone,
+                            mica_err *err)
 {
+    *alone = true;
     for (int other = MICA_PART_TRANSFORMER; other <= MICA_PART_VAE; other++) {
         if (other == part || !p->path[other])
             continue;
         char *there = home_of(p, other);
-        const bool same = !there || strcmp(there, home) == 0;
+        if (!there)
+            return out_of_memory(err);
+        *alone &= strcmp(there, home) != 0;
         mica_mem_free(there);
-        if (same)
-            return false;
     }
-    return true;
+    return MICA_OK;
 }
 
 /* NAME.json beside NAME.safetensors, or config.json where no other part lies. */
@@ -254,9 +262,10 @@ static mica_status find_config(mica_model_parts *p, int part, mica_err *err)
     char *home = home_of(p, part);
     if (!home)
         return out_of_memory(err);
-    const mica_status st = is_alone(p, part, home)
-                               ? take_if(&p->config[part], home, "config.json", false, err)
-                               : MICA_OK;
+    bool alone;
+    mica_status st = is_alone(p, part, home, &alone, err);
+    if (!st && alone)
+        st = take_if(&p->config[part], home, "config.json", false, err);
     mica_mem_free(home);
     return st;
 }

@@ -6,8 +6,8 @@
  *
  * The modulation linears are a third of the released model's weights (6.8 of 20.4 B). As one
  * product per block over all steps they are read once, and can then be dropped. A table covers
- * at most MICA_QWEN_IMAGE_MODULATION_STEPS evaluations (7 KB x D x layers each: 440 MB for 50 steps of
- * the released model); longer runs build it again when they leave it. */
+ * at most MICA_QWEN_IMAGE_MODULATION_STEPS evaluations (8.8 MB each with the released model); longer
+ * runs build it again when they leave it. */
 #ifndef MICA_MODELS_QWEN_IMAGE_QWEN_IMAGE_MODULATION_H
 #define MICA_MODELS_QWEN_IMAGE_QWEN_IMAGE_MODULATION_H
 

@@ -15,6 +15,7 @@
 #define MICA_MODELS_QWEN_IMAGE_QWEN_IMAGE_VAE_H
 
 #include "backend/backend.h"
+#include "base/arena.h"
 #include "base/status.h"
 #include "format/weights.h"
 #include "nn/tap.h"
@@ -61,6 +62,11 @@ mica_status mica_qwen_vae_open(mica_qwen_vae **out, const mica_qwen_vae_config *
 void mica_qwen_vae_close(mica_qwen_vae **vae);
 const mica_qwen_vae_config *mica_qwen_vae_get_config(const mica_qwen_vae *vae);
 bool mica_qwen_vae_has_encoder(const mica_qwen_vae *vae);
+
+/* Adds random weights of every tensor of `config` (decoder and encoder) to a directory opened
+ * empty, as nn/weight_table.h mica_weight_fill does for tables; for measurements without files. */
+mica_status mica_qwen_vae_fill(const mica_qwen_vae_config *config, mica_weights *w,
+                               mica_arena *arena, mica_err *err);
 
 typedef enum mica_qwen_vae_half {
     MICA_QWEN_VAE_DECODER = 0,
