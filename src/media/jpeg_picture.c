@@ -22,7 +22,7 @@
 
 #define DEFAULT_QUALITY 95
 #define SINK_PIECE      65536
-#define MAX_SCANS       200 /* real progressive files have about ten */
+#define MAX_SCANS       64 /* real progressive files have about ten */
 #define MAX_MARKER      65533
 
 typedef struct jpeg_run {
@@ -135,6 +135,18 @@ static mica_status read_rows(jpeg_run *r)
     return MICA_OK;
 }
 
+/* Huffman coding spends at least one bit on each block of 64 pixels: 512 pixels a byte. */
+static mica_status check_plausible(const jpeg_run *r)
+{
+    const uint64_t pixels = (uint64_t)r->in.image_width * r->in.image_height;
+    if (!r->in.arith_code && pixels / 512 > r->size)
+        return MICA_FAIL(r->err, MICA_E_FORMAT,
+                         "%s: JPEG error: %zu bytes cannot hold the %ux%u pixels that the header "
+                         "announces",
+                         r->name, r->size, r->in.image_width, r->in.image_height);
+    return MICA_OK;
+}
+
 static mica_status decode_body(jpeg_run *r)
 {
     jpeg_create_decompress(&r->in);
@@ -142,6 +154,8 @@ static mica_status decode_body(jpeg_run *r)
     jpeg_mem_src(&r->in, r->data, (unsigned long)r->size);
     jpeg_save_markers(&r->in, JPEG_APP0 + 1, 0xffff);
     jpeg_read_header(&r->in, TRUE);
+    MICA_TRY(mica_picture_check_size(r->name, r->in.image_width, r->in.image_height, r->err));
+    MICA_TRY(check_plausible(r));
     const bool four = r->in.jpeg_color_space == JCS_CMYK || r->in.jpeg_color_space == JCS_YCCK;
     r->in.out_color_space = four ? JCS_CMYK : JCS_RGB;
     MICA_TRY(

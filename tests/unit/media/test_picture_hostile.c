@@ -207,6 +207,8 @@ static void test_jpeg_huge(void **state)
     assert_non_null(sof);
     memcpy(sof + 5, "\xff\xdc\xff\xdc", 4); /* 65,500 x 65,500: libjpeg's own limit, above ours */
     expect_failure(b.data, b.size, MICA_E_UNSUPPORTED, "268435456");
+    memcpy(sof + 5, "\x40\0\x40\0", 4);
+    expect_failure(b.data, b.size, MICA_E_FORMAT, "cannot hold");
     memcpy(sof + 5, "\0\0\0\0", 4);
     expect_failure(b.data, b.size, MICA_E_FORMAT, "JPEG error");
     free(b.data);

@@ -1,0 +1,43 @@
+/* fuzz_webp.c - arbitrary bytes as a WebP with its EXIF orientation.
+ *
+ * Beyond "no crash": a refusal has a text and leaves no pixels, every pixel of a success
+ * can be read. Large pictures are left out, they are only slow. */
+#include "media/picture_codec.h"
+
+#include <stdlib.h>
+#include <webp/decode.h>
+
+#define MOST_PIXELS (1u << 20)
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void require(bool condition)
+{
+    if (!condition)
+        abort();
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    int width = 0, height = 0;
+    if (!mica_webp_probe(data, size))
+        return 0;
+    if (WebPGetInfo(data, size, &width, &height) &&
+        (uint64_t)width * (uint64_t)height > MOST_PIXELS)
+        return 0;
+    mica_picture p;
+    mica_err err = {.status = MICA_OK};
+    if (mica_picture_decode(&p, "input", data, size, &err) != MICA_OK) {
+        require(!p.pixels && err.text[0]);
+        return 0;
+    }
+    require(p.channels == 3 || p.channels == 4);
+    static volatile uint8_t sink;
+    uint8_t all = 0;
+    for (size_t i = 0; i < (size_t)p.width * (size_t)p.height * (size_t)p.channels; i++)
+        all ^= p.pixels[i];
+    sink = all;
+    (void)sink;
+    mica_picture_deinit(&p);
+    return 0;
+}
