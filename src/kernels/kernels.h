@@ -64,8 +64,8 @@ typedef mica_kernel_qk_norm_rope_interleaved mica_kernel_qk_norm_rope_half;
 
 /* ---------------------------------------------------------- activations -- */
 
-/* Element-wise; y may be x (or either input). Relative error 1e-6 (silu, gelu_erf and
- * gelu_tanh: or 1e-7 of |x| where the function tends to 0). */
+/* Element-wise; y may be x (or either input). Relative error 1e-6, or 1e-9 where the function
+ * tends to 0. */
 typedef void mica_kernel_silu(int64_t n, const float *x, float *y); /* x / (1 + e^-x) */
 typedef mica_kernel_silu mica_kernel_gelu_tanh;                     /* tanh approximation */
 typedef mica_kernel_silu mica_kernel_gelu_erf;                      /* x/2 (1 + erf(x/sqrt 2)) */
@@ -108,8 +108,9 @@ typedef void mica_kernel_epilogue_s32_tile(const mica_epilogue_s32 *e);
 
 /* -------------------------------------------------------------- softmax -- */
 
-/* y[i] = softmax(scale * x[i]) over n >= 1 columns. -inf columns get 0; a row of -inf alone
- * becomes zeros, not NaN. NaN in a row makes the row NaN. y may be x. Relative error 2e-6. */
+/* y[i] = softmax(scale * x[i]) over n >= 1 columns, scale > 0. -inf columns get 0; a row of -inf alone
+ * becomes zeros, not NaN. NaN in a row makes the row NaN. y may be x. Relative error
+ * 2e-6, plus 2^-23 of the exponent's argument. */
 typedef void mica_kernel_softmax_rows(int m, int n, float scale, const float *x, ptrdiff_t ldx,
                                       float *y, ptrdiff_t ldy);
 

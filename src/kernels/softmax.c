@@ -103,22 +103,11 @@ MICA_VEC float shift_of(float max)
     return max == -INFINITY ? 0.0f : max;
 }
 
-/* A negative scale turns the order around, so the maximum is that of scale * x. */
-MICA_VEC float max_scaled(int n, float scale, const float *x)
-{
-    if (scale > 0.0f)
-        return scale * max_row(n, x);
-    float max = -INFINITY;
-    for (int i = 0; i < n; i++)
-        max = scale * x[i] > max ? scale * x[i] : max;
-    return max;
-}
-
 void MICA_K(softmax_rows)(int m, int n, float scale, const float *x, ptrdiff_t ldx, float *y,
                           ptrdiff_t ldy)
 {
     for (int i = 0; i < m; i++) {
-        const float shift = shift_of(max_scaled(n, scale, x + i * ldx));
+        const float shift = shift_of(scale * max_row(n, x + i * ldx));
         float *row = y + i * ldy;
         const float sum = exp_row(n, scale, shift, x + i * ldx, row);
         const vf inverse = vf_set1(sum == 0.0f ? 0.0f : 1.0f / sum);
@@ -134,7 +123,7 @@ void MICA_K(softmax_rows)(int m, int n, float scale, const float *x, ptrdiff_t l
 MICA_VEC float step_max(const mica_softmax_step *s, int i)
 {
     const float old = s->row_max[i];
-    const float block = max_scaled(s->n, s->scale, s->s + i * s->lds);
+    const float block = s->scale * max_row(s->n, s->s + i * s->lds);
     const float max = block > old ? block : old;
     s->row_max[i] = max;
     s->alpha[i] = max == old ? 1.0f : exp_one(old - max);
