@@ -6,8 +6,7 @@
  *
  * A candidate goes stale when one of its symbols is merged away. It is not searched for and
  * removed but recognised when it comes up: the pair at its position no longer merges into
- * its result. That test, and not "same rank", is what models/bpe/word.rs (Word::merge_all)
- * does, and with two merges of one result the difference can be seen in the ids.
+ * its result (the test of models/bpe/word.rs, Word::merge_all).
  * At most n - 1 initial candidates, and each of at most n - 1 merges removes one and adds
  * two: the heap never exceeds 2n. */
 #include "text/bpe.h"

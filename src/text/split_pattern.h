@@ -5,7 +5,8 @@
  *
  *     \s        PCRE2 counts U+180E as white space, Oniguruma and Unicode (since 6.3) do not
  *     \p{L} \p{N}  depend on the Unicode version a library was built with (PCRE2 10.42: 14),
- *               so the letters and numbers of Unicode 15 to 16 are added by range
+ *               so the letters and numbers of Unicode 15 to 16 are added by range; the
+ *               other categories, which the Qwen files do not use, are PCRE2's own
  *
  * Everything that the engines read differently, or that no known file uses, is refused by
  * name: ^ $ (line anchors in Oniguruma), \h \w \b \R \X \K \G, back references, class

@@ -14,6 +14,7 @@
 const fs = require('fs');
 const path = require('path');
 const { unescapeLine, escapeBytes } = require('./escape.js');
+const { isTooRecent } = require('./unicode.js');
 
 const lines = new Map(); // escaped spelling -> true, in order
 function add(content) {
@@ -136,16 +137,7 @@ for (const h of broken) {
 function isAgreed(c) {
   if (c >= 0xd800 && c <= 0xdfff) return false;
   const s = String.fromCodePoint(c);
-  return /^\p{Assigned}$/u.test(s) && !/^\p{M}$/u.test(s) && !isRecent(c);
-}
-// Assigned in Unicode 17 (the reference's regular expressions know 16).
-const RECENT = [[0x88f, 0x88f], [0xc5c, 0xc5c], [0xcdc, 0xcdc], [0x1acf, 0x1aeb], [0x20c1, 0x20c1], [0x2b96, 0x2b96],
-  [0xa7ce, 0xa7d4], [0xa7f1, 0xa7f1], [0xfbc3, 0xfbd2], [0xfd90, 0xfdce], [0x10940, 0x10959], [0x10ec5, 0x10ed8],
-  [0x11b60, 0x11b67], [0x11db0, 0x11de9], [0x16ea0, 0x16ed3], [0x16ff2, 0x16ff6], [0x187f8, 0x187ff], [0x18d09, 0x18df2],
-  [0x1ccfa, 0x1cef0], [0x1e6c0, 0x1e6ff], [0x1f6d8, 0x1f6d8], [0x1f777, 0x1f77a], [0x1f8d0, 0x1f8d8], [0x1fa54, 0x1fa57],
-  [0x1fa8a, 0x1faef], [0x1fbfa, 0x1fbfa], [0x2b73a, 0x2b73f], [0x2cea2, 0x2cead], [0x323b0, 0x33479]];
-function isRecent(c) {
-  return RECENT.some(([lo, hi]) => c >= lo && c <= hi);
+  return /^\p{Assigned}$/u.test(s) && !/^\p{M}$/u.test(s) && !isTooRecent(c);
 }
 for (let block = 0; block < 0x32400; block += block < 0x3000 ? 0x40 : 0x100) {
   if (block >= 0x3400 && block < 0xa000 && block % 0x800 !== 0) continue; // ideographs: samples

@@ -10,6 +10,7 @@
 'use strict';
 const fs = require('fs');
 const { Tokenizer } = require('tokenizers');
+const { isTooRecent, RECENT_LETTERS, RECENT_NUMBERS } = require('./unicode.js');
 
 const QWEN = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 
@@ -40,7 +41,18 @@ const words = ['the then', ' the', 'hello there, the other', 'thethe', 'aaaa', '
 const scripts = ["It's 1234567 we'LL", 'abc漢字かなカナ def', 'HelloWorld fooBar ABCdef', 'x\n\n  y \r\n z', "don't 'Tis 'ſ", '  a   b    c', 'นี้ ภาษาไทย', 'a1b22c333d4444',
   'e\u0301 é \u212b', '!!!???  ...', 'xxaxxbxx', '\u00a0\u2003x', 'Ünïcödé ÀÉÎ', '١٢٣ ⅷ ½', '🙂👍🏽', ''];
 
+// A letter joins the "a" before it, a number is a piece of its own. Whether it was taken for one shows
+// in the ids when "a" merges with its first byte, and its last byte with the first of the next.
+const edges = (ranges) => ranges.flatMap(([lo, hi]) => [lo - 1, lo, hi, hi + 1]).filter((c) => !isTooRecent(c))
+  .map((c) => String.fromCodePoint(c));
+const recent = [edges(RECENT_LETTERS).map((c) => `a${c}a`).join(' '), edges(RECENT_NUMBERS).map((c) => c + c).join(' ')];
+const recentMerges = [...new Set(['a á', 'a ê', 'a ð', 'a ñ', ...edges(RECENT_NUMBERS).map((c) => {
+  const b = Buffer.from(c);
+  return `${symbol(b[b.length - 1])} ${symbol(b[0])}`;
+})])];
+
 const variants = {
+  recent_unicode: [tokenizer({ merges: recentMerges, extra: recentMerges.map((m) => m.replace(' ', '')) }), recent],
   lstrip: [tokenizer({ added: [token(256, '<S>', { lstrip: true })] }), spaced],
   rstrip: [tokenizer({ added: [token(256, '<S>', { rstrip: true })] }), spaced],
   strip_both: [tokenizer({ added: [token(256, '<S>', { lstrip: true, rstrip: true, special: true })] }), spaced],

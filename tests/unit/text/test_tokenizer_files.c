@@ -247,15 +247,15 @@ static void test_incomplete_alphabet(void **state)
     mica_text_deinit(&text);
 }
 
+#define THREE_SPLITS SMALL_SPLIT("a") "," SMALL_SPLIT("b") "," SMALL_SPLIT("c")
+#define NINE_SPLITS  THREE_SPLITS "," THREE_SPLITS "," THREE_SPLITS
+
 static void test_too_many_patterns(void **state)
 {
     (void)state;
     mica_err err = {0};
     mica_tokenizer *t = NULL;
-    const small_json nine = {
-        .pre_tokenizer = SMALL_SEQUENCE(
-            SMALL_SPLIT("a") "," SMALL_SPLIT("b") "," SMALL_SPLIT("c") "," SMALL_SPLIT("d") "," SMALL_SPLIT("e") "," SMALL_SPLIT(
-                "f") "," SMALL_SPLIT("g") "," SMALL_SPLIT("h") "," SMALL_SPLIT("i") "," SMALL_BYTE_LEVEL)};
+    const small_json nine = {.pre_tokenizer = SMALL_SEQUENCE(NINE_SPLITS "," SMALL_BYTE_LEVEL)};
     assert_int_equal(small_json_open(&nine, &t, &err), MICA_E_UNSUPPORTED);
     assert_non_null(strstr(err.text, "more than 8 pre-tokenizer patterns"));
 }

@@ -32,7 +32,7 @@ static void read_ids(const cJSON *list, int32_t *ids, size_t cap, size_t *count)
 static size_t check_cases(const mica_tokenizer *t, const mica_json *j, const cJSON *cases)
 {
     mica_err err = {0};
-    int32_t ids[1024];
+    int32_t ids[4096];
     size_t count, checked = 0;
     for (const cJSON *item = cases->child; item != NULL; item = item->next, checked++) {
         const char *text, *decoded, *plain;
