@@ -116,8 +116,8 @@ typedef mica_status (*mica_cpu_prepare_fn)(mica_cpu_backend *be, mica_weight *we
  * valid until this backend drops the weight or closes. */
 mica_status mica_cpu_prepared_get(mica_cpu_backend *be, mica_weight *weight,
                                   mica_cpu_prepared_kind kind, uint64_t layout, size_t size,
-                                  mica_cpu_prepare_fn fn, void *user,
-                                  const mica_cpu_prepared **out, mica_err *err);
+                                  mica_cpu_prepare_fn fn, void *user, const mica_cpu_prepared **out,
+                                  mica_err *err);
 void mica_cpu_prepared_drop(mica_cpu_backend *be, mica_weight *weight);
 void mica_cpu_prepared_drop_all(mica_cpu_backend *be);
 
@@ -137,7 +137,8 @@ void mica_cpu_drop_pages(const mica_weight *weight);
 
 /* ---------------------------------------------------------------- slots -- */
 
-#define MICA_CPU_SLOT(name, ...) mica_status mica_cpu_##name(mica_backend *be, __VA_ARGS__, mica_err *err)
+#define MICA_CPU_SLOT(name, ...)                                                                   \
+    mica_status mica_cpu_##name(mica_backend *be, __VA_ARGS__, mica_err *err)
 MICA_CPU_SLOT(linear, const mica_linear_args *args);
 MICA_CPU_SLOT(attention, const mica_attention_args *args);
 MICA_CPU_SLOT(conv2d, const mica_conv2d_args *args);

@@ -43,8 +43,8 @@ typedef struct mica_dnnl_key {
     /* convolution: src [y, x, c], weights [o, c, ky, kx], dst [out_y, out_x, o]. */
     int32_t y, x, c, o, ky, kx, stride, out_y, out_x;
     int32_t pad_top, pad_bottom, pad_left, pad_right;
-    int32_t bias;     /* f32 bias [o] is added */
-    int32_t sum;      /* dst += instead of dst = */
+    int32_t bias; /* f32 bias [o] is added */
+    int32_t sum;  /* dst += instead of dst = */
 } mica_dnnl_key;
 
 typedef struct mica_dnnl_op mica_dnnl_op;
@@ -60,7 +60,8 @@ mica_status mica_dnnl_get(mica_dnnl *dnnl, const mica_dnnl_key *key, mica_dnnl_o
                           mica_err *err);
 size_t mica_dnnl_weight_size(const mica_dnnl_op *op);  /* bytes of the packed weights */
 size_t mica_dnnl_scratch_size(const mica_dnnl_op *op); /* bytes of scratch per run */
-const char *mica_dnnl_implementation(const mica_dnnl_op *op); /* "brg:avx512_core", for benchmarks */
+const char *
+mica_dnnl_implementation(const mica_dnnl_op *op); /* "brg:avx512_core", for benchmarks */
 /* A number that two ops share when their packed weights have one layout; goes into
  * mica_cpu_prepared.layout. */
 uint64_t mica_dnnl_weight_layout(const mica_dnnl_op *op);

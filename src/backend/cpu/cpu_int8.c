@@ -19,9 +19,14 @@ static size_t align64(size_t n)
     return (n + 63) & ~(size_t)63;
 }
 
+static int panel_count(const mica_cpu_linear_job *j)
+{
+    return (j->n + j->nb - 1) / j->nb;
+}
+
 static size_t panels_size(const mica_cpu_linear_job *j)
 {
-    return align64((size_t)j->panels * (size_t)j->nb * (size_t)j->depth_pad);
+    return align64((size_t)panel_count(j) * (size_t)j->nb * (size_t)j->depth_pad);
 }
 
 static size_t vector_size(const mica_cpu_linear_job *j)
@@ -98,7 +103,7 @@ static mica_status quantise_weight(mica_cpu_backend *be, mica_weight *weight, mi
     quantise_job q = {j, (int8_t *)data, (float *)(void *)(data + panels_size(j)),
                       (int32_t *)(void *)(data + panels_size(j) + vector_size(j))};
     MICA_TRY(mica_cpu_scratch_reserve(be, 0, quantise_scratch(j), err));
-    mica_cpu_parallel(be, j->panels, quantise_panel, &q);
+    mica_cpu_parallel(be, panel_count(j), quantise_panel, &q);
     return MICA_OK;
 }
 
@@ -137,28 +142,23 @@ void mica_cpu_int8_row(const mica_cpu_linear_job *j, int row, const float *x)
         q[i] = 0; /* meets packed zeros */
 }
 
-void mica_cpu_int8_tile(const mica_cpu_linear_job *j, int panel, int row, int rows, int32_t *acc,
+void mica_cpu_int8_tile(const mica_cpu_linear_job *j, int column, int row, int32_t *acc,
                         mica_epilogue_s32 *e)
 {
-    const int8_t *b = j->w_q + (size_t)panel * (size_t)j->nb * (size_t)j->depth_pad;
-    const int col = panel * j->nb;
-    for (int k0 = 0; k0 < j->depth_pad; k0 += j->kc) {
-        const mica_gemm_s8 g = {.m = rows,
-                                .n = e->e.n,
-                                .k = MICA_MIN(j->kc, j->depth_pad - k0),
-                                .a = j->x_q + (ptrdiff_t)row * j->depth_pad + k0,
-                                .lda = j->depth_pad,
-                                .b = b + (ptrdiff_t)k0 * j->nb,
-                                .c = acc,
-                                .ldc = j->nb,
-                                .accumulate = k0 > 0};
-        j->k->gemm_s8(&g);
-    }
+    const mica_gemm_s8 g = {.m = e->e.m,
+                            .n = e->e.n,
+                            .k = j->depth_pad,
+                            .a = j->x_q + (ptrdiff_t)row * j->depth_pad,
+                            .lda = j->depth_pad,
+                            .b = j->w_q + (ptrdiff_t)column * j->depth_pad,
+                            .c = acc,
+                            .ldc = j->columns};
+    j->k->gemm_s8(&g);
     e->acc = acc;
-    e->ldacc = j->nb;
+    e->ldacc = j->columns;
     e->row_scale = j->x_scale + row;
     e->row_zero = j->x_zero + row;
-    e->col_scale = j->w_scale + col;
-    e->col_sum = j->w_sum + col;
+    e->col_scale = j->w_scale + column;
+    e->col_sum = j->w_sum + column;
     j->k->epilogue_s32_tile(e);
 }

@@ -1,28 +1,33 @@
 /* cpu_linear.c - y = residual + gate * act(x w^T + bias) from weights as they lie in their file.
  *
- *              n: outputs, in panels of nb
- *            +-----+-----+-----+--
- *     m rows | tile|     |     |      one task = one panel for a range of rows:
- *     in     +-----+-----+-----+--      pack the panel of w (f32: expand to f32)
- *     blocks |     |     |     |        per block of rows: acc = x w^T; epilogue; write y
- *     of mb  +-----+-----+-----+--
+ *              n: outputs, in groups of columns
+ *            +-------+-------+--
+ *     m rows | block | block |      one task = one group for a range of rows:
+ *     in     +-------+-------+--      pack its rows of w (f32: expand to f32 panels)
+ *     blocks |       |       |        per block of mb rows: acc = x w^T; epilogue; write y
+ *     of mb  +-------+-------+--
  *
- *     path   x as          w as                              where
- *     f32    f32, in place f32 panel, thread scratch         everywhere
- *     bf16   bf16, shared  bf16 pair panel, thread scratch   CPUs with AVX512_BF16
- *     int8   u8, shared    s8 panels, prepared once          cpu_int8.c
+ *     path   x as          w as                               where
+ *     f32    f32, in place f32 panels, thread scratch         everywhere
+ *     bf16   bf16, shared  bf16 pair panels, thread scratch   CPUs with AVX512_BF16
+ *     int8   u8, shared    s8 panels, prepared once           cpu_int8.c
  *
- * A panel (64 x 3072 floats: 768 KiB) stays in the L2 cache of its core while all rows of x
- * pass by; expanding it costs nb*k loads and stores against 2*m*nb*k flops. Nothing is
- * shared between tasks, so there is no barrier. The micro-kernels promise that an element
- * does not depend on how rows, columns or depth are cut: the cut may follow the
- * thread count, the bytes do not, and a batch equals its single rows. */
+ * A group is as wide as a strip of the micro-kernels (512): they copy 14 rows of x to L1 for
+ * every strip, which is a quarter of the work for 32 columns and 2 % for 512. The
+ * accumulators of a block (mb x columns) and a 256-deep slice of the panels share L2. Nothing is
+ * shared between tasks, so there is no barrier; expanding a group costs as much as 10 to 20
+ * rows of x. The micro-kernels promise that an element does not depend on how rows,
+ * columns or depth are cut: the cut may follow the thread count, the bytes do not, and a
+ * batch equals its single rows. */
 #include "backend/cpu/cpu_linear.h"
 
 #include <string.h>
 
-#define ROW_BLOCK 192                 /* rows of a block, rounded down to the register tile */
-#define L2_PANEL  ((size_t)512 << 10) /* bytes of a panel slice that must stay in L2 */
+#define ROW_BLOCK   196         /* rows of a block at most: 392 KiB of sums, 512 wide */
+#define MOST        512         /* columns of a group at most: a strip of the kernels */
+#define LEAST       128         /* and at least, so that copying x stays below 8 % */
+#define FEW_ROWS    32          /* below, expanding w dominates: keep the panels in L2 */
+#define SMALL_GROUP (256 << 10) /* bytes of panels then */
 
 /* ---------------------------------------------------------------- plan -- */
 
@@ -59,17 +64,18 @@ static void plan(mica_cpu_linear_job *j)
     j->nb = j->path == MICA_CPU_F32    ? k->gemm_f32_nb
             : j->path == MICA_CPU_BF16 ? k->gemm_bf16_nb
                                        : k->gemm_s8_nb;
-    j->panels = (j->n + j->nb - 1) / j->nb;
-    j->mb = MICA_MAX(mr, ROW_BLOCK / mr * mr);
     j->depth_pad = (j->depth + unit - 1) / unit * unit;
-    const int slices = (int)(((size_t)j->depth_pad * (size_t)j->nb * (size_t)element_size(j->path) +
-                              L2_PANEL - 1) /
-                             L2_PANEL);
-    j->kc = (j->depth_pad / MICA_MAX(slices, 1) + 15) / 16 * 16;
-    /* Four tasks a thread keep the tail short; beyond that cutting rows only repeats packing. */
-    const int blocks = (j->m + j->mb - 1) / j->mb;
-    const int wanted = (4 * j->be->threads + j->panels - 1) / j->panels;
-    j->cuts = MICA_MAX(1, MICA_MIN(wanted, blocks));
+    /* Four tasks a thread keep the tail short. Cutting rows would pack w repeatedly, so it is
+     * done only when columns do not give enough tasks. */
+    const int wanted = 4 * j->be->threads;
+    int columns = MICA_MAX(LEAST, MICA_MIN(MOST, j->n / wanted));
+    if (j->m < FEW_ROWS && j->path != MICA_CPU_INT8)
+        columns = MICA_MIN(columns, SMALL_GROUP / (j->depth_pad * element_size(j->path)));
+    j->columns = MICA_MAX(1, (columns + j->nb / 2) / j->nb) * j->nb;
+    j->groups = (j->n + j->columns - 1) / j->columns;
+    const int blocks = (j->m + ROW_BLOCK - 1) / ROW_BLOCK;
+    j->mb = ((j->m + blocks - 1) / blocks + mr - 1) / mr * mr;
+    j->cuts = MICA_MAX(1, MICA_MIN((wanted + j->groups - 1) / j->groups, blocks));
 }
 
 /* -------------------------------------------------------------- panels -- */
@@ -128,10 +134,10 @@ static void pack_bf16(const mica_cpu_linear_job *j, int row, int rows, uint16_t 
     j->k->pack_bf16_from_f32(rows, j->depth, temp, j->depth, NULL, j->nb, dst);
 }
 
-/* Thread scratch: [panel][tile of acc][temp for formats without their own packer]. */
+/* Thread scratch: [panels][sums of a block][temp for formats without their own packer]. */
 typedef struct task_scratch {
-    void *panel;
-    float *acc; /* mb x nb; int32 sums on the int8 path */
+    void *panels;
+    float *acc; /* mb x columns; int32 sums on the int8 path */
     float *temp;
 } task_scratch;
 
@@ -145,53 +151,47 @@ static bool needs_temp(const mica_cpu_linear_job *j)
 
 static size_t scratch_layout(const mica_cpu_linear_job *j, uint8_t *base, task_scratch *s)
 {
-    const size_t panel =
+    const size_t columns = (size_t)j->columns;
+    const size_t panels =
         j->path == MICA_CPU_INT8
             ? 0
-            : align64((size_t)j->nb * (size_t)j->depth_pad * (size_t)element_size(j->path));
-    const size_t acc = align64((size_t)j->mb * (size_t)j->nb * sizeof(float));
-    const size_t temp = needs_temp(j) ? (size_t)j->nb * (size_t)j->depth * sizeof(float) : 0;
+            : align64(columns * (size_t)j->depth_pad * (size_t)element_size(j->path));
+    const size_t acc = align64((size_t)j->mb * columns * sizeof(float));
+    const size_t temp = needs_temp(j) ? columns * (size_t)j->depth * sizeof(float) : 0;
     if (base)
-        *s = (task_scratch){base, (float *)(void *)(base + panel),
-                            (float *)(void *)(base + panel + acc)};
-    return panel + acc + temp;
+        *s = (task_scratch){base, (float *)(void *)(base + panels),
+                            (float *)(void *)(base + panels + acc)};
+    return panels + acc + temp;
 }
 
 /* ---------------------------------------------------------------- tiles -- */
 
-static void tile_f32(const mica_cpu_linear_job *j, int row, int rows, int cols, const float *panel,
-                     float *acc)
+static void block_f32(const mica_cpu_linear_job *j, int row, const mica_epilogue *e,
+                      const task_scratch *s)
 {
-    const mica_tensor *x = j->args->x_MD;
-    for (int k0 = 0; k0 < j->depth; k0 += j->kc) {
-        const mica_gemm_f32 g = {.m = rows,
-                                 .n = cols,
-                                 .k = MICA_MIN(j->kc, j->depth - k0),
-                                 .a = (const float *)x->data + row * j->ldx + k0,
-                                 .lda = j->ldx,
-                                 .b = panel + (ptrdiff_t)k0 * j->nb,
-                                 .c = acc,
-                                 .ldc = j->nb,
-                                 .accumulate = k0 > 0};
-        j->k->gemm_f32(&g);
-    }
+    const mica_gemm_f32 g = {.m = e->m,
+                             .n = e->n,
+                             .k = j->depth,
+                             .a = (const float *)j->args->x_MD->data + row * j->ldx,
+                             .lda = j->ldx,
+                             .b = s->panels,
+                             .c = s->acc,
+                             .ldc = j->columns};
+    j->k->gemm_f32(&g);
 }
 
-static void tile_bf16(const mica_cpu_linear_job *j, int row, int rows, int cols,
-                      const uint16_t *panel, float *acc)
+static void block_bf16(const mica_cpu_linear_job *j, int row, const mica_epilogue *e,
+                       const task_scratch *s)
 {
-    for (int k0 = 0; k0 < j->depth_pad; k0 += j->kc) {
-        const mica_gemm_bf16 g = {.m = rows,
-                                  .n = cols,
-                                  .k = MICA_MIN(j->kc, j->depth_pad - k0),
-                                  .a = j->x_bf16 + (ptrdiff_t)row * j->depth_pad + k0,
-                                  .lda = j->depth_pad,
-                                  .b = panel + (ptrdiff_t)k0 * j->nb,
-                                  .c = acc,
-                                  .ldc = j->nb,
-                                  .accumulate = k0 > 0};
-        j->k->gemm_bf16(&g);
-    }
+    const mica_gemm_bf16 g = {.m = e->m,
+                              .n = e->n,
+                              .k = j->depth_pad,
+                              .a = j->x_bf16 + (ptrdiff_t)row * j->depth_pad,
+                              .lda = j->depth_pad,
+                              .b = s->panels,
+                              .c = s->acc,
+                              .ldc = j->columns};
+    j->k->gemm_bf16(&g);
 }
 
 static mica_epilogue epilogue_of(const mica_cpu_linear_job *j, int row, int rows, int col, int cols,
@@ -201,7 +201,7 @@ static mica_epilogue epilogue_of(const mica_cpu_linear_job *j, int row, int rows
     mica_epilogue e = {.m = rows,
                        .n = cols,
                        .acc = acc,
-                       .ldacc = j->nb,
+                       .ldacc = j->columns,
                        .bias = j->bias ? j->bias + col : NULL,
                        .act = (mica_kernel_act)a->act,
                        .gate = a->gate_O ? (const float *)a->gate_O->data + col : NULL,
@@ -227,40 +227,40 @@ static void store_unfused(const mica_cpu_linear_job *j, int row, int rows, int c
     e->e = plain;
 }
 
-static void run_block(const mica_cpu_linear_job *j, int panel, int row, int rows,
+static void run_block(const mica_cpu_linear_job *j, int column, int row, int rows,
                       const task_scratch *s)
 {
-    const int col = panel * j->nb, cols = MICA_MIN(j->nb, j->n - col);
-    mica_epilogue_s32 e = {.e = epilogue_of(j, row, rows, col, cols, s->acc)};
+    const int columns = MICA_MIN(j->columns, j->n - column);
+    mica_epilogue_s32 e = {.e = epilogue_of(j, row, rows, column, columns, s->acc)};
     if (j->unfused)
-        store_unfused(j, row, rows, col, cols, &e);
+        store_unfused(j, row, rows, column, columns, &e);
     if (j->path == MICA_CPU_INT8) {
-        mica_cpu_int8_tile(j, panel, row, rows, (int32_t *)(void *)s->acc, &e);
+        mica_cpu_int8_tile(j, column, row, (int32_t *)(void *)s->acc, &e);
         return;
     }
     if (j->path == MICA_CPU_F32)
-        tile_f32(j, row, rows, cols, s->panel, s->acc);
+        block_f32(j, row, &e.e, s);
     else
-        tile_bf16(j, row, rows, cols, s->panel, s->acc);
+        block_bf16(j, row, &e.e, s);
     j->k->epilogue_tile(&e.e);
 }
 
 static void run_task(void *user, int64_t index, int thread)
 {
     const mica_cpu_linear_job *j = user;
-    const int panel = (int)(index / j->cuts), cut = (int)(index % j->cuts);
+    const int column = (int)(index / j->cuts) * j->columns, cut = (int)(index % j->cuts);
     const int blocks = (j->m + j->mb - 1) / j->mb;
     const int first = (int)((int64_t)blocks * cut / j->cuts) * j->mb;
     const int last = MICA_MIN(j->m, (int)((int64_t)blocks * (cut + 1) / j->cuts) * j->mb);
-    const int rows_of_w = MICA_MIN(j->nb, j->n - panel * j->nb);
+    const int columns = MICA_MIN(j->columns, j->n - column);
     task_scratch s = {0};
     scratch_layout(j, mica_cpu_thread_scratch(j->be, thread), &s);
     if (j->path == MICA_CPU_F32)
-        pack_f32(j, panel * j->nb, rows_of_w, s.panel, s.temp);
+        pack_f32(j, column, columns, s.panels, s.temp);
     else if (j->path == MICA_CPU_BF16)
-        pack_bf16(j, panel * j->nb, rows_of_w, s.panel, s.temp);
+        pack_bf16(j, column, columns, s.panels, s.temp);
     for (int row = first; row < last; row += j->mb)
-        run_block(j, panel, row, MICA_MIN(j->mb, last - row), &s);
+        run_block(j, column, row, MICA_MIN(j->mb, last - row), &s);
 }
 
 /* --------------------------------------------------------------- inputs -- */
@@ -387,7 +387,7 @@ mica_status mica_cpu_linear(mica_backend *base, const mica_linear_args *args, mi
         mica_cpu_weight_scales(w, 0, j.n, j.row_scale);
     if (j.path != MICA_CPU_F32)
         mica_cpu_parallel(be, j.m, convert_row, &j);
-    mica_cpu_parallel(be, (int64_t)j.panels * j.cuts, run_task, &j);
+    mica_cpu_parallel(be, (int64_t)j.groups * j.cuts, run_task, &j);
     if (j.unfused)
         finish_unfused(&j);
     return MICA_OK;

@@ -15,9 +15,10 @@ typedef struct mica_cpu_linear_job {
     mica_cpu_path path;
     int m, n, depth;           /* y is m x n, w is n x depth */
     ptrdiff_t ldx, ldy, ldres; /* row strides in floats */
-    int nb, panels;            /* columns of a panel, number of panels */
-    int mb, cuts;              /* rows of a block, row ranges a panel is cut into */
-    int kc;                    /* depth of one micro-kernel call */
+    int nb;                    /* columns of a panel */
+    int columns;               /* columns of a task, whole panels */
+    int groups, cuts;          /* tasks across and down */
+    int mb;                    /* rows of a block */
     int depth_pad;             /* depth as the packed form has it */
     /* In the shared scratch; NULL where the path has none. */
     float *bias, *row_scale;
@@ -38,7 +39,7 @@ mica_status mica_cpu_int8_prepare(mica_cpu_linear_job *j, mica_err *err);
 size_t mica_cpu_int8_layout(mica_cpu_linear_job *j, uint8_t *base);
 void mica_cpu_int8_row(const mica_cpu_linear_job *j, int row, const float *x);
 /* One tile of integer sums through the epilogue that e->e describes. */
-void mica_cpu_int8_tile(const mica_cpu_linear_job *j, int panel, int row, int rows, int32_t *acc,
+void mica_cpu_int8_tile(const mica_cpu_linear_job *j, int column, int row, int32_t *acc,
                         mica_epilogue_s32 *e);
 
 #endif
