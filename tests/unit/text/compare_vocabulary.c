@@ -1,6 +1,6 @@
 /* compare_vocabulary.c - the line corpus with a real vocabulary, and the time it takes.
  *
- *     compare_vocabulary NAME TOKENIZER.json      exit 0: equal, 1: not, 77: no such file
+ *     compare_vocabulary NAME TOKENIZER      exit 0: equal, 1: not, 77: no such file
  *
  * The vocabularies (7 and 11 MB) are not in the tree. tools/tokenizer_reference/fetch.sh puts them
  * into the build folder, where CMake looks for them (MICA_TOKENIZER_QWEN25, _QWEN3). */
@@ -29,10 +29,10 @@ int main(int argc, char **argv)
     mica_err err = {0};
     mica_tokenizer *t = NULL;
     if (argc != 3) {
-        fprintf(stderr, "usage: compare_vocabulary NAME TOKENIZER.json\n");
+        fprintf(stderr, "usage: compare_vocabulary NAME FOLDER_OR_TOKENIZER.json\n");
         return 2;
     }
-    if (!mica_path_is_file(argv[2])) {
+    if (!mica_path_is_file(argv[2]) && !mica_path_is_dir(argv[2])) {
         printf("skipped: %s is not there, so the %s vocabulary was NOT compared; "
                "tools/tokenizer_reference/fetch.sh fetches it\n",
                argv[2], argv[1]);
