@@ -90,9 +90,8 @@ static mica_status take_file(mica_model_parts *parts, const char *path, mica_err
     if (!kind)
         return MICA_OK;
     if (parts->path[part])
-        return MICA_FAIL(err, MICA_E_USAGE,
-                         "%s and %s are both a %s; choose one with --%s", parts->path[part], path,
-                         mica_model_part_name(part),
+        return MICA_FAIL(err, MICA_E_USAGE, "%s and %s are both a %s; choose one with --%s",
+                         parts->path[part], path, mica_model_part_name(part),
                          part == MICA_PART_TRANSFORMER    ? "transformer"
                          : part == MICA_PART_TEXT_ENCODER ? "text-encoder"
                                                           : "vae");

@@ -135,12 +135,14 @@ static void add_memory(const mica_model *m, uint64_t bytes, mica_text *text, mic
 {
     const uint64_t scratch = m->kind->scratch_bytes(m, DEFAULT_SIDE, DEFAULT_SIDE);
     const uint64_t free_now = mica_clock_available_memory();
-    mica_text_add(text, "  memory        %.2f GB of weights (mapped), %.2f GB to work in at "
-                        "%d x %d with guidance; %.1f GB are free\n",
+    mica_text_add(text,
+                  "  memory        %.2f GB of weights (mapped), %.2f GB to work in at "
+                  "%d x %d with guidance; %.1f GB are free\n",
                   (double)bytes * 1e-9, (double)scratch * 1e-9, DEFAULT_SIDE, DEFAULT_SIDE,
                   (double)free_now * 1e-9);
-    mica_text_add(json, ",\"hash\":\"%s\",\"memory\":{\"weights\":%llu,\"scratch\":%llu,"
-                        "\"available\":%llu}",
+    mica_text_add(json,
+                  ",\"hash\":\"%s\",\"memory\":{\"weights\":%llu,\"scratch\":%llu,"
+                  "\"available\":%llu}",
                   m->hash, (unsigned long long)bytes, (unsigned long long)scratch,
                   (unsigned long long)free_now);
 }

@@ -13,7 +13,10 @@
  * take 155 MB instead of 320 MB for two prompts of full length. */
 #define MLP_ROWS 1024
 
-#define ROW(pattern, shape, field, flags) {pattern, shape, offsetof(mica_lm_layer, field), flags}
+#define ROW(pattern, shape, field, flags)                                                          \
+    {                                                                                              \
+        pattern, shape, offsetof(mica_lm_layer, field), flags                                      \
+    }
 #define P "model.layers.%d."
 static const mica_weight_row LAYER_ROWS[] = {
     ROW(P "input_layernorm.weight", "D", norm_in, MICA_WEIGHT_SENSITIVE),
@@ -111,8 +114,8 @@ mica_status mica_lm_fill(const mica_lm_config *c, mica_weights *w, mica_arena *a
     for (int n = 0; n < (int)c->layers; n++) {
         MICA_TRY(mica_weight_fill(w, &dims, arena, LAYER_ROWS, MICA_ARRAY_LEN(LAYER_ROWS), n, err));
         if (c->qkv_bias)
-            MICA_TRY(mica_weight_fill(w, &dims, arena, QKV_BIAS_ROWS,
-                                      MICA_ARRAY_LEN(QKV_BIAS_ROWS), n, err));
+            MICA_TRY(mica_weight_fill(w, &dims, arena, QKV_BIAS_ROWS, MICA_ARRAY_LEN(QKV_BIAS_ROWS),
+                                      n, err));
         if (c->qk_norm)
             MICA_TRY(mica_weight_fill(w, &dims, arena, QK_NORM_ROWS, MICA_ARRAY_LEN(QK_NORM_ROWS),
                                       n, err));
@@ -137,8 +140,8 @@ static void prefetch_layer(mica_lm *lm, mica_backend *be, int n)
 void mica_lm_drop(mica_lm *lm, mica_backend *be)
 {
     mica_weight *list[LAYER_WEIGHTS];
-    mica_backend_drop_weights(
-        be, list, mica_weight_list(MODEL_ROWS, MICA_ARRAY_LEN(MODEL_ROWS), lm, list));
+    mica_backend_drop_weights(be, list,
+                              mica_weight_list(MODEL_ROWS, MICA_ARRAY_LEN(MODEL_ROWS), lm, list));
     for (int n = 0; n < (int)lm->config.layers; n++)
         mica_backend_drop_weights(be, list, list_layer(&lm->layers[n], list));
 }
@@ -273,9 +276,8 @@ static mica_status run_layers(const pass *p, mica_run *run, mica_tensor *hidden_
     return mica_backend_check(p->be, err);
 }
 
-mica_status mica_lm_run(mica_lm *lm, mica_backend *be, mica_run *run,
-                        const mica_lm_prompt *prompts, int prompt_count, mica_tensor *hidden_LD,
-                        mica_err *err)
+mica_status mica_lm_run(mica_lm *lm, mica_backend *be, mica_run *run, const mica_lm_prompt *prompts,
+                        int prompt_count, mica_tensor *hidden_LD, mica_err *err)
 {
     pass p = {.lm = lm, .be = be, .prompts = prompts, .prompt_count = prompt_count};
     int64_t longest = 0;

@@ -54,8 +54,7 @@ typedef struct mica_lm_prompt {
 } mica_lm_prompt;
 
 /* hidden_LD: activations, rows of all prompts in order, after the final norm. */
-mica_status mica_lm_run(mica_lm *lm, mica_backend *be, mica_run *run,
-                        const mica_lm_prompt *prompts, int prompt_count, mica_tensor *hidden_LD,
-                        mica_err *err);
+mica_status mica_lm_run(mica_lm *lm, mica_backend *be, mica_run *run, const mica_lm_prompt *prompts,
+                        int prompt_count, mica_tensor *hidden_LD, mica_err *err);
 
 #endif

@@ -8,7 +8,8 @@
 #include "backend/backend.h"
 
 typedef struct mica_tap_sink {
-    void (*write)(void *user, const char *name, const mica_tensor *host); /* host memory, contiguous */
+    void (*write)(void *user, const char *name,
+                  const mica_tensor *host); /* host memory, contiguous */
     bool (*wants)(void *user, const char *name);
     void *user;
 } mica_tap_sink;

@@ -39,7 +39,8 @@ static void fill_tensor(uint16_t *out, size_t count, const uint16_t *pool, size_
 
 static bool is_norm_vector(const mica_weight_row *row)
 {
-    return strlen(row->shape) == 1 && strstr(row->pattern, "norm") && strstr(row->pattern, "weight");
+    return strlen(row->shape) == 1 && strstr(row->pattern, "norm") &&
+           strstr(row->pattern, "weight");
 }
 
 static mica_status fill_row(mica_weights *w, const mica_weight_dims *dims, mica_arena *arena,

@@ -43,7 +43,8 @@ int mica_weight_count_blocks(const mica_weights *weights, const char *prefix)
     return count;
 }
 
-static void describe_expected(const mica_weight_binder *b, const char *shape, char *out, size_t size)
+static void describe_expected(const mica_weight_binder *b, const char *shape, char *out,
+                              size_t size)
 {
     size_t used = (size_t)snprintf(out, size, "[");
     for (size_t i = 0; shape[i] && used < size; i++)

@@ -29,13 +29,13 @@ static void read_call(golden_case *c)
     assert_ok(mica_json_get_int(&c->manifest, call, "height", 1, 4096, &height, &err), &err);
     assert_ok(mica_json_get_int(&c->manifest, call, "num_inference_steps", 1, 100, &steps, &err),
               &err);
-    assert_ok(mica_json_opt_double(&c->manifest, call, "true_cfg_scale", 0, 100, &o->guidance,
-                                   &err),
-              &err);
+    assert_ok(
+        mica_json_opt_double(&c->manifest, call, "true_cfg_scale", 0, 100, &o->guidance, &err),
+        &err);
     if (mica_json_find(call, "negative_prompt"))
-        assert_ok(mica_json_get_string(&c->manifest, call, "negative_prompt", &o->negative_prompt,
-                                       &err),
-                  &err);
+        assert_ok(
+            mica_json_get_string(&c->manifest, call, "negative_prompt", &o->negative_prompt, &err),
+            &err);
     o->width = (int)width;
     o->height = (int)height;
     o->steps = (int)steps;
@@ -81,18 +81,18 @@ mica_model *golden_model_open_folder(const char *path)
 {
     char full[512];
     snprintf(full, sizeof full, "%s/%s", MICA_TEST_DATA, path);
-    return golden_model_open(&(mica_engine_options){.size = sizeof(mica_engine_options),
-                                                    .model = full});
+    return golden_model_open(
+        &(mica_engine_options){.size = sizeof(mica_engine_options), .model = full});
 }
 
 void golden_generate(golden_run *r, const mica_model *m, const golden_setup *setup,
                      const mica_image_options *options)
 {
-    const mica_backend_options be_options = {
-        .device = MICA_DEVICE_CPU,
-        .precision = setup->precision ? setup->precision : MICA_PRECISION_F32,
-        .threads = setup->threads ? setup->threads : 2,
-        .ablate_fusion = setup->ablate_fusion};
+    const mica_backend_options be_options = {.device = MICA_DEVICE_CPU,
+                                             .precision = setup->precision ? setup->precision
+                                                                           : MICA_PRECISION_F32,
+                                             .threads = setup->threads ? setup->threads : 2,
+                                             .ablate_fusion = setup->ablate_fusion};
     mica_backend *be = NULL;
     mica_model_session *s = NULL;
     *r = (golden_run){0};

@@ -21,7 +21,7 @@
 /* How a copy of a weight file differs from its source. */
 typedef enum encoding { KEEP, FP8_PLAIN, FP8_SCALED, FP8_SCALED_AS_F32, FP8_PLAIN_AS_F32 } encoding;
 typedef struct copy_spec {
-    const char *prefix;  /* put before every name; NULL: none */
+    const char *prefix;    /* put before every name; NULL: none */
     const char *from, *to; /* beginning of names replaced; NULL: none */
     encoding encoding;
     const char *drop;    /* tensor left out */
@@ -90,8 +90,9 @@ static void add_encoded(copy_file *f, const char *name, const mica_tensor *t, en
         codes[i] = nearest_f8(mica_tensor_read_f32(t, i) / scale);
         values[i] = mica_f8_e4m3_to_f32(codes[i]) * scale;
     }
-    add(f, name, as_f32 ? mica_tensor_make(values, MICA_DTYPE_F32, 2, t->shape_)
-                        : mica_tensor_make(codes, MICA_DTYPE_F8_E4M3, 2, t->shape_));
+    add(f, name,
+        as_f32 ? mica_tensor_make(values, MICA_DTYPE_F32, 2, t->shape_)
+               : mica_tensor_make(codes, MICA_DTYPE_F8_E4M3, 2, t->shape_));
     if (scaled && !as_f32) {
         char scale_name[256];
         float *s = new_bytes(f, sizeof *s);
@@ -153,10 +154,12 @@ static void write_copy(const char *from, const char *to, const copy_spec *spec)
     if (spec->encoding == FP8_SCALED) {
         char marker[128];
         snprintf(marker, sizeof marker, "%sscaled_fp8", spec->prefix ? spec->prefix : "");
-        add(&f, marker, mica_tensor_make(new_bytes(&f, 1), MICA_DTYPE_F8_E4M3, 1, (const int64_t[]){0}));
+        add(&f, marker,
+            mica_tensor_make(new_bytes(&f, 1), MICA_DTYPE_F8_E4M3, 1, (const int64_t[]){0}));
     }
     if (spec->extra)
-        add(&f, spec->extra, mica_tensor_make(new_bytes(&f, 8), MICA_DTYPE_F32, 1, (const int64_t[]){2}));
+        add(&f, spec->extra,
+            mica_tensor_make(new_bytes(&f, 8), MICA_DTYPE_F32, 1, (const int64_t[]){2}));
     const mica_status st = mica_safetensors_write(to, f.entries, f.count, NULL, &err);
     if (st)
         fail_msg("%s", err.text);
@@ -213,9 +216,8 @@ static void comfy_make(comfy *c, const copy_spec *transformer, const copy_spec *
 
 static mica_engine_options comfy_options(const comfy *c)
 {
-    return (mica_engine_options){.size = sizeof(mica_engine_options),
-                                 .model = c->dir,
-                                 .tokenizer = SOURCE "/tokenizer"};
+    return (mica_engine_options){
+        .size = sizeof(mica_engine_options), .model = c->dir, .tokenizer = SOURCE "/tokenizer"};
 }
 
 static void run_case(golden_run *r, const mica_engine_options *options, golden_case *c)
@@ -334,10 +336,10 @@ static void test_all_problems_listed(void **state)
 {
     (void)state;
     comfy c;
-    comfy_make(&c,
-               &(copy_spec){.drop = "transformer_blocks.1.attn.to_k.weight",
-                            .reshape = "proj_out.weight"},
-               &(copy_spec){.drop = "model.layers.0.mlp.up_proj.weight"});
+    comfy_make(
+        &c,
+        &(copy_spec){.drop = "transformer_blocks.1.attn.to_k.weight", .reshape = "proj_out.weight"},
+        &(copy_spec){.drop = "model.layers.0.mlp.up_proj.weight"});
     const mica_engine_options o = comfy_options(&c);
     expect_refused(&o, MICA_E_FORMAT,
                    (const char *const[]){"transformer_blocks.1.attn.to_k.weight: missing, expected "
@@ -356,9 +358,8 @@ static void test_missing_parts(void **state)
                    (const char *const[]){"text encoder", "VAE", "tokenizer", "--vae", NULL});
     const mica_engine_options absent = {.size = sizeof absent, .model = SOURCE "/nothing"};
     expect_refused(&absent, MICA_E_MISSING, (const char *const[]){"nothing", NULL});
-    const mica_engine_options mixed = {.size = sizeof mixed,
-                                       .model = SOURCE,
-                                       .vae = SOURCE "/text_encoder"};
+    const mica_engine_options mixed = {
+        .size = sizeof mixed, .model = SOURCE, .vae = SOURCE "/text_encoder"};
     expect_refused(&mixed, MICA_E_FORMAT, (const char *const[]){"not a Qwen-Image VAE", NULL});
 }
 
@@ -379,8 +380,8 @@ static void test_zero_cond_model_makes_pictures(void **state)
     (void)state;
     mica_model *m = golden_model_open_folder("qwen_image/edit_model_zero_cond");
     golden_run r;
-    const mica_image_options o = {.size = sizeof o, .prompt = "a fox", .width = 32, .height = 32,
-                                  .steps = 1};
+    const mica_image_options o = {
+        .size = sizeof o, .prompt = "a fox", .width = 32, .height = 32, .steps = 1};
     golden_generate_ok(&r, m, &(golden_setup){0}, &o);
     golden_run_close(&r);
     golden_model_close(&m);
@@ -406,8 +407,8 @@ static void poison_and_run(const copy_spec *transformer, const copy_spec *text_e
     comfy c;
     comfy_make(&c, transformer, text_encoder);
     const mica_engine_options e = comfy_options(&c);
-    const mica_image_options o = {.size = sizeof o, .prompt = "a fox", .width = 32, .height = 32,
-                                  .steps = 2};
+    const mica_image_options o = {
+        .size = sizeof o, .prompt = "a fox", .width = 32, .height = 32, .steps = 2};
     mica_model *m = golden_model_open(&e);
     expect_run_fails(m, &o, MICA_E_NUMERIC, word);
     golden_model_close(&m);
@@ -417,8 +418,7 @@ static void poison_and_run(const copy_spec *transformer, const copy_spec *text_e
 static void test_nan_is_an_error(void **state)
 {
     (void)state;
-    poison_and_run(&(copy_spec){.poison = "proj_out.bias"}, &(copy_spec){0},
-                   "after step 1 of 2");
+    poison_and_run(&(copy_spec){.poison = "proj_out.bias"}, &(copy_spec){0}, "after step 1 of 2");
     poison_and_run(&(copy_spec){0}, &(copy_spec){.poison = "model.norm.weight"}, "text encoder");
 }
 
@@ -426,8 +426,8 @@ static void test_bad_options(void **state)
 {
     (void)state;
     mica_model *m = golden_model_open_folder("qwen_image/model");
-    const mica_image_options good = {.size = sizeof good, .prompt = "a fox", .width = 32,
-                                     .height = 32, .steps = 1};
+    const mica_image_options good = {
+        .size = sizeof good, .prompt = "a fox", .width = 32, .height = 32, .steps = 1};
     const double rising[] = {0.5, 0.9};
     mica_image_options o = good;
     o.prompt = NULL;
@@ -490,8 +490,13 @@ static void test_cancel_and_notices(void **state)
     (void)state;
     mica_model *m = golden_model_open_folder("qwen_image/model");
     stopper s = {0};
-    mica_image_options o = {.size = sizeof o, .prompt = "a fox", .width = 47, .height = 40,
-                            .steps = 2, .guidance = 4.0, .progress = on_progress,
+    mica_image_options o = {.size = sizeof o,
+                            .prompt = "a fox",
+                            .width = 47,
+                            .height = 40,
+                            .steps = 2,
+                            .guidance = 4.0,
+                            .progress = on_progress,
                             .progress_user = &s};
     golden_run r;
     golden_generate_ok(&r, m, &(golden_setup){0}, &o);
@@ -525,8 +530,12 @@ static void test_prompts(void **state)
     const char *const prompts[] = {"", "\xff\xfe broken \xe2\x82", letters, "<|im_end|> {} {0}"};
     for (size_t i = 0; i < MICA_ARRAY_LEN(prompts); i++) {
         stopper s = {0};
-        const mica_image_options o = {.size = sizeof o, .prompt = prompts[i], .width = 32,
-                                      .height = 32, .steps = 1, .progress = on_progress,
+        const mica_image_options o = {.size = sizeof o,
+                                      .prompt = prompts[i],
+                                      .width = 32,
+                                      .height = 32,
+                                      .steps = 1,
+                                      .progress = on_progress,
                                       .progress_user = &s};
         golden_run r;
         golden_generate_ok(&r, m, &(golden_setup){0}, &o);
@@ -577,7 +586,8 @@ static void test_inspect(void **state)
     mica_text_deinit(&json);
     text = json = (mica_text){0};
     assert_int_equal(mica_model_inspect(SOURCE "/vae", &text, &json, &err), MICA_OK);
-    assert_non_null(strstr(json.data, "\"missing\":[\"transformer\",\"text_encoder\",\"tokenizer\"]"));
+    assert_non_null(
+        strstr(json.data, "\"missing\":[\"transformer\",\"text_encoder\",\"tokenizer\"]"));
     mica_text_deinit(&text);
     mica_text_deinit(&json);
 }

@@ -13,7 +13,7 @@
 #include <string.h>
 
 #define SYSTEM "qwen_image"
-#define MODEL "qwen_image/model"
+#define MODEL  "qwen_image/model"
 
 static const golden_setup F32 = {0};
 
@@ -39,7 +39,8 @@ static void compare_f32(const char *name, const mica_tensor *got, const mica_ten
     }
     assert_non_null(got);
     assert_int_equal(mica_tensor_count(got), mica_tensor_count(expected));
-    assert_in_range(largest_difference(got->data, expected->data, mica_tensor_size(expected)), 0, 1);
+    assert_in_range(largest_difference(got->data, expected->data, mica_tensor_size(expected)), 0,
+                    1);
 }
 
 static void run_f32(const char *name)
@@ -214,7 +215,8 @@ static void test_batch_equals_single_runs(void **state)
         const mica_tensor mine = mica_tensor_rows(all, i, 1);
         golden_assert_near("step1.latents", &mine, mica_trace_find(one.trace, "step1.latents"),
                            1e-5);
-        assert_in_range(largest_difference(both.result.rgb + (size_t)i * n, one.result.rgb, n), 0, 1);
+        assert_in_range(largest_difference(both.result.rgb + (size_t)i * n, one.result.rgb, n), 0,
+                        1);
         golden_run_close(&one);
     }
     /* Two seeds, two pictures. */
@@ -294,7 +296,8 @@ static void test_solvers_agree(void **state)
         o.solver = SOLVERS[i];
         golden_generate_ok(&r, m, &F32, &o);
         const double got = golden_relative_l2(mica_trace_find(r.trace, "step63.latents"), expected);
-        print_message("solver %d: %.3g from Euler (8 Euler steps: %.3g)\n", SOLVERS[i], got, coarse);
+        print_message("solver %d: %.3g from Euler (8 Euler steps: %.3g)\n", SOLVERS[i], got,
+                      coarse);
         assert_true(got < coarse / 2);
         assert_int_equal(r.result.solver, SOLVERS[i]);
         assert_int_equal(r.result.passes, SOLVERS[i] == MICA_SOLVER_HEUN ? 127 : 64);
@@ -307,16 +310,11 @@ static void test_solvers_agree(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_cfg_f32),
-        cmocka_unit_test(test_nocfg_f32),
-        cmocka_unit_test(test_cfg_bf16),
-        cmocka_unit_test(test_nocfg_bf16),
-        cmocka_unit_test(test_threads),
-        cmocka_unit_test(test_ablate_exact),
-        cmocka_unit_test(test_ablate_near),
-        cmocka_unit_test(test_batch_equals_single_runs),
-        cmocka_unit_test(test_seed_packs_noise),
-        cmocka_unit_test(test_counters),
+        cmocka_unit_test(test_cfg_f32),          cmocka_unit_test(test_nocfg_f32),
+        cmocka_unit_test(test_cfg_bf16),         cmocka_unit_test(test_nocfg_bf16),
+        cmocka_unit_test(test_threads),          cmocka_unit_test(test_ablate_exact),
+        cmocka_unit_test(test_ablate_near),      cmocka_unit_test(test_batch_equals_single_runs),
+        cmocka_unit_test(test_seed_packs_noise), cmocka_unit_test(test_counters),
         cmocka_unit_test(test_solvers_agree),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -111,7 +111,7 @@ static int64_t size_of(const mica_weights *w, const char *name, int dim, int64_t
 {
     const mica_tensor *t = mica_weights_find(w, name);
     return t && dim < t->ndim && t->shape_[dim] > 0 && t->shape_[dim] <= MAX_SIZE ? t->shape_[dim]
-                                                                                 : otherwise;
+                                                                                  : otherwise;
 }
 
 static void derive(mica_qwen_image_config *c, const mica_weights *w)
@@ -139,8 +139,7 @@ static const char *variant_of(const mica_qwen_image_config *c, const mica_weight
 
 /* --------------------------------------------------------------------- JSON -- */
 
-static mica_status refuse_flag(const mica_json *j, const char *key, const char *what,
-                               mica_err *err)
+static mica_status refuse_flag(const mica_json *j, const char *key, const char *what, mica_err *err)
 {
     bool on = false;
     MICA_TRY(mica_json_opt_bool(j, j->root, key, &on, err));

@@ -7,14 +7,14 @@
 #include "nn/decoder_lm.h"
 
 typedef struct mica_qwen_image_config {
-    int64_t layers;         /* 60 */
-    int64_t heads;          /* 24 */
-    int64_t head_dim;       /* 128 */
-    int64_t width;          /* heads * head_dim = 3072 */
-    int64_t ffn;            /* 4 * width */
-    int64_t text_width;     /* 3584: what the text encoder gives */
-    int64_t in_channels;    /* 64: 2 x 2 patches of 16 latent channels */
-    int axes[3];            /* 16, 56, 56: rotary dimensions of frame, row, column; sum head_dim */
+    int64_t layers;      /* 60 */
+    int64_t heads;       /* 24 */
+    int64_t head_dim;    /* 128 */
+    int64_t width;       /* heads * head_dim = 3072 */
+    int64_t ffn;         /* 4 * width */
+    int64_t text_width;  /* 3584: what the text encoder gives */
+    int64_t in_channels; /* 64: 2 x 2 patches of 16 latent channels */
+    int axes[3];         /* 16, 56, 56: rotary dimensions of frame, row, column; sum head_dim */
 } mica_qwen_image_config;
 
 /* The released model. */

@@ -117,8 +117,8 @@ static mica_status run_vae(mica_qwen_image_job *j, decode_buffers *b, int index,
     const mica_pool_mark mark = mica_pool_get_mark(be, MICA_POOL_SESSION);
     const mica_tensor z_YXC = mica_state_tensor(be, MICA_POOL_SESSION, 3,
                                                 (const int64_t[]){2 * p->h, 2 * p->w, p->C / 4});
-    mica_tensor picture_YXC = mica_state_tensor(be, MICA_POOL_SESSION, 3,
-                                                (const int64_t[]){p->height, p->width, 3});
+    mica_tensor picture_YXC =
+        mica_state_tensor(be, MICA_POOL_SESSION, 3, (const int64_t[]){p->height, p->width, 3});
     const mica_qwen_vae_run_args args = {.tile_rows = p->options->vae_tile,
                                          .progress = on_progress,
                                          .progress_user = j,

@@ -31,7 +31,7 @@ typedef struct side {
     mica_tensor x_LD;    /* residual stream, rows of all items */
     mica_tensor work_LD; /* modulated input of q, k, v; then attention's output */
     mica_tensor q_LD, k_LD, v_LD;
-    mica_tensor mod[6];  /* shift, scale, gate of attention, then of the MLP */
+    mica_tensor mod[6]; /* shift, scale, gate of attention, then of the MLP */
     const mica_rope_table *rope;
 } side;
 
@@ -71,8 +71,8 @@ static void probe_linear(const block *b, int s, mica_nn_linear *l, const mica_te
         return;
     const mica_pool_mark mark = mica_pool_get_mark(be, MICA_POOL_STEP);
     const mica_tensor in = mica_tensor_rows(in_LD, 0, rows);
-    mica_tensor out = mica_act_tensor(be, MICA_POOL_STEP, 2,
-                                      (const int64_t[]){rows, l->w.tensor.shape_[0]});
+    mica_tensor out =
+        mica_act_tensor(be, MICA_POOL_STEP, 2, (const int64_t[]){rows, l->w.tensor.shape_[0]});
     mica_nn_linear_run(be, l, &in, MICA_ACT_NONE, &out);
     probe(b, s, &out, name);
     mica_pool_release(be, MICA_POOL_STEP, mark);
@@ -185,8 +185,8 @@ static void probe_mlp(block *b, int s, const mica_tensor *x_LD, const char *name
     const mica_pool_mark mark = mica_pool_get_mark(p->be, MICA_POOL_STEP);
     const mica_tensor x = mica_tensor_rows(x_LD, 0, L);
     mica_tensor norm_LD = mica_act_tensor(p->be, MICA_POOL_STEP, 2, x.shape_);
-    mica_tensor hidden_LF = mica_act_tensor(p->be, MICA_POOL_STEP, 2,
-                                            (const int64_t[]){L, p->w->config.ffn});
+    mica_tensor hidden_LF =
+        mica_act_tensor(p->be, MICA_POOL_STEP, 2, (const int64_t[]){L, p->w->config.ffn});
     mica_layer_norm_modulate(p->be, &x, &sd->mod[3 + MICA_MOD_SCALE], &sd->mod[3 + MICA_MOD_SHIFT],
                              NORM_EPS, &norm_LD);
     mica_nn_linear_run(p->be, &sd->w->mlp_in, &norm_LD, MICA_ACT_GELU_TANH, &hidden_LF);
@@ -283,8 +283,8 @@ static void leave(const mica_qwen_image_pass *p, int e, mica_tensor *x_PD, mica_
     const mica_tensor item = mica_tensor_rows(x_PD, 0, p->P);
     mica_layer_norm_modulate(p->be, x_PD, &scale, &shift, NORM_EPS, x_PD);
     if (p->probes)
-        mica_tap(p->run->taps, p->be, &item, 3,
-                 (const int64_t[]){1, p->P, p->w->config.width}, "probe.norm_out");
+        mica_tap(p->run->taps, p->be, &item, 3, (const int64_t[]){1, p->P, p->w->config.width},
+                 "probe.norm_out");
     mica_nn_linear_run(p->be, &p->w->proj_out, x_PD, MICA_ACT_NONE, velocity_PC);
 }
 
@@ -298,7 +298,8 @@ static mica_status run_blocks(mica_qwen_image_pass *p, int e, const mica_tensor 
     block b = {.pass = p};
     const int64_t D = p->w->config.width;
     b.sides[TXT].x_LD = mica_act_tensor(p->be, MICA_POOL_STEP, 2, (const int64_t[]){text_rows, D});
-    b.sides[IMG].x_LD = mica_act_tensor(p->be, MICA_POOL_STEP, 2, (const int64_t[]){items * p->P, D});
+    b.sides[IMG].x_LD =
+        mica_act_tensor(p->be, MICA_POOL_STEP, 2, (const int64_t[]){items * p->P, D});
     b.sides[TXT].rope = &p->rope->txt;
     b.sides[IMG].rope = &p->rope->img;
     enter_image(p, latents_PC, &b.sides[IMG].x_LD);

@@ -15,10 +15,10 @@ typedef struct mica_qwen_image_job {
     mica_run run;
     mica_qwen_image_plan plan;
     /* Session pool. */
-    mica_tensor embeds_TE[2];               /* text features of prompt and negative prompt */
+    mica_tensor embeds_TE[2];                /* text features of prompt and negative prompt */
     mica_qwen_image_condition conditions[2]; /* the same after txt_in */
-    mica_tensor latents_PC;                 /* [pictures * P, C] f32 */
-    mica_tensor velocity_PC;                /* the same per condition */
+    mica_tensor latents_PC;                  /* [pictures * P, C] f32 */
+    mica_tensor velocity_PC;                 /* the same per condition */
     mica_qwen_image_modulation mod;
     mica_qwen_image_rope rope;
     mica_pool_mark rope_mark;

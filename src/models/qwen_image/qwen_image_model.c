@@ -21,9 +21,8 @@ static mica_status open_transformer(mica_qwen_image *m, const mica_model_parts *
         return MICA_FAIL(err, MICA_E_FORMAT, "%s: its tensors are not a Qwen-Image transformer's",
                          parts->path[MICA_PART_TRANSFORMER]);
     MICA_TRY(mica_qwen_image_rename(m->transformer_files, err));
-    MICA_TRY(mica_qwen_image_config_read(&m->transformer.config,
-                                         parts->config[MICA_PART_TRANSFORMER],
-                                         m->transformer_files, err));
+    MICA_TRY(mica_qwen_image_config_read(
+        &m->transformer.config, parts->config[MICA_PART_TRANSFORMER], m->transformer_files, err));
     mica_weights_hash(m->transformer_files, m->base.hash);
     return mica_qwen_image_weights_bind(&m->transformer, m->transformer_files, &m->arena, err);
 }
@@ -36,9 +35,8 @@ static mica_status open_text_encoder(mica_qwen_image *m, const mica_model_parts 
         return MICA_FAIL(err, MICA_E_FORMAT, "%s: its tensors are not a Qwen2.5-VL text encoder's",
                          parts->path[MICA_PART_TEXT_ENCODER]);
     MICA_TRY(mica_qwen_image_text_rename(m->text_files, err));
-    MICA_TRY(mica_qwen_image_text_config_read(&m->text_encoder.config,
-                                              parts->config[MICA_PART_TEXT_ENCODER], m->text_files,
-                                              err));
+    MICA_TRY(mica_qwen_image_text_config_read(
+        &m->text_encoder.config, parts->config[MICA_PART_TEXT_ENCODER], m->text_files, err));
     return mica_lm_bind(&m->text_encoder, m->text_files, "text encoder", &m->arena, err);
 }
 
@@ -106,8 +104,9 @@ static mica_status check_present(const mica_model_parts *parts, mica_err *err)
             mica_text_add(&missing, "%s%s", missing.size ? ", " : "", NEEDED[i].text);
     const mica_status st =
         missing.failed ? MICA_FAIL(err, MICA_E_NOMEM, "no memory to open the model")
-        : missing.size ? MICA_FAIL(err, MICA_E_MISSING, "Qwen-Image is missing its %s", missing.data)
-                       : MICA_OK;
+        : missing.size
+            ? MICA_FAIL(err, MICA_E_MISSING, "Qwen-Image is missing its %s", missing.data)
+            : MICA_OK;
     mica_text_deinit(&missing);
     return st;
 }
@@ -243,10 +242,8 @@ static mica_status open_session(mica_model_session **out, const mica_model *mode
     *out = s ? &s->base : NULL;
     if (!s)
         return MICA_FAIL(err, MICA_E_NOMEM, "no memory for a session");
-    *s = (mica_qwen_image_session){.base = {&mica_qwen_image_kind},
-                                   .model = m,
-                                   .be = be,
-                                   .switches = *switches};
+    *s = (mica_qwen_image_session){
+        .base = {&mica_qwen_image_kind}, .model = m, .be = be, .switches = *switches};
     mica_arena_init(&s->arena, 1 << 16);
     mica_status st = mica_qwen_image_weights_copy(&s->transformer, &m->transformer, &s->arena, err);
     if (!st)

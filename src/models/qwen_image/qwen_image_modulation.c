@@ -15,7 +15,8 @@
 static mica_tensor rows_of(const mica_tensor *table, int first, int count, int64_t width)
 {
     const mica_tensor rows = mica_tensor_rows(table, first, count);
-    return mica_tensor_reshape(&rows, 2, (const int64_t[]){mica_tensor_count(&rows) / width, width});
+    return mica_tensor_reshape(&rows, 2,
+                               (const int64_t[]){mica_tensor_count(&rows) / width, width});
 }
 
 mica_status mica_qwen_image_modulation_init(mica_qwen_image_modulation *m,
@@ -35,8 +36,7 @@ mica_status mica_qwen_image_modulation_init(mica_qwen_image_modulation *m,
         m->img_S6D[n] = mica_state_tensor(be, MICA_POOL_SESSION, 2, shape);
         m->txt_S6D[n] = mica_state_tensor(be, MICA_POOL_SESSION, 2, shape);
     }
-    m->out_S2D = mica_state_tensor(be, MICA_POOL_SESSION, 2,
-                                   (const int64_t[]){m->capacity * 2, D});
+    m->out_S2D = mica_state_tensor(be, MICA_POOL_SESSION, 2, (const int64_t[]){m->capacity * 2, D});
     return mica_backend_check(be, err);
 }
 
@@ -51,8 +51,8 @@ static mica_status embed_timesteps(mica_qwen_image_modulation *m, mica_backend *
     for (int s = 0; s < m->count; s++)
         mica_timestep_features(m->timesteps[m->first + s], 1000.0f, SINUSOIDS, m->round_bf16,
                                host + (size_t)s * SINUSOIDS);
-    mica_tensor x_ST = mica_act_tensor(be, MICA_POOL_STEP, 2,
-                                       (const int64_t[]){m->count, SINUSOIDS});
+    mica_tensor x_ST =
+        mica_act_tensor(be, MICA_POOL_STEP, 2, (const int64_t[]){m->count, SINUSOIDS});
     mica_tensor hidden_SD = mica_act_tensor(be, MICA_POOL_STEP, 2, (const int64_t[]){m->count, D});
     mica_upload_f32(be, &x_ST, host);
     mica_mem_free(host);
@@ -121,8 +121,8 @@ mica_status mica_qwen_image_modulation_prepare(mica_qwen_image_modulation *m, mi
     /* One at a time means that every step reads the weights again, as without the technique. */
     const bool drop = m->capacity > 1 && e + m->count == m->evaluations;
     const mica_pool_mark mark = mica_pool_get_mark(be, MICA_POOL_STEP);
-    mica_tensor temb_SD = mica_act_tensor(be, MICA_POOL_STEP, 2,
-                                          (const int64_t[]){m->count, m->w->config.width});
+    mica_tensor temb_SD =
+        mica_act_tensor(be, MICA_POOL_STEP, 2, (const int64_t[]){m->count, m->w->config.width});
     mica_status st = embed_timesteps(m, be, run, &temb_SD, err);
     if (!st)
         st = fill_tables(m, be, run, &temb_SD, drop, err);

@@ -18,14 +18,14 @@
 
 typedef struct mica_qwen_image_modulation {
     mica_qwen_image_weights *w;
-    const float *timesteps;  /* of every evaluation of the run, 0..1; borrowed */
+    const float *timesteps; /* of every evaluation of the run, 0..1; borrowed */
     int evaluations;
     bool round_bf16;
-    int capacity;            /* evaluations a table holds */
-    int first, count;        /* those it holds now */
-    uint64_t matmuls;        /* modulation matmuls so far */
+    int capacity;                   /* evaluations a table holds */
+    int first, count;               /* those it holds now */
+    uint64_t matmuls;               /* modulation matmuls so far */
     mica_tensor *img_S6D, *txt_S6D; /* per block: [capacity * 6, D] f32 state */
-    mica_tensor out_S2D;     /* [capacity * 2, D] */
+    mica_tensor out_S2D;            /* [capacity * 2, D] */
 } mica_qwen_image_modulation;
 
 /* Parts of a row of img_S6D and txt_S6D. */

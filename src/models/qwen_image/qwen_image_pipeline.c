@@ -122,8 +122,8 @@ static mica_status make_latents(mica_qwen_image_job *j, mica_err *err)
         return MICA_FAIL(err, MICA_E_NOMEM, "no memory for latents");
     mica_status st = p->options->noise_path ? read_noise(p, host, err) : draw_noise(p, host, err);
     if (!st) {
-        j->latents_PC = mica_state_tensor(j->session->be, MICA_POOL_SESSION, 2,
-                                          (const int64_t[]){rows, p->C});
+        j->latents_PC =
+            mica_state_tensor(j->session->be, MICA_POOL_SESSION, 2, (const int64_t[]){rows, p->C});
         mica_upload_f32(j->session->be, &j->latents_PC, host);
         mica_qwen_image_tap_latents(j, &j->latents_PC, "initial_latents");
         mica_qwen_image_tap_latents(j, &j->latents_PC, "transformer_input");
@@ -179,8 +179,8 @@ static mica_status prepare(mica_qwen_image_job *j, mica_err *err)
                                              !s->switches.ablate_modulation_once, err));
     j->mod.round_bf16 = p->options->round_timesteps_bf16;
     MICA_TRY(mica_qwen_image_modulation_prepare(&j->mod, s->be, &j->run, 0, err));
-    MICA_TRY(mica_solver_init(&j->solver, s->be, p->solver, p->steps, p->sigmas, &j->latents_PC,
-                              err));
+    MICA_TRY(
+        mica_solver_init(&j->solver, s->be, p->solver, p->steps, p->sigmas, &j->latents_PC, err));
     const int64_t rows = p->pictures * p->P;
     j->velocity_PC = mica_state_tensor(s->be, MICA_POOL_SESSION, 2,
                                        (const int64_t[]){rows * (p->guided ? 2 : 1), p->C});

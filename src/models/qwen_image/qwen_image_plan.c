@@ -67,8 +67,8 @@ static mica_status resolve_counts(mica_qwen_image_plan *p, mica_err *err)
                          "a limit of %d text tokens is out of range; it must be 1 to %d",
                          o->max_text_tokens, MICA_QWEN_IMAGE_MAX_TOKENS);
     if (o->vae_tile < -1)
-        return MICA_FAIL(err, MICA_E_USAGE, "VAE tile height %d is out of range; it must be -1 or more",
-                         o->vae_tile);
+        return MICA_FAIL(err, MICA_E_USAGE,
+                         "VAE tile height %d is out of range; it must be -1 or more", o->vae_tile);
     if (o->sigma_count < 0 || (o->sigma_count && !o->sigmas))
         return MICA_FAIL(err, MICA_E_USAGE, "%d sigmas announced, none given", o->sigma_count);
     return MICA_OK;

@@ -17,10 +17,10 @@ typedef struct mica_qwen_image_plan {
     bool guided;
     int max_tokens;
     mica_solver solver;
-    float *sigmas;      /* steps + 1 */
-    float *timesteps;   /* steps, 0..1000: for the trace */
+    float *sigmas;    /* steps + 1 */
+    float *timesteps; /* steps, 0..1000: for the trace */
     int evaluations;
-    float *eval_times;  /* what the transformer gets at each evaluation, 0..1 */
+    float *eval_times; /* what the transformer gets at each evaluation, 0..1 */
 } mica_qwen_image_plan;
 
 /* Notices (rounded sizes, ignored options) go to the run. The schedule is part of the plan. Arrays

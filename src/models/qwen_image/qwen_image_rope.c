@@ -29,8 +29,8 @@ static void fill_row(const grid *g, const int position[3], float *cos_k, float *
         }
 }
 
-static void build_image(mica_backend *be, mica_pool pool, const grid *g, int h, int w,
-                        float *host, mica_rope_table *out)
+static void build_image(mica_backend *be, mica_pool pool, const grid *g, int h, int w, float *host,
+                        mica_rope_table *out)
 {
     const int64_t P = (int64_t)h * w;
     float *cos_Pk = host, *sin_Pk = host + P * g->half;

@@ -55,8 +55,8 @@ static mica_status fill(mica_qwen_image *m, mica_err *err)
     MICA_TRY(mica_weights_open_empty(&m->transformer_files, err));
     MICA_TRY(mica_weights_open_empty(&m->text_files, err));
     MICA_TRY(mica_weights_open_empty(&m->vae_files, err));
-    MICA_TRY(mica_qwen_image_weights_fill(&m->transformer.config, m->transformer_files, &m->arena,
-                                          err));
+    MICA_TRY(
+        mica_qwen_image_weights_fill(&m->transformer.config, m->transformer_files, &m->arena, err));
     MICA_TRY(mica_lm_fill(&m->text_encoder.config, m->text_files, &m->arena, err));
     MICA_TRY(mica_qwen_vae_fill(&m->vae_config, m->vae_files, &m->arena, err));
     MICA_TRY(mica_qwen_image_weights_bind(&m->transformer, m->transformer_files, &m->arena, err));

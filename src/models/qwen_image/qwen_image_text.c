@@ -69,8 +69,8 @@ static mica_status tap_ids(const mica_tap_sink *taps, const mica_qwen_image_prom
 }
 
 mica_status mica_qwen_image_encode(mica_lm *lm, mica_backend *be, mica_run *run,
-                                   const mica_qwen_image_prompt *prompts, int count,
-                                   int max_tokens, mica_tensor embeds_TE[2], mica_err *err)
+                                   const mica_qwen_image_prompt *prompts, int count, int max_tokens,
+                                   mica_tensor embeds_TE[2], mica_err *err)
 {
     static const char *const NAMES[2] = {"prompt", "negative"};
     const size_t most = (size_t)MICA_QWEN_IMAGE_DROPPED + (size_t)max_tokens;
@@ -81,8 +81,8 @@ mica_status mica_qwen_image_encode(mica_lm *lm, mica_backend *be, mica_run *run,
         rows[i] = (mica_lm_prompt){prompts[i].ids, (int64_t)MICA_MIN(prompts[i].count, most)};
         L += rows[i].count;
     }
-    mica_tensor hidden_LE = mica_act_tensor(be, MICA_POOL_SESSION, 2,
-                                            (const int64_t[]){L, lm->config.width});
+    mica_tensor hidden_LE =
+        mica_act_tensor(be, MICA_POOL_SESSION, 2, (const int64_t[]){L, lm->config.width});
     MICA_TRY(mica_lm_run(lm, be, run, rows, count, &hidden_LE, err));
     int64_t first = 0;
     for (int i = 0; i < count; i++) {

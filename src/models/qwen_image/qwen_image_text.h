@@ -14,7 +14,8 @@
 
 typedef struct mica_qwen_image_prompt {
     int32_t *ids; /* mica_mem_free */
-    size_t count; /* cut to MICA_QWEN_IMAGE_DROPPED + MICA_QWEN_IMAGE_MAX_TOKENS, as the reference does */
+    size_t
+        count; /* cut to MICA_QWEN_IMAGE_DROPPED + MICA_QWEN_IMAGE_MAX_TOKENS, as the reference does */
     size_t full_count; /* before the cut */
 } mica_qwen_image_prompt;
 
@@ -25,7 +26,7 @@ void mica_qwen_image_prompt_deinit(mica_qwen_image_prompt *p);
 /* Runs the encoder over up to two prompts at once; embeds_TE[i] are session-pool views of the
  * features of prompt i, first 34 rows dropped, at most max_tokens rows. Taps `prompt` and `negative`. */
 mica_status mica_qwen_image_encode(mica_lm *lm, mica_backend *be, mica_run *run,
-                                   const mica_qwen_image_prompt *prompts, int count,
-                                   int max_tokens, mica_tensor embeds_TE[2], mica_err *err);
+                                   const mica_qwen_image_prompt *prompts, int count, int max_tokens,
+                                   mica_tensor embeds_TE[2], mica_err *err);
 
 #endif

@@ -10,7 +10,7 @@
 
 #include <string.h>
 
-#define SENSITIVE MICA_WEIGHT_SENSITIVE
+#define SENSITIVE    MICA_WEIGHT_SENSITIVE
 #define PLACE(field) offsetof(mica_qwen_image_weights, field)
 static const mica_weight_row REST_ROWS[] = {
     {"img_in.weight", "DC", PLACE(img_in.w), SENSITIVE},
@@ -29,7 +29,7 @@ static const mica_weight_row REST_ROWS[] = {
 };
 #undef PLACE
 
-#define P "transformer_blocks.%d."
+#define P          "transformer_blocks.%d."
 #define IMG(field) offsetof(mica_qwen_image_block, img.field)
 #define TXT(field) offsetof(mica_qwen_image_block, txt.field)
 static const mica_weight_row BLOCK_ROWS[] = {
@@ -107,9 +107,8 @@ mica_status mica_qwen_image_weights_bind(mica_qwen_image_weights *w, const mica_
 
 size_t mica_qwen_image_weights_count(const mica_qwen_image_weights *w)
 {
-    return MICA_ARRAY_LEN(REST_ROWS) +
-           (size_t)w->config.layers *
-               (MICA_ARRAY_LEN(BLOCK_ROWS) + MICA_ARRAY_LEN(MODULATION_ROWS));
+    return MICA_ARRAY_LEN(REST_ROWS) + (size_t)w->config.layers * (MICA_ARRAY_LEN(BLOCK_ROWS) +
+                                                                   MICA_ARRAY_LEN(MODULATION_ROWS));
 }
 
 mica_status mica_qwen_image_weights_copy(mica_qwen_image_weights *out,
@@ -131,8 +130,8 @@ mica_status mica_qwen_image_weights_fill(const mica_qwen_image_config *config, m
     const mica_weight_dims dims = dims_of(config);
     MICA_TRY(mica_weight_fill(files, &dims, arena, REST_ROWS, MICA_ARRAY_LEN(REST_ROWS), 0, err));
     for (int n = 0; n < (int)config->layers; n++) {
-        MICA_TRY(mica_weight_fill(files, &dims, arena, BLOCK_ROWS, MICA_ARRAY_LEN(BLOCK_ROWS), n,
-                                  err));
+        MICA_TRY(
+            mica_weight_fill(files, &dims, arena, BLOCK_ROWS, MICA_ARRAY_LEN(BLOCK_ROWS), n, err));
         MICA_TRY(mica_weight_fill(files, &dims, arena, MODULATION_ROWS,
                                   MICA_ARRAY_LEN(MODULATION_ROWS), n, err));
     }

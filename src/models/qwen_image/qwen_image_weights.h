@@ -10,9 +10,9 @@
 #include "models/qwen_image/qwen_image_config.h"
 
 typedef struct mica_qwen_image_stream {
-    mica_nn_linear mod;             /* [6D, D]: shift, scale, gate of attention; the same of the MLP */
-    mica_nn_linear q, k, v, out;    /* [D, D] */
-    mica_weight norm_q, norm_k;     /* [K] */
+    mica_nn_linear mod;          /* [6D, D]: shift, scale, gate of attention; the same of the MLP */
+    mica_nn_linear q, k, v, out; /* [D, D] */
+    mica_weight norm_q, norm_k;  /* [K] */
     mica_nn_linear mlp_in, mlp_out; /* [F, D], [D, F] */
 } mica_qwen_image_stream;
 

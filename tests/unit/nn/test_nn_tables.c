@@ -151,8 +151,8 @@ static void add(mica_weights *w, const char *name, mica_dtype dtype, int64_t row
 {
     static float data[64];
     mica_err err = {0};
-    const mica_tensor t = columns ? mica_tensor_2d(data, dtype, rows, columns)
-                                  : mica_tensor_1d(data, dtype, rows);
+    const mica_tensor t =
+        columns ? mica_tensor_2d(data, dtype, rows, columns) : mica_tensor_1d(data, dtype, rows);
     assert_int_equal(mica_weights_add(w, name, &t, &err), MICA_OK);
 }
 
@@ -210,7 +210,8 @@ static void test_weight_fill(void **state)
     dims.of['F'] = 96;
     mica_arena_init(&arena, 4096);
     assert_int_equal(mica_weights_open_empty(&w, &err), MICA_OK);
-    assert_int_equal(mica_weight_fill(w, &dims, &arena, ROWS, MICA_ARRAY_LEN(ROWS), 5, &err), MICA_OK);
+    assert_int_equal(mica_weight_fill(w, &dims, &arena, ROWS, MICA_ARRAY_LEN(ROWS), 5, &err),
+                     MICA_OK);
     const mica_tensor *a = get(w, "blocks.5.a.weight");
     double sum = 0.0, squares = 0.0;
     for (int64_t i = 0; i < mica_tensor_count(a); i++) {
@@ -264,9 +265,9 @@ static void test_trace(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_lm_rope),         cmocka_unit_test(test_timestep_features),
+        cmocka_unit_test(test_lm_rope),           cmocka_unit_test(test_timestep_features),
         cmocka_unit_test(test_timestep_rounding), cmocka_unit_test(test_weight_table),
-        cmocka_unit_test(test_weight_fill),     cmocka_unit_test(test_trace),
+        cmocka_unit_test(test_weight_fill),       cmocka_unit_test(test_trace),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

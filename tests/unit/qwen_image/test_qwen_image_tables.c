@@ -43,9 +43,9 @@ static void check_rope(mica_backend *be, const mica_weights *w, const char *name
 {
     mica_qwen_image_rope rope;
     mica_err err = {0};
-    assert_int_equal(mica_qwen_image_rope_build(be, MICA_POOL_SESSION, AXES, h, width, text, &rope,
-                                                &err),
-                     MICA_OK);
+    assert_int_equal(
+        mica_qwen_image_rope_build(be, MICA_POOL_SESSION, AXES, h, width, text, &rope, &err),
+        MICA_OK);
     compare(be, w, name, "img_cos", &rope.img.cos_Lk);
     compare(be, w, name, "img_sin", &rope.img.sin_Lk);
     compare(be, w, name, "txt_cos", &rope.txt.cos_Lk);
@@ -66,9 +66,9 @@ static void test_rope(void **state)
     check_rope(be, w, "qwen_image_even", 4, 6, 9);
     check_rope(be, w, "qwen_image_odd", 7, 3, 12);
     /* 8,000 patches in a row put the last text token at position 4,000 + 200. */
-    assert_int_equal(mica_qwen_image_rope_build(be, MICA_POOL_SESSION, AXES, 1, 8000, 200, &rope,
-                                                &err),
-                     MICA_E_USAGE);
+    assert_int_equal(
+        mica_qwen_image_rope_build(be, MICA_POOL_SESSION, AXES, 1, 8000, 200, &rope, &err),
+        MICA_E_USAGE);
     mica_weights_close(&w);
     mica_backend_close(&be);
 }
