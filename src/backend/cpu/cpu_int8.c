@@ -1,6 +1,6 @@
 /* cpu_int8.c - linears in 8-bit integers: weights per output, activations per token.
  *
- *     w[o, :] ~= w_scale[o] * w_q[o, :]            s8, [-127, 127], made once per weight
+ *     w[o, :] ~= w_scale[o] * w_q[o, :]               s8, [-127, 127], made once per weight
  *     x[m, :] ~= x_scale[m] * (x_q[m, :] - zero[m])   u8, made anew in every call
  *     y[m, o]  = x_scale[m] * w_scale[o] * (x_q . w_q - zero[m] * sum(w_q[o, :])) + bias
  *
@@ -8,11 +8,27 @@
  * point spends all 255 steps on one-sided inputs (after GELU and SiLU). Sums are exact
  * integers, so only the quantisation is approximate.
  *
+ * Outlier channels. Diffusion transformers have a few input channels tens of times larger
+ * than the rest; one step size for all of them would round the rest away. Up to 64 such
+ * channels keep 16 bits: the lower digit stays in its place in x_q, the upper one goes to
+ * a matrix of its own with the same weights,
+ *
+ *     x / x_scale + zero = 256 * high + low          acc += 256 * (high . w_q[outliers])
+ *
+ * and the row's scale follows the other channels. With 20-fold outliers the error of a product
+ * falls from 3.4 % to 0.8 %. The channels are chosen from all rows of the call,
+ * so in this precision a row may differ in the last digits when other rows join it.
+ *
  * Prepared form of one weight, 1 byte per parameter:
  *     [panels: nb outputs, 4 of depth together][w_scale: n floats][w_sum: n int32] */
 #include "backend/cpu/cpu_linear.h"
 
+#include <math.h>
 #include <string.h>
+
+#define OUTLIERS     MICA_CPU_INT8_OUTLIERS
+#define OUTLIER_RATE 2.5f /* times the mean of the channels' largest magnitudes */
+#define CHANNELS     256  /* channels of one task of the search */
 
 static size_t align64(size_t n)
 {
@@ -120,30 +136,179 @@ mica_status mica_cpu_int8_prepare(mica_cpu_linear_job *j, mica_err *err)
     return MICA_OK;
 }
 
+/* ------------------------------------------------------------- outliers -- */
+
+static void max_task(void *user, int64_t index, int thread)
+{
+    const mica_cpu_linear_job *j = user;
+    const int first = (int)index * CHANNELS, count = MICA_MIN(CHANNELS, j->depth - first);
+    float most[CHANNELS] = {0};
+    (void)thread;
+    for (int row = 0; row < j->m; row++) {
+        const float *x = (const float *)j->args->x_MD->data + row * j->ldx + first;
+        for (int i = 0; i < count; i++) {
+            const float v = fabsf(x[i]);
+            most[i] = v > most[i] ? v : most[i];
+        }
+    }
+    memcpy(j->x_max + first, most, (size_t)count * sizeof(float));
+}
+
+static int count_above(const mica_cpu_linear_job *j, float bound)
+{
+    int count = 0;
+    for (int i = 0; i < j->depth; i++)
+        count += j->x_max[i] > bound;
+    return count;
+}
+
+static void find_outliers(mica_cpu_linear_job *j)
+{
+    double sum = 0.0;
+    mica_cpu_parallel(j->be, (j->depth + CHANNELS - 1) / CHANNELS, max_task, j);
+    for (int i = 0; i < j->depth; i++)
+        sum += (double)j->x_max[i];
+    float bound = OUTLIER_RATE * (float)(sum / j->depth);
+    j->outliers = 0;
+    if (!isfinite(bound)) /* the rows concerned become NaN; there is nothing to refine */
+        return;
+    while (count_above(j, bound) > MICA_MIN(OUTLIERS, j->depth / 8))
+        bound *= 1.25f;
+    for (int i = 0; i < j->depth; i++)
+        if (j->x_max[i] > bound)
+            j->channel[j->outliers++] = i;
+}
+
 /* --------------------------------------------------------- activations -- */
 
 size_t mica_cpu_int8_layout(mica_cpu_linear_job *j, uint8_t *base)
 {
     const size_t rows = align64((size_t)j->m * (size_t)j->depth_pad);
     const size_t vector = align64((size_t)j->m * 4);
+    const size_t channels = align64((size_t)j->depth * 4), chosen = OUTLIERS * 4;
     if (base) {
         j->x_q = base;
         j->x_scale = (float *)(void *)(base + rows);
         j->x_zero = (int32_t *)(void *)(base + rows + vector);
+        j->x_max = (float *)(void *)(base + rows + 2 * vector);
+        j->channel = (int32_t *)(void *)(base + rows + 2 * vector + channels);
+        j->x_high = base + rows + 2 * vector + channels + chosen;
     }
-    return rows + 2 * vector;
+    return rows + 2 * vector + channels + chosen + (size_t)j->m * OUTLIERS;
 }
 
-void mica_cpu_int8_row(const mica_cpu_linear_job *j, int row, const float *x)
+/* The row with its outliers quantised as if they were 0, then their two digits. */
+static void row_with_outliers(const mica_cpu_linear_job *j, int row, const float *x, uint8_t *q,
+                              float *temp)
 {
-    uint8_t *q = j->x_q + (ptrdiff_t)row * j->depth_pad;
-    j->x_scale[row] = j->k->quantize_u8_from_f32(j->depth, x, q, &j->x_zero[row]);
-    for (int i = j->depth; i < j->depth_pad; i++)
-        q[i] = 0; /* meets packed zeros */
+    uint8_t *high = j->x_high + (ptrdiff_t)row * OUTLIERS;
+    float largest = 0.0f;
+    memcpy(temp, x, (size_t)j->depth * sizeof(float));
+    for (int i = 0; i < j->outliers; i++) {
+        largest = MICA_MAX(largest, fabsf(x[j->channel[i]]));
+        temp[j->channel[i]] = 0.0f;
+    }
+    /* A range of largest/128 at least keeps every digit within 16 bits: 128 * 255 = 32640. */
+    temp[j->channel[0]] = largest / 128.0f;
+    const float scale = j->k->quantize_u8_from_f32(j->depth, temp, q, &j->x_zero[row]);
+    const float inverse = scale > 0.0f ? 1.0f / scale : 0.0f;
+    memset(high, 128, OUTLIERS);
+    for (int i = 0; i < j->outliers; i++) {
+        const int wide = (int)lrintf(x[j->channel[i]] * inverse) + j->x_zero[row];
+        const int low = wide & 255;
+        q[j->channel[i]] = (uint8_t)low;
+        high[i] = (uint8_t)((wide - low) / 256 + 128);
+    }
+    j->x_scale[row] = scale;
 }
 
-void mica_cpu_int8_tile(const mica_cpu_linear_job *j, int column, int row, int32_t *acc,
-                        mica_epilogue_s32 *e)
+static void quantise_input(void *user, int64_t row, int thread)
+{
+    const mica_cpu_linear_job *j = user;
+    const float *x = (const float *)j->args->x_MD->data + row * j->ldx;
+    uint8_t *q = j->x_q + row * j->depth_pad;
+    memset(q + j->depth, 0, (size_t)(j->depth_pad - j->depth)); /* meets packed zeros */
+    if (!j->k->all_finite(j->depth, x)) {
+        /* Integers cannot carry a NaN to the check at the end of the phase; the scale can. */
+        memset(q, 0, (size_t)j->depth);
+        memset(j->x_high + row * OUTLIERS, 128, OUTLIERS);
+        j->x_scale[row] = NAN;
+        j->x_zero[row] = 0;
+    } else if (j->outliers > 0) {
+        row_with_outliers(j, (int)row, x, q, mica_cpu_thread_scratch(j->be, thread));
+    } else {
+        j->x_scale[row] = j->k->quantize_u8_from_f32(j->depth, x, q, &j->x_zero[row]);
+    }
+}
+
+void mica_cpu_int8_inputs(mica_cpu_linear_job *j)
+{
+    find_outliers(j);
+    mica_cpu_parallel(j->be, j->m, quantise_input, j);
+}
+
+/* --------------------------------------------------------------- blocks -- */
+
+size_t mica_cpu_int8_scratch_layout(const mica_cpu_linear_job *j, uint8_t *base,
+                                    mica_cpu_int8_scratch *s)
+{
+    const size_t columns = (size_t)j->columns, sums = align64((size_t)j->mb * columns * 4);
+    if (base) {
+        s->sums = (int32_t *)(void *)base;
+        s->panels = (int8_t *)base + sums;
+        s->total = (int32_t *)(void *)(base + sums + columns * OUTLIERS);
+    }
+    return sums + columns * OUTLIERS + columns * 4;
+}
+
+static int outlier_depth(const mica_cpu_linear_job *j)
+{
+    return (j->outliers + 3) / 4 * 4;
+}
+
+void mica_cpu_int8_begin(const mica_cpu_linear_job *j, int column, int columns,
+                         const mica_cpu_int8_scratch *s)
+{
+    const int nb = j->nb, depth = outlier_depth(j);
+    memset(s->panels, 0, (size_t)j->columns * (size_t)depth);
+    memset(s->total, 0, (size_t)j->columns * sizeof *s->total);
+    for (int first = 0; first < columns; first += nb) {
+        const int8_t *from = j->w_q + (ptrdiff_t)(column + first) * j->depth_pad;
+        int8_t *to = s->panels + (ptrdiff_t)first * depth;
+        for (int i = 0; i < j->outliers; i++) {
+            const int c = j->channel[i];
+            for (int n = 0; n < nb; n++) {
+                const int8_t v = from[((ptrdiff_t)(c / 4) * nb + n) * 4 + c % 4];
+                to[((ptrdiff_t)(i / 4) * nb + n) * 4 + i % 4] = v;
+                s->total[first + n] += v;
+            }
+        }
+    }
+}
+
+/* acc += 256 * (high - 128) . w over the outlier channels. */
+static void add_outliers(const mica_cpu_linear_job *j, int row, int32_t *acc,
+                         const mica_cpu_int8_scratch *s, const mica_epilogue *e)
+{
+    const mica_gemm_s8 g = {.m = e->m,
+                            .n = e->n,
+                            .k = outlier_depth(j),
+                            .a = j->x_high + (ptrdiff_t)row * OUTLIERS,
+                            .lda = OUTLIERS,
+                            .b = s->panels,
+                            .c = s->sums,
+                            .ldc = j->columns};
+    j->k->gemm_s8(&g);
+    for (int i = 0; i < e->m; i++) {
+        int32_t *to = acc + (ptrdiff_t)i * j->columns;
+        const int32_t *from = s->sums + (ptrdiff_t)i * j->columns;
+        for (int n = 0; n < e->n; n++)
+            to[n] += 256 * (from[n] - 128 * s->total[n]);
+    }
+}
+
+void mica_cpu_int8_block(const mica_cpu_linear_job *j, int column, int row, int32_t *acc,
+                         const mica_cpu_int8_scratch *s, mica_epilogue_s32 *e)
 {
     const mica_gemm_s8 g = {.m = e->e.m,
                             .n = e->e.n,
@@ -154,6 +319,8 @@ void mica_cpu_int8_tile(const mica_cpu_linear_job *j, int column, int row, int32
                             .c = acc,
                             .ldc = j->columns};
     j->k->gemm_s8(&g);
+    if (j->outliers > 0)
+        add_outliers(j, row, acc, s, &e->e);
     e->acc = acc;
     e->ldacc = j->columns;
     e->row_scale = j->x_scale + row;

@@ -139,6 +139,7 @@ typedef struct task_scratch {
     void *panels;
     float *acc; /* mb x columns; int32 sums on the int8 path */
     float *temp;
+    mica_cpu_int8_scratch int8;
 } task_scratch;
 
 static bool needs_temp(const mica_cpu_linear_job *j)
@@ -158,10 +159,16 @@ static size_t scratch_layout(const mica_cpu_linear_job *j, uint8_t *base, task_s
             : align64(columns * (size_t)j->depth_pad * (size_t)element_size(j->path));
     const size_t acc = align64((size_t)j->mb * columns * sizeof(float));
     const size_t temp = needs_temp(j) ? columns * (size_t)j->depth * sizeof(float) : 0;
-    if (base)
-        *s = (task_scratch){base, (float *)(void *)(base + panels),
-                            (float *)(void *)(base + panels + acc)};
-    return panels + acc + temp;
+    const size_t int8 =
+        j->path == MICA_CPU_INT8
+            ? mica_cpu_int8_scratch_layout(j, base ? base + panels + acc + temp : NULL, &s->int8)
+            : 0;
+    if (base) {
+        s->panels = base;
+        s->acc = (float *)(void *)(base + panels);
+        s->temp = (float *)(void *)(base + panels + acc);
+    }
+    return panels + acc + temp + int8;
 }
 
 /* ---------------------------------------------------------------- tiles -- */
@@ -235,7 +242,7 @@ static void run_block(const mica_cpu_linear_job *j, int column, int row, int row
     if (j->unfused)
         store_unfused(j, row, rows, column, columns, &e);
     if (j->path == MICA_CPU_INT8) {
-        mica_cpu_int8_tile(j, column, row, (int32_t *)(void *)s->acc, &e);
+        mica_cpu_int8_block(j, column, row, (int32_t *)(void *)s->acc, &s->int8, &e);
         return;
     }
     if (j->path == MICA_CPU_F32)
@@ -259,22 +266,19 @@ static void run_task(void *user, int64_t index, int thread)
         pack_f32(j, column, columns, s.panels, s.temp);
     else if (j->path == MICA_CPU_BF16)
         pack_bf16(j, column, columns, s.panels, s.temp);
+    else if (j->outliers > 0)
+        mica_cpu_int8_begin(j, column, columns, &s.int8);
     for (int row = first; row < last; row += j->mb)
         run_block(j, column, row, MICA_MIN(j->mb, last - row), &s);
 }
 
 /* --------------------------------------------------------------- inputs -- */
 
-/* One row of x to bf16 or to u8 with its scale. */
 static void convert_row(void *user, int64_t row, int thread)
 {
     const mica_cpu_linear_job *j = user;
     const float *x = (const float *)j->args->x_MD->data + row * j->ldx;
     (void)thread;
-    if (j->path == MICA_CPU_INT8) {
-        mica_cpu_int8_row(j, (int)row, x);
-        return;
-    }
     uint16_t *out = j->x_bf16 + row * j->depth_pad;
     j->k->bf16_from_f32(j->depth, x, 1.0f, out);
     for (int i = j->depth; i < j->depth_pad; i++)
@@ -385,8 +389,10 @@ mica_status mica_cpu_linear(mica_backend *base, const mica_linear_args *args, mi
         mica_cpu_weight_to_f32(&args->bias_O->tensor, 0, j.n, j.bias);
     if (j.row_scale)
         mica_cpu_weight_scales(w, 0, j.n, j.row_scale);
-    if (j.path != MICA_CPU_F32)
+    if (j.path == MICA_CPU_BF16)
         mica_cpu_parallel(be, j.m, convert_row, &j);
+    else if (j.path == MICA_CPU_INT8)
+        mica_cpu_int8_inputs(&j);
     mica_cpu_parallel(be, (int64_t)j.groups * j.cuts, run_task, &j);
     if (j.unfused)
         finish_unfused(&j);

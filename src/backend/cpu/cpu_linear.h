@@ -26,6 +26,10 @@ typedef struct mica_cpu_linear_job {
     uint8_t *x_q;     /* m x depth_pad */
     float *x_scale;   /* m */
     int32_t *x_zero;  /* m */
+    float *x_max;     /* depth: largest magnitude of each channel */
+    int32_t *channel; /* MICA_CPU_INT8_OUTLIERS: channels kept in 16 bits */
+    uint8_t *x_high;  /* m x MICA_CPU_INT8_OUTLIERS: their upper digits + 128 */
+    int outliers;     /* channels chosen */
     float *unfused;   /* m x n, ablation only */
     /* int8 weights, prepared: panels, then one scale and one sum per output. */
     const int8_t *w_q;
@@ -33,13 +37,28 @@ typedef struct mica_cpu_linear_job {
     const int32_t *w_sum;
 } mica_cpu_linear_job;
 
+#define MICA_CPU_INT8_OUTLIERS 64 /* most channels kept in 16 bits; a multiple of 4 */
+
 /* Finds or makes the quantised weight. */
 mica_status mica_cpu_int8_prepare(mica_cpu_linear_job *j, mica_err *err);
-/* Lays x_q, x_scale and x_zero out from `base` (NULL: only counts); returns bytes. */
+/* Lays the x_* arrays out from `base` (NULL: only counts); returns bytes. */
 size_t mica_cpu_int8_layout(mica_cpu_linear_job *j, uint8_t *base);
-void mica_cpu_int8_row(const mica_cpu_linear_job *j, int row, const float *x);
-/* One tile of integer sums through the epilogue that e->e describes. */
-void mica_cpu_int8_tile(const mica_cpu_linear_job *j, int column, int row, int32_t *acc,
-                        mica_epilogue_s32 *e);
+/* Quantises x. Thread scratch: at least depth floats. */
+void mica_cpu_int8_inputs(mica_cpu_linear_job *j);
+
+/* The outlier channels' own part of a task, in thread scratch. */
+typedef struct mica_cpu_int8_scratch {
+    int32_t *sums;  /* mb x columns */
+    int8_t *panels; /* columns x MICA_CPU_INT8_OUTLIERS: their weights */
+    int32_t *total; /* columns: sum of those weights */
+} mica_cpu_int8_scratch;
+size_t mica_cpu_int8_scratch_layout(const mica_cpu_linear_job *j, uint8_t *base,
+                                    mica_cpu_int8_scratch *s);
+/* Once a task: collects the outlier channels' weights of its columns. */
+void mica_cpu_int8_begin(const mica_cpu_linear_job *j, int column, int columns,
+                         const mica_cpu_int8_scratch *s);
+/* One block of integer sums through the epilogue that e->e describes. */
+void mica_cpu_int8_block(const mica_cpu_linear_job *j, int column, int row, int32_t *acc,
+                         const mica_cpu_int8_scratch *s, mica_epilogue_s32 *e);
 
 #endif
