@@ -69,6 +69,10 @@ static void bind_layer(mica_weight_binder *b, const mica_lm_config *c, int n, mi
         mica_weight_bind(b, QKV_BIAS_ROWS, MICA_ARRAY_LEN(QKV_BIAS_ROWS), n, layer);
     if (c->qk_norm)
         mica_weight_bind(b, QK_NORM_ROWS, MICA_ARRAY_LEN(QK_NORM_ROWS), n, layer);
+    mica_nn_linear *const linears[] = {&layer->q,    &layer->k,  &layer->v,   &layer->o,
+                                       &layer->gate, &layer->up, &layer->down};
+    for (size_t i = 0; i < MICA_ARRAY_LEN(linears); i++)
+        linears[i]->w.sensitive = c->sensitive;
 }
 
 mica_status mica_lm_bind(mica_lm *lm, const mica_weights *weights, const char *part,

@@ -19,6 +19,9 @@ typedef struct mica_lm_config {
     double eps;   /* of every RMS norm */
     double theta; /* rotary base */
     bool qkv_bias, qk_norm;
+    /* Linears never below bf16. For text encoders: their outlier channels ruin 8-bit sums, every
+     * later step depends on them, and they run once. */
+    bool sensitive;
 } mica_lm_config;
 
 typedef struct mica_lm_layer {

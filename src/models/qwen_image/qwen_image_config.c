@@ -38,7 +38,8 @@ mica_lm_config mica_qwen_image_text_config_default(void)
                             .layers = 28,
                             .eps = 1e-6,
                             .theta = 1e6,
-                            .qkv_bias = true};
+                            .qkv_bias = true,
+                            .sensitive = true};
 }
 
 /* -------------------------------------------------------------------- names -- */
