@@ -25,8 +25,8 @@ typedef struct mica_picture_text {
 
 /* Kind by content, not by name. */
 mica_status mica_picture_read(mica_picture *p, const char *path, mica_err *err);
-mica_status mica_picture_decode(mica_picture *p, const char *name, const uint8_t *data,
-                                size_t size, mica_err *err);
+mica_status mica_picture_decode(mica_picture *p, const char *name, const uint8_t *data, size_t size,
+                                mica_err *err);
 /* Kind by extension: .png, .jpg/.jpeg, .webp (lossless unless quality is given: 0 = default).
  * PNG: text entries become iTXt (or tEXt when plain ASCII); JPEG and WebP: the value of key
  * "parameters" goes into EXIF UserComment. Atomic. */

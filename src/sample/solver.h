@@ -18,13 +18,13 @@
 typedef struct mica_solver_state {
     mica_solver kind;
     int steps;
-    int step;             /* solver step under way, 0-based */
-    int stage;            /* Heun: 0 or 1 */
-    const float *sigmas;  /* steps + 1, strictly decreasing, last 0; borrowed */
+    int step;            /* solver step under way, 0-based */
+    int stage;           /* Heun: 0 or 1 */
+    const float *sigmas; /* steps + 1, strictly decreasing, last 0; borrowed */
     /* f32 state, newest first. Heun: [0] is the velocity at the start of the step. Multistep:
      * predicted clean latents x - sigma v. */
     mica_tensor history[MICA_SOLVER_HISTORY];
-    mica_tensor saved;    /* x at the start of the step */
+    mica_tensor saved; /* x at the start of the step */
 } mica_solver_state;
 
 /* x: shape of the latents; history tensors come from the session pool: Euler 0, Heun 2,
@@ -38,8 +38,8 @@ float mica_solver_sigma(const mica_solver_state *s);
 int mica_solver_plan(mica_solver kind, int steps, const float *sigmas, float *sigmas_out);
 /* Takes the prediction v at that sigma (f32 state of x's shape; kept as it is), updates x in
  * place; *done_step is true when a whole solver step is finished. */
-void mica_solver_step(mica_solver_state *s, mica_backend *be, const mica_tensor *v,
-                      mica_tensor *x, bool *done_step);
+void mica_solver_step(mica_solver_state *s, mica_backend *be, const mica_tensor *v, mica_tensor *x,
+                      bool *done_step);
 bool mica_solver_is_done(const mica_solver_state *s);
 
 #endif
