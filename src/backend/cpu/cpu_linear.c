@@ -1,33 +1,34 @@
 /* cpu_linear.c - y = residual + gate * act(x w^T + bias) from weights as they lie in their file.
  *
  *              n: outputs, in groups of columns
- *            +-------+-------+--
- *     m rows | block | block |      one task = one group for a range of rows:
- *     in     +-------+-------+--      pack its rows of w (f32: expand to f32 panels)
- *     blocks |       |       |        per block of mb rows: acc = x w^T; epilogue; write y
- *     of mb  +-------+-------+--
+ *            +-------+-------+--    one task = one group for a range of rows; for each block
+ *     m rows | block | block |      of mb rows
+ *     in     +-------+-------+--        for each slice of depth
+ *     blocks |       |       |              expand the slice of w   columns x 256: 512 KiB, L2
+ *     of mb  +-------+-------+--            acc += x w^T            mb x columns: 2 MiB, L3
+ *                                       epilogue from acc; write y
  *
- *     path   x as          w as                               where
- *     f32    f32, in place f32 panels, thread scratch         everywhere
- *     bf16   bf16, shared  bf16 pair panels, thread scratch   CPUs with AVX512_BF16
- *     int8   u8, shared    s8 panels, prepared once           cpu_int8.c
+ *     path   x as          w as                             where
+ *     f32    f32, in place f32 panels, thread scratch       everywhere
+ *     bf16   bf16, shared  bf16 pair panels, thread scratch CPUs with AVX512_BF16
+ *     int8   u8, shared    s8 panels, prepared once         cpu_int8.c
  *
  * A group is as wide as a strip of the micro-kernels (512): they copy 14 rows of x to L1 for
- * every strip, which is a quarter of the work for 32 columns and 2 % for 512. The
- * accumulators of a block (mb x columns) and a 256-deep slice of the panels share L2. Nothing is
- * shared between tasks, so there is no barrier; expanding a group costs as much as 10 to 20
- * rows of x. The micro-kernels promise that an element does not depend on how rows,
+ * every strip, which is a quarter of the work for 32 columns and 2 % for 512. Expanding slice by
+ * slice keeps the panels in L2: the expansion of a group costs as much as 20 rows of x,
+ * against 45 when all of its depth is written at once. Nothing is shared between tasks, so there is no
+ * barrier. The micro-kernels promise that an element does not depend on how rows,
  * columns or depth are cut: the cut may follow the thread count, the bytes do not, and a
  * batch equals its single rows. */
 #include "backend/cpu/cpu_linear.h"
 
 #include <string.h>
 
-#define ROW_BLOCK   196         /* rows of a block at most: 392 KiB of sums, 512 wide */
-#define MOST        512         /* columns of a group at most: a strip of the kernels */
-#define LEAST       128         /* and at least, so that copying x stays below 8 % */
-#define FEW_ROWS    32          /* below, expanding w dominates: keep the panels in L2 */
-#define SMALL_GROUP (256 << 10) /* bytes of panels then */
+#define ROW_BLOCK      1120 /* rows of a block at most: each block expands w anew */
+#define ROW_BLOCK_INT8 196  /* nothing to expand: keep the sums in L2 */
+#define MOST           512  /* columns of a group at most: a strip of the kernels */
+#define LEAST          128  /* and at least, so that copying x stays below 8 % */
+#define SLICE_BYTES    1024 /* depth of a slice per column, as the kernels cut it */
 
 /* ---------------------------------------------------------------- plan -- */
 
@@ -68,70 +69,93 @@ static void plan(mica_cpu_linear_job *j)
     /* Four tasks a thread keep the tail short. Cutting rows would pack w repeatedly, so it is
      * done only when columns do not give enough tasks. */
     const int wanted = 4 * j->be->threads;
-    int columns = MICA_MAX(LEAST, MICA_MIN(MOST, j->n / wanted));
-    if (j->m < FEW_ROWS && j->path != MICA_CPU_INT8)
-        columns = MICA_MIN(columns, SMALL_GROUP / (j->depth_pad * element_size(j->path)));
-    j->columns = MICA_MAX(1, (columns + j->nb / 2) / j->nb) * j->nb;
+    const int columns = MICA_MAX(LEAST, MICA_MIN(MOST, j->n / wanted));
+    const int most_rows = j->path == MICA_CPU_INT8 ? ROW_BLOCK_INT8 : ROW_BLOCK;
+    const int blocks = (j->m + most_rows - 1) / most_rows;
+    j->slice = SLICE_BYTES / element_size(j->path);
+    j->columns = (columns + j->nb / 2) / j->nb * j->nb;
     j->groups = (j->n + j->columns - 1) / j->columns;
-    const int blocks = (j->m + ROW_BLOCK - 1) / ROW_BLOCK;
     j->mb = ((j->m + blocks - 1) / blocks + mr - 1) / mr * mr;
-    j->cuts = MICA_MAX(1, MICA_MIN((wanted + j->groups - 1) / j->groups, blocks));
+    j->cuts = (wanted + j->groups - 1) / j->groups;
+    if (j->path == MICA_CPU_INT8)
+        j->cuts = MICA_MIN(j->cuts, blocks);
+    else if (j->cuts > blocks && j->groups < j->be->threads) {
+        /* More threads than groups: smaller blocks, though each expands w again. */
+        j->mb = MICA_MAX(8 * mr, ((j->m + j->cuts - 1) / j->cuts + mr - 1) / mr * mr);
+    }
+    j->cuts = MICA_MAX(1, MICA_MIN(j->cuts, (j->m + j->mb - 1) / j->mb));
 }
 
 /* -------------------------------------------------------------- panels -- */
 
-static const uint8_t *weight_row(const mica_tensor *w, int row)
+/* Rows [row, row + rows) and depth [from, from + depth) of a weight. */
+typedef struct weight_slice {
+    const void *data;
+    ptrdiff_t ld;
+    int row, rows, from, depth;
+    const float *scale;
+} weight_slice;
+
+static weight_slice slice_of(const mica_cpu_linear_job *j, int row, int rows, int from)
 {
-    return (const uint8_t *)w->data +
-           (size_t)row * (size_t)w->stride_[0] * (size_t)mica_dtype_get(w->dtype)->size;
+    const mica_tensor *w = j->w;
+    const size_t size = (size_t)mica_dtype_get(w->dtype)->size;
+    const size_t first = (size_t)row * (size_t)w->stride_[0] + (size_t)from;
+    return (weight_slice){.data = (const uint8_t *)w->data + first * size,
+                          .ld = (ptrdiff_t)w->stride_[0],
+                          .row = row,
+                          .rows = rows,
+                          .from = from,
+                          .depth = MICA_MIN(j->slice, j->depth - from),
+                          .scale = j->row_scale ? j->row_scale + row : NULL};
 }
 
-/* Rows [row, row + rows) of w into f32 panels. temp: rows * depth floats (f64 only). */
-static void pack_f32(const mica_cpu_linear_job *j, int row, int rows, float *dst, float *temp)
+/* The slice as plain rows of f32, scales applied, for formats without a packer. */
+static void slice_to_f32(const mica_cpu_linear_job *j, const weight_slice *s, float *temp)
+{
+    for (int r = 0; r < s->rows; r++)
+        mica_cpu_weight_to_f32(j->w, (int64_t)(s->row + r) * j->depth + s->from, s->depth,
+                               temp + (ptrdiff_t)r * s->depth);
+}
+
+/* Into f32 panels. temp: rows * depth floats (f64 only). */
+static void pack_f32(const mica_cpu_linear_job *j, const weight_slice *s, float *dst, float *temp)
 {
     const mica_kernels *k = j->k;
-    const mica_tensor *w = j->w;
-    const void *src = weight_row(w, row);
-    const ptrdiff_t ld = (ptrdiff_t)w->stride_[0];
-    const float *scale = j->row_scale ? j->row_scale + row : NULL;
-    switch (w->dtype) {
+    switch (j->w->dtype) {
     case MICA_DTYPE_F32:
-        k->pack_f32_from_f32(rows, j->depth, src, ld, scale, j->nb, dst);
+        k->pack_f32_from_f32(s->rows, s->depth, s->data, s->ld, s->scale, j->nb, dst);
         break;
     case MICA_DTYPE_BF16:
-        k->pack_f32_from_bf16(rows, j->depth, src, ld, scale, j->nb, dst);
+        k->pack_f32_from_bf16(s->rows, s->depth, s->data, s->ld, s->scale, j->nb, dst);
         break;
     case MICA_DTYPE_F16:
-        k->pack_f32_from_f16(rows, j->depth, src, ld, scale, j->nb, dst);
+        k->pack_f32_from_f16(s->rows, s->depth, s->data, s->ld, s->scale, j->nb, dst);
         break;
     case MICA_DTYPE_F8_E4M3:
-        k->pack_f32_from_f8_e4m3(rows, j->depth, src, ld, scale, j->nb, dst);
+        k->pack_f32_from_f8_e4m3(s->rows, s->depth, s->data, s->ld, s->scale, j->nb, dst);
         break;
     case MICA_DTYPE_F8_E5M2:
-        k->pack_f32_from_f8_e5m2(rows, j->depth, src, ld, scale, j->nb, dst);
+        k->pack_f32_from_f8_e5m2(s->rows, s->depth, s->data, s->ld, s->scale, j->nb, dst);
         break;
     default:
-        mica_cpu_weight_to_f32(w, (int64_t)row * j->depth, (int64_t)rows * j->depth, temp);
-        k->pack_f32_from_f32(rows, j->depth, temp, j->depth, NULL, j->nb, dst);
+        slice_to_f32(j, s, temp);
+        k->pack_f32_from_f32(s->rows, s->depth, temp, s->depth, NULL, j->nb, dst);
     }
 }
 
-/* The same into pairs of bf16. Formats that are not bf16 are rounded once, from f32. */
-static void pack_bf16(const mica_cpu_linear_job *j, int row, int rows, uint16_t *dst, float *temp)
+/* Into pairs of bf16. Formats that are not bf16 are rounded once, from f32. */
+static void pack_bf16(const mica_cpu_linear_job *j, const weight_slice *s, uint16_t *dst,
+                      float *temp)
 {
-    const mica_tensor *w = j->w;
-    const ptrdiff_t ld = (ptrdiff_t)w->stride_[0];
-    if (w->dtype == MICA_DTYPE_BF16 || w->dtype == MICA_DTYPE_F32) {
-        const float *scale = j->row_scale ? j->row_scale + row : NULL;
-        const void *src = weight_row(w, row);
-        if (w->dtype == MICA_DTYPE_BF16)
-            j->k->pack_bf16_from_bf16(rows, j->depth, src, ld, scale, j->nb, dst);
-        else
-            j->k->pack_bf16_from_f32(rows, j->depth, src, ld, scale, j->nb, dst);
-        return;
+    if (j->w->dtype == MICA_DTYPE_BF16) {
+        j->k->pack_bf16_from_bf16(s->rows, s->depth, s->data, s->ld, s->scale, j->nb, dst);
+    } else if (j->w->dtype == MICA_DTYPE_F32) {
+        j->k->pack_bf16_from_f32(s->rows, s->depth, s->data, s->ld, s->scale, j->nb, dst);
+    } else {
+        slice_to_f32(j, s, temp);
+        j->k->pack_bf16_from_f32(s->rows, s->depth, temp, s->depth, NULL, j->nb, dst);
     }
-    mica_cpu_weight_to_f32(w, (int64_t)row * j->depth, (int64_t)rows * j->depth, temp);
-    j->k->pack_bf16_from_f32(rows, j->depth, temp, j->depth, NULL, j->nb, dst);
 }
 
 /* Thread scratch: [panels][sums of a block][temp for formats without their own packer]. */
@@ -153,12 +177,11 @@ static bool needs_temp(const mica_cpu_linear_job *j)
 static size_t scratch_layout(const mica_cpu_linear_job *j, uint8_t *base, task_scratch *s)
 {
     const size_t columns = (size_t)j->columns;
+    const size_t slice = columns * (size_t)j->slice;
     const size_t panels =
-        j->path == MICA_CPU_INT8
-            ? 0
-            : align64(columns * (size_t)j->depth_pad * (size_t)element_size(j->path));
+        j->path == MICA_CPU_INT8 ? 0 : align64(slice * (size_t)element_size(j->path));
     const size_t acc = align64((size_t)j->mb * columns * sizeof(float));
-    const size_t temp = needs_temp(j) ? columns * (size_t)j->depth * sizeof(float) : 0;
+    const size_t temp = needs_temp(j) ? align64(slice * sizeof(float)) : 0;
     const size_t int8 =
         j->path == MICA_CPU_INT8
             ? mica_cpu_int8_scratch_layout(j, base ? base + panels + acc + temp : NULL, &s->int8)
@@ -173,32 +196,48 @@ static size_t scratch_layout(const mica_cpu_linear_job *j, uint8_t *base, task_s
 
 /* ---------------------------------------------------------------- tiles -- */
 
-static void block_f32(const mica_cpu_linear_job *j, int row, const mica_epilogue *e,
-                      const task_scratch *s)
+/* acc (+)= x[row.., from..] * slice^T */
+static void slice_product(const mica_cpu_linear_job *j, const weight_slice *w, int row, int rows,
+                          const task_scratch *s)
 {
-    const mica_gemm_f32 g = {.m = e->m,
-                             .n = e->n,
-                             .k = j->depth,
-                             .a = (const float *)j->args->x_MD->data + row * j->ldx,
-                             .lda = j->ldx,
-                             .b = s->panels,
-                             .c = s->acc,
-                             .ldc = j->columns};
-    j->k->gemm_f32(&g);
+    if (j->path == MICA_CPU_F32) {
+        const mica_gemm_f32 g = {.m = rows,
+                                 .n = w->rows,
+                                 .k = w->depth,
+                                 .a = (const float *)j->args->x_MD->data + row * j->ldx + w->from,
+                                 .lda = j->ldx,
+                                 .b = s->panels,
+                                 .c = s->acc,
+                                 .ldc = j->columns,
+                                 .accumulate = w->from > 0};
+        j->k->gemm_f32(&g);
+    } else {
+        const mica_gemm_bf16 g = {.m = rows,
+                                  .n = w->rows,
+                                  .k = (w->depth + 1) / 2 * 2,
+                                  .a = j->x_bf16 + (ptrdiff_t)row * j->depth_pad + w->from,
+                                  .lda = j->depth_pad,
+                                  .b = s->panels,
+                                  .c = s->acc,
+                                  .ldc = j->columns,
+                                  .accumulate = w->from > 0};
+        j->k->gemm_bf16(&g);
+    }
 }
 
-static void block_bf16(const mica_cpu_linear_job *j, int row, const mica_epilogue *e,
-                       const task_scratch *s)
+static void block_product(const mica_cpu_linear_job *j, int column, int columns, int row, int rows,
+                          const task_scratch *s)
 {
-    const mica_gemm_bf16 g = {.m = e->m,
-                              .n = e->n,
-                              .k = j->depth_pad,
-                              .a = j->x_bf16 + (ptrdiff_t)row * j->depth_pad,
-                              .lda = j->depth_pad,
-                              .b = s->panels,
-                              .c = s->acc,
-                              .ldc = j->columns};
-    j->k->gemm_bf16(&g);
+    int from = 0;
+    do { /* once for an empty depth: the sums become zeros */
+        const weight_slice w = slice_of(j, column, columns, from);
+        if (j->path == MICA_CPU_F32)
+            pack_f32(j, &w, s->panels, s->temp);
+        else
+            pack_bf16(j, &w, s->panels, s->temp);
+        slice_product(j, &w, row, rows, s);
+        from += w.depth;
+    } while (from < j->depth);
 }
 
 static mica_epilogue epilogue_of(const mica_cpu_linear_job *j, int row, int rows, int col, int cols,
@@ -245,10 +284,7 @@ static void run_block(const mica_cpu_linear_job *j, int column, int row, int row
         mica_cpu_int8_block(j, column, row, (int32_t *)(void *)s->acc, &s->int8, &e);
         return;
     }
-    if (j->path == MICA_CPU_F32)
-        block_f32(j, row, &e.e, s);
-    else
-        block_bf16(j, row, &e.e, s);
+    block_product(j, column, columns, row, rows, s);
     j->k->epilogue_tile(&e.e);
 }
 
@@ -262,11 +298,7 @@ static void run_task(void *user, int64_t index, int thread)
     const int columns = MICA_MIN(j->columns, j->n - column);
     task_scratch s = {0};
     scratch_layout(j, mica_cpu_thread_scratch(j->be, thread), &s);
-    if (j->path == MICA_CPU_F32)
-        pack_f32(j, column, columns, s.panels, s.temp);
-    else if (j->path == MICA_CPU_BF16)
-        pack_bf16(j, column, columns, s.panels, s.temp);
-    else if (j->outliers > 0)
+    if (j->outliers > 0)
         mica_cpu_int8_begin(j, column, columns, &s.int8);
     for (int row = first; row < last; row += j->mb)
         run_block(j, column, row, MICA_MIN(j->mb, last - row), &s);

@@ -19,6 +19,7 @@ typedef struct mica_cpu_linear_job {
     int columns;               /* columns of a task, whole panels */
     int groups, cuts;          /* tasks across and down */
     int mb;                    /* rows of a block */
+    int slice;                 /* depth expanded at a time */
     int depth_pad;             /* depth as the packed form has it */
     /* In the shared scratch; NULL where the path has none. */
     float *bias, *row_scale;
