@@ -13,7 +13,7 @@
 #include <pcre2.h>
 #include <string.h>
 
-/* Backtracking steps for one match: the Qwen pattern needs a few for each character of a run of
+/* Backtracking steps for one match (fits 32 bits: a text has at most 3 * 64 MiB in NFC): the Qwen pattern needs a few for each character of a run of
  * white space, exponential patterns reach the limit within milliseconds. */
 #define MATCH_LIMIT(size) (1000000u + 16u * (uint32_t)(size))
 #define HEAP_LIMIT        (1024u * 1024) /* KiB; the interpreter's frames */
@@ -180,9 +180,6 @@ static mica_status split(mica_splitter_run *r, size_t level, const char *text, s
 mica_status mica_splitter_run_text(mica_splitter_run *r, const char *text, size_t size,
                                    mica_err *err)
 {
-    if (size > MICA_SPLITTER_MAX_TEXT)
-        return MICA_FAIL(err, MICA_E_USAGE, "the text has %zu bytes, at most %d are taken", size,
-                         MICA_SPLITTER_MAX_TEXT);
     pcre2_set_match_limit(r->limits, MATCH_LIMIT(size));
     return split(r, 0, text, size, err);
 }

@@ -12,7 +12,6 @@
 #include <stddef.h>
 
 #define MICA_SPLITTER_MAX_PATTERNS 8
-#define MICA_SPLITTER_MAX_TEXT     (64 * 1024 * 1024) /* bytes; prompts have thousands */
 
 typedef struct mica_splitter {
     struct pcre2_real_general_context_8 *memory; /* PCRE2's allocations through base/mem.h */

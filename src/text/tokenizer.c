@@ -158,6 +158,9 @@ mica_status mica_tokenizer_encode(const mica_tokenizer *t, const char *text, siz
     char *clean = NULL;
     *ids = NULL;
     *count = 0;
+    if (size > MICA_TOKENIZER_MAX_TEXT)
+        return MICA_FAIL(err, MICA_E_USAGE, "the text has %zu bytes, at most %d are taken", size,
+                         MICA_TOKENIZER_MAX_TEXT);
     if (!mica_utf8_is_valid(text, size)) {
         MICA_TRY(mica_utf8_sanitize(text, size, &clean, &size, err));
         text = clean;

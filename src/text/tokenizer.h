@@ -15,6 +15,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define MICA_TOKENIZER_MAX_TEXT (64 * 1024 * 1024) /* bytes that encode takes */
+
 typedef struct mica_tokenizer mica_tokenizer;
 
 /* path: the folder or the tokenizer.json. */
