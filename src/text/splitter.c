@@ -13,8 +13,9 @@
 #include <pcre2.h>
 #include <string.h>
 
-/* Backtracking steps for one match (fits 32 bits: a text has at most 3 * 64 MiB in NFC): the Qwen pattern needs a few for each character of a run of
- * white space, exponential patterns reach the limit within milliseconds. */
+/* Backtracking steps for one match: the Qwen pattern needs a few for each character of a run of
+ * white space, exponential patterns reach the limit within milliseconds. Fits 32 bits: NFC
+ * makes at most 3 bytes of one, of at most MICA_TOKENIZER_MAX_TEXT. */
 #define MATCH_LIMIT(size) (1000000u + 16u * (uint32_t)(size))
 #define HEAP_LIMIT        (1024u * 1024) /* KiB; the interpreter's frames */
 #define NEST_LIMIT        32u

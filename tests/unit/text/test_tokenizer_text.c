@@ -6,6 +6,7 @@
 
 #include <pthread.h>
 #include <stdlib.h>
+#include <time.h>
 
 #define TINY MICA_TEST_DATA "/qwen_image/model/tokenizer"
 
@@ -161,26 +162,31 @@ static void test_exponential_pattern(void **state)
     mica_tokenizer_close(&t);
 }
 
+/* Processor time of one encode of `size` bytes of the repeated unit; the best of three, because
+ * neighbours on the machine make some runs slow and none fast. */
 static double seconds_for(const mica_tokenizer *t, const char *unit, size_t size)
 {
-    mica_err err = {0};
-    int32_t *ids = NULL;
-    size_t count = 0;
+    double best = 1e9;
     char *text = mica_mem_alloc(size);
     assert_non_null(text);
     for (size_t i = 0; i < size; i++)
         text[i] = unit[i % strlen(unit)];
-    const double start = mica_clock_seconds();
-    if (mica_tokenizer_encode(t, text, size, &ids, &count, &err) != MICA_OK)
-        fail_msg("%s", err.text);
-    const double seconds = mica_clock_seconds() - start;
-    mica_mem_free(ids);
+    for (int run = 0; run < 3; run++) {
+        mica_err err = {0};
+        int32_t *ids = NULL;
+        size_t count = 0;
+        const clock_t start = clock();
+        if (mica_tokenizer_encode(t, text, size, &ids, &count, &err) != MICA_OK)
+            fail_msg("%s", err.text);
+        best = MICA_MIN(best, (double)(clock() - start) / CLOCKS_PER_SEC);
+        mica_mem_free(ids);
+    }
     mica_mem_free(text);
-    return seconds;
+    return best;
 }
 
-/* One piece of 256 KiB: 16 times the text may take 16 times the time and a little; a quadratic
- * step somewhere would take 256 times. */
+/* One piece of 256 KiB: 16 times the text may take 16 times the time and some more for caches; a
+ * quadratic step somewhere would take 256 times. */
 static void test_long_pieces_are_not_quadratic(void **state)
 {
     (void)state;
@@ -190,7 +196,7 @@ static void test_long_pieces_are_not_quadratic(void **state)
         const size_t size = 16 * 1024;
         const double small = seconds_for(t, units[i], size);
         const double large = seconds_for(t, units[i], size * 16);
-        if (large > 64 * (small + 1e-3))
+        if (large > 100 * (small + 5e-4))
             fail_msg("\"%s\": %.4f s for %zu bytes, %.4f s for 16 times as many", units[i], small,
                      size, large);
     }
