@@ -8,6 +8,7 @@
 #include "base/arena.h"
 #include "base/file.h"
 #include "base/half.h"
+#include "base/mem.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -520,6 +521,42 @@ static void test_cancel_and_notices(void **state)
     golden_model_close(&m);
 }
 
+/* A session that was stopped, refused and short of memory still gives the same picture. */
+static void test_session_survives_failures(void **state)
+{
+    (void)state;
+    mica_model *m = golden_model_open_folder("qwen_image/model");
+    const mica_backend_options be_options = {
+        .device = MICA_DEVICE_CPU, .precision = MICA_PRECISION_F32, .threads = 2};
+    const mica_model_switches switches = {0};
+    mica_backend *be = NULL;
+    mica_model_session *session = NULL;
+    mica_model_result first, r;
+    mica_err err = {0};
+    stopper s = {.stop_at = 9};
+    const mica_image_options good = {
+        .size = sizeof good, .prompt = "a fox", .width = 32, .height = 32, .steps = 2};
+    mica_image_options stopped = good, wrong = good;
+    stopped.progress = on_progress;
+    stopped.progress_user = &s;
+    wrong.steps = -1;
+    assert_int_equal(mica_backend_open(&be, &be_options, &err), MICA_OK);
+    assert_int_equal(m->kind->session_open(&session, m, be, &switches, &err), MICA_OK);
+    assert_int_equal(m->kind->generate(session, &good, NULL, &first, &err), MICA_OK);
+    assert_int_equal(m->kind->generate(session, &stopped, NULL, &r, &err), MICA_E_CANCELLED);
+    assert_int_equal(m->kind->generate(session, &wrong, NULL, &r, &err), MICA_E_USAGE);
+    mica_mem_fail_at(12);
+    assert_int_equal(m->kind->generate(session, &good, NULL, &r, &err), MICA_E_NOMEM);
+    mica_mem_fail_at(0);
+    assert_int_equal(m->kind->generate(session, &good, NULL, &r, &err), MICA_OK);
+    assert_memory_equal(r.rgb, first.rgb, 32 * 32 * 3);
+    mica_model_result_deinit(&r);
+    mica_model_result_deinit(&first);
+    m->kind->session_close(&session);
+    mica_backend_close(&be);
+    golden_model_close(&m);
+}
+
 /* A prompt of any length and content gives a picture; what is cut is told. */
 static void test_prompts(void **state)
 {
@@ -606,6 +643,7 @@ int main(void)
         cmocka_unit_test(test_nan_is_an_error),
         cmocka_unit_test(test_bad_options),
         cmocka_unit_test(test_cancel_and_notices),
+        cmocka_unit_test(test_session_survives_failures),
         cmocka_unit_test(test_prompts),
         cmocka_unit_test(test_token_limit),
         cmocka_unit_test(test_inspect),

@@ -322,6 +322,14 @@ static void fill_result(mica_qwen_image_job *j, mica_model_result *r)
     r->passes = j->passes;
 }
 
+/* After a failure: no picture, and a clean backend for the next run of the session. */
+static void abandon(mica_qwen_image_job *j)
+{
+    mica_err told_already;
+    (void)mica_backend_check(j->session->be, &told_already);
+    mica_model_result_deinit(j->result);
+}
+
 mica_status mica_qwen_image_generate(mica_model_session *session, const mica_image_options *options,
                                      const mica_tap_sink *taps, mica_model_result *result,
                                      mica_err *err)
@@ -332,15 +340,13 @@ mica_status mica_qwen_image_generate(mica_model_session *session, const mica_ima
     mica_arena_init(&j.arena, 1 << 14);
     mica_run_init(&j.run, options->progress, options->progress_user, taps);
     const mica_pool_mark mark = mica_pool_get_mark(s->be, MICA_POOL_SESSION);
-    mica_status st = mica_backend_check(s->be, err);
-    if (!st)
-        st = mica_qwen_image_plan_make(&j.plan, s->model, options, &j.run, &j.arena, err);
+    mica_status st = mica_qwen_image_plan_make(&j.plan, s->model, options, &j.run, &j.arena, err);
     if (!st)
         st = run_phases(&j, err);
     if (!st)
         fill_result(&j, result);
     else
-        mica_model_result_deinit(result);
+        abandon(&j);
     mica_pool_release(s->be, MICA_POOL_SESSION, mark);
     if (!s->switches.ablate_trim)
         mica_pool_trim(s->be);
