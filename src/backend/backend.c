@@ -106,23 +106,30 @@ static bool begin(mica_backend *be)
 
 /* --------------------------------------------------------------- memory -- */
 
+/* Bytes of a contiguous tensor; false when they cannot be counted. */
+static bool count_bytes(mica_dtype dtype, int ndim, const int64_t *shape, size_t *size)
+{
+    *size = (size_t)mica_dtype_get(dtype)->size;
+    for (int i = 0; i < ndim; i++)
+        if (shape[i] < 0 || !mica_mul_size(*size, (size_t)shape[i], size) || *size > INT64_MAX)
+            return false;
+    return true;
+}
+
 static mica_tensor pool_tensor(mica_backend *be, mica_pool pool, mica_dtype dtype, int ndim,
                                const int64_t *shape)
 {
-    mica_tensor t = mica_tensor_make(NULL, dtype, ndim, shape);
-    if (mica_backend_failed(be))
-        return t;
-    size_t size = (size_t)mica_dtype_get(dtype)->size;
-    for (int i = 0; i < ndim; i++) {
-        if (shape[i] < 0 || !mica_mul_size(size, (size_t)shape[i], &size)) {
-            mica_backend_fail(be, MICA_E_NOMEM,
-                              "a tensor of %d dimensions, the first %" PRId64
-                              ", does not fit in memory",
-                              ndim, shape[0]);
-            return t;
-        }
+    size_t size = 0;
+    if (!count_bytes(dtype, ndim, shape, &size)) {
+        mica_backend_fail(be, MICA_E_NOMEM,
+                          "a tensor of %d dimensions, the first %" PRId64
+                          ", does not fit in memory; use a smaller picture or batch",
+                          ndim, shape[0]);
+        return mica_tensor_make(NULL, dtype, 0, NULL);
     }
-    keep(be, be->ops->pool_alloc(be, pool, size, &t.data, &be->error));
+    mica_tensor t = mica_tensor_make(NULL, dtype, ndim, shape);
+    if (!mica_backend_failed(be))
+        keep(be, be->ops->pool_alloc(be, pool, size, &t.data, &be->error));
     return t;
 }
 

@@ -414,8 +414,10 @@ mica_status mica_cpu_linear(mica_backend *base, const mica_linear_args *args, mi
     plan(&j);
     if (j.path == MICA_CPU_INT8)
         MICA_TRY(mica_cpu_int8_prepare(&j, err));
-    MICA_TRY(
-        mica_cpu_scratch_reserve(be, shared_layout(&j, NULL), scratch_layout(&j, NULL, NULL), err));
+    task_scratch unused = {0};
+    const size_t row_size = (size_t)j.depth * sizeof(float); /* for quantising x */
+    MICA_TRY(mica_cpu_scratch_reserve(be, shared_layout(&j, NULL),
+                                      MICA_MAX(scratch_layout(&j, NULL, &unused), row_size), err));
     shared_layout(&j, mica_cpu_shared_scratch(be));
     if (j.bias)
         mica_cpu_weight_to_f32(&args->bias_O->tensor, 0, j.n, j.bias);
