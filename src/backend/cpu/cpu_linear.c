@@ -10,7 +10,7 @@
  *
  *     path   x as          w as                             where
  *     f32    f32, in place f32 panels, thread scratch       everywhere
- *     bf16   bf16, shared  bf16 pair panels, thread scratch CPUs with AVX512_BF16
+ *     bf16   bf16, shared  in place, whole depth at once    cpu_bf16.c, through oneDNN
  *     int8   u8, shared    s8 panels, prepared once         cpu_int8.c
  *
  * A group is as wide as a strip of the micro-kernels (512): they copy 14 rows of x to L1 for
@@ -28,7 +28,7 @@
 #define ROW_BLOCK_INT8 196  /* nothing to expand: keep the sums in L2 */
 #define MOST           512  /* columns of a group at most: a strip of the kernels */
 #define LEAST          128  /* and at least, so that copying x stays below 8 % */
-#define SLICE_BYTES    1024 /* depth of a slice per column, as the kernels cut it */
+#define SLICE          256  /* depth expanded at a time, as the kernels cut it */
 
 /* ---------------------------------------------------------------- plan -- */
 
@@ -44,42 +44,28 @@ static mica_cpu_path choose_path(const mica_cpu_backend *be, const mica_weight *
     return be->use_bf16 ? MICA_CPU_BF16 : MICA_CPU_F32;
 }
 
-static int element_size(mica_cpu_path path)
-{
-    return path == MICA_CPU_F32 ? 4 : path == MICA_CPU_BF16 ? 2 : 1;
-}
-
-/* Elements of depth that a packed row is rounded up to. */
-static int depth_unit(mica_cpu_path path)
-{
-    return path == MICA_CPU_F32 ? 1 : path == MICA_CPU_BF16 ? 2 : 4;
-}
-
 static void plan(mica_cpu_linear_job *j)
 {
     const mica_kernels *k = j->k;
-    const int mr = j->path == MICA_CPU_F32    ? k->gemm_f32_mr
-                   : j->path == MICA_CPU_BF16 ? k->gemm_bf16_mr
-                                              : k->gemm_s8_mr;
-    const int unit = depth_unit(j->path);
-    j->nb = j->path == MICA_CPU_F32    ? k->gemm_f32_nb
-            : j->path == MICA_CPU_BF16 ? k->gemm_bf16_nb
-                                       : k->gemm_s8_nb;
-    j->depth_pad = (j->depth + unit - 1) / unit * unit;
-    /* Four tasks a thread keep the tail short. Cutting rows would pack w repeatedly, so it is
+    const bool f32 = j->path == MICA_CPU_F32;
+    const int mr = f32 ? k->gemm_f32_mr : k->gemm_s8_mr;
+    j->depth_pad = (j->depth + 3) / 4 * 4;
+    if (j->path == MICA_CPU_BF16) {
+        mica_cpu_bf16_plan(j);
+        return;
+    }
+    /* Four tasks a thread keep the tail short. Cutting rows would expand w repeatedly, so it is
      * done only when columns do not give enough tasks. */
     const int wanted = 4 * j->be->threads;
     const int columns = MICA_MAX(LEAST, MICA_MIN(MOST, j->n / wanted));
-    const int most_rows = j->path == MICA_CPU_INT8 ? ROW_BLOCK_INT8 : ROW_BLOCK;
+    const int most_rows = f32 ? ROW_BLOCK : ROW_BLOCK_INT8;
     const int blocks = (j->m + most_rows - 1) / most_rows;
-    j->slice = SLICE_BYTES / element_size(j->path);
+    j->nb = f32 ? k->gemm_f32_nb : k->gemm_s8_nb;
     j->columns = (columns + j->nb / 2) / j->nb * j->nb;
     j->groups = (j->n + j->columns - 1) / j->columns;
     j->mb = ((j->m + blocks - 1) / blocks + mr - 1) / mr * mr;
     j->cuts = (wanted + j->groups - 1) / j->groups;
-    if (j->path == MICA_CPU_INT8)
-        j->cuts = MICA_MIN(j->cuts, blocks);
-    else if (j->cuts > blocks && j->groups < j->be->threads) {
+    if (f32 && j->cuts > blocks && j->groups < j->be->threads) {
         /* More threads than groups: smaller blocks, though each expands w again. */
         j->mb = MICA_MAX(8 * mr, ((j->m + j->cuts - 1) / j->cuts + mr - 1) / mr * mr);
     }
@@ -106,7 +92,7 @@ static weight_slice slice_of(const mica_cpu_linear_job *j, int row, int rows, in
                           .row = row,
                           .rows = rows,
                           .from = from,
-                          .depth = MICA_MIN(j->slice, j->depth - from),
+                          .depth = MICA_MIN(SLICE, j->depth - from),
                           .scale = j->row_scale ? j->row_scale + row : NULL};
 }
 
@@ -144,98 +130,52 @@ static void pack_f32(const mica_cpu_linear_job *j, const weight_slice *s, float 
     }
 }
 
-/* Into pairs of bf16. Formats that are not bf16 are rounded once, from f32. */
-static void pack_bf16(const mica_cpu_linear_job *j, const weight_slice *s, uint16_t *dst,
-                      float *temp)
-{
-    if (j->w->dtype == MICA_DTYPE_BF16) {
-        j->k->pack_bf16_from_bf16(s->rows, s->depth, s->data, s->ld, s->scale, j->nb, dst);
-    } else if (j->w->dtype == MICA_DTYPE_F32) {
-        j->k->pack_bf16_from_f32(s->rows, s->depth, s->data, s->ld, s->scale, j->nb, dst);
-    } else {
-        slice_to_f32(j, s, temp);
-        j->k->pack_bf16_from_f32(s->rows, s->depth, temp, s->depth, NULL, j->nb, dst);
-    }
-}
-
-/* Thread scratch: [panels][sums of a block][temp for formats without their own packer]. */
+/* Thread scratch: [sums of a block][f32: panels of a slice, plain rows of f64 | path's own]. */
 typedef struct task_scratch {
-    void *panels;
     float *acc; /* mb x columns; int32 sums on the int8 path */
-    float *temp;
+    float *panels, *temp;
     mica_cpu_int8_scratch int8;
+    mica_cpu_bf16_scratch bf16;
 } task_scratch;
-
-static bool needs_temp(const mica_cpu_linear_job *j)
-{
-    const mica_dtype t = j->w->dtype;
-    if (j->path == MICA_CPU_INT8 || t == MICA_DTYPE_F32 || t == MICA_DTYPE_BF16)
-        return false;
-    return j->path == MICA_CPU_BF16 || t == MICA_DTYPE_F64;
-}
 
 static size_t scratch_layout(const mica_cpu_linear_job *j, uint8_t *base, task_scratch *s)
 {
-    const size_t columns = (size_t)j->columns;
-    const size_t slice = columns * (size_t)j->slice;
-    const size_t panels =
-        j->path == MICA_CPU_INT8 ? 0 : align64(slice * (size_t)element_size(j->path));
-    const size_t acc = align64((size_t)j->mb * columns * sizeof(float));
-    const size_t temp = needs_temp(j) ? align64(slice * sizeof(float)) : 0;
-    const size_t int8 =
-        j->path == MICA_CPU_INT8
-            ? mica_cpu_int8_scratch_layout(j, base ? base + panels + acc + temp : NULL, &s->int8)
-            : 0;
+    const size_t acc = align64((size_t)j->mb * (size_t)j->columns * sizeof(float));
+    const size_t slice = align64((size_t)j->columns * SLICE * sizeof(float));
+    uint8_t *rest = base ? base + acc : NULL;
+    if (base)
+        s->acc = (float *)(void *)base;
+    if (j->path == MICA_CPU_INT8)
+        return acc + mica_cpu_int8_scratch_layout(j, rest, &s->int8);
+    if (j->path == MICA_CPU_BF16)
+        return acc + mica_cpu_bf16_scratch_layout(j, rest, &s->bf16);
     if (base) {
-        s->panels = base;
-        s->acc = (float *)(void *)(base + panels);
-        s->temp = (float *)(void *)(base + panels + acc);
+        s->panels = (float *)(void *)rest;
+        s->temp = (float *)(void *)(rest + slice);
     }
-    return panels + acc + temp + int8;
+    return acc + slice + (j->w->dtype == MICA_DTYPE_F64 ? slice : 0);
 }
 
 /* ---------------------------------------------------------------- tiles -- */
 
-/* acc (+)= x[row.., from..] * slice^T */
-static void slice_product(const mica_cpu_linear_job *j, const weight_slice *w, int row, int rows,
-                          const task_scratch *s)
-{
-    if (j->path == MICA_CPU_F32) {
-        const mica_gemm_f32 g = {.m = rows,
-                                 .n = w->rows,
-                                 .k = w->depth,
-                                 .a = (const float *)j->args->x_MD->data + row * j->ldx + w->from,
-                                 .lda = j->ldx,
-                                 .b = s->panels,
-                                 .c = s->acc,
-                                 .ldc = j->columns,
-                                 .accumulate = w->from > 0};
-        j->k->gemm_f32(&g);
-    } else {
-        const mica_gemm_bf16 g = {.m = rows,
-                                  .n = w->rows,
-                                  .k = (w->depth + 1) / 2 * 2,
-                                  .a = j->x_bf16 + (ptrdiff_t)row * j->depth_pad + w->from,
-                                  .lda = j->depth_pad,
-                                  .b = s->panels,
-                                  .c = s->acc,
-                                  .ldc = j->columns,
-                                  .accumulate = w->from > 0};
-        j->k->gemm_bf16(&g);
-    }
-}
-
-static void block_product(const mica_cpu_linear_job *j, int column, int columns, int row, int rows,
-                          const task_scratch *s)
+/* acc = x w^T for one block, slice by slice. */
+static void block_f32(const mica_cpu_linear_job *j, int column, int columns, int row, int rows,
+                      const task_scratch *s)
 {
     int from = 0;
     do { /* once for an empty depth: the sums become zeros */
         const weight_slice w = slice_of(j, column, columns, from);
-        if (j->path == MICA_CPU_F32)
-            pack_f32(j, &w, s->panels, s->temp);
-        else
-            pack_bf16(j, &w, s->panels, s->temp);
-        slice_product(j, &w, row, rows, s);
+        const mica_gemm_f32 g = {.m = rows,
+                                 .n = columns,
+                                 .k = w.depth,
+                                 .a = (const float *)j->args->x_MD->data + row * j->ldx + from,
+                                 .lda = j->ldx,
+                                 .b = s->panels,
+                                 .c = s->acc,
+                                 .ldc = j->columns,
+                                 .accumulate = from > 0};
+        pack_f32(j, &w, s->panels, s->temp);
+        j->k->gemm_f32(&g);
         from += w.depth;
     } while (from < j->depth);
 }
@@ -273,7 +213,7 @@ static void store_unfused(const mica_cpu_linear_job *j, int row, int rows, int c
     e->e = plain;
 }
 
-static void run_block(const mica_cpu_linear_job *j, int column, int row, int rows,
+static void run_block(mica_cpu_linear_job *j, int thread, int column, int row, int rows,
                       const task_scratch *s)
 {
     const int columns = MICA_MIN(j->columns, j->n - column);
@@ -284,13 +224,16 @@ static void run_block(const mica_cpu_linear_job *j, int column, int row, int row
         mica_cpu_int8_block(j, column, row, (int32_t *)(void *)s->acc, &s->int8, &e);
         return;
     }
-    block_product(j, column, columns, row, rows, s);
+    if (j->path == MICA_CPU_BF16)
+        mica_cpu_bf16_block(j, thread, row, rows, columns, &s->bf16, s->acc);
+    else
+        block_f32(j, column, columns, row, rows, s);
     j->k->epilogue_tile(&e.e);
 }
 
 static void run_task(void *user, int64_t index, int thread)
 {
-    const mica_cpu_linear_job *j = user;
+    mica_cpu_linear_job *j = user;
     const int column = (int)(index / j->cuts) * j->columns, cut = (int)(index % j->cuts);
     const int blocks = (j->m + j->mb - 1) / j->mb;
     const int first = (int)((int64_t)blocks * cut / j->cuts) * j->mb;
@@ -298,10 +241,12 @@ static void run_task(void *user, int64_t index, int thread)
     const int columns = MICA_MIN(j->columns, j->n - column);
     task_scratch s = {0};
     scratch_layout(j, mica_cpu_thread_scratch(j->be, thread), &s);
+    if (j->path == MICA_CPU_BF16)
+        mica_cpu_bf16_begin(j, column, columns, &s.bf16);
     if (j->outliers > 0)
         mica_cpu_int8_begin(j, column, columns, &s.int8);
     for (int row = first; row < last; row += j->mb)
-        run_block(j, column, row, MICA_MIN(j->mb, last - row), &s);
+        run_block(j, thread, column, row, MICA_MIN(j->mb, last - row), &s);
 }
 
 /* --------------------------------------------------------------- inputs -- */
@@ -414,6 +359,8 @@ mica_status mica_cpu_linear(mica_backend *base, const mica_linear_args *args, mi
     plan(&j);
     if (j.path == MICA_CPU_INT8)
         MICA_TRY(mica_cpu_int8_prepare(&j, err));
+    if (j.path == MICA_CPU_BF16)
+        MICA_TRY(mica_cpu_bf16_prepare(&j, err));
     task_scratch unused = {0};
     const size_t row_size = (size_t)j.depth * sizeof(float); /* for quantising x */
     MICA_TRY(mica_cpu_scratch_reserve(be, shared_layout(&j, NULL),
@@ -430,5 +377,9 @@ mica_status mica_cpu_linear(mica_backend *base, const mica_linear_args *args, mi
     mica_cpu_parallel(be, (int64_t)j.groups * j.cuts, run_task, &j);
     if (j.unfused)
         finish_unfused(&j);
+    const int status = atomic_load(&j.bf16_status);
+    if (status != MICA_OK)
+        return MICA_FAIL(err, (mica_status)status, "%s: oneDNN failed to run a bf16 matmul",
+                         args->w_OD->name ? args->w_OD->name : "weight");
     return MICA_OK;
 }

@@ -1,9 +1,11 @@
-/* cpu_linear.h - one linear layer under way; shared by cpu_linear.c and cpu_int8.c. */
+/* cpu_linear.h - one linear layer under way; shared by cpu_linear.c, cpu_bf16.c and cpu_int8.c. */
 #ifndef MICA_BACKEND_CPU_LINEAR_H
 #define MICA_BACKEND_CPU_LINEAR_H
 
 #include "backend/cpu/cpu_backend.h"
 #include "kernels/kernels.h"
+
+#include <stdatomic.h>
 
 typedef enum mica_cpu_path { MICA_CPU_F32 = 0, MICA_CPU_BF16, MICA_CPU_INT8 } mica_cpu_path;
 
@@ -31,12 +33,34 @@ typedef struct mica_cpu_linear_job {
     int32_t *channel; /* MICA_CPU_INT8_OUTLIERS: channels kept in 16 bits */
     uint8_t *x_high;  /* m x MICA_CPU_INT8_OUTLIERS: their upper digits + 128 */
     int outliers;     /* channels chosen */
-    float *unfused;   /* m x n, ablation only */
+    /* bf16: blocks by [last row block][last group], their scratch, first failure. */
+    struct mica_dnnl_op *bf16_op[2][2];
+    size_t bf16_scratch;
+    atomic_int bf16_status;
+    float *unfused; /* m x n, ablation only */
     /* int8 weights, prepared: panels, then one scale and one sum per output. */
     const int8_t *w_q;
     const float *w_scale;
     const int32_t *w_sum;
 } mica_cpu_linear_job;
+
+/* Blocks that do not depend on the number of threads. */
+void mica_cpu_bf16_plan(mica_cpu_linear_job *j);
+/* Finds or makes the matmul of every block shape. */
+mica_status mica_cpu_bf16_prepare(mica_cpu_linear_job *j, mica_err *err);
+typedef struct mica_cpu_bf16_scratch {
+    uint16_t *weights; /* columns x depth, when the weight is not bf16 in its file */
+    float *row;        /* depth, likewise */
+    void *dnnl;
+    const uint16_t *source; /* the group's weights, set by begin */
+} mica_cpu_bf16_scratch;
+size_t mica_cpu_bf16_scratch_layout(const mica_cpu_linear_job *j, uint8_t *base,
+                                    mica_cpu_bf16_scratch *s);
+void mica_cpu_bf16_begin(const mica_cpu_linear_job *j, int column, int columns,
+                         mica_cpu_bf16_scratch *s);
+/* acc[rows x columns] (ld j->columns) = x w^T; a failure goes to bf16_status. */
+void mica_cpu_bf16_block(mica_cpu_linear_job *j, int thread, int row, int rows, int columns,
+                         const mica_cpu_bf16_scratch *s, float *acc);
 
 #define MICA_CPU_INT8_OUTLIERS 64 /* most channels kept in 16 bits; a multiple of 4 */
 

@@ -261,6 +261,7 @@ static void test_no_allocation_the_second_time(void **state)
         const linear_case c = {.m = 50, .n = 130, .k = 96, .dtype = MICA_DTYPE_BF16, .bias = true};
         linear_data d = make_data(&c);
         mica_backend *be = open_backend(all[p], 2);
+        mica_cpu_from(be)->use_bf16 = all[p] == MICA_PRECISION_BF16;
         run(be, &c, &d);
         const uint64_t before = mica_backend_get_counters(be).allocations;
         const uint64_t heap = mica_mem_count();
