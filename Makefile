@@ -34,8 +34,14 @@ help:
 deps:
 	@tools/install_deps.sh
 
-build:
+build: configure
+	@cmake --build $(BUILD) --target mica_program $(if $(JOBS),-j $(JOBS))
+
+configure:
 	@cmake --preset release --log-level=WARNING || $(SETUP_HINT)
+
+# Everything: tests, their tools, benchmarks.
+build-all: configure
 	@cmake --build $(BUILD) $(if $(JOBS),-j $(JOBS))
 
 demo: deps
@@ -49,7 +55,7 @@ demo: deps
 	fi
 
 test: deps
-	@$(MAKE) --no-print-directory build
+	@$(MAKE) --no-print-directory build-all
 	@ctest --test-dir $(BUILD) $(CTEST_FLAGS)
 
 sanitize: deps
@@ -79,4 +85,4 @@ install: build
 clean:
 	@rm -rf $(BUILD)
 
-.PHONY: all help deps build demo test sanitize bench lint format fuzz install clean
+.PHONY: all help deps configure build build-all demo test sanitize bench lint format fuzz install clean
