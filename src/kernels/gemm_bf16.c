@@ -1,7 +1,7 @@
 /* gemm_bf16.c - bf16 inputs, f32 sums: c[MR x NB] += a[MR x k] * b[k x NB] on pairs of k.
  *
  * With AVX512_BF16 a lane is a pair and one instruction adds both products. Elsewhere the pairs
- * of a panel are taken apart in registers (a shift and a mask per vector of B, 4 for 56
+ * of a panel are taken apart in registers (a shift and a mask per vector of B, 6 for 48
  * multiply-adds) and A is widened to f32 once when it is copied: f32 speed on half the bytes of
  * B, and products are exact, so only the sums round. */
 #include "kernels/level.h"
@@ -16,17 +16,18 @@ MICA_VEC void copy_a(int rows, int units, const char *a, ptrdiff_t lda, float *d
     gemm_copy_a(rows, units, a, lda, dst);
 }
 
-MICA_VEC void add_unit(vf c[GEMM_MR][GEMM_NV], const float *a, const float *b, int rows)
+MICA_VEC void add_unit(vf c[GEMM_MR][GEMM_NV], const float *a, const float *b, int rows,
+                       int vectors)
 {
     vi bv[GEMM_NV];
     MICA_UNROLL(4)
-    for (int v = 0; v < GEMM_NV; v++)
+    for (int v = 0; v < vectors; v++)
         bv[v] = vi_load(b + v * MICA_W);
     MICA_UNROLL(16)
     for (int i = 0; i < rows; i++) {
         const vi av = vi_cast(vf_set1(a[i]));
         MICA_UNROLL(4)
-        for (int v = 0; v < GEMM_NV; v++)
+        for (int v = 0; v < vectors; v++)
             c[i][v] = vf_dot_bf16(c[i][v], av, bv[v]);
     }
 }
@@ -62,54 +63,55 @@ MICA_VEC void copy_a(int rows, int units, const char *a, ptrdiff_t lda, float *d
     }
 }
 
-MICA_VEC void add_products(vf c[GEMM_MR][GEMM_NV], const float *a, const vf *bv, int rows)
+MICA_VEC void add_products(vf c[GEMM_MR][GEMM_NV], const float *a, const vf *bv, int rows,
+                           int vectors)
 {
     MICA_UNROLL(16)
     for (int i = 0; i < rows; i++) {
         const vf av = vf_set1(a[i]);
         MICA_UNROLL(4)
-        for (int v = 0; v < GEMM_NV; v++)
+        for (int v = 0; v < vectors; v++)
             c[i][v] = vf_fma(av, bv[v], c[i][v]);
     }
 }
 
-MICA_VEC void add_unit(vf c[GEMM_MR][GEMM_NV], const float *a, const float *b, int rows)
+MICA_VEC void add_unit(vf c[GEMM_MR][GEMM_NV], const float *a, const float *b, int rows,
+                       int vectors)
 {
     vf low[GEMM_NV], high[GEMM_NV];
     MICA_UNROLL(4)
-    for (int v = 0; v < GEMM_NV; v++)
+    for (int v = 0; v < vectors; v++)
         low[v] = vf_bf16_low(vi_load(b + v * MICA_W));
-    add_products(c, a, low, rows);
+    add_products(c, a, low, rows, vectors);
     MICA_UNROLL(4)
-    for (int v = 0; v < GEMM_NV; v++)
+    for (int v = 0; v < vectors; v++)
         high[v] = vf_bf16_high(vi_load(b + v * MICA_W));
-    add_products(c, a + GEMM_MR, high, rows);
+    add_products(c, a + GEMM_MR, high, rows, vectors);
 }
 
 #endif
 
-MICA_VEC void tile(const gemm_tile *t, int rows)
+MICA_VEC void tile(const gemm_tile *t, int rows, int vectors)
 {
     const float *a = t->a, *b = t->b;
     vf c[GEMM_MR][GEMM_NV];
     MICA_UNROLL(16)
-    for (int i = 0; i < rows; i++)
+    for (int i = 0; i < rows; i++) {
         MICA_UNROLL(4)
-    for (int v = 0; v < GEMM_NV; v++)
-        c[i][v] = gemm_start(t, i, v);
+        for (int v = 0; v < vectors; v++)
+            c[i][v] = gemm_start(t, i, v);
+    }
     for (int u = 0; u < t->units; u++, a += A_LANES * GEMM_MR, b += GEMM_NB)
-        add_unit(c, a, b, rows);
+        add_unit(c, a, b, rows, vectors);
     MICA_UNROLL(16)
-    for (int i = 0; i < rows; i++)
+    for (int i = 0; i < rows; i++) {
         MICA_UNROLL(4)
-    for (int v = 0; v < GEMM_NV; v++)
-        gemm_finish(t, i, v, c[i][v]);
+        for (int v = 0; v < vectors; v++)
+            gemm_finish(t, i, v, c[i][v]);
+    }
 }
 
-static void run_tile(const gemm_tile *t)
-{
-    gemm_dispatch(t, tile);
-}
+#include "kernels/gemm_dispatch.h"
 
 void MICA_K(gemm_bf16)(const mica_gemm_bf16 *g)
 {

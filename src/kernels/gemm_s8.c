@@ -10,7 +10,7 @@ MICA_VEC vi start(const gemm_tile *t, int i, int v)
 {
     const int32_t *p = (const int32_t *)t->c + i * t->ldc + v * MICA_W;
     const int n = t->columns - v * MICA_W;
-    if (!t->accumulate || n <= 0)
+    if (!t->accumulate)
         return vi_zero();
     return n >= MICA_W ? vi_load(p) : vi_load_n(p, n);
 }
@@ -21,43 +21,42 @@ MICA_VEC void finish(const gemm_tile *t, int i, int v, vi x)
     const int n = t->columns - v * MICA_W;
     if (n >= MICA_W)
         vi_store(p, x);
-    else if (n > 0)
+    else
         vi_store_n(p, x, n);
 }
 
-MICA_VEC void tile(const gemm_tile *t, int rows)
+MICA_VEC void tile(const gemm_tile *t, int rows, int vectors)
 {
     const float *a = t->a, *b = t->b;
     vi c[GEMM_MR][GEMM_NV];
     MICA_UNROLL(16)
-    for (int i = 0; i < rows; i++)
+    for (int i = 0; i < rows; i++) {
         MICA_UNROLL(4)
-    for (int v = 0; v < GEMM_NV; v++)
-        c[i][v] = start(t, i, v);
+        for (int v = 0; v < vectors; v++)
+            c[i][v] = start(t, i, v);
+    }
     for (int u = 0; u < t->units; u++, a += GEMM_MR, b += GEMM_NB) {
         vi bv[GEMM_NV];
         MICA_UNROLL(4)
-        for (int v = 0; v < GEMM_NV; v++)
+        for (int v = 0; v < vectors; v++)
             bv[v] = vi_load(b + v * MICA_W);
         MICA_UNROLL(16)
         for (int i = 0; i < rows; i++) {
             const vi av = vi_cast(vf_set1(a[i]));
             MICA_UNROLL(4)
-            for (int v = 0; v < GEMM_NV; v++)
+            for (int v = 0; v < vectors; v++)
                 c[i][v] = vi_dot_u8s8(c[i][v], av, bv[v]);
         }
     }
     MICA_UNROLL(16)
-    for (int i = 0; i < rows; i++)
+    for (int i = 0; i < rows; i++) {
         MICA_UNROLL(4)
-    for (int v = 0; v < GEMM_NV; v++)
-        finish(t, i, v, c[i][v]);
+        for (int v = 0; v < vectors; v++)
+            finish(t, i, v, c[i][v]);
+    }
 }
 
-static void run_tile(const gemm_tile *t)
-{
-    gemm_dispatch(t, tile);
-}
+#include "kernels/gemm_dispatch.h"
 
 void MICA_K(gemm_s8)(const mica_gemm_s8 *g)
 {

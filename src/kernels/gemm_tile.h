@@ -22,7 +22,7 @@
 #define GEMM_NV      MICA_TILE_NV
 #define GEMM_NB      (GEMM_NV * MICA_W)
 #define GEMM_DEPTH   256 /* lanes per row of the A block, which takes MR KiB */
-#define GEMM_COLUMNS 512 /* B of a strip: 512 * 256 * 4 = 512 KiB */
+#define GEMM_COLUMNS (512 / GEMM_NB * GEMM_NB) /* B of a strip: 512 * 256 * 4 = 512 KiB */
 
 /* In units and 32-bit lanes; see mica_gemm_f32 for the meaning. */
 typedef struct gemm_args {
@@ -46,13 +46,13 @@ typedef struct gemm_tile {
     bool accumulate;
 } gemm_tile;
 
-/* Accumulator of row i, vector v: zero or what c holds; and back. Columns past t->columns are
- * neither read nor written. */
+/* Accumulator of row i, vector v: zero or what c holds; and back. The tile runs as
+ * many vectors as t->columns needs; lanes past it are neither read nor written. */
 MICA_VEC vf gemm_start(const gemm_tile *t, int i, int v)
 {
     const float *p = (const float *)t->c + i * t->ldc + v * MICA_W;
     const int n = t->columns - v * MICA_W;
-    if (!t->accumulate || n <= 0)
+    if (!t->accumulate)
         return vf_zero();
     return n >= MICA_W ? vf_load(p) : vf_load_n(p, n);
 }
@@ -63,7 +63,7 @@ MICA_VEC void gemm_finish(const gemm_tile *t, int i, int v, vf x)
     const int n = t->columns - v * MICA_W;
     if (n >= MICA_W)
         vf_store(p, x);
-    else if (n > 0)
+    else
         vf_store_n(p, x, n);
 }
 
@@ -120,72 +120,6 @@ MICA_VEC void gemm_blocks(const gemm_args *g, int lanes, gemm_copy *copy, gemm_r
             gemm_strip(g, j, columns, from, units, copy, run);
             from += units;
         } while (from < g->units);
-    }
-}
-
-/* The tile with its number of rows as a constant: its accumulators are registers then. The cases
- * beyond MR vanish at compile time. */
-typedef void gemm_rows_tile(const gemm_tile *t, int rows);
-MICA_VEC void gemm_dispatch(const gemm_tile *t, gemm_rows_tile *tile)
-{
-    switch (t->rows) {
-    case 1:
-        tile(t, 1);
-        break;
-    case 2:
-        if (GEMM_MR >= 2)
-            tile(t, GEMM_MR >= 2 ? 2 : 1);
-        break;
-    case 3:
-        if (GEMM_MR >= 3)
-            tile(t, GEMM_MR >= 3 ? 3 : 1);
-        break;
-    case 4:
-        if (GEMM_MR >= 4)
-            tile(t, GEMM_MR >= 4 ? 4 : 1);
-        break;
-    case 5:
-        if (GEMM_MR >= 5)
-            tile(t, GEMM_MR >= 5 ? 5 : 1);
-        break;
-    case 6:
-        if (GEMM_MR >= 6)
-            tile(t, GEMM_MR >= 6 ? 6 : 1);
-        break;
-    case 7:
-        if (GEMM_MR >= 7)
-            tile(t, GEMM_MR >= 7 ? 7 : 1);
-        break;
-    case 8:
-        if (GEMM_MR >= 8)
-            tile(t, GEMM_MR >= 8 ? 8 : 1);
-        break;
-    case 9:
-        if (GEMM_MR >= 9)
-            tile(t, GEMM_MR >= 9 ? 9 : 1);
-        break;
-    case 10:
-        if (GEMM_MR >= 10)
-            tile(t, GEMM_MR >= 10 ? 10 : 1);
-        break;
-    case 11:
-        if (GEMM_MR >= 11)
-            tile(t, GEMM_MR >= 11 ? 11 : 1);
-        break;
-    case 12:
-        if (GEMM_MR >= 12)
-            tile(t, GEMM_MR >= 12 ? 12 : 1);
-        break;
-    case 13:
-        if (GEMM_MR >= 13)
-            tile(t, GEMM_MR >= 13 ? 13 : 1);
-        break;
-    case 14:
-        if (GEMM_MR >= 14)
-            tile(t, GEMM_MR >= 14 ? 14 : 1);
-        break;
-    default:
-        break;
     }
 }
 

@@ -36,16 +36,16 @@ static const mica_kernels table_v3 = {
     MICA_KERNEL_LIST(USE_V3)
 };
 static const mica_kernels table_v4 = {
-    .level = MICA_CPU_LEVEL_V4, .name = "v4", TILE(14, 32),
+    .level = MICA_CPU_LEVEL_V4, .name = "v4", TILE(8, 48),
     MICA_KERNEL_LIST(USE_V4)
 };
 static const mica_kernels table_v4_vnni = {
-    .level = MICA_CPU_LEVEL_V4, .name = "v4+vnni", TILE(14, 32),
+    .level = MICA_CPU_LEVEL_V4, .name = "v4+vnni", TILE(8, 48),
     MICA_KERNEL_LIST_PLAIN(USE_V4)
     .gemm_bf16 = mica_gemm_bf16__v4, .gemm_s8 = mica_gemm_s8__vnni
 };
 static const mica_kernels table_v4_bf16_vnni = {
-    .level = MICA_CPU_LEVEL_V4_BF16_VNNI, .name = "v4+bf16+vnni", TILE(14, 32),
+    .level = MICA_CPU_LEVEL_V4_BF16_VNNI, .name = "v4+bf16+vnni", TILE(8, 48),
     MICA_KERNEL_LIST_PLAIN(USE_V4)
     .gemm_bf16 = mica_gemm_bf16__bf16, .gemm_s8 = mica_gemm_s8__vnni
 };

@@ -25,7 +25,13 @@
 #endif
 #define MICA_VEC           static inline __attribute__((always_inline))
 #define MICA_PRAGMA_(text) _Pragma(#text)
-#define MICA_UNROLL(n)     MICA_PRAGMA_(GCC unroll n)
+/* Before a loop of a constant number of iterations, at most n: all of them, early enough for
+ * arrays indexed by the counter to become registers (clang takes a count later than that). */
+#ifdef __clang__
+#define MICA_UNROLL(n) MICA_PRAGMA_(clang loop unroll(full))
+#else
+#define MICA_UNROLL(n) MICA_PRAGMA_(GCC unroll n)
+#endif
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
 #include "kernels/vec_avx512.h"

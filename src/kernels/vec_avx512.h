@@ -9,9 +9,9 @@ typedef __m512 vf;
 typedef __m512i vi;
 typedef __mmask16 vm;
 
-/* 14 x 32 of c in 28 registers, a row of B in 2, a broadcast of a in 1: 31 of 32. */
-#define MICA_TILE_MR 14
-#define MICA_TILE_NV 2
+/* 8 x 48 of c in 24 registers, a row of B in 3, a broadcast of a in 1: 28 of 32. */
+#define MICA_TILE_MR 8
+#define MICA_TILE_NV 3
 
 MICA_VEC vm vm_first(int n)
 {

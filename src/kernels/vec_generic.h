@@ -20,9 +20,7 @@ MICA_VEC vf vf_load(const float *p)
 }
 MICA_VEC vf vf_load_n(const float *p, int n)
 {
-    vf x = {0};
-    memcpy(&x, p, (size_t)n * sizeof(float));
-    return x;
+    return (vf){n > 0 ? p[0] : 0.0f, n > 1 ? p[1] : 0.0f, n > 2 ? p[2] : 0.0f, 0.0f};
 }
 MICA_VEC void vf_store(float *p, vf x)
 {
@@ -30,7 +28,12 @@ MICA_VEC void vf_store(float *p, vf x)
 }
 MICA_VEC void vf_store_n(float *p, vf x, int n)
 {
-    memcpy(p, &x, (size_t)n * sizeof(float));
+    if (n > 0)
+        p[0] = x[0];
+    if (n > 1)
+        p[1] = x[1];
+    if (n > 2)
+        p[2] = x[2];
 }
 MICA_VEC vf vf_set1(float a)
 {
@@ -267,13 +270,16 @@ MICA_VEC void vi_store(void *p, vi x)
 }
 MICA_VEC vi vi_load_n(const int32_t *p, int n)
 {
-    vi x = {0};
-    memcpy(&x, p, (size_t)n * sizeof(int32_t));
-    return x;
+    return (vi){n > 0 ? p[0] : 0, n > 1 ? p[1] : 0, n > 2 ? p[2] : 0, 0};
 }
 MICA_VEC void vi_store_n(int32_t *p, vi x, int n)
 {
-    memcpy(p, &x, (size_t)n * sizeof(int32_t));
+    if (n > 0)
+        p[0] = x[0];
+    if (n > 1)
+        p[1] = x[1];
+    if (n > 2)
+        p[2] = x[2];
 }
 MICA_VEC vi vi_set1(int32_t a)
 {
