@@ -256,7 +256,7 @@ size_t mica_cpu_int8_scratch_layout(const mica_cpu_linear_job *j, uint8_t *base,
     if (base) {
         s->sums = (int32_t *)(void *)base;
         s->panels = (int8_t *)base + sums;
-        s->total = (int32_t *)(void *)(base + sums + columns * OUTLIERS);
+        s->offset = (int32_t *)(void *)(base + sums + columns * OUTLIERS);
     }
     return sums + columns * OUTLIERS + columns * 4;
 }
@@ -271,7 +271,7 @@ void mica_cpu_int8_begin(const mica_cpu_linear_job *j, int column, int columns,
 {
     const int nb = j->nb, depth = outlier_depth(j);
     memset(s->panels, 0, (size_t)j->columns * (size_t)depth);
-    memset(s->total, 0, (size_t)j->columns * sizeof *s->total);
+    memset(s->offset, 0, (size_t)j->columns * sizeof *s->offset);
     for (int first = 0; first < columns; first += nb) {
         const int8_t *from = j->w_q + (ptrdiff_t)(column + first) * j->depth_pad;
         int8_t *to = s->panels + (ptrdiff_t)first * depth;
@@ -280,7 +280,7 @@ void mica_cpu_int8_begin(const mica_cpu_linear_job *j, int column, int columns,
             for (int n = 0; n < nb; n++) {
                 const int8_t v = from[((ptrdiff_t)(c / 4) * nb + n) * 4 + c % 4];
                 to[((ptrdiff_t)(i / 4) * nb + n) * 4 + i % 4] = v;
-                s->total[first + n] += v;
+                s->offset[first + n] += 256 * 128 * v;
             }
         }
     }
@@ -303,7 +303,7 @@ static void add_outliers(const mica_cpu_linear_job *j, int row, int32_t *acc,
         int32_t *to = acc + (ptrdiff_t)i * j->columns;
         const int32_t *from = s->sums + (ptrdiff_t)i * j->columns;
         for (int n = 0; n < e->n; n++)
-            to[n] += 256 * (from[n] - 128 * s->total[n]);
+            to[n] += 256 * from[n] - s->offset[n];
     }
 }
 

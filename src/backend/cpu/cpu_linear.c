@@ -61,7 +61,7 @@ static void plan(mica_cpu_linear_job *j)
     const int most_rows = f32 ? ROW_BLOCK : ROW_BLOCK_INT8;
     const int blocks = (j->m + most_rows - 1) / most_rows;
     j->nb = f32 ? k->gemm_f32_nb : k->gemm_s8_nb;
-    j->columns = (columns + j->nb / 2) / j->nb * j->nb;
+    j->columns = MICA_MAX(1, columns / j->nb) * j->nb;
     j->groups = (j->n + j->columns - 1) / j->columns;
     j->mb = ((j->m + blocks - 1) / blocks + mr - 1) / mr * mr;
     j->cuts = (wanted + j->groups - 1) / j->groups;

@@ -73,9 +73,9 @@ void mica_cpu_int8_inputs(mica_cpu_linear_job *j);
 
 /* The outlier channels' own part of a task, in thread scratch. */
 typedef struct mica_cpu_int8_scratch {
-    int32_t *sums;  /* mb x columns */
-    int8_t *panels; /* columns x MICA_CPU_INT8_OUTLIERS: their weights */
-    int32_t *total; /* columns: sum of those weights */
+    int32_t *sums;   /* mb x columns */
+    int8_t *panels;  /* columns x MICA_CPU_INT8_OUTLIERS: their weights */
+    int32_t *offset; /* columns: 256 * 128 * sum of those weights */
 } mica_cpu_int8_scratch;
 size_t mica_cpu_int8_scratch_layout(const mica_cpu_linear_job *j, uint8_t *base,
                                     mica_cpu_int8_scratch *s);
