@@ -95,8 +95,6 @@ static void choose_inner(copy_job *j)
     for (int i = 0; i < last && j->dst_[last] == 1 && j->src_[last] != 1; i++) {
         if (j->src_[i] != 1)
             continue;
-        /* A matrix of many rows is cut again by tasks only along other dimensions, so a lone
-         * large transpose is cut here: split off rows of TASK_ELEMENTS. */
         swap_dims(j, i, last - 1);
         j->inner = 2;
         break;
