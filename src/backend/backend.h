@@ -35,15 +35,20 @@ typedef struct mica_backend_options {
  * mica_backend_drop_weights or with the backend. */
 typedef struct mica_weight {
     mica_tensor tensor;
-    const char *name;  /* canonical name, for messages; borrowed */
-    bool sensitive;    /* never computed below bf16 (norm-adjacent, first and last layers) */
-    bool constant;     /* shared by several users, keep when dropping */
-    bool mapped;       /* data lies in a read-only file mapping: its pages may be dropped and
+    const char *name; /* canonical name, for messages; borrowed */
+    bool sensitive;   /* never computed below bf16 (norm-adjacent, first and last layers) */
+    bool constant;    /* shared by several users, keep when dropping */
+    bool mapped;      /* data lies in a read-only file mapping: its pages may be dropped and
                           come back from the file. False (memory of its own): never touched */
     void *prepared;
 } mica_weight;
 
-typedef enum mica_act { MICA_ACT_NONE = 0, MICA_ACT_SILU, MICA_ACT_GELU_TANH, MICA_ACT_GELU_ERF } mica_act;
+typedef enum mica_act {
+    MICA_ACT_NONE = 0,
+    MICA_ACT_SILU,
+    MICA_ACT_GELU_TANH,
+    MICA_ACT_GELU_ERF
+} mica_act;
 
 /* ------------------------------------------------------------- lifetime -- */
 
@@ -64,7 +69,7 @@ typedef struct mica_backend_counters {
     uint64_t allocations; /* heap or device allocations made by this backend */
     uint64_t waits;       /* times the host waited for the device */
     uint64_t ops;
-    double linear_flops;  /* 2*M*N*K summed over linears */
+    double linear_flops; /* 2*M*N*K summed over linears */
     double linear_seconds;
     double attention_flops, attention_seconds;
     double conv_flops, conv_seconds;
@@ -158,9 +163,11 @@ typedef struct mica_attention_args {
 } mica_attention_args;
 void mica_attention(mica_backend *be, const mica_attention_args *args);
 
-void mica_silu(mica_backend *be, const mica_tensor *x, mica_tensor *y);                        /* y may be x */
-void mica_swiglu(mica_backend *be, const mica_tensor *gate, const mica_tensor *up, mica_tensor *y); /* silu(gate)*up; y may be either */
-void mica_add(mica_backend *be, const mica_tensor *a, const mica_tensor *b, mica_tensor *y);   /* y may be a or b */
+void mica_silu(mica_backend *be, const mica_tensor *x, mica_tensor *y); /* y may be x */
+/* silu(gate) * up; y may be either */
+void mica_swiglu(mica_backend *be, const mica_tensor *gate, const mica_tensor *up, mica_tensor *y);
+void mica_add(mica_backend *be, const mica_tensor *a, const mica_tensor *b,
+              mica_tensor *y); /* y may be a or b */
 /* y_LD = rows ids[l] of w_VD; ids on the host, checked by the caller. */
 void mica_embed_rows(mica_backend *be, mica_weight *w_VD, const int32_t *ids, int64_t count,
                      mica_tensor *y_LD);
@@ -186,8 +193,8 @@ void mica_upsample_nearest2(mica_backend *be, const mica_tensor *x_YXC, mica_ten
 void mica_copy(mica_backend *be, const mica_tensor *src, mica_tensor *dst);
 
 /* y = sum_i coef[i] * x[i], 1 <= n <= 6, f32 state tensors of one size; y may be any x. */
-void mica_linear_combination(mica_backend *be, int n, const float *coef, const mica_tensor *const *x,
-                             mica_tensor *y);
+void mica_linear_combination(mica_backend *be, int n, const float *coef,
+                             const mica_tensor *const *x, mica_tensor *y);
 /* Classifier-free guidance per token row: c = uncond + scale * (cond - uncond); when renorm, each row is
  * rescaled to ||cond||_2 of that row (pipeline_qwenimage.py __call__). f32 or activation inputs, out may be cond. */
 void mica_cfg_combine(mica_backend *be, const mica_tensor *cond_PC, const mica_tensor *uncond_PC,

@@ -37,24 +37,22 @@ typedef struct mica_backend_ops {
                                        float eps, mica_tensor *y_MD, mica_err *err);
     mica_status (*rms_norm)(mica_backend *be, const mica_tensor *x_MD, mica_weight *w_D, float eps,
                             mica_tensor *y_MD, mica_err *err);
-    mica_status (*l2_norm_channels)(mica_backend *be, const mica_tensor *x_MC,
-                                    mica_weight *gamma_C, mica_act act, mica_tensor *y_MC,
-                                    mica_err *err);
+    mica_status (*l2_norm_channels)(mica_backend *be, const mica_tensor *x_MC, mica_weight *gamma_C,
+                                    mica_act act, mica_tensor *y_MC, mica_err *err);
     mica_status (*qk_norm_rope)(mica_backend *be, const mica_qk_norm_rope_args *args,
                                 mica_err *err);
     mica_status (*attention)(mica_backend *be, const mica_attention_args *args, mica_err *err);
     mica_status (*silu)(mica_backend *be, const mica_tensor *x, mica_tensor *y, mica_err *err);
     mica_status (*swiglu)(mica_backend *be, const mica_tensor *gate, const mica_tensor *up,
                           mica_tensor *y, mica_err *err);
-    mica_status (*add)(mica_backend *be, const mica_tensor *a, const mica_tensor *b,
-                       mica_tensor *y, mica_err *err);
+    mica_status (*add)(mica_backend *be, const mica_tensor *a, const mica_tensor *b, mica_tensor *y,
+                       mica_err *err);
     mica_status (*embed_rows)(mica_backend *be, mica_weight *w_VD, const int32_t *ids,
                               int64_t count, mica_tensor *y_LD, mica_err *err);
     mica_status (*conv2d)(mica_backend *be, const mica_conv2d_args *args, mica_err *err);
-    mica_status (*upsample_nearest2)(mica_backend *be, const mica_tensor *x_YXC,
-                                     mica_tensor *y_YXC, mica_err *err);
-    mica_status (*copy)(mica_backend *be, const mica_tensor *src, mica_tensor *dst,
-                        mica_err *err);
+    mica_status (*upsample_nearest2)(mica_backend *be, const mica_tensor *x_YXC, mica_tensor *y_YXC,
+                                     mica_err *err);
+    mica_status (*copy)(mica_backend *be, const mica_tensor *src, mica_tensor *dst, mica_err *err);
     mica_status (*linear_combination)(mica_backend *be, int n, const float *coef,
                                       const mica_tensor *const *x, mica_tensor *y, mica_err *err);
     mica_status (*cfg_combine)(mica_backend *be, const mica_tensor *cond_PC,

@@ -13,11 +13,11 @@
  *     bf16   bf16, shared  in place, whole depth at once    cpu_bf16.c, through oneDNN
  *     int8   u8, shared    s8 panels, prepared once         cpu_int8.c
  *
- * A group is as wide as a strip of the micro-kernels (512): they copy 14 rows of x to L1 for
+ * A group is as wide as a strip of the micro-kernels (512): they copy a few rows of x to L1 for
  * every strip, which is a quarter of the work for 32 columns and 2 % for 512. Expanding slice by
  * slice keeps the panels in L2: the expansion of a group costs as much as 20 rows of x,
- * against 45 when all of its depth is written at once. Nothing is shared between tasks, so there is no
- * barrier. The micro-kernels promise that an element does not depend on how rows,
+ * against 45 when all of its depth is written at once. Nothing is shared between tasks, so
+ * there is no barrier. The micro-kernels promise that an element does not depend on how rows,
  * columns or depth are cut: the cut may follow the thread count, the bytes do not, and a
  * batch equals its single rows. */
 #include "backend/cpu/cpu_linear.h"
