@@ -5,7 +5,7 @@
  *     bf16      v4 + AVX512_BF16      gemm_bf16 alone
  *
  * A level's table is constant; V4 has two, because VNNI came one generation later than the
- * rest. The choice is made at every call from base/cpu.h and costs a few loads: callers keep
+ * rest, and V4_BF16_VNNI has two, because not every AVX512_BF16 is faster than f32. The choice is made at every call from base/cpu.h and costs a few loads: callers keep
  * the pointer. */
 #include "kernels/kernel_levels.h"
 
@@ -49,8 +49,23 @@ static const mica_kernels table_v4_bf16_vnni = {
     MICA_KERNEL_LIST_PLAIN(USE_V4)
     .gemm_bf16 = mica_gemm_bf16__bf16, .gemm_s8 = mica_gemm_s8__vnni
 };
+/* Intel's AVX512_BF16 runs at half the rate of f32 multiply-adds (84 GFLOP/s against 126 for the
+ * widened form on an Emerald Rapids core), AMD's at twice. */
+static const mica_kernels table_v4_bf16_intel = {
+    .level = MICA_CPU_LEVEL_V4_BF16_VNNI, .name = "v4+bf16+vnni, bf16 widened", TILE(8, 48),
+    MICA_KERNEL_LIST_PLAIN(USE_V4)
+    .gemm_bf16 = mica_gemm_bf16__v4, .gemm_s8 = mica_gemm_s8__vnni
+};
 #endif
 /* clang-format on */
+
+#ifdef MICA_KERNELS_X86
+static bool has_slow_bf16(void)
+{
+    __builtin_cpu_init();
+    return __builtin_cpu_is("intel") != 0;
+}
+#endif
 
 /* The table of exactly this level, whether the machine has it or not. */
 static const mica_kernels *find_table(mica_cpu_level level)
@@ -66,7 +81,7 @@ static const mica_kernels *find_table(mica_cpu_level level)
     case MICA_CPU_LEVEL_V4:
         return mica_cpu_has_vnni() ? &table_v4_vnni : &table_v4;
     case MICA_CPU_LEVEL_V4_BF16_VNNI:
-        return &table_v4_bf16_vnni;
+        return has_slow_bf16() ? &table_v4_bf16_intel : &table_v4_bf16_vnni;
 #endif
     default:
         return NULL;

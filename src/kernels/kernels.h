@@ -219,8 +219,8 @@ typedef struct mica_gemm_f32 {
 } mica_gemm_f32;
 typedef void mica_kernel_gemm_f32(const mica_gemm_f32 *g);
 
-/* bf16 inputs, f32 sums. k must be even (a padded by the caller with zeros). Where the CPU has
- * AVX512_BF16 denormal inputs and sums count as zero. */
+/* bf16 inputs, f32 sums. k must be even (a padded by the caller with zeros). Where the table uses
+ * AVX512_BF16 (AMD) denormal inputs and sums count as zero. */
 typedef struct mica_gemm_bf16 {
     int m, n, k;
     const uint16_t *a;
