@@ -12,7 +12,8 @@
  *   vf_scale2(x, n)   x * 2^n for whole n in [-160, 160], denormal results included
  *   *_load_n, *_store_n  the first n lanes, 0 <= n < MICA_W; loads fill with zeros
  *   vf_from_<type>    MICA_W stored numbers to floats, exact
- * Also here: constants of the register tiles of gemm_*.c, which depend on the register file. */
+ * Also here: the register tile of gemm_*.c, which depends on the register file: MICA_TILE_MR rows
+ * of MICA_TILE_NV vectors, and MICA_TILES(X), which lists all tiles up to that size. */
 #ifndef MICA_KERNELS_VEC_H
 #define MICA_KERNELS_VEC_H
 

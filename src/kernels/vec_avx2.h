@@ -12,6 +12,8 @@ typedef __m256 vm; /* all bits of a lane */
 /* 6 x 16 of c in 12 registers, a row of B in 2, a broadcast of a in 1: 15 of 16. */
 #define MICA_TILE_MR 6
 #define MICA_TILE_NV 2
+#define MICA_TILES(X)                                                                              \
+    X(1, 1) X(1, 2) X(2, 1) X(2, 2) X(3, 1) X(3, 2) X(4, 1) X(4, 2) X(5, 1) X(5, 2) X(6, 1) X(6, 2)
 
 MICA_VEC __m256i vec_first(int n)
 {

@@ -11,6 +11,8 @@ typedef vi vm; /* all bits of a lane */
 /* 3 x 16 of c in 12 registers of 16; B comes from memory. */
 #define MICA_TILE_MR 3
 #define MICA_TILE_NV 4
+#define MICA_TILES(X)                                                                              \
+    X(1, 1) X(1, 2) X(1, 3) X(1, 4) X(2, 1) X(2, 2) X(2, 3) X(2, 4) X(3, 1) X(3, 2) X(3, 3) X(3, 4)
 
 MICA_VEC vf vf_load(const float *p)
 {
