@@ -223,10 +223,10 @@ static double seconds_of(ck_run *run, const mica_kernels *k, const void *problem
 void ck_bench(ck *c, ck_run *run, const void *problem, double bytes, double flops)
 {
     long repeats = 1;
-    while (seconds_of(run, c->k, problem, repeats) < 0.003)
+    while (seconds_of(run, c->k, problem, repeats) < 0.0005)
         repeats *= 2;
     double best = INFINITY;
-    for (int i = 0; i < 25; i++) {
+    for (int i = 0; i < 120; i++) {
         const double t = seconds_of(run, c->k, problem, repeats) / (double)repeats;
         best = t < best ? t : best;
     }
