@@ -1,0 +1,166 @@
+/* cpu.c - processor features by cpuid, and the level in use.
+ *
+ * A level is the x86-64 micro-architecture level of the psABI: everything it lists must be there,
+ * and the operating system must save the registers (the compiler's builtin checks XCR0). The
+ * level in use is one atomic word, written before the first engine opens. */
+#include "base/cpu.h"
+
+#include "base/file.h"
+#include "base/mem.h"
+
+#include <stdatomic.h>
+#include <string.h>
+#include <unistd.h>
+
+#if defined(__linux__)
+#include <sched.h>
+#endif
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <cpuid.h>
+#endif
+
+static const char *const level_names[] = {"auto", "baseline", "v2", "v3", "v4", "v4+bf16+vnni"};
+
+/* 0 (AUTO): not limited. */
+static atomic_int level_limit;
+
+#if defined(__x86_64__) && defined(__GNUC__)
+/* Not every compiler's builtin knows F16C: leaf 1, ECX bit 29. */
+static bool has_f16c(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & (1u << 29));
+}
+static bool has_v2(void)
+{
+    return __builtin_cpu_supports("sse3") && __builtin_cpu_supports("ssse3") &&
+           __builtin_cpu_supports("sse4.1") && __builtin_cpu_supports("sse4.2") &&
+           __builtin_cpu_supports("popcnt");
+}
+static bool has_v3(void)
+{
+    return has_v2() && __builtin_cpu_supports("avx") && __builtin_cpu_supports("avx2") &&
+           __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
+           __builtin_cpu_supports("fma") && has_f16c();
+}
+static bool has_v4(void)
+{
+    return has_v3() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vl");
+}
+static bool has_vnni(void)
+{
+    return has_v4() && __builtin_cpu_supports("avx512vnni");
+}
+static bool has_bf16(void)
+{
+    return has_v4() && __builtin_cpu_supports("avx512bf16");
+}
+#else
+static bool has_v2(void)
+{
+    return false;
+}
+static bool has_v3(void)
+{
+    return false;
+}
+static bool has_v4(void)
+{
+    return false;
+}
+static bool has_vnni(void)
+{
+    return false;
+}
+static bool has_bf16(void)
+{
+    return false;
+}
+#endif
+
+mica_cpu_level mica_cpu_best_level(void)
+{
+    if (has_vnni() && has_bf16())
+        return MICA_CPU_LEVEL_V4_BF16_VNNI;
+    if (has_v4())
+        return MICA_CPU_LEVEL_V4;
+    if (has_v3())
+        return MICA_CPU_LEVEL_V3;
+    return has_v2() ? MICA_CPU_LEVEL_V2 : MICA_CPU_LEVEL_BASELINE;
+}
+
+mica_cpu_level mica_cpu_get_level(void)
+{
+    const int limit = atomic_load(&level_limit);
+    return limit == MICA_CPU_LEVEL_AUTO ? mica_cpu_best_level() : (mica_cpu_level)limit;
+}
+
+mica_status mica_cpu_set_level(mica_cpu_level level, mica_err *err)
+{
+    if (level > mica_cpu_best_level())
+        return MICA_FAIL(err, MICA_E_UNSUPPORTED,
+                         "this machine has no CPU level %s; its best is %s",
+                         mica_cpu_level_name(level), mica_cpu_level_name(mica_cpu_best_level()));
+    atomic_store(&level_limit, (int)level);
+    return MICA_OK;
+}
+
+bool mica_cpu_has_vnni(void)
+{
+    return mica_cpu_get_level() >= MICA_CPU_LEVEL_V4 && has_vnni();
+}
+
+bool mica_cpu_has_bf16(void)
+{
+    return mica_cpu_get_level() == MICA_CPU_LEVEL_V4_BF16_VNNI && has_bf16();
+}
+
+const char *mica_cpu_level_name(mica_cpu_level level)
+{
+    return (size_t)level < MICA_ARRAY_LEN(level_names) ? level_names[level] : "unknown";
+}
+
+bool mica_cpu_level_parse(const char *name, mica_cpu_level *out)
+{
+    for (size_t i = 0; i < MICA_ARRAY_LEN(level_names); i++) {
+        if (strcmp(level_names[i], name) == 0) {
+            *out = (mica_cpu_level)i;
+            return true;
+        }
+    }
+    return false;
+}
+
+int mica_cpu_count(void)
+{
+#if defined(__linux__)
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0)
+        return CPU_COUNT(&set);
+#endif
+    const long count = sysconf(_SC_NPROCESSORS_ONLN);
+    return count > 0 ? (int)count : 1;
+}
+
+const char *mica_cpu_name(void)
+{
+    static char name[128] = "unknown";
+    static atomic_flag is_read = ATOMIC_FLAG_INIT;
+    char *text = NULL;
+    size_t size = 0;
+    if (atomic_flag_test_and_set(&is_read) ||
+        mica_file_read("/proc/cpuinfo", (size_t)4 << 20, &text, &size, NULL) != MICA_OK)
+        return name;
+    const char *line = strstr(text, "model name");
+    const char *value = line ? strchr(line, ':') : NULL;
+    if (value) {
+        value += 1 + strspn(value + 1, " \t");
+        const size_t length = MICA_MIN(strcspn(value, "\n"), sizeof name - 1);
+        memcpy(name, value, length);
+        name[length] = '\0';
+    }
+    mica_mem_free(text);
+    return name;
+}
