@@ -491,3 +491,11 @@ bool mica_all_finite(mica_backend *be, const mica_tensor *x)
         keep(be, be->ops->all_finite(be, x, &finite, &be->error));
     return finite;
 }
+
+double mica_backend_measure_peak(mica_backend *be)
+{
+    double flops = 0.0;
+    if (!mica_backend_failed(be))
+        keep(be, be->ops->measure_peak(be, &flops, &be->error));
+    return flops;
+}

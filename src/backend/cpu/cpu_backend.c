@@ -156,6 +156,7 @@ static const mica_backend_ops cpu_ops = {
     .linear_combination = mica_cpu_linear_combination,
     .cfg_combine = mica_cpu_cfg_combine,
     .all_finite = mica_cpu_all_finite,
+    .measure_peak = mica_cpu_measure_peak,
 };
 
 static void describe(mica_cpu_backend *be)

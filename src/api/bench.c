@@ -1,0 +1,340 @@
+/* bench.c - mica_bench_run: a model measured phase by phase, against this machine's own peak.
+ *
+ *     peak ─► run (S steps) ─► peak        the better of two peaks is the yardstick
+ *
+ * A line per phase with its seconds; for the denoiser also seconds a step, and for linears,
+ * attention and convolutions the arithmetic done (2 per multiply-add), its rate and its share of
+ * the peak. With `ablate` the run is repeated once for every technique switched off. A first
+ * run of one step warms caches and is not counted. `kernels` measures single operations at
+ * Qwen-Image's shapes instead of a model. */
+#include "api/api.h"
+
+#include "base/clock.h"
+#include "base/half.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#define DEFAULT_SIDE        512
+#define DEFAULT_STEPS       3
+#define DEFAULT_TEXT_TOKENS 20
+#define MIN_SECONDS         0.4 /* per single operation */
+
+typedef struct bench {
+    mica_bench_options options;
+    mica_report *report;
+} bench;
+
+static void say(const bench *b, const char *format, ...) MICA_PRINTF(2, 3);
+static void say(const bench *b, const char *format, ...)
+{
+    char line[512];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    mica_text_add(&b->report->text, "%s\n", line);
+    if (b->options.line)
+        b->options.line(b->options.user, line);
+}
+
+/* ----------------------------------------------------------------- model -- */
+
+typedef struct measured {
+    mica_run_stats stats;
+    mica_backend_counters counters; /* of the measured run alone */
+    double peak;
+    int passes;
+} measured;
+
+static mica_backend_counters counters_since(const mica_backend *be, mica_backend_counters before)
+{
+    mica_backend_counters c = mica_backend_get_counters(be);
+    c.allocations -= before.allocations;
+    c.ops -= before.ops;
+    c.linear_flops -= before.linear_flops;
+    c.linear_seconds -= before.linear_seconds;
+    c.attention_flops -= before.attention_flops;
+    c.attention_seconds -= before.attention_seconds;
+    c.conv_flops -= before.conv_flops;
+    c.conv_seconds -= before.conv_seconds;
+    return c;
+}
+
+static mica_status run_once(const bench *b, mica_session *s, int steps)
+{
+    char prompt[64];
+    const int tokens = b->options.text_tokens ? b->options.text_tokens : DEFAULT_TEXT_TOKENS;
+    /* Synthetic models have no tokenizer: they take a length. Real ones get a text. */
+    if (b->options.engine.synthetic)
+        snprintf(prompt, sizeof prompt, "tokens=%d", tokens);
+    else
+        snprintf(prompt, sizeof prompt, "a red fox sitting in fresh snow under a pine tree");
+    const mica_image_options o = {.size = sizeof o,
+                                  .prompt = prompt,
+                                  .width = b->options.width ? b->options.width : DEFAULT_SIDE,
+                                  .height = b->options.height ? b->options.height : DEFAULT_SIDE,
+                                  .steps = steps};
+    mica_image *image = NULL;
+    const mica_status st = mica_image_generate(s, &o, &image);
+    if (st)
+        b->report->err = s->err;
+    mica_image_close(&image);
+    return st;
+}
+
+static mica_status measure(const bench *b, mica_session *s, measured *m)
+{
+    const int steps = b->options.steps ? b->options.steps : DEFAULT_STEPS;
+    MICA_TRY(run_once(b, s, 1));
+    const double before = mica_backend_measure_peak(s->be);
+    const mica_backend_counters start = mica_backend_get_counters(s->be);
+    MICA_TRY(run_once(b, s, steps));
+    m->counters = counters_since(s->be, start);
+    m->stats.size = sizeof m->stats;
+    MICA_TRY(mica_session_stats(s, &m->stats));
+    m->peak = MICA_MAX(before, mica_backend_measure_peak(s->be));
+    return mica_backend_check(s->be, &b->report->err);
+}
+
+static void say_rate(const bench *b, const char *what, double flops, double seconds, double peak,
+                     const char *key)
+{
+    if (seconds <= 0.0)
+        return;
+    say(b, "  %-12s %8.2f s  %8.1f GFLOP  %7.1f GFLOP/s  %3.0f %% of peak", what, seconds,
+        flops * 1e-9, flops / seconds * 1e-9, 100.0 * flops / seconds / peak);
+    mica_text_add(
+        &b->report->json,
+        ",\"%s\":{\"seconds\":%.6f,\"gflop\":%.3f,\"gflops\":%.3f,\"share_of_peak\":%.4f}", key,
+        seconds, flops * 1e-9, flops / seconds * 1e-9, flops / seconds / peak);
+}
+
+static void say_measured(const bench *b, const mica_session *s, const char *variant,
+                         const measured *m)
+{
+    const mica_backend_counters *c = &m->counters;
+    const double step = m->stats.steps_per_second > 0.0 ? 1.0 / m->stats.steps_per_second : 0.0;
+    say(b, "%s: %s, %s", variant, s->engine->name, mica_backend_name(s->be));
+    say(b, "  %-12s %8.1f GFLOP/s (matrix product of the library, same run)", "peak",
+        m->peak * 1e-9);
+    say(b, "  %-12s %8.2f s", "text", m->stats.seconds[MICA_PHASE_TEXT]);
+    say(b, "  %-12s %8.2f s", "prepare", m->stats.seconds[MICA_PHASE_PREPARE]);
+    say(b, "  %-12s %8.2f s  %8.3f s a step", "denoise", m->stats.seconds[MICA_PHASE_DENOISE],
+        step);
+    say(b, "  %-12s %8.2f s", "decode", m->stats.seconds[MICA_PHASE_DECODE]);
+    mica_text_add(&b->report->json,
+                  "{\"variant\":\"%s\",\"peak_gflops\":%.3f,\"text_seconds\":%.6f,"
+                  "\"prepare_seconds\":%.6f,\"denoise_seconds\":%.6f,\"step_seconds\":%.6f,"
+                  "\"decode_seconds\":%.6f",
+                  variant, m->peak * 1e-9, m->stats.seconds[MICA_PHASE_TEXT],
+                  m->stats.seconds[MICA_PHASE_PREPARE], m->stats.seconds[MICA_PHASE_DENOISE], step,
+                  m->stats.seconds[MICA_PHASE_DECODE]);
+    say_rate(b, "linears", c->linear_flops, c->linear_seconds, m->peak, "linears");
+    say_rate(b, "attention", c->attention_flops, c->attention_seconds, m->peak, "attention");
+    say_rate(b, "convolutions", c->conv_flops, c->conv_seconds, m->peak, "convolutions");
+    say(b, "  %-12s %8.2f GB peak, %" PRIu64 " allocations and %" PRIu64 " waits in blocks",
+        "memory", (double)m->stats.peak_memory * 1e-9, m->stats.block_allocations,
+        m->stats.block_waits);
+    mica_text_add(&b->report->json,
+                  ",\"peak_memory\":%" PRIu64 ",\"block_allocations\":%" PRIu64
+                  ",\"block_waits\":%" PRIu64 "}",
+                  m->stats.peak_memory, m->stats.block_allocations, m->stats.block_waits);
+}
+
+static mica_status bench_variant(const bench *b, mica_engine *e, const char *variant)
+{
+    mica_session *s = NULL;
+    measured m = {0};
+    mica_status st = mica_session_open(&s, e);
+    if (st && s)
+        b->report->err = s->err;
+    if (!st)
+        st = measure(b, s, &m);
+    if (!st)
+        say_measured(b, s, variant, &m);
+    mica_session_close(&s);
+    return st;
+}
+
+static mica_status bench_ablated(const bench *b, mica_engine *e)
+{
+    mica_engine_options *o = &e->options;
+    const struct {
+        const char *name;
+        bool *flag;
+    } switches[] = {{"without rope-once", &o->ablate_rope_once},
+                    {"without modulation-once", &o->ablate_modulation_once},
+                    {"without fusion", &o->ablate_fusion},
+                    {"without batched guidance", &o->ablate_batched_cfg},
+                    {"without trimming", &o->ablate_trim}};
+    for (size_t i = 0; i < MICA_ARRAY_LEN(switches); i++) {
+        *switches[i].flag = true;
+        mica_text_add(&b->report->json, ",");
+        const mica_status st = bench_variant(b, e, switches[i].name);
+        *switches[i].flag = false;
+        MICA_TRY(st);
+    }
+    return MICA_OK;
+}
+
+static mica_status bench_model(const bench *b)
+{
+    mica_engine *e = NULL;
+    const double start = mica_clock_seconds();
+    mica_status st = mica_engine_open(&e, &b->options.engine);
+    if (st && e)
+        b->report->err = e->err;
+    if (!st) {
+        say(b, "open: %.3f s", mica_clock_seconds() - start);
+        mica_text_add(&b->report->json, "{\"open_seconds\":%.6f,\"runs\":[",
+                      mica_clock_seconds() - start);
+        st = bench_variant(b, e, "all techniques");
+    }
+    if (!st && b->options.ablate)
+        st = bench_ablated(b, e);
+    mica_text_add(&b->report->json, "]}");
+    mica_engine_close(&e);
+    return st;
+}
+
+/* ------------------------------------------------------------ operations -- */
+
+/* Fills with small numbers of both signs; their values do not matter to the speed. */
+static void fill_bf16(uint16_t *data, size_t n)
+{
+    uint32_t state = 1;
+    for (size_t i = 0; i < n; i++) {
+        state = state * 1664525u + 1013904223u;
+        data[i] = mica_f32_to_bf16(((float)(state >> 8) / 16777216.0f - 0.5f) * 0.1f);
+    }
+}
+
+static mica_tensor ones(mica_backend *be, int ndim, const int64_t *shape)
+{
+    mica_tensor t = mica_act_tensor(be, MICA_POOL_SESSION, ndim, shape);
+    if (!mica_backend_failed(be))
+        for (int64_t i = 0; i < mica_tensor_count(&t); i++)
+            ((float *)t.data)[i] = 0.01f * (float)(i % 97 - 48);
+    return t;
+}
+
+static void say_operation(const bench *b, const char *name, double flops, double seconds,
+                          double peak)
+{
+    const bool is_first = b->report->json.size == 1;
+    say(b, "  %-34s %9.2f ms %8.1f GFLOP/s %4.0f %% of peak", name, seconds * 1e3,
+        flops / seconds * 1e-9, 100.0 * flops / seconds / peak);
+    mica_text_add(
+        &b->report->json,
+        "%s{\"operation\":\"%s\",\"seconds\":%.9f,\"gflops\":%.3f,\"share_of_peak\":%.4f}",
+        is_first ? "" : ",", name, seconds, flops / seconds * 1e-9, flops / seconds / peak);
+}
+
+static mica_status bench_linear(const bench *b, mica_backend *be, int m, int o, int d,
+                                const char *precision, mica_err *err)
+{
+    const mica_pool_mark mark = mica_pool_get_mark(be, MICA_POOL_SESSION);
+    const size_t count = (size_t)o * (size_t)d;
+    mica_tensor x_MD = ones(be, 2, (int64_t[]){m, d});
+    mica_tensor y_MO = mica_act_tensor(be, MICA_POOL_SESSION, 2, (int64_t[]){m, o});
+    uint16_t *data = mica_mem_alloc_aligned(count * 2, 64);
+    if (!data)
+        return MICA_FAIL(err, MICA_E_NOMEM, "no memory for a %d x %d weight", o, d);
+    fill_bf16(data, count);
+    mica_weight w = {.tensor = mica_tensor_2d(data, MICA_DTYPE_BF16, o, d), .name = "bench"};
+    mica_weight *const list[] = {&w};
+    const mica_linear_args args = {.x_MD = &x_MD, .w_OD = &w, .y_MO = &y_MO};
+    const double peak = mica_backend_measure_peak(be);
+    double best = 0.0;
+    mica_linear(be, &args); /* prepares the weight */
+    for (const double start = mica_clock_seconds(); mica_clock_seconds() - start < MIN_SECONDS;) {
+        const double t = mica_clock_seconds();
+        mica_linear(be, &args);
+        const double seconds = mica_clock_seconds() - t;
+        best = best == 0.0 ? seconds : MICA_MIN(best, seconds);
+    }
+    const mica_status st = mica_backend_check(be, err);
+    char name[96];
+    snprintf(name, sizeof name, "linear %s %d x %d x %d", precision, m, d, o);
+    if (!st)
+        say_operation(b, name, 2.0 * m * o * d, best, peak);
+    mica_backend_drop_weights(be, list, 1);
+    mica_mem_free(data);
+    mica_pool_release(be, MICA_POOL_SESSION, mark);
+    return st;
+}
+
+static mica_status bench_attention(const bench *b, mica_backend *be, int tokens, int heads,
+                                   int width, const char *precision, mica_err *err)
+{
+    const mica_pool_mark mark = mica_pool_get_mark(be, MICA_POOL_SESSION);
+    const int64_t shape[] = {tokens, heads, width};
+    mica_tensor q = ones(be, 3, shape), k = ones(be, 3, shape), v = ones(be, 3, shape);
+    mica_tensor out = mica_act_tensor(be, MICA_POOL_SESSION, 3, shape);
+    const mica_attention_args args = {
+        .segments = 1, .q_LHK = {&q}, .k_MGK = {&k}, .v_MGK = {&v}, .out_LHK = {&out}};
+    const double peak = mica_backend_measure_peak(be);
+    double best = 0.0;
+    for (const double start = mica_clock_seconds();
+         best == 0.0 || mica_clock_seconds() - start < MIN_SECONDS;) {
+        const double t = mica_clock_seconds();
+        mica_attention(be, &args);
+        const double seconds = mica_clock_seconds() - t;
+        best = best == 0.0 ? seconds : MICA_MIN(best, seconds);
+    }
+    const mica_status st = mica_backend_check(be, err);
+    char name[96];
+    snprintf(name, sizeof name, "attention %s %d tokens %d x %d", precision, tokens, heads, width);
+    if (!st)
+        say_operation(b, name, 4.0 * tokens * tokens * heads * width, best, peak);
+    mica_pool_release(be, MICA_POOL_SESSION, mark);
+    return st;
+}
+
+static mica_status bench_precision(const bench *b, mica_precision precision, const char *name)
+{
+    static const int rows[] = {276, 1044, 4352};
+    static const int shapes[][2] = {{3072, 3072}, {12288, 3072}, {3072, 12288}};
+    const mica_backend_options o = {
+        .device = MICA_DEVICE_CPU, .precision = precision, .threads = b->options.engine.threads};
+    mica_backend *be = NULL;
+    mica_err *err = &b->report->err;
+    mica_status st = mica_backend_open(&be, &o, err);
+    if (!st)
+        say(b, "%s, %s", mica_backend_name(be), name);
+    for (size_t m = 0; !st && m < MICA_ARRAY_LEN(rows); m++)
+        for (size_t i = 0; !st && i < MICA_ARRAY_LEN(shapes); i++)
+            st = bench_linear(b, be, rows[m], shapes[i][0], shapes[i][1], name, err);
+    for (size_t m = 0; !st && precision != MICA_PRECISION_INT8 && m < MICA_ARRAY_LEN(rows); m++)
+        st = bench_attention(b, be, rows[m], 24, 128, name, err);
+    mica_backend_close(&be);
+    return st;
+}
+
+static mica_status bench_operations(const bench *b)
+{
+    mica_text_add(&b->report->json, "[");
+    MICA_TRY(bench_precision(b, MICA_PRECISION_F32, "f32"));
+    MICA_TRY(bench_precision(b, MICA_PRECISION_BF16, "bf16"));
+    MICA_TRY(bench_precision(b, MICA_PRECISION_INT8, "int8"));
+    mica_text_add(&b->report->json, "]");
+    return MICA_OK;
+}
+
+mica_status mica_bench_run(const mica_bench_options *options, mica_report **out)
+{
+    mica_report *r = mica_mem_calloc(1, sizeof *r);
+    bench b = {.report = r};
+    *out = r;
+    if (!r)
+        return MICA_E_NOMEM;
+    MICA_TRY(
+        api_options(&b.options, sizeof b.options, options, options ? options->size : 0, &r->err));
+    MICA_TRY(b.options.kernels ? bench_operations(&b) : bench_model(&b));
+    if (r->text.failed || r->json.failed)
+        return MICA_FAIL(&r->err, MICA_E_NOMEM, "no memory for the report");
+    return MICA_OK;
+}

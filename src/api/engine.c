@@ -1,0 +1,197 @@
+/* engine.c - a loaded model behind mica_engine.
+ *
+ * Opening resolves what the user gave into parts, maps them and checks every tensor; no weight
+ * data is read. Without a model the demo model is taken: `models/demo` beside the library's
+ * folder (build tree) or `share/mica/models/demo` below the install prefix. */
+#include "api/api.h"
+
+#include "base/compiler.h"
+#include "base/cpu.h"
+#include "base/file.h"
+#include "models/model_files.h"
+
+#include <dlfcn.h>
+#include <string.h>
+
+#define VERSION_TEXT_2(a, b, c) #a "." #b "." #c
+#define VERSION_TEXT(a, b, c)   VERSION_TEXT_2(a, b, c)
+
+const char *mica_version(void)
+{
+    return VERSION_TEXT(MICA_VERSION_MAJOR, MICA_VERSION_MINOR, MICA_VERSION_PATCH);
+}
+
+const char *mica_status_name(mica_status status)
+{
+    switch (status) {
+    case MICA_OK:
+        return "success";
+    case MICA_E_USAGE:
+        return "wrong usage";
+    case MICA_E_NOMEM:
+        return "out of memory";
+    case MICA_E_IO:
+        return "input or output failed";
+    case MICA_E_FORMAT:
+        return "damaged or foreign file";
+    case MICA_E_MISSING:
+        return "something is missing";
+    case MICA_E_UNSUPPORTED:
+        return "not supported";
+    case MICA_E_CANCELLED:
+        return "cancelled";
+    case MICA_E_NUMERIC:
+        return "not a finite number";
+    case MICA_E_INTERNAL:
+        return "defect in mica";
+    }
+    return "unknown status";
+}
+
+mica_status api_options(void *out, size_t known, const void *options, size_t size, mica_err *err)
+{
+    memset(out, 0, known);
+    if (!options || size < sizeof(size_t))
+        return MICA_FAIL(err, MICA_E_USAGE, "the options' `size` is not set");
+    memcpy(out, options, MICA_MIN(size, known));
+    return MICA_OK;
+}
+
+mica_precision api_precision(const mica_engine *engine)
+{
+    const mica_precision p = engine->options.precision;
+    return p == MICA_PRECISION_AUTO ? MICA_PRECISION_BF16 : p;
+}
+
+static mica_status check_device(const mica_engine_options *o, mica_err *err)
+{
+    if (o->device == MICA_DEVICE_CUDA)
+        return MICA_FAIL(err, MICA_E_UNSUPPORTED,
+                         "device cuda: this build computes on CPUs only; use auto or cpu");
+    if (o->device != MICA_DEVICE_AUTO && o->device != MICA_DEVICE_CPU)
+        return MICA_FAIL(err, MICA_E_USAGE, "unknown device %d", (int)o->device);
+    if (o->precision == MICA_PRECISION_FP8)
+        return MICA_FAIL(err, MICA_E_UNSUPPORTED,
+                         "precision fp8: CPUs do not compute in fp8; use int8 or bf16 (fp8 weight "
+                         "files work in every precision)");
+    if (o->precision < MICA_PRECISION_AUTO || o->precision > MICA_PRECISION_FP8)
+        return MICA_FAIL(err, MICA_E_USAGE, "unknown precision %d", (int)o->precision);
+    if (o->threads < 0 || o->threads > 1024)
+        return MICA_FAIL(err, MICA_E_USAGE, "threads must be 0 (all) to 1024, not %d", o->threads);
+    return MICA_OK;
+}
+
+/* ------------------------------------------------------------ demo model -- */
+
+/* Folder of the shared library; NULL when the system does not tell. Freed by the caller. */
+static char *library_folder(void)
+{
+    static const char anchor = 0;
+    Dl_info info;
+    if (!dladdr(&anchor, &info) || !info.dli_fname)
+        return NULL;
+    const char *slash = strrchr(info.dli_fname, '/');
+    return slash ? mica_mem_strndup(info.dli_fname, (size_t)(slash - info.dli_fname))
+                 : mica_mem_strdup(".");
+}
+
+static mica_status find_demo(char **out, mica_err *err)
+{
+    /* Build tree; prefix/lib; prefix/lib/<architecture>. */
+    static const char *const places[] = {"../models/demo", "../share/mica/models/demo",
+                                         "../../share/mica/models/demo"};
+    char *folder = library_folder();
+    *out = NULL;
+    for (size_t i = 0; folder && i < MICA_ARRAY_LEN(places) && !*out; i++) {
+        char *path = mica_path_join(folder, places[i]);
+        if (path && mica_path_is_dir(path))
+            *out = path;
+        else
+            mica_mem_free(path);
+    }
+    mica_mem_free(folder);
+    if (!*out)
+        return MICA_FAIL(err, MICA_E_MISSING,
+                         "no model given, and no demo model is installed; name a model folder");
+    return MICA_OK;
+}
+
+static bool has_parts(const mica_engine_options *o)
+{
+    return o->transformer || o->text_encoder || o->vae || o->tokenizer;
+}
+
+/* ----------------------------------------------------------------- open -- */
+
+static mica_status open_synthetic(mica_engine *e, const char *spec, mica_err *err)
+{
+    char id[64];
+    const size_t n = strcspn(spec, ":");
+    if (n < sizeof id) {
+        memcpy(id, spec, n);
+        id[n] = 0;
+        e->kind = mica_model_kind_find(id);
+    }
+    if (!e->kind)
+        return MICA_FAIL(
+            err, MICA_E_USAGE,
+            "\"%s\" is no synthetic model; there is qwen-image[:layers=N,text_layers=N]", spec);
+    e->name = mica_mem_strdup(spec);
+    if (!e->name)
+        return MICA_FAIL(err, MICA_E_NOMEM, "no memory for a model's name");
+    return e->kind->open_synthetic(&e->model, spec + n + (spec[n] == ':'), err);
+}
+
+static mica_status open_files(mica_engine *e, const mica_engine_options *given, mica_err *err)
+{
+    mica_engine_options options = *given;
+    mica_model_parts parts;
+    char *demo = NULL;
+    if (!options.model && !has_parts(&options)) {
+        MICA_TRY(find_demo(&demo, err));
+        options.model = demo;
+    }
+    const char *name = options.model ? options.model : options.transformer;
+    e->name = mica_mem_strdup(name ? name : "model");
+    mica_status st = e->name ? MICA_OK : MICA_FAIL(err, MICA_E_NOMEM, "no memory for a name");
+    if (!st)
+        st = mica_model_parts_resolve(&parts, &e->kind, &options, err);
+    if (!st) {
+        st = e->kind->open(&e->model, &parts, err);
+        mica_model_parts_deinit(&parts);
+    }
+    mica_mem_free(demo);
+    return st;
+}
+
+mica_status mica_engine_open(mica_engine **out, const mica_engine_options *options)
+{
+    mica_engine *e = mica_mem_calloc(1, sizeof *e);
+    *out = e;
+    if (!e)
+        return MICA_E_NOMEM;
+    MICA_TRY(
+        api_options(&e->options, sizeof e->options, options, options ? options->size : 0, &e->err));
+    MICA_TRY(check_device(&e->options, &e->err));
+    if (e->options.cpu_level != MICA_CPU_LEVEL_AUTO)
+        MICA_TRY(mica_cpu_set_level(e->options.cpu_level, &e->err));
+    return e->options.synthetic ? open_synthetic(e, e->options.synthetic, &e->err)
+                                : open_files(e, &e->options, &e->err);
+}
+
+void mica_engine_close(mica_engine **engine)
+{
+    mica_engine *e = engine ? *engine : NULL;
+    if (!e)
+        return;
+    if (e->model)
+        e->kind->close(&e->model);
+    mica_mem_free(e->name);
+    mica_mem_free(e);
+    *engine = NULL;
+}
+
+const char *mica_engine_errmsg(const mica_engine *engine)
+{
+    return engine ? engine->err.text : mica_status_name(MICA_E_NOMEM);
+}

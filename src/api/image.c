@@ -1,0 +1,80 @@
+/* image.c - finished pictures: access, and files with their recipe inside. */
+#include "api/api.h"
+
+#include "media/picture.h"
+
+#include <stdio.h>
+
+void mica_image_close(mica_image **image)
+{
+    mica_image *m = image ? *image : NULL;
+    if (!m)
+        return;
+    for (int i = 0; i < m->count; i++) {
+        if (m->recipes)
+            mica_mem_free(m->recipes[i]);
+        if (m->parameters)
+            mica_mem_free(m->parameters[i]);
+    }
+    mica_mem_free(m->recipes);
+    mica_mem_free(m->parameters);
+    mica_mem_free(m->rgb);
+    mica_mem_free(m);
+    *image = NULL;
+}
+
+int mica_image_count(const mica_image *image)
+{
+    return image ? image->count : 0;
+}
+
+int mica_image_width(const mica_image *image)
+{
+    return image ? image->width : 0;
+}
+
+int mica_image_height(const mica_image *image)
+{
+    return image ? image->height : 0;
+}
+
+static bool has_index(const mica_image *image, int index)
+{
+    return image && index >= 0 && index < image->count;
+}
+
+const uint8_t *mica_image_rgb(const mica_image *image, int index)
+{
+    if (!has_index(image, index))
+        return NULL;
+    return image->rgb + (size_t)index * (size_t)image->width * (size_t)image->height * 3;
+}
+
+const char *mica_image_recipe(const mica_image *image, int index)
+{
+    return has_index(image, index) ? image->recipes[index] : NULL;
+}
+
+static mica_status write_file(const mica_image *image, int index, const char *path, mica_err *err)
+{
+    if (!has_index(image, index) || !path)
+        return MICA_FAIL(err, MICA_E_USAGE, "there is no picture %d to write", index);
+    const size_t size = (size_t)image->width * (size_t)image->height * 3;
+    const mica_picture picture = {.width = image->width,
+                                  .height = image->height,
+                                  .channels = 3,
+                                  .pixels = image->rgb + (size_t)index * size};
+    const mica_picture_text texts[] = {{"parameters", image->parameters[index]},
+                                       {"mica", image->recipes[index]}};
+    return mica_picture_write(&picture, path, texts, MICA_ARRAY_LEN(texts), 0, err);
+}
+
+mica_status mica_image_write(const mica_image *image, int index, const char *path, char *message,
+                             size_t message_size)
+{
+    mica_err err = {0};
+    const mica_status st = write_file(image, index, path, &err);
+    if (message && message_size)
+        snprintf(message, message_size, "%s", st ? err.text : "");
+    return st;
+}

@@ -1,0 +1,84 @@
+/* recipe.c - how a picture was made, twice: one JSON object, and the text that common web
+ * interfaces read from a PNG's `parameters` entry:
+ *
+ *     a red fox
+ *     Negative prompt: blurry
+ *     Steps: 20, Sampler: Euler, CFG scale: 4, Seed: 7, Size: 512x512, Model hash: ..., Version: ...
+ */
+#include "api/api.h"
+
+#include "backend/backend.h"
+
+#include <inttypes.h>
+
+static const char *const solver_ids[] = {"default", "euler", "heun", "dpmpp-2m", "unipc"};
+static const char *const solver_titles[] = {"Euler", "Euler", "Heun", "DPM++ 2M", "UniPC"};
+static const char *const precision_names[] = {"auto", "f32", "bf16", "int8", "fp8"};
+
+static void write_json(const mica_session *s, const mica_image_options *o,
+                       const mica_model_result *r, uint64_t seed, mica_text *t)
+{
+    mica_text_add(t, "{\"prompt\":");
+    mica_text_add_json_string(t, o->prompt);
+    if (o->negative_prompt) {
+        mica_text_add(t, ",\"negative_prompt\":");
+        mica_text_add_json_string(t, o->negative_prompt);
+    }
+    mica_text_add(t,
+                  ",\"width\":%d,\"height\":%d,\"steps\":%d,\"guidance\":%g,\"guided\":%s,"
+                  "\"seed\":%" PRIu64 ",\"solver\":\"%s\"",
+                  r->width, r->height, r->steps, r->guidance, r->guided ? "true" : "false", seed,
+                  solver_ids[r->solver]);
+    if (o->schedule) {
+        mica_text_add(t, ",\"schedule\":");
+        mica_text_add_json_string(t, o->schedule);
+    }
+    for (int i = 0; i < o->sigma_count; i++)
+        mica_text_add(t, "%s%.9g%s", i ? "," : ",\"sigmas\":[", o->sigmas[i],
+                      i + 1 == o->sigma_count ? "]" : "");
+    if (o->noise_rng == MICA_NOISE_RNG_TORCH211_BF16)
+        mica_text_add(t, ",\"noise_rng\":\"torch2.11-bf16\"");
+    if (o->round_timesteps_bf16)
+        mica_text_add(t, ",\"timestep_rounding\":\"bf16\"");
+    if (o->noise_path) {
+        mica_text_add(t, ",\"noise\":");
+        mica_text_add_json_string(t, o->noise_path);
+    }
+    mica_text_add(t, ",\"precision\":\"%s\",\"family\":\"%s\",\"model\":",
+                  precision_names[mica_backend_precision(s->be)], s->engine->kind->id);
+    mica_text_add_json_string(t, s->engine->name);
+    mica_text_add(t, ",\"model_hash\":\"%s\",\"version\":\"%s\"}", s->engine->model->hash,
+                  mica_version());
+}
+
+static void write_parameters(const mica_session *s, const mica_image_options *o,
+                             const mica_model_result *r, uint64_t seed, mica_text *t)
+{
+    mica_text_add(t, "%s\n", o->prompt);
+    if (o->negative_prompt)
+        mica_text_add(t, "Negative prompt: %s\n", o->negative_prompt);
+    mica_text_add(t,
+                  "Steps: %d, Sampler: %s, CFG scale: %g, Seed: %" PRIu64
+                  ", Size: %dx%d, Model hash: %s, Model: %s, Version: mica %s",
+                  r->steps, solver_titles[r->solver], r->guidance, seed, r->width, r->height,
+                  s->engine->model->hash, s->engine->kind->title, mica_version());
+}
+
+mica_status api_recipes(mica_image *image, const mica_session *session,
+                        const mica_image_options *options, const mica_model_result *result,
+                        mica_err *err)
+{
+    const size_t count = (size_t)image->count;
+    image->recipes = mica_mem_calloc(count, sizeof *image->recipes);
+    image->parameters = mica_mem_calloc(count, sizeof *image->parameters);
+    bool ok = image->recipes && image->parameters;
+    for (size_t i = 0; ok && i < count; i++) {
+        mica_text json = {0}, text = {0};
+        write_json(session, options, result, options->seed + i, &json);
+        write_parameters(session, options, result, options->seed + i, &text);
+        image->recipes[i] = json.data;
+        image->parameters[i] = text.data;
+        ok = !json.failed && !text.failed;
+    }
+    return ok ? MICA_OK : MICA_FAIL(err, MICA_E_NOMEM, "no memory for the pictures' recipes");
+}
