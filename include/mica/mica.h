@@ -71,10 +71,10 @@ typedef enum mica_device { MICA_DEVICE_AUTO = 0, MICA_DEVICE_CPU, MICA_DEVICE_CU
 
 typedef enum mica_precision {
     MICA_PRECISION_AUTO = 0, /* bf16 */
-    MICA_PRECISION_F32,      /* f32 arithmetic from the stored weights; for parity with references */
-    MICA_PRECISION_BF16,     /* bf16 operands, f32 sums; f32 operands where the CPU has no bf16 unit */
-    MICA_PRECISION_INT8,     /* int8 operands in the large linears, sensitive layers as in BF16 */
-    MICA_PRECISION_FP8       /* reserved for devices that have it */
+    MICA_PRECISION_F32,  /* f32 arithmetic from the stored weights; for parity with references */
+    MICA_PRECISION_BF16, /* bf16 operands, f32 sums; f32 operands where the CPU has no bf16 unit */
+    MICA_PRECISION_INT8, /* int8 operands in the large linears, sensitive layers as in BF16 */
+    MICA_PRECISION_FP8   /* reserved for devices that have it */
 } mica_precision;
 
 /* Highest instruction-set level the CPU kernels may use; AUTO takes the best the
@@ -89,16 +89,16 @@ typedef enum mica_cpu_level {
 } mica_cpu_level;
 
 typedef struct mica_engine_options {
-    size_t size;              /* sizeof(mica_engine_options) */
-    const char *model;        /* folder or file; NULL: the demo model */
-    const char *transformer;  /* parts given one by one override those of `model` */
+    size_t size;             /* sizeof(mica_engine_options) */
+    const char *model;       /* folder or file; NULL: the demo model */
+    const char *transformer; /* parts given one by one override those of `model` */
     const char *text_encoder;
     const char *vae;
     const char *tokenizer;
     mica_device device;
     mica_precision precision;
     mica_cpu_level cpu_level;
-    int threads;              /* 0: one per available core */
+    int threads; /* 0: one per available core */
     /* Technique switches for measurements; false means on. See docs/ARCHITECTURE.md. */
     bool ablate_rope_once;
     bool ablate_modulation_once;
@@ -125,7 +125,7 @@ typedef enum mica_phase {
     MICA_PHASE_TEXT = 0, /* tokenizer and text encoder */
     MICA_PHASE_PREPARE,  /* noise, schedule, rotary and modulation tables */
     MICA_PHASE_DENOISE,
-    MICA_PHASE_DECODE,   /* VAE */
+    MICA_PHASE_DECODE, /* VAE */
     MICA_PHASE_COUNT
 } mica_phase;
 
@@ -150,7 +150,7 @@ typedef enum mica_solver {
 } mica_solver;
 
 typedef enum mica_noise_rng {
-    MICA_NOISE_RNG_F32 = 0,     /* torch CPU generator, drawn in f32 */
+    MICA_NOISE_RNG_F32 = 0,      /* torch CPU generator, drawn in f32 */
     MICA_NOISE_RNG_TORCH211_BF16 /* as torch 2.11 draws bfloat16 tensors */
 } mica_noise_rng;
 
@@ -158,21 +158,22 @@ typedef struct mica_image_options {
     size_t size;                 /* sizeof(mica_image_options) */
     const char *prompt;          /* required; UTF-8, invalid sequences become U+FFFD */
     const char *negative_prompt; /* NULL: no guidance, as the reference pipelines do */
-    int width, height;           /* pixels; 0: the model's default. Rounded down to the model's multiple */
-    int steps;                   /* 0: the model's default */
-    double guidance;             /* true classifier-free guidance scale; 0: the model's default; <= 1: off */
-    uint64_t seed;               /* image b of a batch uses seed + b */
-    int batch;                   /* 0 means 1 */
+    int width, height; /* pixels; 0: the model's default. Rounded down to the model's multiple */
+    int steps;         /* 0: the model's default */
+    double guidance;   /* true classifier-free guidance scale; 0: the model's default; <= 1: off */
+    uint64_t seed;     /* image b of a batch uses seed + b */
+    int batch;         /* 0 means 1 */
     mica_solver solver;
-    const char *schedule;        /* NULL: the checkpoint's; "linear", "karras", "exponential", "beta", "lightning" */
-    const double *sigmas;        /* own sigmas instead of `steps` and the schedule's spacing */
+    const char *
+        schedule; /* NULL: the checkpoint's; "linear", "karras", "exponential", "beta", "lightning" */
+    const double *sigmas; /* own sigmas instead of `steps` and the schedule's spacing */
     int sigma_count;
     mica_noise_rng noise_rng;
-    bool round_timesteps_bf16;   /* the reference's bf16 runs round timesteps; off: exact */
-    int vae_tile;                /* 0: automatic; -1: off; N: rows of latents decoded at a time */
-    int max_text_tokens;         /* 0: the model's limit */
-    const char *noise_path;      /* safetensors file whose `initial_latents` replaces the seed's noise */
-    const char *trace_path;      /* safetensors file that receives every named tap */
+    bool round_timesteps_bf16; /* the reference's bf16 runs round timesteps; off: exact */
+    int vae_tile;              /* 0: automatic; -1: off; N: rows of latents decoded at a time */
+    int max_text_tokens;       /* 0: the model's limit */
+    const char *noise_path; /* safetensors file whose `initial_latents` replaces the seed's noise */
+    const char *trace_path; /* safetensors file that receives every named tap */
     mica_progress_fn progress;
     void *progress_user;
 } mica_image_options;
@@ -198,14 +199,14 @@ MICA_API const char *mica_image_recipe(const mica_image *image, int index);
 
 /* What the last run of a session cost. */
 typedef struct mica_run_stats {
-    size_t size;                         /* set by the caller */
+    size_t size; /* set by the caller */
     double seconds[MICA_PHASE_COUNT];
-    double steps_per_second;             /* over MICA_PHASE_DENOISE */
-    uint64_t peak_memory;                /* bytes resident at the worst moment, process-wide */
-    uint64_t block_allocations;          /* allocations inside blocks after the first step: 0 */
-    uint64_t block_waits;                /* host-device waits inside blocks: 0 */
-    uint64_t rope_builds;                /* rotary tables built: 1 per generation */
-    uint64_t modulation_matmuls;         /* batched modulation matmuls */
+    double steps_per_second;     /* over MICA_PHASE_DENOISE */
+    uint64_t peak_memory;        /* bytes resident at the worst moment, process-wide */
+    uint64_t block_allocations;  /* allocations inside blocks after the first step: 0 */
+    uint64_t block_waits;        /* host-device waits inside blocks: 0 */
+    uint64_t rope_builds;        /* rotary tables built: 1 per generation */
+    uint64_t modulation_matmuls; /* batched modulation matmuls */
 } mica_run_stats;
 MICA_API mica_status mica_session_stats(const mica_session *session, mica_run_stats *stats);
 
@@ -228,12 +229,12 @@ MICA_API void mica_report_close(mica_report **report);
 
 typedef struct mica_bench_options {
     size_t size;
-    mica_engine_options engine; /* `model` or `synthetic` */
-    int width, height;          /* 0: 512 */
-    int steps;                  /* measured steps; 0: 3 */
-    int text_tokens;            /* synthetic prompts; 0: 20 */
-    bool ablate;                /* repeat with each technique switched off */
-    bool kernels;               /* the kernel table instead of a model */
+    mica_engine_options engine;                 /* `model` or `synthetic` */
+    int width, height;                          /* 0: 512 */
+    int steps;                                  /* measured steps; 0: 3 */
+    int text_tokens;                            /* synthetic prompts; 0: 20 */
+    bool ablate;                                /* repeat with each technique switched off */
+    bool kernels;                               /* the kernel table instead of a model */
     void (*line)(void *user, const char *text); /* receives human-readable lines; may be NULL */
     void *user;
 } mica_bench_options;

@@ -4,8 +4,8 @@
 
 #include <stdint.h>
 
-double mica_clock_seconds(void);        /* monotonic, arbitrary origin */
-uint64_t mica_clock_peak_rss(void);     /* bytes; peak resident set since start (0 where unknown) */
+double mica_clock_seconds(void);    /* monotonic, arbitrary origin */
+uint64_t mica_clock_peak_rss(void); /* bytes; peak resident set since start (0 where unknown) */
 uint64_t mica_clock_available_memory(void); /* bytes the system can give (0 where unknown) */
 
 #endif

@@ -4,24 +4,24 @@
 
 #if defined(__GNUC__) || defined(__clang__)
 #define MICA_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
-#define MICA_LIKELY(x) __builtin_expect(!!(x), 1)
-#define MICA_UNLIKELY(x) __builtin_expect(!!(x), 0)
-#define MICA_RESTRICT __restrict__
-#define MICA_WARN_UNUSED __attribute__((warn_unused_result))
-#define MICA_INLINE static inline __attribute__((always_inline))
-#define MICA_PREFETCH(p) __builtin_prefetch(p)
+#define MICA_LIKELY(x)         __builtin_expect(!!(x), 1)
+#define MICA_UNLIKELY(x)       __builtin_expect(!!(x), 0)
+#define MICA_RESTRICT          __restrict__
+#define MICA_WARN_UNUSED       __attribute__((warn_unused_result))
+#define MICA_INLINE            static inline __attribute__((always_inline))
+#define MICA_PREFETCH(p)       __builtin_prefetch(p)
 #else
 #define MICA_PRINTF(fmt, args)
-#define MICA_LIKELY(x) (x)
+#define MICA_LIKELY(x)   (x)
 #define MICA_UNLIKELY(x) (x)
 #define MICA_RESTRICT
 #define MICA_WARN_UNUSED
-#define MICA_INLINE static inline
+#define MICA_INLINE      static inline
 #define MICA_PREFETCH(p) ((void)(p))
 #endif
 
 #define MICA_ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
-#define MICA_MIN(a, b) ((a) < (b) ? (a) : (b))
-#define MICA_MAX(a, b) ((a) > (b) ? (a) : (b))
+#define MICA_MIN(a, b)    ((a) < (b) ? (a) : (b))
+#define MICA_MAX(a, b)    ((a) > (b) ? (a) : (b))
 
 #endif

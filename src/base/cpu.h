@@ -11,11 +11,11 @@ mica_cpu_level mica_cpu_best_level(void); /* what the machine has (never AUTO) *
 mica_cpu_level mica_cpu_get_level(void);  /* what may be used: best, or lower if set */
 /* AUTO restores the best. MICA_E_UNSUPPORTED when the machine lacks the level. */
 mica_status mica_cpu_set_level(mica_cpu_level level, mica_err *err);
-bool mica_cpu_has_vnni(void);  /* AVX512_VNNI present and within the level mask (V4 or higher) */
-bool mica_cpu_has_bf16(void);  /* AVX512_BF16 present and level is V4_BF16_VNNI */
+bool mica_cpu_has_vnni(void); /* AVX512_VNNI present and within the level mask (V4 or higher) */
+bool mica_cpu_has_bf16(void); /* AVX512_BF16 present and level is V4_BF16_VNNI */
 const char *mica_cpu_level_name(mica_cpu_level level); /* "v4", ...; also what --cpu-level takes */
 bool mica_cpu_level_parse(const char *name, mica_cpu_level *out);
-int mica_cpu_count(void);      /* cores this process may run on */
+int mica_cpu_count(void);        /* cores this process may run on */
 const char *mica_cpu_name(void); /* model name as the system tells it, or "unknown" */
 
 #endif

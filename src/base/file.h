@@ -7,7 +7,7 @@
 typedef struct mica_file_map {
     const uint8_t *data; /* NULL for an empty file */
     size_t size;
-    char *path;          /* owned */
+    char *path; /* owned */
 } mica_file_map;
 
 mica_status mica_file_map_open(mica_file_map *m, const char *path, mica_err *err);

@@ -69,7 +69,7 @@ static bool buffers_make(peak_buffers *b, const mica_dnnl_op *op)
 mica_status mica_cpu_measure_peak(mica_backend *base, double *flops, mica_err *err)
 {
     mica_cpu_backend *be = mica_cpu_from(base);
-    const mica_dnnl_key key = peak_key(mica_backend_precision(base));
+    const mica_dnnl_key key = peak_key(base->options.precision);
     peak_buffers b = {0};
     mica_dnnl_op *op;
     MICA_TRY(mica_dnnl_get(be->dnnl, &key, &op, err));
