@@ -5,8 +5,8 @@
  *     bf16      v4 + AVX512_BF16      gemm_bf16 alone
  *
  * A level's table is constant; V4 has two, because VNNI came one generation later than the
- * rest, and V4_BF16_VNNI has two, because not every AVX512_BF16 is faster than f32. The choice is made at every call from base/cpu.h and costs a few loads: callers keep
- * the pointer. */
+ * rest, and V4_BF16_VNNI has two, because not every AVX512_BF16 is faster than f32. The choice
+ * is made at every call from base/cpu.h and costs a few loads: callers keep the pointer. */
 #include "kernels/kernel_levels.h"
 
 #include "base/cpu.h"

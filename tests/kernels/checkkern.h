@@ -78,7 +78,8 @@ void ck_same_bytes(ck *c, const char *what, const void *a, const void *b, size_t
 /* ---------------------------------------------------------------- timing -- */
 
 typedef void ck_run(const mica_kernels *k, const void *problem);
-/* Best of 120 runs of at least 0.5 ms (short ones find the gaps between other people's work); prints ns, GB/s and GFLOP/s (0: not shown). */
+/* Best of 120 runs of at least 0.5 ms (short ones find the gaps between other people's work);
+ * prints ns, GB/s and GFLOP/s (0: not shown). */
 void ck_bench(ck *c, ck_run *run, const void *problem, double bytes, double flops);
 
 /* ---------------------------------------------------- formats, as in f64 -- */
