@@ -21,33 +21,6 @@ const char *mica_version(void)
     return VERSION_TEXT(MICA_VERSION_MAJOR, MICA_VERSION_MINOR, MICA_VERSION_PATCH);
 }
 
-const char *mica_status_name(mica_status status)
-{
-    switch (status) {
-    case MICA_OK:
-        return "success";
-    case MICA_E_USAGE:
-        return "wrong usage";
-    case MICA_E_NOMEM:
-        return "out of memory";
-    case MICA_E_IO:
-        return "input or output failed";
-    case MICA_E_FORMAT:
-        return "damaged or foreign file";
-    case MICA_E_MISSING:
-        return "something is missing";
-    case MICA_E_UNSUPPORTED:
-        return "not supported";
-    case MICA_E_CANCELLED:
-        return "cancelled";
-    case MICA_E_NUMERIC:
-        return "not a finite number";
-    case MICA_E_INTERNAL:
-        return "defect in mica";
-    }
-    return "unknown status";
-}
-
 mica_status api_options(void *out, size_t known, const void *options, size_t size, mica_err *err)
 {
     memset(out, 0, known);
