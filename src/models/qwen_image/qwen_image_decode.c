@@ -95,6 +95,14 @@ static void channels_first(const float *in_PC, int64_t pixels, int64_t C, float 
             out_CP[c * pixels + p] = in_PC[p * C + c];
 }
 
+/* The reference's decoder ends so (autoencoder_kl_qwenimage.py, _decode); it shows in the taps only,
+ * because to_bytes clamps as well. Here and not in the VAE, where a NaN must stay one. */
+static void clamp(float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        x[i] = x[i] < -1.0f ? -1.0f : x[i] > 1.0f ? 1.0f : x[i];
+}
+
 static void to_bytes(const float *x, size_t n, uint8_t *out)
 {
     for (size_t i = 0; i < n; i++) {
@@ -146,6 +154,7 @@ static mica_status decode_one(mica_qwen_image_job *j, decode_buffers *b, int ind
     if (b->z_taps)
         channels_first(b->z_YXz, latent_pixels, z, b->z_taps + index * latent_pixels * z);
     MICA_TRY(run_vae(j, b, index, err));
+    clamp(b->picture, (size_t)pixels * 3);
     if (b->out_taps)
         channels_first(b->picture, pixels, 3, b->out_taps + index * pixels * 3);
     to_bytes(b->picture, (size_t)pixels * 3, j->result->rgb + (size_t)index * (size_t)pixels * 3);

@@ -86,8 +86,7 @@ static mica_vae_band fresh_band(const mica_vae_run *r, int slot, int64_t rows, i
 
 void mica_vae_run_load(mica_vae_run *r, const mica_tensor *src_YXC, bool last)
 {
-    r->x = fresh_band(r, MICA_VAE_MAIN, src_YXC->shape_[0], src_YXC->shape_[1],
-                      src_YXC->shape_[2]);
+    r->x = fresh_band(r, MICA_VAE_MAIN, src_YXC->shape_[0], src_YXC->shape_[1], src_YXC->shape_[2]);
     r->last = last;
     r->next_kept = 0;
     mica_tensor x = mica_vae_band_view(r, &r->x);

@@ -108,7 +108,8 @@ static mica_status read_temporal(const mica_json *j, mica_qwen_vae_config *c, mi
         return MICA_OK;
     int count = 0;
     if (!cJSON_IsArray(list))
-        return MICA_FAIL(err, MICA_E_FORMAT, "%s: \"temperal_downsample\" is not an array", j->name);
+        return MICA_FAIL(err, MICA_E_FORMAT, "%s: \"temperal_downsample\" is not an array",
+                         j->name);
     for (const cJSON *item = list->child; item; item = item->next, count++) {
         if (!cJSON_IsBool(item))
             return MICA_FAIL(err, MICA_E_FORMAT,
@@ -134,8 +135,8 @@ static mica_status read_statistics(const mica_json *j, const char *key, int z_di
     if (count == 0 && z_dim == (int)MICA_ARRAY_LEN(LATENTS_MEAN))
         return MICA_OK;
     if ((int)count != z_dim)
-        return MICA_FAIL(err, MICA_E_FORMAT, "%s: \"%s\" has %zu entries, z_dim is %d", j->name, key,
-                         count, z_dim);
+        return MICA_FAIL(err, MICA_E_FORMAT, "%s: \"%s\" has %zu entries, z_dim is %d", j->name,
+                         key, count, z_dim);
     memcpy(out, values, count * sizeof *out);
     return MICA_OK;
 }
@@ -159,8 +160,7 @@ static mica_status read_all(const mica_json *j, mica_qwen_vae_config *c, mica_er
     return mica_vae_config_check(c, j->name, err);
 }
 
-mica_status mica_qwen_vae_config_read(mica_qwen_vae_config *config, const char *path,
-                                      mica_err *err)
+mica_status mica_qwen_vae_config_read(mica_qwen_vae_config *config, const char *path, mica_err *err)
 {
     mica_json j;
     *config = mica_qwen_vae_config_default();

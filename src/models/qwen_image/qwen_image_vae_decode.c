@@ -47,8 +47,8 @@ static mica_vae_slot_sizes whole_sizes(const mica_qwen_vae_config *c, int64_t Y,
 static mica_status run_whole(mica_vae_run *r, mica_vae_half *half, const mica_tensor *z_YXC,
                              mica_tensor *mid_YXC)
 {
-    MICA_TRY(mica_vae_run_slots(
-        r, whole_sizes(&r->vae->config, z_YXC->shape_[0], z_YXC->shape_[1])));
+    MICA_TRY(
+        mica_vae_run_slots(r, whole_sizes(&r->vae->config, z_YXC->shape_[0], z_YXC->shape_[1])));
     mica_vae_run_load(r, z_YXC, true);
     mica_vae_conv_1x1(r, &half->quant);
     mica_vae_tap(r, "probe.post_quant_conv");
@@ -116,9 +116,8 @@ static mica_status decode(mica_vae_run *r, const mica_tensor *z_YXC, mica_tensor
     const int64_t N = wants_local_tap(r) ? Y : mica_vae_band_rows(r, band_sizes, Y, X);
     const int64_t bands = (Y + N - 1) / N;
     r->total = 4 + (int)bands * (r->vae->config.levels + 1);
-    mica_tensor mid_YXC =
-        mica_act_tensor(r->be, MICA_POOL_STEP, 3,
-                        (const int64_t[]){Y, X, mica_vae_mid_channels(&r->vae->config)});
+    mica_tensor mid_YXC = mica_act_tensor(
+        r->be, MICA_POOL_STEP, 3, (const int64_t[]){Y, X, mica_vae_mid_channels(&r->vae->config)});
     MICA_TRY(mica_backend_check(r->be, r->err));
     const mica_pool_mark mark = mica_pool_get_mark(r->be, MICA_POOL_STEP);
     MICA_TRY(run_whole(r, half, z_YXC, &mid_YXC));

@@ -127,11 +127,11 @@ mica_tensor mica_vae_band_view(mica_vae_run *r, const mica_vae_band *b);
 void mica_vae_tap(mica_vae_run *r, const char *format, ...) MICA_PRINTF(2, 3);
 
 /* Layers, r->x to r->x. */
-void mica_vae_conv(mica_vae_run *r, mica_nn_linear *conv);      /* 3x3, same size */
+void mica_vae_conv(mica_vae_run *r, mica_nn_linear *conv); /* 3x3, same size */
 void mica_vae_conv_1x1(mica_vae_run *r, mica_nn_linear *conv);
 void mica_vae_res_run(mica_vae_run *r, mica_vae_res *res);
-void mica_vae_attention(mica_vae_run *r, mica_vae_mid *mid);    /* needs the whole picture */
-void mica_vae_upsample(mica_vae_run *r, mica_nn_linear *conv);  /* twice the size */
+void mica_vae_attention(mica_vae_run *r, mica_vae_mid *mid);     /* needs the whole picture */
+void mica_vae_upsample(mica_vae_run *r, mica_nn_linear *conv);   /* twice the size */
 void mica_vae_downsample(mica_vae_run *r, mica_nn_linear *conv); /* half the size */
 /* norm, SiLU, convolution; `norm_tap` names the result of the norm alone. */
 void mica_vae_head(mica_vae_run *r, mica_weight *norm, mica_nn_linear *conv, const char *norm_tap);

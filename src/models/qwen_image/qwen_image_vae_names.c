@@ -17,14 +17,10 @@ typedef struct name_pair {
 
 /* Inside a residual block, and around the resampling. */
 static const name_pair LAYERS[] = {
-    {"residual.0.gamma", "norm1.gamma"},
-    {"residual.2.weight", "conv1.weight"},
-    {"residual.2.bias", "conv1.bias"},
-    {"residual.3.gamma", "norm2.gamma"},
-    {"residual.6.weight", "conv2.weight"},
-    {"residual.6.bias", "conv2.bias"},
-    {"shortcut.weight", "conv_shortcut.weight"},
-    {"shortcut.bias", "conv_shortcut.bias"},
+    {"residual.0.gamma", "norm1.gamma"},         {"residual.2.weight", "conv1.weight"},
+    {"residual.2.bias", "conv1.bias"},           {"residual.3.gamma", "norm2.gamma"},
+    {"residual.6.weight", "conv2.weight"},       {"residual.6.bias", "conv2.bias"},
+    {"shortcut.weight", "conv_shortcut.weight"}, {"shortcut.bias", "conv_shortcut.bias"},
 };
 
 /* Whole names behind "encoder." or "decoder.". */
