@@ -1,6 +1,6 @@
 /* break_weights.c - makes a damaged copy of a safetensors file, for the tests of bad input.
  *
- *     break_weights IN OUT KIND
+ *     break_weights IN OUT KIND [TENSOR]
  *
  *     [8 bytes: header length][header: JSON][data]      kinds change one of the three
  *
@@ -12,7 +12,7 @@
  *   dtype-i16          same size, no float          offsets-beyond  ends behind the file
  *   drop               one tensor absent            nan             data of one tensor all NaN
  *
- * The tensor is the first one with two dimensions and an even number of rows. */
+ * Without TENSOR it is the first one with two dimensions and an even number of rows. */
 #include <cjson/cJSON.h>
 
 #include <stdbool.h>
@@ -54,8 +54,13 @@ static weight_file read_file(const char *path)
     return w;
 }
 
-static cJSON *pick_tensor(const weight_file *w)
+static cJSON *pick_tensor(const weight_file *w, const char *name)
 {
+    cJSON *named = name ? cJSON_GetObjectItemCaseSensitive(w->header, name) : NULL;
+    if (name && !named)
+        stop("no tensor of that name");
+    if (named)
+        return named;
     for (cJSON *t = w->header->child; t; t = t->next) {
         const cJSON *shape = cJSON_GetObjectItem(t, "shape");
         if (shape && cJSON_GetArraySize(shape) == 2 && shape->child->valueint % 2 == 0)
@@ -138,12 +143,12 @@ static bool break_bytes(const weight_file *w, const char *path, const char *kind
 
 int main(int argc, char **argv)
 {
-    if (argc != 4)
-        stop("usage: break_weights IN OUT KIND");
+    if (argc != 4 && argc != 5)
+        stop("usage: break_weights IN OUT KIND [TENSOR]");
     weight_file w = read_file(argv[1]);
     if (!break_bytes(&w, argv[2], argv[3])) {
         uint8_t *data = w.bytes + 8 + w.header_size;
-        if (!break_tensor(&w, pick_tensor(&w), argv[3], data))
+        if (!break_tensor(&w, pick_tensor(&w, argv[4]), argv[3], data))
             stop("unknown kind");
         char *header = cJSON_PrintUnformatted(w.header);
         if (!header)

@@ -33,9 +33,11 @@ absent vae/diffusion_pytorch_model.safetensors 'vae|VAE'
 absent transformer/config.json 'config'
 
 # ---- damage to one shard, by kind; the message names the file or the tensor
+# damaged FILE KIND PATTERN [TENSOR]
 damaged() {
     copy_model
-    "$MICA_TOOLS/break_weights" "$model/$1" "broken/$1" "$2" || complain "break_weights $2"
+    # shellcheck disable=SC2086 # $4 may be absent
+    "$MICA_TOOLS/break_weights" "$model/$1" "broken/$1" "$2" ${4-} || complain "break_weights $2"
     refuses "$3" "$1 $2"
 }
 damaged "$shard" empty 'diffusion_pytorch_model-00001'
@@ -54,7 +56,7 @@ damaged "$shard" drop '[a-z_]+\.[a-z0-9_.]+'
 damaged "$shard" nan 'NaN|nan|finite'
 damaged text_encoder/model-00002-of-00002.safetensors truncated 'model-00002-of-00002'
 damaged vae/diffusion_pytorch_model.safetensors truncated 'diffusion_pytorch_model'
-damaged vae/diffusion_pytorch_model.safetensors nan 'NaN|nan|finite'
+damaged vae/diffusion_pytorch_model.safetensors nan 'NaN|nan|finite' decoder.conv_out.weight
 
 # ---- configurations
 rewritten() {
