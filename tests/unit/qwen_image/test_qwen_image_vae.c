@@ -357,6 +357,35 @@ static void test_progress_and_cancel(void **state)
     fixture_close(&f);
 }
 
+/* The n-th allocation of a banded run fails: an error, no leak, no crash. */
+static void test_run_without_memory(void **state)
+{
+    (void)state;
+    float *z = new_noise(20 * 2 * 16, 5);
+    mica_status st = MICA_E_NOMEM;
+    int n = 1;
+    for (; st != MICA_OK && n < 100000; n += 1 + n / 16) {
+        fixture f;
+        mica_err err = {0};
+        const mica_qwen_vae_run_args args = {.tile_rows = 3};
+        fixture_open(&f, 1);
+        const mica_tensor in =
+            mica_state_tensor(f.be, MICA_POOL_SESSION, 3, (const int64_t[]){20, 2, 16});
+        mica_tensor out =
+            mica_state_tensor(f.be, MICA_POOL_SESSION, 3, (const int64_t[]){160, 16, 3});
+        mica_upload_f32(f.be, &in, z);
+        mica_mem_fail_at((uint64_t)n);
+        st = mica_qwen_vae_decode(f.vae, f.be, &in, &out, &args, &err);
+        mica_mem_fail_at(0);
+        if (st != MICA_OK && st != MICA_E_NOMEM)
+            fail_msg("allocation %d: status %d, %s", n, (int)st, err.text);
+        fixture_close(&f);
+    }
+    assert_int_equal(st, MICA_OK);
+    assert_true(n > 100);
+    mica_mem_free(z);
+}
+
 /* Latents there and back; and the published numbers in the reference's order of operations. */
 static void test_scaling(void **state)
 {
@@ -377,9 +406,13 @@ static void test_scaling(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden_decode), cmocka_unit_test(test_golden_encode),
-        cmocka_unit_test(test_bands),         cmocka_unit_test(test_bands_save_memory),
-        cmocka_unit_test(test_threads),       cmocka_unit_test(test_progress_and_cancel),
+        cmocka_unit_test(test_golden_decode),
+        cmocka_unit_test(test_golden_encode),
+        cmocka_unit_test(test_bands),
+        cmocka_unit_test(test_bands_save_memory),
+        cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_progress_and_cancel),
+        cmocka_unit_test(test_run_without_memory),
         cmocka_unit_test(test_scaling),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
