@@ -24,7 +24,7 @@ help:
 	@echo 'make demo       set up, build, and make a picture: demo.png'
 	@echo 'make test       set up, build, and run every test'
 	@echo 'make sanitize   asan+ubsan build of the unit, kernel, parser and replay tests, and run them'
-	@echo 'make bench      kernels and two full-width Qwen-Image blocks on this machine'
+	@echo 'make bench      operations and two full-width Qwen-Image blocks on this machine'
 	@echo 'make lint       layering, exported symbols, sizes, formatting'
 	@echo 'make format     run clang-format over the sources'
 	@echo 'make fuzz       libFuzzer builds (clang) and FUZZ_SECONDS=$(FUZZ_SECONDS) of each target'

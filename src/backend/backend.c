@@ -492,10 +492,10 @@ bool mica_all_finite(mica_backend *be, const mica_tensor *x)
     return finite;
 }
 
-double mica_backend_measure_peak(mica_backend *be)
+double mica_backend_measure_peak(mica_backend *be, mica_precision precision)
 {
     double flops = 0.0;
     if (!mica_backend_failed(be))
-        keep(be, be->ops->measure_peak(be, &flops, &be->error));
+        keep(be, be->ops->measure_peak(be, precision, &flops, &be->error));
     return flops;
 }

@@ -203,7 +203,7 @@ void mica_cfg_combine(mica_backend *be, const mica_tensor *cond_PC, const mica_t
 bool mica_all_finite(mica_backend *be, const mica_tensor *x);
 
 /* Operations per second (2 per multiply-add) of the best matrix product this machine's library
- * offers at the backend's precision; measured now, for benchmarks. 0 after a failure. */
-double mica_backend_measure_peak(mica_backend *be);
+ * offers at `precision`; measured now, for benchmarks. 0 after a failure. */
+double mica_backend_measure_peak(mica_backend *be, mica_precision precision);
 
 #endif

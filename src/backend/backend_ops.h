@@ -59,7 +59,8 @@ typedef struct mica_backend_ops {
                                const mica_tensor *uncond_PC, float scale, bool renorm,
                                mica_tensor *out_PC, mica_err *err);
     mica_status (*all_finite)(mica_backend *be, const mica_tensor *x, bool *out, mica_err *err);
-    mica_status (*measure_peak)(mica_backend *be, double *flops, mica_err *err);
+    mica_status (*measure_peak)(mica_backend *be, mica_precision precision, double *flops,
+                                mica_err *err);
 } mica_backend_ops;
 
 /* Every implementation's struct begins with this one. */

@@ -2,7 +2,7 @@
  *
  * Everything that allocates goes through here, third-party libraries included where
  * they take allocator hooks, so that allocations can be counted and the n-th one made
- * to fail (tests/unit/test_alloc_fail.c walks n = 1, 2, ... through open -> run -> close). */
+ * to fail (the allocation tests walk n = 1, 2, ... through open -> run -> close). */
 #ifndef MICA_BASE_MEM_H
 #define MICA_BASE_MEM_H
 

@@ -12,11 +12,13 @@ typedef __mmask16 vm;
 /* 8 x 48 of c in 24 registers, a row of B in 3, a broadcast of a in 1: 28 of 32. */
 #define MICA_TILE_MR 8
 #define MICA_TILE_NV 3
-#define MICA_TILES(X)                                                                              \
-    X(1, 1)                                                                                        \
-    X(1, 2)                                                                                        \
-    X(1, 3) X(2, 1) X(2, 2) X(2, 3) X(3, 1) X(3, 2) X(3, 3) X(4, 1) X(4, 2) X(4, 3) X(5, 1)        \
-        X(5, 2) X(5, 3) X(6, 1) X(6, 2) X(6, 3) X(7, 1) X(7, 2) X(7, 3) X(8, 1) X(8, 2) X(8, 3)
+/* clang-format off */
+#define MICA_TILES(X) \
+    X(1, 1) X(1, 2) X(1, 3)  X(2, 1) X(2, 2) X(2, 3) \
+    X(3, 1) X(3, 2) X(3, 3)  X(4, 1) X(4, 2) X(4, 3) \
+    X(5, 1) X(5, 2) X(5, 3)  X(6, 1) X(6, 2) X(6, 3) \
+    X(7, 1) X(7, 2) X(7, 3)  X(8, 1) X(8, 2) X(8, 3)
+/* clang-format on */
 
 MICA_VEC vm vm_first(int n)
 {

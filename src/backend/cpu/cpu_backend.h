@@ -159,7 +159,7 @@ MICA_CPU_SLOT(linear_combination, int n, const float *coef, const mica_tensor *c
 MICA_CPU_SLOT(cfg_combine, const mica_tensor *cond_PC, const mica_tensor *uncond_PC, float scale,
               bool renorm, mica_tensor *out_PC);
 MICA_CPU_SLOT(all_finite, const mica_tensor *x, bool *out);
-MICA_CPU_SLOT(measure_peak, double *flops);
+MICA_CPU_SLOT(measure_peak, mica_precision precision, double *flops);
 MICA_CPU_SLOT(upload_f32, const mica_tensor *dst, const float *src);
 
 mica_status mica_cpu_download_f32(mica_backend *be, float *dst, const mica_tensor *src,

@@ -66,10 +66,11 @@ static bool buffers_make(peak_buffers *b, const mica_dnnl_op *op)
     return true;
 }
 
-mica_status mica_cpu_measure_peak(mica_backend *base, double *flops, mica_err *err)
+mica_status mica_cpu_measure_peak(mica_backend *base, mica_precision precision, double *flops,
+                                  mica_err *err)
 {
     mica_cpu_backend *be = mica_cpu_from(base);
-    const mica_dnnl_key key = peak_key(base->options.precision);
+    const mica_dnnl_key key = peak_key(precision);
     peak_buffers b = {0};
     mica_dnnl_op *op;
     MICA_TRY(mica_dnnl_get(be->dnnl, &key, &op, err));
