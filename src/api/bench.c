@@ -4,9 +4,9 @@
  *
  * A line per phase with its seconds; for the denoiser also seconds a step, and for linears,
  * attention and convolutions the arithmetic done (2 per multiply-add), its rate and its share of
- * the peak of its own operand type. A run is guided (two passes in one batch). With `ablate` the run is repeated once for every technique switched off. A first
- * run of one step warms caches and is not counted. `kernels` measures single operations at
- * Qwen-Image's shapes instead of a model. */
+ * the peak of its own operand type. A run is guided: two passes in one batch. With `ablate` it
+ * is repeated once for every technique switched off. A first run of one step warms caches and
+ * is not counted. `kernels` measures single operations at Qwen-Image's shapes instead. */
 #include "api/api.h"
 
 #include "base/clock.h"
