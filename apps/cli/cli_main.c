@@ -17,7 +17,7 @@ typedef struct command {
 static const command commands[] = {
     {"image", "make pictures from text", cmd_image},
     {"inspect", "say what a model folder, weight file or picture is", cmd_inspect},
-    {"bench", "measure a model, a synthetic one or the kernels", cmd_bench},
+    {"bench", "measure a model, a synthetic one or single operations", cmd_bench},
 };
 
 /* Names the command line reserves; they come with later versions. */

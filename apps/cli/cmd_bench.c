@@ -1,4 +1,4 @@
-/* cmd_bench.c - `mica bench`: what this machine does with a model, a synthetic one or the kernels.
+/* cmd_bench.c - `mica bench`: what this machine does with a model, a synthetic one or single operations.
  *
  * The library measures and tells each figure as a line while it goes; with --json the lines are
  * kept back and the report follows as one object. */

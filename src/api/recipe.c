@@ -10,10 +10,28 @@
 #include "backend/backend.h"
 
 #include <inttypes.h>
+#include <string.h>
 
 static const char *const solver_ids[] = {"default", "euler", "heun", "dpmpp-2m", "unipc"};
 static const char *const solver_titles[] = {"Euler", "Euler", "Heun", "DPM++ 2M", "UniPC"};
 static const char *const precision_names[] = {"auto", "f32", "bf16", "int8", "fp8"};
+
+/* A recipe travels with a picture: it names files without the folders they lay in. */
+static void add_file_name(mica_text *t, const char *path)
+{
+    size_t n = strlen(path);
+    while (n > 1 && path[n - 1] == '/')
+        n--;
+    size_t first = n;
+    while (first > 0 && path[first - 1] != '/')
+        first--;
+    char *name = mica_mem_strndup(path + first, n - first);
+    if (name)
+        mica_text_add_json_string(t, name);
+    else
+        t->failed = true;
+    mica_mem_free(name);
+}
 
 static void write_json(const mica_session *s, const mica_image_options *o,
                        const mica_model_result *r, uint64_t seed, mica_text *t)
@@ -42,11 +60,11 @@ static void write_json(const mica_session *s, const mica_image_options *o,
         mica_text_add(t, ",\"timestep_rounding\":\"bf16\"");
     if (o->noise_path) {
         mica_text_add(t, ",\"noise\":");
-        mica_text_add_json_string(t, o->noise_path);
+        add_file_name(t, o->noise_path);
     }
     mica_text_add(t, ",\"precision\":\"%s\",\"family\":\"%s\",\"model\":",
                   precision_names[mica_backend_precision(s->be)], s->engine->kind->id);
-    mica_text_add_json_string(t, s->engine->name);
+    add_file_name(t, s->engine->name);
     mica_text_add(t, ",\"model_hash\":\"%s\",\"version\":\"%s\"}", s->engine->model->hash,
                   mica_version());
 }
