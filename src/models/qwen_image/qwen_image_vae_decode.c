@@ -122,6 +122,8 @@ static mica_status decode(mica_vae_run *r, const mica_tensor *z_YXC, mica_tensor
     const mica_pool_mark mark = mica_pool_get_mark(r->be, MICA_POOL_STEP);
     MICA_TRY(run_whole(r, half, z_YXC, &mid_YXC));
     mica_pool_release(r->be, MICA_POOL_STEP, mark);
+    if (N < Y) /* the slots of the bands do not fit into the chunks of the mid block */
+        mica_pool_trim(r->be);
     return run_bands(r, half, &mid_YXC, N, picture_YXC);
 }
 

@@ -132,6 +132,8 @@ static mica_status encode(mica_vae_run *r, const mica_tensor *picture_YXC, mica_
     const mica_pool_mark mark = mica_pool_get_mark(r->be, MICA_POOL_STEP);
     MICA_TRY(run_bands(r, half, picture_YXC, N, &mid_YXC));
     mica_pool_release(r->be, MICA_POOL_STEP, mark);
+    if (N < Y) /* the slots of the mid block do not fit into the chunks of the bands */
+        mica_pool_trim(r->be);
     return run_whole(r, half, &mid_YXC, mean_YXC, logvar_YXC);
 }
 
