@@ -1,7 +1,7 @@
 /* file_kind.h - names what a file is when it is not what was asked for.
  *
  * People point a program at whatever they downloaded: a GGUF file, a torch checkpoint, the
- * text stub of a large-file store, the HTML of an error page. One look at the first bytes
+ * text pointer of a large-file store, the HTML of an error page. One look at the first bytes
  * turns "bad header" into a sentence that says what to do. Nothing here reads those formats. */
 #ifndef MICA_FORMAT_FILE_KIND_H
 #define MICA_FORMAT_FILE_KIND_H
