@@ -2,13 +2,18 @@
  *
  *     src  w x h  ──► rows resampled: W x h ──► columns resampled: W x H     8 bits in between
  *
- *     out[i] = clip8((2^21 + sum_j pixel[first_i + j] * k_i[j]) >> 22),   k = round(weight * 2^22)
+ *     out[i] = clip8((2^(b-1) + sum_j pixel[first_i + j] * k_i[j]) >> b),   k = round(weight * 2^b)
+ *
+ *     Pillow   b = 22
+ *     torch    the largest b up to 22 whose k all fit into 16 bits
  *
  * Reference: Pillow src/libImaging/Resample.c (precompute_coeffs, normalize_coeffs_8bpc,
  * ImagingResampleHorizontal_8bpc): a pass whose length does not change is left out, weights are
  * computed and normalised in double, sums are 32-bit integers. Premultiplied alpha: Convert.c
  * rgba2rgbA, rgbA2rgba. Rows come first, as in every Pillow before 13; that one exchanges the
- * passes when the width grows and the height shrinks, which moves single levels.
+ * passes when the width grows and the height shrinks, which moves single levels. torch
+ * aten/src/ATen/native/cpu/UpSampleKernel.cpp (HelperInterpBase::_compute_index_ranges_int16_weights)
+ * does the same arithmetic with shorter weights, which moves one level in 170.
  *
  * Plain loops: the pictures are small beside the networks that follow (a 2048x2048 picture to
  * 1024x1024 by Lanczos takes about 0.1 s). */
@@ -20,12 +25,12 @@
 #include <math.h>
 #include <string.h>
 
-#define PRECISION_BITS 22
-#define MAX_SIDE       65535
+#define MOST_BITS 22
+#define MAX_SIDE  65535
 
 /* Weights of one axis: output i reads `count[i]` pixels from `first[i]`, weights at k + i * taps. */
 typedef struct axis {
-    int in, out, taps;
+    int in, out, taps, bits;
     int *first, *count;
     int32_t *k;
 } axis;
@@ -63,10 +68,12 @@ static double lanczos(double x)
 static const struct {
     double (*weight)(double x);
     double support;
+    bool short_weights;
 } filters[] = {
-    [MICA_RESAMPLE_BILINEAR] = {triangle, 1.0},
-    [MICA_RESAMPLE_BICUBIC] = {cubic, 2.0},
-    [MICA_RESAMPLE_LANCZOS] = {lanczos, 3.0},
+    [MICA_RESAMPLE_BILINEAR] = {triangle, 1.0, false},
+    [MICA_RESAMPLE_BICUBIC] = {cubic, 2.0, false},
+    [MICA_RESAMPLE_LANCZOS] = {lanczos, 3.0, false},
+    [MICA_RESAMPLE_BICUBIC_TORCH] = {cubic, 2.0, true},
 };
 
 static void axis_deinit(axis *a)
@@ -77,8 +84,10 @@ static void axis_deinit(axis *a)
     *a = (axis){0};
 }
 
-static void fill_weights(axis *a, int i, mica_resample filter, double scale, double *weights)
+/* Normalised weights of output i, `taps` doubles. */
+static void find_weights(axis *a, int i, mica_resample filter, double *weights)
 {
+    const double scale = (double)a->in / a->out;
     const double stretch = scale < 1.0 ? 1.0 : scale; /* shrinking widens the filter */
     const double support = filters[filter].support * stretch;
     const double center = (i + 0.5) * scale, inverse = 1.0 / stretch;
@@ -93,11 +102,21 @@ static void fill_weights(axis *a, int i, mica_resample filter, double scale, dou
     }
     a->first[i] = first;
     a->count[i] = end - first;
-    int32_t *k = a->k + (size_t)i * (size_t)a->taps;
-    for (int j = 0; j < end - first; j++) {
-        const double w = (sum != 0.0 ? weights[j] / sum : weights[j]) * (1 << PRECISION_BITS);
-        k[j] = (int32_t)(w < 0.0 ? w - 0.5 : w + 0.5);
-    }
+    for (int j = 0; j < end - first && sum != 0.0; j++)
+        weights[j] /= sum;
+}
+
+static int choose_bits(const axis *a, mica_resample filter, const double *weights)
+{
+    if (!filters[filter].short_weights)
+        return MOST_BITS;
+    double most = 0.0;
+    for (size_t i = 0; i < (size_t)a->out * (size_t)a->taps; i++)
+        most = weights[i] > most ? weights[i] : most;
+    int bits = 0;
+    while (bits < MOST_BITS && (int)(0.5 + most * (1 << (bits + 1))) < 1 << 15)
+        bits++;
+    return bits;
 }
 
 static mica_status axis_init(axis *a, int in, int out, mica_resample filter, mica_err *err)
@@ -105,12 +124,12 @@ static mica_status axis_init(axis *a, int in, int out, mica_resample filter, mic
     const double scale = (double)in / out;
     const double stretch = scale < 1.0 ? 1.0 : scale;
     const int taps = (int)ceil(filters[filter].support * stretch) * 2 + 1;
-    const size_t n = (size_t)out;
+    const size_t n = (size_t)out, count = n * (size_t)taps; /* < 65535 * 2^19 */
     *a = (axis){.in = in, .out = out, .taps = taps};
     a->first = mica_mem_calloc(n, sizeof *a->first);
     a->count = mica_mem_calloc(n, sizeof *a->count);
-    a->k = mica_mem_calloc(n * (size_t)taps, sizeof *a->k); /* < 65535 * 2^19 */
-    double *weights = mica_mem_calloc((size_t)taps, sizeof *weights);
+    a->k = mica_mem_calloc(count, sizeof *a->k);
+    double *weights = mica_mem_calloc(count, sizeof *weights);
     if (!a->first || !a->count || !a->k || !weights) {
         mica_mem_free(weights);
         axis_deinit(a);
@@ -118,23 +137,24 @@ static mica_status axis_init(axis *a, int in, int out, mica_resample filter, mic
                          in, out);
     }
     for (int i = 0; i < out; i++)
-        fill_weights(a, i, filter, scale, weights);
+        find_weights(a, i, filter, weights + (size_t)i * (size_t)taps);
+    a->bits = choose_bits(a, filter, weights);
+    for (size_t i = 0; i < count; i++) {
+        const double w = weights[i] * (1 << a->bits);
+        a->k[i] = (int32_t)(w < 0.0 ? w - 0.5 : w + 0.5);
+    }
     mica_mem_free(weights);
     return MICA_OK;
 }
 
-static uint8_t clip8(int32_t sum)
+static uint8_t weighted_sum(const axis *a, int i, const uint8_t *pixel, size_t stride)
 {
-    const int32_t v = sum >> PRECISION_BITS; /* arithmetic shift, as everywhere this compiles */
-    return (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v);
-}
-
-static int32_t weighted_sum(const uint8_t *pixel, size_t stride, const int32_t *k, int count)
-{
-    int32_t sum = 1 << (PRECISION_BITS - 1);
-    for (int j = 0; j < count; j++)
+    const int32_t *k = a->k + (size_t)i * (size_t)a->taps;
+    int32_t sum = 1 << (a->bits - 1);
+    for (int j = 0; j < a->count[i]; j++)
         sum += pixel[(size_t)j * stride] * k[j];
-    return sum;
+    sum >>= a->bits; /* arithmetic shift, as everywhere this compiles */
+    return (uint8_t)(sum < 0 ? 0 : sum > 255 ? 255 : sum);
 }
 
 static void resample_rows(const axis *a, const mica_picture *src, mica_picture *dst)
@@ -145,9 +165,8 @@ static void resample_rows(const axis *a, const mica_picture *src, mica_picture *
         const uint8_t *row = src->pixels + (size_t)y * (size_t)src->width * n;
         for (int x = 0; x < a->out; x++) {
             const uint8_t *pixel = row + (size_t)a->first[x] * n;
-            const int32_t *k = a->k + (size_t)x * (size_t)a->taps;
             for (size_t c = 0; c < n; c++)
-                *out++ = clip8(weighted_sum(pixel + c, n, k, a->count[x]));
+                *out++ = weighted_sum(a, x, pixel + c, n);
         }
     }
 }
@@ -158,9 +177,8 @@ static void resample_columns(const axis *a, const mica_picture *src, mica_pictur
     uint8_t *out = dst->pixels;
     for (int y = 0; y < a->out; y++) {
         const uint8_t *top = src->pixels + (size_t)a->first[y] * row;
-        const int32_t *k = a->k + (size_t)y * (size_t)a->taps;
         for (size_t i = 0; i < row; i++)
-            *out++ = clip8(weighted_sum(top + i, row, k, a->count[y]));
+            *out++ = weighted_sum(a, y, top + i, row);
     }
 }
 

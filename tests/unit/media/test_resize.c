@@ -1,4 +1,4 @@
-/* test_resize.c - resampling against Pillow, exactly; float to 8 bits; refusals. */
+/* test_resize.c - resampling against Pillow and torch, exactly; float to 8 bits; refusals. */
 #include "golden_file.h"
 
 #include "base/mem.h"
@@ -65,6 +65,19 @@ static void test_golden_rgba(void **state)
         assert_non_null(t);
         const mica_picture want = picture_of(t);
         check(cases[i].name, &src, &want, cases[i].filter);
+    }
+    mica_weights_close(&w);
+}
+
+static void test_golden_torch(void **state)
+{
+    (void)state;
+    static const char *const cases[] = {"down", "up", "mixed", "far", "one_side"};
+    mica_weights *w = golden_open("pictures/resize_torch.safetensors");
+    for (size_t i = 0; i < MICA_ARRAY_LEN(cases); i++) {
+        const mica_picture src = picture_of(golden_tensor(w, cases[i], "x"));
+        const mica_picture want = picture_of(golden_tensor(w, cases[i], "out"));
+        check(cases[i], &src, &want, MICA_RESAMPLE_BICUBIC_TORCH);
     }
     mica_weights_close(&w);
 }
@@ -151,13 +164,10 @@ static void test_to_8bit(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden_rgb),
-        cmocka_unit_test(test_golden_rgba),
-        cmocka_unit_test(test_same_size_is_a_copy),
-        cmocka_unit_test(test_flat_stays_flat),
-        cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_alloc_fail),
-        cmocka_unit_test(test_to_8bit),
+        cmocka_unit_test(test_golden_rgb),      cmocka_unit_test(test_golden_rgba),
+        cmocka_unit_test(test_golden_torch),    cmocka_unit_test(test_same_size_is_a_copy),
+        cmocka_unit_test(test_flat_stays_flat), cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_alloc_fail),      cmocka_unit_test(test_to_8bit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
