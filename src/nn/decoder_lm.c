@@ -1,8 +1,9 @@
 /* decoder_lm.c - whole-prompt pass of a Llama/Qwen language model; see decoder_lm.h.
  *
  * Reference: transformers models/qwen2_5_vl/modeling_qwen2_5_vl.py, Qwen2_5_VLTextModel and
- * Qwen2_5_VLDecoderLayer. Its rotary embedding has three position axes; for text all three are
- * equal, which leaves the plain rotary embedding of halves. */
+ * Qwen2_5_VLDecoderLayer. Its rotary embedding has three position axes
+ * (apply_multimodal_rotary_pos_emb); for text all three are equal, which leaves the plain rotary
+ * embedding of halves. */
 #include "nn/decoder_lm.h"
 
 #include "nn/rope.h"
@@ -158,7 +159,7 @@ typedef struct pass {
     const mica_lm_prompt *prompts;
     int prompt_count;
     int64_t L; /* rows of all prompts */
-    mica_rope_table rope;
+    mica_rope_table ropes[MICA_LM_PROMPTS];
 } pass;
 
 static mica_tensor scratch(const pass *p, int64_t rows, int64_t columns)
@@ -172,13 +173,13 @@ static mica_tensor heads(const mica_tensor *x, int64_t first, int64_t count, int
     return mica_tensor_reshape(&rows, 3, (const int64_t[]){count, H, K});
 }
 
-/* One prompt's rows: norm and rotation in place, then causal attention into out. */
+/* Prompt i's rows: norm and rotation in place, then causal attention into out. */
 static void attend(const pass *p, mica_lm_layer *w, const mica_tensor *q, const mica_tensor *k,
-                   const mica_tensor *v, mica_tensor *out, int64_t first, int64_t count)
+                   const mica_tensor *v, mica_tensor *out, int64_t first, int i)
 {
     const mica_lm_config *c = &p->lm->config;
-    const int64_t K = c->head_dim;
-    const mica_rope_table rope = mica_rope_table_rows(&p->rope, count);
+    const int64_t K = c->head_dim, count = p->prompts[i].count;
+    const mica_rope_table rope = mica_rope_table_rows(&p->ropes[i], count);
     mica_tensor q_LHK = heads(q, first, count, c->heads, K);
     mica_tensor k_MGK = heads(k, first, count, c->kv_heads, K);
     const mica_tensor v_MGK = heads(v, first, count, c->kv_heads, K);
@@ -215,7 +216,7 @@ static void run_attention(const pass *p, mica_lm_layer *w, mica_tensor *x_LD)
     mica_nn_linear_run(p->be, &w->v, &norm_LD, MICA_ACT_NONE, &v);
     int64_t first = 0;
     for (int i = 0; i < p->prompt_count; i++) {
-        attend(p, w, &q, &k, &v, &out, first, p->prompts[i].count);
+        attend(p, w, &q, &k, &v, &out, first, i);
         first += p->prompts[i].count;
     }
     mica_nn_linear_gated(p->be, &w->o, &out, NULL, x_LD);
@@ -243,9 +244,15 @@ static void embed(const pass *p, mica_tensor *x_LD)
 {
     int64_t first = 0;
     for (int i = 0; i < p->prompt_count; i++) {
-        mica_tensor rows = mica_tensor_rows(x_LD, first, p->prompts[i].count);
-        mica_embed_rows(p->be, &p->lm->embed, p->prompts[i].ids, p->prompts[i].count, &rows);
-        first += p->prompts[i].count;
+        const mica_lm_prompt *prompt = &p->prompts[i];
+        mica_tensor rows = mica_tensor_rows(x_LD, first, prompt->count);
+        mica_embed_rows(p->be, &p->lm->embed, prompt->ids, prompt->count, &rows);
+        for (int n = 0; n < prompt->insert_count; n++) {
+            const mica_lm_insert *insert = &prompt->inserts[n];
+            mica_tensor dst = mica_tensor_rows(&rows, insert->first, insert->rows_ND.shape_[0]);
+            mica_copy(p->be, &insert->rows_ND, &dst);
+        }
+        first += prompt->count;
     }
 }
 
@@ -280,19 +287,39 @@ static mica_status run_layers(const pass *p, mica_run *run, mica_tensor *hidden_
     return mica_backend_check(p->be, err);
 }
 
+/* Prompts without positions of their own share the table of the longest. */
+static mica_status build_ropes(pass *p, mica_err *err)
+{
+    const mica_lm_config *c = &p->lm->config;
+    mica_rope_table plain = {0};
+    int64_t longest = 0;
+    for (int i = 0; i < p->prompt_count; i++)
+        if (!p->prompts[i].positions_L3)
+            longest = MICA_MAX(longest, p->prompts[i].count);
+    if (longest)
+        MICA_TRY(mica_rope_build_lm(p->be, MICA_POOL_STEP, longest, (int)c->head_dim, c->theta,
+                                    &plain, err));
+    for (int i = 0; i < p->prompt_count; i++) {
+        const mica_lm_prompt *prompt = &p->prompts[i];
+        p->ropes[i] = plain;
+        if (prompt->positions_L3)
+            MICA_TRY(mica_rope_build_sections(p->be, MICA_POOL_STEP, prompt->positions_L3,
+                                              prompt->count, c->sections, c->theta, &p->ropes[i],
+                                              err));
+    }
+    return MICA_OK;
+}
+
 mica_status mica_lm_run(mica_lm *lm, mica_backend *be, mica_run *run, const mica_lm_prompt *prompts,
                         int prompt_count, mica_tensor *hidden_LD, mica_err *err)
 {
     pass p = {.lm = lm, .be = be, .prompts = prompts, .prompt_count = prompt_count};
-    int64_t longest = 0;
     for (int i = 0; i < prompt_count; i++) {
         MICA_TRY(check_ids(lm, &prompts[i], err));
         p.L += prompts[i].count;
-        longest = MICA_MAX(longest, prompts[i].count);
     }
     const mica_pool_mark mark = mica_pool_get_mark(be, MICA_POOL_STEP);
-    mica_status st = mica_rope_build_lm(be, MICA_POOL_STEP, longest, (int)lm->config.head_dim,
-                                        lm->config.theta, &p.rope, err);
+    mica_status st = build_ropes(&p, err);
     if (!st)
         st = run_layers(&p, run, hidden_LD, err);
     mica_pool_release(be, MICA_POOL_STEP, mark);

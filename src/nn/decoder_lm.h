@@ -18,6 +18,9 @@ typedef struct mica_lm_config {
     int64_t vocab, width, ffn, heads, kv_heads, head_dim, layers;
     double eps;   /* of every RMS norm */
     double theta; /* rotary base */
+    /* Rotary pairs of each of three position axes (time, row, column), adding up to head_dim / 2;
+     * all zero: one axis. For text the axes are equal, so that they only matter to pictures. */
+    int sections[3];
     bool qkv_bias, qk_norm;
     /* Linears never below bf16. For text encoders: their outlier channels ruin 8-bit sums, every
      * later step depends on them, and they run once. */
@@ -51,12 +54,23 @@ mica_status mica_lm_fill(const mica_lm_config *config, mica_weights *w, mica_are
 /* Frees every prepared form and lets the pages go. */
 void mica_lm_drop(mica_lm *lm, mica_backend *be);
 
+#define MICA_LM_PROMPTS 8 /* in one pass */
+
+/* Rows that do not come from the embedding table: a picture's features. */
+typedef struct mica_lm_insert {
+    int64_t first;       /* row of the prompt that rows_ND[0] becomes */
+    mica_tensor rows_ND; /* activations; all N rows lie inside the prompt */
+} mica_lm_insert;
+
 typedef struct mica_lm_prompt {
     const int32_t *ids; /* each below config.vocab: checked */
     int64_t count;
+    const mica_lm_insert *inserts; /* may be NULL */
+    int insert_count;
+    const int32_t *positions_L3; /* of every row; NULL: 0, 1, 2, ... Needs config.sections */
 } mica_lm_prompt;
 
-/* hidden_LD: activations, rows of all prompts in order, after the final norm. */
+/* At most MICA_LM_PROMPTS prompts. hidden_LD: activations, rows of all prompts in order, after the final norm. */
 mica_status mica_lm_run(mica_lm *lm, mica_backend *be, mica_run *run, const mica_lm_prompt *prompts,
                         int prompt_count, mica_tensor *hidden_LD, mica_err *err);
 

@@ -33,22 +33,53 @@ mica_rope_table mica_rope_table_rows(const mica_rope_table *t, int64_t count)
                              mica_tensor_rows(&t->sin_Lk, 0, count)};
 }
 
-mica_status mica_rope_build_lm(mica_backend *be, mica_pool pool, int64_t rows, int head_dim,
-                               double theta, mica_rope_table *out, mica_err *err)
+/* Host memory: frequencies [half], then cos and sin [rows, half]. */
+static float *alloc_table(int64_t rows, int half, mica_err *err)
 {
-    const int half = head_dim / 2;
     size_t count;
     float *host = NULL;
     if (mica_mul_size((size_t)rows * 2 + 1, (size_t)half, &count))
         host = mica_mem_calloc(count, sizeof *host);
     if (!host)
-        return MICA_FAIL(err, MICA_E_NOMEM, "no memory for a rotary table of %lld positions",
-                         (long long)rows);
+        mica_err_set(err, MICA_E_NOMEM, "no memory for a rotary table of %lld positions",
+                     (long long)rows);
+    return host;
+}
+
+mica_status mica_rope_build_lm(mica_backend *be, mica_pool pool, int64_t rows, int head_dim,
+                               double theta, mica_rope_table *out, mica_err *err)
+{
+    const int half = head_dim / 2;
+    float *host = alloc_table(rows, half, err);
+    if (!host)
+        return MICA_E_NOMEM;
     float *freq = host, *cos_Lk = host + half, *sin_Lk = cos_Lk + rows * half;
     mica_rope_frequencies((float)theta, head_dim, freq);
     for (int64_t l = 0; l < rows; l++)
         for (int i = 0; i < half; i++) {
             const float angle = (float)l * freq[i];
+            cos_Lk[l * half + i] = cosf(angle);
+            sin_Lk[l * half + i] = sinf(angle);
+        }
+    mica_rope_table_upload(be, pool, rows, half, cos_Lk, sin_Lk, out);
+    mica_mem_free(host);
+    return MICA_OK;
+}
+
+mica_status mica_rope_build_sections(mica_backend *be, mica_pool pool, const int32_t *positions_L3,
+                                     int64_t rows, const int pairs[3], double theta,
+                                     mica_rope_table *out, mica_err *err)
+{
+    const int half = pairs[0] + pairs[1] + pairs[2];
+    float *host = alloc_table(rows, half, err);
+    if (!host)
+        return MICA_E_NOMEM;
+    float *freq = host, *cos_Lk = host + half, *sin_Lk = cos_Lk + rows * half;
+    mica_rope_frequencies((float)theta, 2 * half, freq);
+    for (int64_t l = 0; l < rows; l++)
+        for (int i = 0; i < half; i++) {
+            const int axis = i < pairs[0] ? 0 : i < pairs[0] + pairs[1] ? 1 : 2;
+            const float angle = (float)positions_L3[3 * l + axis] * freq[i];
             cos_Lk[l * half + i] = cosf(angle);
             sin_Lk[l * half + i] = sinf(angle);
         }

@@ -26,5 +26,10 @@ mica_rope_table mica_rope_table_rows(const mica_rope_table *t, int64_t count);
 /* One axis, positions 0 .. rows - 1: the table of language models. */
 mica_status mica_rope_build_lm(mica_backend *be, mica_pool pool, int64_t rows, int head_dim,
                                double theta, mica_rope_table *out, mica_err *err);
+/* Three axes over one range of frequencies (M-RoPE): the first pairs[0] columns turn with
+ * positions_L3[l][0], the next pairs[1] with [1], the last with [2]; pairs add up to head_dim / 2. */
+mica_status mica_rope_build_sections(mica_backend *be, mica_pool pool, const int32_t *positions_L3,
+                                     int64_t rows, const int pairs[3], double theta,
+                                     mica_rope_table *out, mica_err *err);
 
 #endif

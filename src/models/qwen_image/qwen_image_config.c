@@ -38,6 +38,7 @@ mica_lm_config mica_qwen_image_text_config_default(void)
                             .layers = 28,
                             .eps = 1e-6,
                             .theta = 1e6,
+                            .sections = {16, 24, 24},
                             .qkv_bias = true,
                             .sensitive = true};
 }
@@ -269,13 +270,52 @@ static void derive_text(mica_lm_config *c, const mica_weights *w)
     c->kv_heads = size_of(w, "model.layers.0.self_attn.k_proj.weight", 0, 512) / c->head_dim;
 }
 
+/* Rotary pairs of time, row and column. */
+static mica_status read_sections(mica_lm_config *c, const mica_json *j, const struct cJSON *o,
+                                 mica_err *err)
+{
+    int64_t pairs[3];
+    size_t count = 0;
+    MICA_TRY(mica_json_opt_ints(j, o, "mrope_section", pairs, 3, &count, err));
+    for (size_t i = 0; i < count; i++) {
+        if (pairs[i] < 0 || pairs[i] > MAX_SIZE)
+            return MICA_FAIL(err, MICA_E_FORMAT, "%s: mrope_section[%zu] is %lld", j->name, i,
+                             (long long)pairs[i]);
+        c->sections[i] = (int)pairs[i];
+    }
+    if (count != 0 && count != 3)
+        return MICA_FAIL(err, MICA_E_FORMAT, "%s: mrope_section has %zu entries, expected 3",
+                         j->name, count);
+    return MICA_OK;
+}
+
+/* Without the key: those of the released model, or one axis if the heads are of another size. */
+static mica_status check_sections(mica_lm_config *c, const mica_weights *w, mica_err *err)
+{
+    const int *s = c->sections;
+    if (s[0] + s[1] + s[2] == 0 && c->head_dim == 128)
+        memcpy(c->sections, mica_qwen_image_text_config_default().sections, sizeof c->sections);
+    if (s[0] + s[1] + s[2] != 0 && s[0] + s[1] + s[2] != c->head_dim / 2)
+        return MICA_FAIL(
+            err, MICA_E_FORMAT,
+            "%s: mrope_section %d + %d + %d does not add up to half the head size %lld",
+            mica_weights_path(w), s[0], s[1], s[2], (long long)c->head_dim);
+    return MICA_OK;
+}
+
+/* transformers 5 moved rope_theta and rope_scaling into rope_parameters. */
 static mica_status read_rope(mica_lm_config *c, const mica_json *j, const struct cJSON *o,
                              mica_err *err)
 {
-    /* transformers 5 moved rope_theta into rope_parameters. */
+    const struct cJSON *scaling = mica_json_find(o, "rope_scaling");
     const struct cJSON *p = mica_json_find(o, "rope_parameters");
     MICA_TRY(mica_json_opt_double(j, o, "rope_theta", 1.0, 1e12, &c->theta, err));
-    return p ? mica_json_opt_double(j, p, "rope_theta", 1.0, 1e12, &c->theta, err) : MICA_OK;
+    if (scaling)
+        MICA_TRY(read_sections(c, j, scaling, err));
+    if (!p)
+        return MICA_OK;
+    MICA_TRY(read_sections(c, j, p, err));
+    return mica_json_opt_double(j, p, "rope_theta", 1.0, 1e12, &c->theta, err);
 }
 
 static mica_status read_text(mica_lm_config *c, const mica_json *j, mica_err *err)
@@ -306,10 +346,13 @@ mica_status mica_qwen_image_text_config_read(mica_lm_config *c, const char *json
     mica_json j = {0};
     bool found;
     derive_text(c, w);
+    memset(c->sections, 0, sizeof c->sections);
     mica_status st = open_json(&j, json_path, w, &found, err);
     if (!st && found)
         st = read_text(c, &j, err);
     mica_json_close(&j);
+    if (!st)
+        st = check_sections(c, w, err);
     if (st)
         return st;
     if (c->heads < 1 || c->kv_heads < 1 || c->heads % c->kv_heads || c->head_dim < 2 ||

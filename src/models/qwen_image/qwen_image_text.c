@@ -78,7 +78,8 @@ mica_status mica_qwen_image_encode(mica_lm *lm, mica_backend *be, mica_run *run,
     int64_t L = 0;
     for (int i = 0; i < count; i++) {
         MICA_TRY(tap_ids(run->taps, &prompts[i], NAMES[i], err));
-        rows[i] = (mica_lm_prompt){prompts[i].ids, (int64_t)MICA_MIN(prompts[i].count, most)};
+        rows[i] = (mica_lm_prompt){.ids = prompts[i].ids,
+                                   .count = (int64_t)MICA_MIN(prompts[i].count, most)};
         L += rows[i].count;
     }
     mica_tensor hidden_LE =

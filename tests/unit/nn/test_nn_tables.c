@@ -99,6 +99,35 @@ static void test_lm_rope(void **state)
     mica_backend_close(&be);
 }
 
+/* Every column of a table of sections is that of the one-axis table at its axis' position. */
+static void test_lm_rope_sections(void **state)
+{
+    (void)state;
+    enum { HALF = 16, ROWS = 3, MOST = 41 };
+    static const int32_t positions[ROWS][3] = {{0, 0, 0}, {5, 7, 40}, {12, 12, 12}};
+    static const int pairs[3] = {3, 8, 5};
+    mica_backend *be = open_backend();
+    mica_rope_table plain, got;
+    mica_err err = {0};
+    float one[2][MOST * HALF], three[2][ROWS * HALF];
+    assert_int_equal(mica_rope_build_lm(be, MICA_POOL_SESSION, MOST, 2 * HALF, 1e6, &plain, &err),
+                     MICA_OK);
+    assert_int_equal(
+        mica_rope_build_sections(be, MICA_POOL_SESSION, positions[0], ROWS, pairs, 1e6, &got, &err),
+        MICA_OK);
+    mica_download_f32(be, one[0], &plain.cos_Lk);
+    mica_download_f32(be, one[1], &plain.sin_Lk);
+    mica_download_f32(be, three[0], &got.cos_Lk);
+    mica_download_f32(be, three[1], &got.sin_Lk);
+    for (int part = 0; part < 2; part++)
+        for (int l = 0; l < ROWS; l++)
+            for (int i = 0; i < HALF; i++) {
+                const int axis = i < 3 ? 0 : i < 11 ? 1 : 2;
+                assert_true(three[part][l * HALF + i] == one[part][positions[l][axis] * HALF + i]);
+            }
+    mica_backend_close(&be);
+}
+
 static void check_timesteps(const mica_weights *w, const char *name, float scale)
 {
     char key[64];
@@ -265,9 +294,13 @@ static void test_trace(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_lm_rope),           cmocka_unit_test(test_timestep_features),
-        cmocka_unit_test(test_timestep_rounding), cmocka_unit_test(test_weight_table),
-        cmocka_unit_test(test_weight_fill),       cmocka_unit_test(test_trace),
+        cmocka_unit_test(test_lm_rope),
+        cmocka_unit_test(test_lm_rope_sections),
+        cmocka_unit_test(test_timestep_features),
+        cmocka_unit_test(test_timestep_rounding),
+        cmocka_unit_test(test_weight_table),
+        cmocka_unit_test(test_weight_fill),
+        cmocka_unit_test(test_trace),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

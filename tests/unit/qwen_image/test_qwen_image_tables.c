@@ -151,6 +151,45 @@ static void test_configs(void **state)
     expect_config("{\"out_channels\": 17}", MICA_E_FORMAT, "out_channels");
 }
 
+/* The text encoder of that config.json, whose first section must be `first`. */
+static void expect_sections(const char *json, mica_status status, const char *word, int first)
+{
+    char path[] = "/tmp/mica-config-XXXXXX";
+    mica_weights *w = NULL;
+    mica_lm_config c;
+    mica_err err = {0};
+    assert_int_equal(mica_weights_open_empty(&w, &err), MICA_OK);
+    const int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, json, strlen(json)), (ssize_t)strlen(json));
+    close(fd);
+    const mica_status st = mica_qwen_image_text_config_read(&c, path, w, &err);
+    if (st != status || !strstr(err.text, word))
+        fail_msg("%s: got %d %s", json, st, err.text);
+    if (!st)
+        assert_int_equal(c.sections[0], first);
+    unlink(path);
+    mica_weights_close(&w);
+}
+
+static void test_text_sections(void **state)
+{
+    (void)state;
+    expect_sections("{}", MICA_OK, "", 16);
+    expect_sections("{\"hidden_size\": 64, \"num_attention_heads\": 4, \"num_key_value_heads\": 4}",
+                    MICA_OK, "", 0);
+    expect_sections("{\"rope_scaling\": {\"mrope_section\": [20, 22, 22]}}", MICA_OK, "", 20);
+    expect_sections("{\"rope_scaling\": null}", MICA_OK, "", 16);
+    expect_sections("{\"text_config\": {\"rope_parameters\": {\"mrope_section\": [24, 20, 20]}}}",
+                    MICA_OK, "", 24);
+    expect_sections("{\"rope_scaling\": {\"mrope_section\": [16, 24]}}", MICA_E_FORMAT, "2 entries",
+                    0);
+    expect_sections("{\"rope_scaling\": {\"mrope_section\": [-16, 40, 40]}}", MICA_E_FORMAT, "-16",
+                    0);
+    expect_sections("{\"rope_scaling\": {\"mrope_section\": [16, 24, 23]}}", MICA_E_FORMAT,
+                    "add up", 0);
+}
+
 static void test_variant_by_shape(void **state)
 {
     (void)state;
@@ -168,6 +207,7 @@ int main(void)
         cmocka_unit_test(test_rope),
         cmocka_unit_test(test_derived_config),
         cmocka_unit_test(test_configs),
+        cmocka_unit_test(test_text_sections),
         cmocka_unit_test(test_variant_by_shape),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
