@@ -154,6 +154,16 @@ typedef enum mica_noise_rng {
     MICA_NOISE_RNG_TORCH211_BF16 /* as torch 2.11 draws bfloat16 tensors */
 } mica_noise_rng;
 
+/* A picture that a run reads: a PNG, JPEG or WebP file, or pixels in memory. Transparency is
+ * ignored; an EXIF orientation is applied. */
+typedef struct mica_image_input {
+    const char *path;   /* NULL: pixels in memory */
+    const uint8_t *rgb; /* height * width * 3, rows top to bottom without padding */
+    int width, height;
+} mica_image_input;
+
+typedef enum mica_choice { MICA_CHOICE_AUTO = 0, MICA_CHOICE_YES, MICA_CHOICE_NO } mica_choice;
+
 typedef struct mica_image_options {
     size_t size;                 /* sizeof(mica_image_options) */
     const char *prompt;          /* required; UTF-8, invalid sequences become U+FFFD */
@@ -176,6 +186,20 @@ typedef struct mica_image_options {
     const char *trace_path; /* safetensors file that receives every named tap */
     mica_progress_fn progress;
     void *progress_user;
+    /* Pictures. With strength, mask or expand_, or with a model that takes no references, the
+     * first one is where denoising starts; otherwise the prompt refers to them, in order. */
+    const mica_image_input *inputs;
+    int input_count;
+    double strength; /* 0: the default; above 0, at most 1: how much of the start picture changes */
+    const mica_image_input *mask; /* white: repainted, black: comes back untouched; resized to the
+                                     start picture where sizes differ */
+    int expand_[4];               /* pixels of new border: left, top, right, bottom */
+    int ref_pixels;           /* area that references are scaled to for the VAE; 0: the model's */
+    int vision_pixels;        /* the same for the text encoder's vision part */
+    mica_choice distilled;    /* few steps without guidance; AUTO: what the model's files say */
+    double cfg_normalization; /* Z-Image: limit of the guided prediction's length as a multiple of
+                                 the prompt's; 0: none */
+    double cfg_truncation;    /* Z-Image: no guidance from this part of the run on, 0 to 1; 0: 1 */
 } mica_image_options;
 
 /* Runs text to picture; *out receives `batch` pictures of equal size. On failure

@@ -48,7 +48,7 @@ mica_precision api_precision(const mica_engine *engine); /* AUTO resolved */
 
 /* recipe.c: fills image->recipes and ->parameters. */
 mica_status api_recipes(mica_image *image, const mica_session *session,
-                        const mica_image_options *options, const mica_model_result *result,
+                        const mica_image_options *options, const mica_diffusion_result *result,
                         mica_err *err);
 
 #endif

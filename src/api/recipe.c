@@ -34,7 +34,7 @@ static void add_file_name(mica_text *t, const char *path)
 }
 
 static void write_json(const mica_session *s, const mica_image_options *o,
-                       const mica_model_result *r, uint64_t seed, mica_text *t)
+                       const mica_diffusion_result *r, uint64_t seed, mica_text *t)
 {
     mica_text_add(t, "{\"prompt\":");
     mica_text_add_json_string(t, o->prompt);
@@ -70,7 +70,7 @@ static void write_json(const mica_session *s, const mica_image_options *o,
 }
 
 static void write_parameters(const mica_session *s, const mica_image_options *o,
-                             const mica_model_result *r, uint64_t seed, mica_text *t)
+                             const mica_diffusion_result *r, uint64_t seed, mica_text *t)
 {
     mica_text_add(t, "%s\n", o->prompt);
     if (o->negative_prompt)
@@ -83,7 +83,7 @@ static void write_parameters(const mica_session *s, const mica_image_options *o,
 }
 
 mica_status api_recipes(mica_image *image, const mica_session *session,
-                        const mica_image_options *options, const mica_model_result *result,
+                        const mica_image_options *options, const mica_diffusion_result *result,
                         mica_err *err)
 {
     const size_t count = (size_t)image->count;

@@ -19,10 +19,10 @@ mica_status mica_session_open(mica_session **out, mica_engine *engine)
                                           .precision = api_precision(engine),
                                           .threads = o->threads,
                                           .ablate_fusion = o->ablate_fusion};
-    const mica_model_switches switches = {.ablate_rope_once = o->ablate_rope_once,
-                                          .ablate_modulation_once = o->ablate_modulation_once,
-                                          .ablate_batched_cfg = o->ablate_batched_cfg,
-                                          .ablate_trim = o->ablate_trim};
+    const mica_diffusion_switches switches = {.ablate_rope_once = o->ablate_rope_once,
+                                              .ablate_modulation_once = o->ablate_modulation_once,
+                                              .ablate_batched_cfg = o->ablate_batched_cfg,
+                                              .ablate_trim = o->ablate_trim};
     s->engine = engine;
     MICA_TRY(mica_backend_open(&s->be, &backend, &s->err));
     return engine->kind->session_open(&s->run, engine->model, s->be, &switches, &s->err);
@@ -48,7 +48,7 @@ const char *mica_session_errmsg(const mica_session *session)
 
 /* -------------------------------------------------------------- generate -- */
 
-static void keep_stats(mica_session *s, const mica_model_result *r)
+static void keep_stats(mica_session *s, const mica_diffusion_result *r)
 {
     const double denoise = r->seconds[MICA_PHASE_DENOISE];
     s->stats = (mica_run_stats){.size = sizeof s->stats,
@@ -62,7 +62,7 @@ static void keep_stats(mica_session *s, const mica_model_result *r)
 }
 
 static mica_status take_image(mica_session *s, const mica_image_options *options,
-                              mica_model_result *r, mica_image **out)
+                              mica_diffusion_result *r, mica_image **out)
 {
     mica_image *image = mica_mem_calloc(1, sizeof *image);
     if (!image)
@@ -80,7 +80,8 @@ static mica_status take_image(mica_session *s, const mica_image_options *options
 }
 
 /* The run, and its trace when one is wanted. */
-static mica_status run_traced(mica_session *s, const mica_image_options *o, mica_model_result *r)
+static mica_status run_traced(mica_session *s, const mica_image_options *o,
+                              mica_diffusion_result *r)
 {
     mica_trace *trace = NULL;
     if (o->trace_path)
@@ -97,7 +98,7 @@ mica_status mica_image_generate(mica_session *session, const mica_image_options 
                                 mica_image **out)
 {
     mica_image_options o;
-    mica_model_result result = {0};
+    mica_diffusion_result result = {0};
     *out = NULL;
     if (!session)
         return MICA_E_USAGE;
@@ -112,7 +113,7 @@ mica_status mica_image_generate(mica_session *session, const mica_image_options 
         keep_stats(session, &result);
         st = take_image(session, &o, &result, out);
     }
-    mica_model_result_deinit(&result);
+    mica_diffusion_result_deinit(&result);
     return st;
 }
 

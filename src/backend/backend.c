@@ -384,6 +384,13 @@ void mica_add(mica_backend *be, const mica_tensor *a, const mica_tensor *b, mica
         keep(be, be->ops->add(be, a, b, y, &be->error));
 }
 
+void mica_mul(mica_backend *be, const mica_tensor *a, const mica_tensor *b, mica_tensor *y)
+{
+    if (begin(be) && check_same(be, "mul", a, b) && check_same(be, "mul", a, y) &&
+        mica_tensor_count(y) > 0)
+        keep(be, be->ops->mul(be, a, b, y, &be->error));
+}
+
 void mica_embed_rows(mica_backend *be, mica_weight *w_VD, const int32_t *ids, int64_t count,
                      mica_tensor *y_LD)
 {

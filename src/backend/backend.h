@@ -168,6 +168,8 @@ void mica_silu(mica_backend *be, const mica_tensor *x, mica_tensor *y); /* y may
 void mica_swiglu(mica_backend *be, const mica_tensor *gate, const mica_tensor *up, mica_tensor *y);
 void mica_add(mica_backend *be, const mica_tensor *a, const mica_tensor *b,
               mica_tensor *y); /* y may be a or b */
+void mica_mul(mica_backend *be, const mica_tensor *a, const mica_tensor *b,
+              mica_tensor *y); /* y may be a or b */
 /* y_LD = rows ids[l] of w_VD; ids on the host, checked by the caller. */
 void mica_embed_rows(mica_backend *be, mica_weight *w_VD, const int32_t *ids, int64_t count,
                      mica_tensor *y_LD);

@@ -47,6 +47,8 @@ typedef struct mica_backend_ops {
                           mica_tensor *y, mica_err *err);
     mica_status (*add)(mica_backend *be, const mica_tensor *a, const mica_tensor *b, mica_tensor *y,
                        mica_err *err);
+    mica_status (*mul)(mica_backend *be, const mica_tensor *a, const mica_tensor *b, mica_tensor *y,
+                       mica_err *err);
     mica_status (*embed_rows)(mica_backend *be, mica_weight *w_VD, const int32_t *ids,
                               int64_t count, mica_tensor *y_LD, mica_err *err);
     mica_status (*conv2d)(mica_backend *be, const mica_conv2d_args *args, mica_err *err);

@@ -12,6 +12,7 @@
 #include "base/json.h"
 #include "base/mem.h"
 #include "backend/backend.h"
+#include "diffusion/diffusion.h"
 #include "format/weights.h"
 #include "nn/tap.h"
 
@@ -31,34 +32,6 @@ typedef struct mica_model_parts {
                                       scheduler: scheduler_config.json */
     char *config[MICA_PART_COUNT]; /* the part's config.json, if there is one */
 } mica_model_parts;
-
-/* Technique switches of mica_engine_options; false means the technique is on. */
-typedef struct mica_model_switches {
-    bool ablate_rope_once;
-    bool ablate_modulation_once;
-    bool ablate_batched_cfg;
-    bool ablate_trim;
-} mica_model_switches;
-
-/* What a run gives: pictures and what they cost. */
-typedef struct mica_model_result {
-    int count, width, height;
-    uint8_t *rgb; /* count * height * width * 3, mica_mem_free */
-    /* The run as it was resolved, for the recipe. */
-    int steps;
-    double guidance; /* 1 when guidance was off */
-    bool guided;
-    mica_solver solver;
-    /* What it cost. */
-    double seconds[MICA_PHASE_COUNT];
-    uint64_t block_allocations, block_waits, rope_builds, modulation_matmuls;
-    int passes; /* network evaluations; a guided pair in one batch counts once */
-} mica_model_result;
-static inline void mica_model_result_deinit(mica_model_result *r)
-{
-    mica_mem_free(r->rgb);
-    *r = (mica_model_result){0};
-}
 
 typedef struct mica_model_kind mica_model_kind;
 typedef struct mica_model {
@@ -81,12 +54,13 @@ struct mica_model_kind {
     void (*close)(mica_model **model);
     /* The backend must outlive the session. */
     mica_status (*session_open)(mica_model_session **out, const mica_model *model, mica_backend *be,
-                                const mica_model_switches *switches, mica_err *err);
+                                const mica_diffusion_switches *switches, mica_err *err);
     void (*session_close)(mica_model_session **session);
     /* Text to pictures. taps may be NULL. On failure *result is empty. options->trace_path and
      * the file of the result are the caller's business. */
     mica_status (*generate)(mica_model_session *session, const mica_image_options *options,
-                            const mica_tap_sink *taps, mica_model_result *result, mica_err *err);
+                            const mica_tap_sink *taps, mica_diffusion_result *result,
+                            mica_err *err);
     /* Token ids of a prompt, template included; mica_mem_free. */
     mica_status (*tokens)(const mica_model *model, const char *text, int32_t **ids, size_t *count,
                           mica_err *err);

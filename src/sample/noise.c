@@ -156,25 +156,35 @@ static float uniform8(mica_mt19937 *g)
     return (float)(mica_mt19937_next(g) & 0xffu) * 0x1p-8f;
 }
 
+void mica_noise_f32_next(mica_mt19937 *g, float *out, size_t n)
+{
+    if (n < BLOCK)
+        draw_few(g, out, n);
+    else
+        draw_many(g, uniform24, transform_block_f32, out, n);
+}
+
+void mica_noise_bf16_torch211_next(mica_mt19937 *g, float *out, size_t n)
+{
+    if (n >= BLOCK) {
+        draw_many(g, uniform8, transform_block_bf16, out, n);
+        return;
+    }
+    draw_few(g, out, n);
+    for (size_t i = 0; i < n; i++)
+        out[i] = bf16(out[i]);
+}
+
 void mica_noise_f32(uint64_t seed, float *out, size_t n)
 {
     mica_mt19937 g;
     mica_mt19937_init(&g, seed);
-    if (n < BLOCK)
-        draw_few(&g, out, n);
-    else
-        draw_many(&g, uniform24, transform_block_f32, out, n);
+    mica_noise_f32_next(&g, out, n);
 }
 
 void mica_noise_bf16_torch211(uint64_t seed, float *out, size_t n)
 {
     mica_mt19937 g;
     mica_mt19937_init(&g, seed);
-    if (n >= BLOCK) {
-        draw_many(&g, uniform8, transform_block_bf16, out, n);
-        return;
-    }
-    draw_few(&g, out, n);
-    for (size_t i = 0; i < n; i++)
-        out[i] = bf16(out[i]);
+    mica_noise_bf16_torch211_next(&g, out, n);
 }

@@ -6,6 +6,7 @@
 #ifndef MICA_SAMPLE_NOISE_H
 #define MICA_SAMPLE_NOISE_H
 
+#include "base/rng.h"
 #include "base/status.h"
 
 #include <stddef.h>
@@ -15,5 +16,10 @@
 void mica_noise_f32(uint64_t seed, float *out, size_t n);
 /* The same with dtype=bfloat16 as torch 2.11 draws it; out holds the bf16 values as f32. */
 void mica_noise_bf16_torch211(uint64_t seed, float *out, size_t n);
+
+/* The next n values of a generator's stream, for runs that draw several tensors. n >= 16: below that
+ * torch keeps half a pair for the next call, which these do not. */
+void mica_noise_f32_next(mica_mt19937 *g, float *out, size_t n);
+void mica_noise_bf16_torch211_next(mica_mt19937 *g, float *out, size_t n);
 
 #endif

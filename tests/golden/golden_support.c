@@ -116,7 +116,7 @@ void golden_generate_ok(golden_run *r, const mica_model *m, const golden_setup *
 void golden_run_close(golden_run *r)
 {
     mica_trace_close(&r->trace);
-    mica_model_result_deinit(&r->result);
+    mica_diffusion_result_deinit(&r->result);
 }
 
 static void assert_same_shape(const char *name, const mica_tensor *got, const mica_tensor *expected)

@@ -18,7 +18,7 @@
 typedef struct golden_setup {
     mica_precision precision; /* AUTO: f32 */
     int threads;
-    mica_model_switches switches;
+    mica_diffusion_switches switches;
     bool ablate_fusion;
     bool no_trace;
 } golden_setup;
@@ -38,7 +38,7 @@ typedef struct golden_run {
     mica_status status;
     mica_err err;
     mica_trace *trace; /* NULL when the setup has no_trace */
-    mica_model_result result;
+    mica_diffusion_result result;
 } golden_run;
 void golden_run_close(golden_run *r);
 

@@ -37,17 +37,17 @@ static mica_status run_model(const mica_model *m, mica_err *err)
 {
     const mica_backend_options be_options = {
         .device = MICA_DEVICE_CPU, .precision = MICA_PRECISION_F32, .threads = 1};
-    const mica_model_switches switches = {0};
+    const mica_diffusion_switches switches = {0};
     mica_backend *be = NULL;
     mica_model_session *s = NULL;
-    mica_model_result result = {0};
+    mica_diffusion_result result = {0};
     mica_status st = mica_backend_open(&be, &be_options, err);
     if (!st)
         st = m->kind->session_open(&s, m, be, &switches, err);
     if (!st)
         st = m->kind->generate(s, &OPTIONS, NULL, &result, err);
     assert_true((st == MICA_OK) == (result.rgb != NULL));
-    mica_model_result_deinit(&result);
+    mica_diffusion_result_deinit(&result);
     if (s)
         m->kind->session_close(&s);
     mica_backend_close(&be);

@@ -528,10 +528,10 @@ static void test_session_survives_failures(void **state)
     mica_model *m = golden_model_open_folder("qwen_image/model");
     const mica_backend_options be_options = {
         .device = MICA_DEVICE_CPU, .precision = MICA_PRECISION_F32, .threads = 2};
-    const mica_model_switches switches = {0};
+    const mica_diffusion_switches switches = {0};
     mica_backend *be = NULL;
     mica_model_session *session = NULL;
-    mica_model_result first, r;
+    mica_diffusion_result first, r;
     mica_err err = {0};
     stopper s = {.stop_at = 9};
     const mica_image_options good = {
@@ -550,8 +550,8 @@ static void test_session_survives_failures(void **state)
     mica_mem_fail_at(0);
     assert_int_equal(m->kind->generate(session, &good, NULL, &r, &err), MICA_OK);
     assert_memory_equal(r.rgb, first.rgb, 32 * 32 * 3);
-    mica_model_result_deinit(&r);
-    mica_model_result_deinit(&first);
+    mica_diffusion_result_deinit(&r);
+    mica_diffusion_result_deinit(&first);
     m->kind->session_close(&session);
     mica_backend_close(&be);
     golden_model_close(&m);

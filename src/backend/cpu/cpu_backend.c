@@ -149,6 +149,7 @@ static const mica_backend_ops cpu_ops = {
     .silu = mica_cpu_silu,
     .swiglu = mica_cpu_swiglu,
     .add = mica_cpu_add,
+    .mul = mica_cpu_mul,
     .embed_rows = mica_cpu_embed_rows,
     .conv2d = mica_cpu_conv2d,
     .upsample_nearest2 = mica_cpu_upsample_nearest2,

@@ -152,6 +152,7 @@ MICA_CPU_SLOT(qk_norm_rope, const mica_qk_norm_rope_args *args);
 MICA_CPU_SLOT(silu, const mica_tensor *x, mica_tensor *y);
 MICA_CPU_SLOT(swiglu, const mica_tensor *gate, const mica_tensor *up, mica_tensor *y);
 MICA_CPU_SLOT(add, const mica_tensor *a, const mica_tensor *b, mica_tensor *y);
+MICA_CPU_SLOT(mul, const mica_tensor *a, const mica_tensor *b, mica_tensor *y);
 MICA_CPU_SLOT(embed_rows, mica_weight *w_VD, const int32_t *ids, int64_t count, mica_tensor *y_LD);
 MICA_CPU_SLOT(copy, const mica_tensor *src, mica_tensor *dst);
 MICA_CPU_SLOT(linear_combination, int n, const float *coef, const mica_tensor *const *x,

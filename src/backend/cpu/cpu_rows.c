@@ -322,6 +322,13 @@ mica_status mica_cpu_add(mica_backend *be, const mica_tensor *a, const mica_tens
     return run_point(be, POINT_ADD, a, b, y);
 }
 
+mica_status mica_cpu_mul(mica_backend *be, const mica_tensor *a, const mica_tensor *b,
+                         mica_tensor *y, mica_err *err)
+{
+    (void)err;
+    return run_point(be, POINT_MUL, a, b, y);
+}
+
 /* ----------------------------------------------------- guidance and sums -- */
 
 typedef struct cfg_job {

@@ -27,7 +27,7 @@ typedef struct mica_qwen_image_session {
     mica_model_session base;
     const mica_qwen_image *model;
     mica_backend *be;
-    mica_model_switches switches;
+    mica_diffusion_switches switches;
     mica_arena arena;
     mica_qwen_image_weights transformer;
     mica_lm text_encoder;
@@ -36,12 +36,16 @@ typedef struct mica_qwen_image_session {
 
 extern const mica_model_kind mica_qwen_image_kind;
 
-/* qwen_image_pipeline.c: the `generate` slot. */
+/* qwen_image_run.c: the `generate` slot. */
 mica_status mica_qwen_image_generate(mica_model_session *session, const mica_image_options *options,
-                                     const mica_tap_sink *taps, mica_model_result *result,
+                                     const mica_tap_sink *taps, mica_diffusion_result *result,
                                      mica_err *err);
-/* qwen_image_plan.c: working memory of a run of `items` (pictures times conditions). */
+/* qwen_image_run.c: working memory of a run of `items` (pictures times conditions). */
 uint64_t mica_qwen_image_scratch(const mica_qwen_image *model, int width, int height, int items);
+/* qwen_image_synthetic.c: ids for a model without tokenizer: as many as a "tokens=N" prompt
+ * asks for, otherwise one per four bytes. */
+mica_status mica_qwen_image_synthetic_prompt(const char *text, mica_qwen_image_prompt *out,
+                                             mica_err *err);
 /* qwen_image_synthetic.c: the `open_synthetic` slot. */
 mica_status mica_qwen_image_open_synthetic(mica_model **out, const char *spec, mica_err *err);
 /* qwen_image_model.c: the schedule of the released models. */

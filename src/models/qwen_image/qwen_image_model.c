@@ -235,7 +235,7 @@ static void close_session(mica_model_session **session)
 }
 
 static mica_status open_session(mica_model_session **out, const mica_model *model, mica_backend *be,
-                                const mica_model_switches *switches, mica_err *err)
+                                const mica_diffusion_switches *switches, mica_err *err)
 {
     const mica_qwen_image *m = (const mica_qwen_image *)model;
     mica_qwen_image_session *s = mica_mem_calloc(1, sizeof *s);

@@ -4,7 +4,7 @@
  *
  * Weights are bf16 in memory of their own: 0.68 GB per transformer block, 0.47 GB per text
  * encoder layer and 1.1 GB for its vocabulary. There is no tokenizer. */
-#include "models/qwen_image/qwen_image_job.h"
+#include "models/qwen_image/qwen_image.h"
 
 #include "base/mem.h"
 

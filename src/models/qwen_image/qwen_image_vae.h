@@ -103,10 +103,13 @@ mica_status mica_qwen_vae_encode(mica_qwen_vae *vae, mica_backend *be,
                                  mica_tensor *logvar_YXC, const mica_qwen_vae_run_args *args,
                                  mica_err *err);
 
-/* Between the diffusion model's latents and the network's, in place on host data of `pixels` x z_dim
- * channels-last values: normalize (z - mean) / std, denormalize z * std + mean, in f32 with the
- * reference's order of operations (pipeline_qwenimage.py __call__: z / (1 / std) + mean). */
-void mica_qwen_vae_normalize(const mica_qwen_vae_config *config, float *z_PC, int64_t pixels);
-void mica_qwen_vae_denormalize(const mica_qwen_vae_config *config, float *z_PC, int64_t pixels);
+/* Between the diffusion model's latents and the network's, in place on host rows of z_dim *
+ * `repeat` values, each channel `repeat` times in a row (1: channels-last latents, 4: packed 2 x 2
+ * patches): normalize (z - mean) / std, denormalize z * std + mean, in f32 with the reference's order
+ * of operations (pipeline_qwenimage.py __call__: z / (1 / std) + mean). */
+void mica_qwen_vae_normalize(const mica_qwen_vae_config *config, int repeat, float *z_PC,
+                             int64_t rows);
+void mica_qwen_vae_denormalize(const mica_qwen_vae_config *config, int repeat, float *z_PC,
+                               int64_t rows);
 
 #endif

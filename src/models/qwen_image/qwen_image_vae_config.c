@@ -244,20 +244,22 @@ int mica_vae_level_blocks(const mica_qwen_vae_config *c, mica_qwen_vae_half half
 
 /* ------------------------------------------------------------------- scaling -- */
 
-void mica_qwen_vae_normalize(const mica_qwen_vae_config *config, float *z_PC, int64_t pixels)
+void mica_qwen_vae_normalize(const mica_qwen_vae_config *config, int repeat, float *z_PC,
+                             int64_t rows)
 {
-    const int C = config->z_dim;
-    for (int64_t p = 0; p < pixels; p++)
+    const int C = config->z_dim * repeat;
+    for (int64_t p = 0; p < rows; p++)
         for (int c = 0; c < C; c++)
-            z_PC[p * C + c] = (z_PC[p * C + c] - (float)config->latents_mean_[c]) /
-                              (float)config->latents_std_[c];
+            z_PC[p * C + c] = (z_PC[p * C + c] - (float)config->latents_mean_[c / repeat]) /
+                              (float)config->latents_std_[c / repeat];
 }
 
-void mica_qwen_vae_denormalize(const mica_qwen_vae_config *config, float *z_PC, int64_t pixels)
+void mica_qwen_vae_denormalize(const mica_qwen_vae_config *config, int repeat, float *z_PC,
+                               int64_t rows)
 {
-    const int C = config->z_dim;
-    for (int64_t p = 0; p < pixels; p++)
+    const int C = config->z_dim * repeat;
+    for (int64_t p = 0; p < rows; p++)
         for (int c = 0; c < C; c++)
-            z_PC[p * C + c] = z_PC[p * C + c] / (1.0f / (float)config->latents_std_[c]) +
-                              (float)config->latents_mean_[c];
+            z_PC[p * C + c] = z_PC[p * C + c] / (1.0f / (float)config->latents_std_[c / repeat]) +
+                              (float)config->latents_mean_[c / repeat];
 }

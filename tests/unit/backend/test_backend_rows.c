@@ -204,10 +204,13 @@ static void check_pointwise(mica_backend *be, int rows, int n, int pad)
     mica_tensor a = strided(rows, n, pad), b = strided(rows, n, pad), y = strided(rows, n, 2 * pad);
     double *want = test_malloc((size_t)(rows * n) * sizeof *want);
     float *got = test_malloc((size_t)(rows * n) * sizeof *got);
-    for (int op = 0; op < 4; op++) {
+    for (int op = 0; op < 5; op++) {
         for (int64_t i = 0; i < (int64_t)rows * n; i++) {
             const double va = (double)at(&a, i / n, i % n), vb = (double)at(&b, i / n, i % n);
-            want[i] = op == 0 ? silu_ref(va) : op == 1 ? va + vb : silu_ref(va) * vb;
+            want[i] = op == 0   ? silu_ref(va)
+                      : op == 1 ? va + vb
+                      : op == 4 ? va * vb
+                                : silu_ref(va) * vb;
         }
         if (op == 0)
             mica_silu(be, &a, &y);
@@ -217,6 +220,8 @@ static void check_pointwise(mica_backend *be, int rows, int n, int pad)
             mica_swiglu(be, &a, &b, &y);
         if (op == 3)
             mica_swiglu(be, &a, &b, &b);
+        if (op == 4)
+            mica_mul(be, &a, &b, &y);
         assert_fine(be);
         collect(op == 3 ? &b : &y, got);
         assert_close("pointwise", got, want, (int64_t)rows * n, 2e-6);

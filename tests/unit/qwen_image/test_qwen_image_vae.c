@@ -393,11 +393,11 @@ static void test_scaling(void **state)
     const mica_qwen_vae_config c = mica_qwen_vae_config_default();
     float *z = new_noise(5 * 16, 1), copy[5 * 16];
     memcpy(copy, z, sizeof copy);
-    mica_qwen_vae_denormalize(&c, z, 5);
+    mica_qwen_vae_denormalize(&c, 1, z, 5);
     for (int i = 0; i < 5 * 16; i++)
         assert_true(fabs(z[i] - (copy[i] * c.latents_std_[i % 16] + c.latents_mean_[i % 16])) <
                     1e-5);
-    mica_qwen_vae_normalize(&c, z, 5);
+    mica_qwen_vae_normalize(&c, 1, z, 5);
     for (int i = 0; i < 5 * 16; i++)
         assert_true(fabsf(z[i] - copy[i]) < 1e-5f);
     mica_mem_free(z);

@@ -1,0 +1,269 @@
+/* diffusion.c - the phases of a run and the denoising loop; see diffusion.h.
+ *
+ * Every phase ends with a look for NaN and Inf. */
+#include "diffusion/diffusion_internal.h"
+
+#include "base/mem.h"
+
+#include <stdio.h>
+#include <string.h>
+
+void mica_diffusion_result_deinit(mica_diffusion_result *r)
+{
+    mica_mem_free(r->rgb);
+    *r = (mica_diffusion_result){0};
+}
+
+void mica_diffusion_note_cut(mica_diffusion *d, int prompt, int64_t given, int64_t kept)
+{
+    if (given > kept)
+        mica_run_notice(&d->run, "the %s is cut from %lld to %lld tokens",
+                        prompt ? "negative prompt" : "prompt", (long long)given, (long long)kept);
+}
+
+static void finish_phase(mica_diffusion *d, mica_phase phase)
+{
+    if (d->switches->ablate_trim)
+        return;
+    if (d->ops->drop)
+        d->ops->drop(d, phase);
+    mica_pool_trim(d->be);
+}
+
+/* ------------------------------------------------------------------- prepare -- */
+
+static mica_status make_latents(mica_diffusion *d, mica_err *err)
+{
+    const mica_diffusion_plan *p = &d->plan;
+    const int64_t rows = p->pictures * p->P, shape[] = {rows, p->C};
+    d->latents_PC = mica_state_tensor(d->be, MICA_POOL_SESSION, 2, shape);
+    if (d->from_picture) {
+        MICA_TRY(mica_diffusion_start(d, err));
+    } else {
+        float *host = mica_mem_calloc((size_t)(rows * p->C), sizeof *host);
+        if (!host)
+            return MICA_FAIL(err, MICA_E_NOMEM, "no memory for latents");
+        const mica_status st = mica_latents_draw(d, NULL, host, err);
+        if (!st)
+            mica_upload_f32(d->be, &d->latents_PC, host);
+        mica_mem_free(host);
+        MICA_TRY(st);
+    }
+    mica_diffusion_tap(d, &d->latents_PC, d->traits.initial, "initial_latents");
+    return mica_backend_check(d->be, err);
+}
+
+static void tap_schedule(mica_diffusion *d)
+{
+    const mica_diffusion_plan *p = &d->plan;
+    const mica_tensor sigmas = mica_tensor_1d(p->sigmas, MICA_DTYPE_F32, p->steps + 1);
+    const mica_tensor timesteps = mica_tensor_1d(p->timesteps, MICA_DTYPE_F32, p->steps);
+    mica_tap_host(d->run.taps, &sigmas, "sigmas");
+    mica_tap_host(d->run.taps, &timesteps, "timesteps");
+}
+
+static mica_status build_rope(mica_diffusion *d, mica_err *err)
+{
+    d->rope_builds++;
+    return d->ops->build_rope(d, err);
+}
+
+static mica_status prepare(mica_diffusion *d, mica_err *err)
+{
+    const mica_diffusion_plan *p = &d->plan;
+    MICA_TRY(make_latents(d, err));
+    tap_schedule(d);
+    MICA_TRY(d->ops->prepare(d, err));
+    MICA_TRY(
+        mica_solver_init(&d->solver, d->be, p->solver, p->steps, p->sigmas, &d->latents_PC, err));
+    const int64_t rows = p->pictures * p->P * (p->guided ? 2 : 1), shape[] = {rows, p->C};
+    d->velocity_PC = mica_state_tensor(d->be, MICA_POOL_SESSION, 2, shape);
+    /* The rotary tables come last: the ablation that rebuilds them releases down to this mark. */
+    d->rope_mark = mica_pool_get_mark(d->be, MICA_POOL_SESSION);
+    MICA_TRY(build_rope(d, err));
+    return mica_backend_check(d->be, err);
+}
+
+/* ------------------------------------------------------------------- denoise -- */
+
+/* "step3" or, for the second prediction of a Heun step, "step3.stage1". */
+static void name_evaluation(const mica_diffusion *d, char name[32])
+{
+    if (d->solver.stage)
+        snprintf(name, 32, "step%d.stage%d", d->solver.step, d->solver.stage);
+    else
+        snprintf(name, 32, "step%d", d->solver.step);
+}
+
+/* What the network gets as the time: once per item of the reference's batch. */
+static void tap_times(mica_diffusion *d, int e, const char *name, int items)
+{
+    float times[2 * 64]; /* the plan allows 64 pictures */
+    for (int i = 0; i < items; i++)
+        times[i] = d->plan.eval_times[e];
+    const mica_tensor t = mica_tensor_1d(times, MICA_DTYPE_F32, items);
+    mica_tap_host(d->run.taps, &t, "%s.timestep", name);
+}
+
+static mica_status run_pass(mica_diffusion *d, int e, int first, int count,
+                            mica_tensor *velocity_PC, mica_err *err)
+{
+    MICA_TRY(d->ops->predict(d, e, first, count, velocity_PC, err));
+    d->passes++;
+    return MICA_OK;
+}
+
+static void guide(mica_diffusion *d, double scale, mica_tensor *cond_PC, const mica_tensor *uncond)
+{
+    if (d->ops->guide)
+        d->ops->guide(d, scale, cond_PC, uncond);
+    else if (uncond)
+        mica_cfg_combine(d->be, cond_PC, uncond, (float)scale, false, cond_PC);
+}
+
+/* Velocity of the pictures, guided or not, in the first rows of velocity_PC. */
+static mica_status predict(mica_diffusion *d, int e, mica_tensor *velocity_PC, mica_err *err)
+{
+    const mica_diffusion_plan *p = &d->plan;
+    const mica_latent_form form = d->traits.velocity;
+    const int64_t rows = p->pictures * p->P;
+    const double scale = !p->guided ? 1.0 : d->ops->guidance ? d->ops->guidance(d, e) : p->guidance;
+    const bool guided = scale != 1.0, apart = d->switches->ablate_batched_cfg;
+    mica_tensor cond = mica_tensor_rows(&d->velocity_PC, 0, rows);
+    char name[32];
+    name_evaluation(d, name);
+    *velocity_PC = cond;
+    tap_times(d, e, name, p->pictures * (guided && d->traits.times_per_item ? 2 : 1));
+    if (!guided) {
+        MICA_TRY(run_pass(d, e, 0, 1, &cond, err));
+        mica_diffusion_tap(d, &cond, form, "%s.cond", name);
+        guide(d, 1.0, &cond, NULL);
+        return MICA_OK;
+    }
+    mica_tensor uncond = mica_tensor_rows(&d->velocity_PC, rows, rows);
+    MICA_TRY(apart ? run_pass(d, e, 0, 1, &cond, err) : run_pass(d, e, 0, 2, &d->velocity_PC, err));
+    if (apart)
+        MICA_TRY(run_pass(d, e, 1, 1, &uncond, err));
+    mica_diffusion_tap(d, &cond, form, "%s.cond", name);
+    mica_diffusion_tap(d, &uncond, form, "%s.uncond", name);
+    guide(d, scale, &cond, &uncond);
+    return MICA_OK;
+}
+
+static mica_status finish_step(mica_diffusion *d, int step, mica_err *err)
+{
+    mica_diffusion_keep_masked(d, step);
+    mica_diffusion_tap(d, &d->latents_PC, d->traits.latents, "step%d.latents", step);
+    MICA_TRY(mica_backend_check(d->be, err));
+    if (!mica_all_finite(d->be, &d->latents_PC) && !mica_backend_failed(d->be))
+        return MICA_FAIL(err, MICA_E_NUMERIC,
+                         "denoising: after step %d of %d the latents hold NaN or Inf; the weights "
+                         "are damaged or the precision is too low (try f32)",
+                         step + 1, d->plan.steps);
+    return mica_run_step(&d->run, d->be, step + 1, d->plan.steps, err);
+}
+
+static mica_status denoise(mica_diffusion *d, mica_err *err)
+{
+    MICA_TRY(mica_run_step(&d->run, d->be, 0, d->plan.steps, err));
+    for (int e = 0; !mica_solver_is_done(&d->solver); e++) {
+        const int step = d->solver.step;
+        bool done = false;
+        mica_tensor velocity_PC;
+        if (e > 0 && d->switches->ablate_rope_once) {
+            mica_pool_release(d->be, MICA_POOL_SESSION, d->rope_mark);
+            MICA_TRY(build_rope(d, err));
+        }
+        if (d->ops->begin)
+            MICA_TRY(d->ops->begin(d, e, err));
+        MICA_TRY(predict(d, e, &velocity_PC, err));
+        mica_solver_step(&d->solver, d->be, &velocity_PC, &d->latents_PC, &done);
+        if (done)
+            MICA_TRY(finish_step(d, step, err));
+    }
+    return MICA_OK;
+}
+
+/* ------------------------------------------------------------------- the run -- */
+
+static mica_status resolve(mica_diffusion *d, mica_err *err)
+{
+    if (!d->options->prompt)
+        return MICA_FAIL(err, MICA_E_USAGE, "a prompt is needed; it may be empty");
+    MICA_TRY(mica_diffusion_inputs_read(d, err));
+    MICA_TRY(d->ops->describe(d, &d->traits, err));
+    MICA_TRY(mica_diffusion_inputs_assign(d, err));
+    return mica_diffusion_plan_make(d, err);
+}
+
+static mica_status run_phases(mica_diffusion *d, mica_err *err)
+{
+    MICA_TRY(resolve(d, err));
+    mica_run_set_phase(&d->run, MICA_PHASE_TEXT);
+    const mica_status text = d->ops->encode_text(d, err);
+    finish_phase(d, MICA_PHASE_TEXT);
+    MICA_TRY(text);
+    mica_run_set_phase(&d->run, MICA_PHASE_PREPARE);
+    MICA_TRY(prepare(d, err));
+    mica_run_set_phase(&d->run, MICA_PHASE_DENOISE);
+    MICA_TRY(denoise(d, err));
+    mica_run_set_phase(&d->run, MICA_PHASE_DECODE);
+    finish_phase(d, MICA_PHASE_DENOISE);
+    MICA_TRY(mica_diffusion_decode(d, err));
+    mica_run_set_phase(&d->run, MICA_PHASE_COUNT);
+    return MICA_OK;
+}
+
+static void fill_result(const mica_diffusion *d, mica_diffusion_result *r)
+{
+    const mica_diffusion_plan *p = &d->plan;
+    r->count = p->pictures;
+    r->width = p->out_width;
+    r->height = p->out_height;
+    r->steps = p->steps_asked;
+    r->guidance = p->guidance;
+    r->guided = p->guided;
+    r->solver = p->solver;
+    r->strength = p->strength;
+    memcpy(r->seconds, d->run.seconds, sizeof r->seconds);
+    r->block_allocations = d->block_allocations;
+    r->block_waits = d->block_waits;
+    r->rope_builds = d->rope_builds;
+    r->modulation_matmuls = d->modulation_matmuls;
+    r->passes = d->passes;
+}
+
+/* After a failure: no picture, and a clean backend for the next run of the session. */
+static void abandon(mica_diffusion *d)
+{
+    mica_err told_already;
+    (void)mica_backend_check(d->be, &told_already);
+    mica_diffusion_result_deinit(d->result);
+}
+
+mica_status mica_diffusion_run(mica_diffusion *d, const mica_diffusion_ops *ops, mica_backend *be,
+                               const mica_diffusion_switches *switches,
+                               const mica_image_options *options, const mica_tap_sink *taps,
+                               mica_diffusion_result *result, mica_err *err)
+{
+    d->ops = ops;
+    d->be = be;
+    d->switches = switches;
+    d->options = options;
+    d->result = result;
+    *result = (mica_diffusion_result){0};
+    mica_arena_init(&d->arena, 1 << 14);
+    mica_run_init(&d->run, options->progress, options->progress_user, taps);
+    const mica_pool_mark mark = mica_pool_get_mark(be, MICA_POOL_SESSION);
+    const mica_status st = run_phases(d, err);
+    if (!st)
+        fill_result(d, result);
+    else
+        abandon(d);
+    mica_pool_release(be, MICA_POOL_SESSION, mark);
+    if (!switches->ablate_trim)
+        mica_pool_trim(be);
+    mica_diffusion_inputs_deinit(d);
+    mica_arena_deinit(&d->arena);
+    return st;
+}

@@ -1,0 +1,261 @@
+/* qwen_image_run.c - what Qwen-Image supplies to a run (diffusion/diffusion.h).
+ *
+ *     prompt ─► embeds [T, E] ─► condition [T, D] ──┐
+ *     times ─► modulation of every block ───────────┼─► forward ─► velocity [P, 64]
+ *     size ─► rotary tables ────────────────────────┘
+ *
+ * Reference: diffusers pipeline_qwenimage.py __call__. */
+#include "models/qwen_image/qwen_image.h"
+#include "models/qwen_image/qwen_image_forward.h"
+
+#define DEFAULT_SIDE     128 /* latents; the reference's default_sample_size */
+#define DEFAULT_STEPS    50
+#define DEFAULT_GUIDANCE 4.0
+#define DEFAULT_STRENGTH 0.6 /* pipeline_qwenimage_img2img.py */
+#define PATCH            2
+
+typedef struct qwen_image_run {
+    mica_diffusion base;
+    mica_qwen_image_session *session;
+    mica_qwen_image_condition conditions[2];
+    mica_qwen_image_modulation mod;
+    mica_qwen_image_rope rope;
+} qwen_image_run;
+
+static qwen_image_run *from(mica_diffusion *d)
+{
+    return (qwen_image_run *)d;
+}
+
+static const mica_qwen_image *model_of(const mica_diffusion *d)
+{
+    return ((const qwen_image_run *)d)->session->model;
+}
+
+static int prompt_count(const mica_diffusion *d)
+{
+    return d->plan.guided ? 2 : 1;
+}
+
+static mica_status describe(mica_diffusion *d, mica_diffusion_traits *t, mica_err *err)
+{
+    const mica_qwen_image *m = model_of(d);
+    const int scale = mica_qwen_vae_scale(&m->vae_config);
+    (void)err;
+    *t = (mica_diffusion_traits){.scale = scale,
+                                 .patch = PATCH,
+                                 .channels = m->vae_config.z_dim,
+                                 .packing = MICA_PACK_CHANNELS_OUTER,
+                                 .drawn = MICA_LATENT_PIXELS,
+                                 .initial = MICA_LATENT_ROWS,
+                                 .latents = MICA_LATENT_ROWS,
+                                 .velocity = MICA_LATENT_ROWS,
+                                 .vae = MICA_LATENT_FRAMES,
+                                 .samples_posterior = true,
+                                 .default_width = DEFAULT_SIDE * scale,
+                                 .default_height = DEFAULT_SIDE * scale,
+                                 .default_steps = DEFAULT_STEPS,
+                                 .default_guidance = DEFAULT_GUIDANCE,
+                                 .default_strength = DEFAULT_STRENGTH,
+                                 .default_tokens = MICA_QWEN_IMAGE_MAX_TOKENS,
+                                 .max_tokens = MICA_QWEN_IMAGE_MAX_TOKENS,
+                                 .schedule = &m->schedule};
+    return MICA_OK;
+}
+
+/* The block's scratch with f32 activations: residual, modulated input, q, k and v of every row,
+ * and one piece of the MLP (qwen_image_forward.c). Text rows are few beside the picture's. */
+uint64_t mica_qwen_image_scratch(const mica_qwen_image *m, int width, int height, int items)
+{
+    const mica_qwen_image_config *c = &m->transformer.config;
+    const uint64_t multiple = PATCH * (uint64_t)mica_qwen_vae_scale(&m->vae_config);
+    const uint64_t rows =
+        (uint64_t)items * ((uint64_t)width / multiple * ((uint64_t)height / multiple) + 512);
+    const uint64_t piece = MICA_MIN(rows, 4096) * (uint64_t)(c->width + c->ffn);
+    return 4 * (rows * (uint64_t)c->width * 5 + piece);
+}
+
+static uint64_t scratch(const mica_diffusion *d, int width, int height, int items)
+{
+    return mica_qwen_image_scratch(model_of(d), width, height, items);
+}
+
+/* ---------------------------------------------------------------------- text -- */
+
+static mica_status tokenize(mica_diffusion *d, int i, mica_qwen_image_prompt *out, mica_err *err)
+{
+    const mica_tokenizer *tokenizer = model_of(d)->tokenizer;
+    const char *text = i ? d->plan.negative : d->options->prompt;
+    MICA_TRY(tokenizer ? mica_qwen_image_tokenize(tokenizer, text, out, err)
+                       : mica_qwen_image_synthetic_prompt(text, out, err));
+    mica_diffusion_note_cut(d, i, (int64_t)out->full_count - MICA_QWEN_IMAGE_DROPPED,
+                            d->plan.max_tokens);
+    return MICA_OK;
+}
+
+static mica_status encode_text(mica_diffusion *d, mica_err *err)
+{
+    mica_qwen_image_prompt prompts[2] = {{0}, {0}};
+    mica_tensor embeds_TE[2];
+    mica_status st = MICA_OK;
+    for (int i = 0; i < prompt_count(d) && !st; i++)
+        st = tokenize(d, i, &prompts[i], err);
+    if (!st)
+        st = mica_qwen_image_encode(&from(d)->session->text_encoder, d->be, &d->run, prompts,
+                                    prompt_count(d), d->plan.max_tokens, embeds_TE, err);
+    for (int i = 0; i < prompt_count(d) && !st; i++)
+        d->text[i] = (mica_diffusion_text){embeds_TE[i], embeds_TE[i].shape_[0]};
+    for (int i = 0; i < 2; i++)
+        mica_qwen_image_prompt_deinit(&prompts[i]);
+    return st;
+}
+
+/* ------------------------------------------------------------------- prepare -- */
+
+static mica_status begin(mica_diffusion *d, int e, mica_err *err)
+{
+    qwen_image_run *r = from(d);
+    MICA_TRY(mica_qwen_image_modulation_prepare(&r->mod, d->be, &d->run, e, err));
+    d->modulation_matmuls = r->mod.matmuls;
+    return MICA_OK;
+}
+
+static mica_status prepare(mica_diffusion *d, mica_err *err)
+{
+    qwen_image_run *r = from(d);
+    const mica_diffusion_plan *p = &d->plan;
+    mica_diffusion_tap(d, &d->latents_PC, MICA_LATENT_ROWS, "transformer_input");
+    for (int i = 0; i < prompt_count(d); i++)
+        mica_qwen_image_condition_build(&r->session->transformer, d->be,
+                                        i == 0 ? d->run.taps : NULL, &d->text[i].embeds_TE,
+                                        &r->conditions[i]);
+    MICA_TRY(mica_qwen_image_modulation_init(&r->mod, &r->session->transformer, d->be, &d->arena,
+                                             p->eval_times, p->evaluations,
+                                             !d->switches->ablate_modulation_once, err));
+    r->mod.round_bf16 = d->options->round_timesteps_bf16;
+    return begin(d, 0, err);
+}
+
+/* The tables as the first item sees them. */
+static void tap_rope(mica_diffusion *d)
+{
+    const qwen_image_run *r = from(d);
+    const mica_rope_table txt = mica_rope_table_rows(&r->rope.txt, r->conditions[0].T);
+    const mica_tap_sink *taps = d->run.taps;
+    mica_tap(taps, d->be, &r->rope.img.cos_Lk, 0, NULL, "probe.pos_embed.0.cos");
+    mica_tap(taps, d->be, &r->rope.img.sin_Lk, 0, NULL, "probe.pos_embed.0.sin");
+    mica_tap(taps, d->be, &txt.cos_Lk, 0, NULL, "probe.pos_embed.1.cos");
+    mica_tap(taps, d->be, &txt.sin_Lk, 0, NULL, "probe.pos_embed.1.sin");
+}
+
+static mica_status build_rope(mica_diffusion *d, mica_err *err)
+{
+    qwen_image_run *r = from(d);
+    int64_t longest = 0;
+    for (int i = 0; i < prompt_count(d); i++)
+        longest = MICA_MAX(longest, r->conditions[i].T);
+    MICA_TRY(mica_qwen_image_rope_build(d->be, MICA_POOL_SESSION,
+                                        r->session->transformer.config.axes, d->plan.h, d->plan.w,
+                                        (int)longest, &r->rope, err));
+    if (d->rope_builds == 1)
+        tap_rope(d);
+    return MICA_OK;
+}
+
+/* ------------------------------------------------------------------- denoise -- */
+
+static mica_status predict(mica_diffusion *d, int e, int first, int count, mica_tensor *velocity_PC,
+                           mica_err *err)
+{
+    qwen_image_run *r = from(d);
+    mica_qwen_image_pass pass = {.w = &r->session->transformer,
+                                 .be = d->be,
+                                 .run = &d->run,
+                                 .rope = &r->rope,
+                                 .mod = &r->mod,
+                                 .conditions = {&r->conditions[first], &r->conditions[1]},
+                                 .condition_count = count,
+                                 .pictures = d->plan.pictures,
+                                 .P = d->plan.P,
+                                 .probes = e == 0 && first == 0};
+    MICA_TRY(mica_qwen_image_forward(&pass, e, &d->latents_PC, velocity_PC, err));
+    /* The first evaluation fills the scratch pool; from then on both counters must stand still. */
+    if (e > 0) {
+        d->block_allocations += pass.allocations;
+        d->block_waits += pass.waits;
+    }
+    return MICA_OK;
+}
+
+/* Each token is scaled back to the length of the prompt's own prediction. */
+static void guide(mica_diffusion *d, double scale, mica_tensor *cond_PC, const mica_tensor *uncond)
+{
+    if (uncond)
+        mica_cfg_combine(d->be, cond_PC, uncond, (float)scale, true, cond_PC);
+}
+
+/* ------------------------------------------------------------------------ VAE -- */
+
+static mica_qwen_vae_run_args vae_args(mica_diffusion *d, const mica_tap_sink *taps)
+{
+    return (mica_qwen_vae_run_args){.tile_rows = d->options->vae_tile,
+                                    .progress = mica_diffusion_vae_progress,
+                                    .progress_user = d,
+                                    .taps = taps};
+}
+
+static mica_status decode(mica_diffusion *d, const mica_tensor *z_YXC, mica_tensor *picture_YXC,
+                          const mica_tap_sink *taps, mica_err *err)
+{
+    const mica_qwen_vae_run_args args = vae_args(d, taps);
+    return mica_qwen_vae_decode(from(d)->session->vae, d->be, z_YXC, picture_YXC, &args, err);
+}
+
+static mica_status encode(mica_diffusion *d, const mica_tensor *picture_YXC, mica_tensor *mean_YXC,
+                          mica_tensor *logvar_YXC, const mica_tap_sink *taps, mica_err *err)
+{
+    const mica_qwen_vae_run_args args = vae_args(d, taps);
+    mica_qwen_vae *vae = from(d)->session->vae;
+    if (!mica_qwen_vae_has_encoder(vae))
+        return MICA_FAIL(err, MICA_E_MISSING,
+                         "the VAE file holds no encoder, which reading pictures needs; use the "
+                         "whole VAE");
+    return mica_qwen_vae_encode(vae, d->be, picture_YXC, mean_YXC, logvar_YXC, &args, err);
+}
+
+static void scale_latents(const mica_diffusion *d, float *rows_PC, int64_t n, bool to_vae)
+{
+    const mica_qwen_vae_config *c = &model_of(d)->vae_config;
+    if (to_vae)
+        mica_qwen_vae_denormalize(c, PATCH * PATCH, rows_PC, n);
+    else
+        mica_qwen_vae_normalize(c, PATCH * PATCH, rows_PC, n);
+}
+
+static void drop(mica_diffusion *d, mica_phase phase)
+{
+    if (phase == MICA_PHASE_TEXT)
+        mica_lm_drop(&from(d)->session->text_encoder, d->be);
+}
+
+static const mica_diffusion_ops OPS = {.describe = describe,
+                                       .scratch = scratch,
+                                       .encode_text = encode_text,
+                                       .prepare = prepare,
+                                       .build_rope = build_rope,
+                                       .begin = begin,
+                                       .predict = predict,
+                                       .guide = guide,
+                                       .decode = decode,
+                                       .encode = encode,
+                                       .scale_latents = scale_latents,
+                                       .drop = drop};
+
+mica_status mica_qwen_image_generate(mica_model_session *session, const mica_image_options *options,
+                                     const mica_tap_sink *taps, mica_diffusion_result *result,
+                                     mica_err *err)
+{
+    mica_qwen_image_session *s = (mica_qwen_image_session *)session;
+    qwen_image_run r = {.session = s};
+    return mica_diffusion_run(&r.base, &OPS, s->be, &s->switches, options, taps, result, err);
+}
