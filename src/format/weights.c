@@ -6,7 +6,8 @@
  * Lookups are a binary search: no hash to attack with chosen names, and a walk in name order
  * comes for free. Tensors point into the mappings; only those that lie misaligned for their
  * element type are copied, within a budget. Opening by path is weights_open.c, scales are
- * weights_scale.c; what the names mean is the models' business. */
+ * weights_scale.c, cutting fused tensors is weights_split.c; what the names mean is the models'
+ * business. */
 #include "format/weights.h"
 
 #include "base/mem.h"
@@ -92,8 +93,7 @@ void mica_weights_close(mica_weights **weights)
 
 /* ---- filling ---- */
 
-/* Room for `more` entries in both orders. */
-static bool reserve(mica_weights *w, size_t more)
+bool mica_weights_reserve(mica_weights *w, size_t more)
 {
     const size_t need = w->count + more;
     if (need <= w->cap)
@@ -163,7 +163,7 @@ static mica_status take_image(mica_weights *w, size_t file, mica_err *err)
     MICA_TRY(mica_safetensors_parse(&s, f->map.path, f->map.data, f->map.size, &w->arena, err));
     f->metadata = s.metadata;
     f->metadata_count = s.metadata_count;
-    if (!reserve(w, s.count))
+    if (!mica_weights_reserve(w, s.count))
         return no_memory(w, err);
     for (size_t i = 0; i < s.count; i++)
         MICA_TRY(take_item(w, file, &s.items[i], err));
@@ -244,8 +244,7 @@ mica_status mica_weights_index(mica_weights *w, mica_err *err)
     return MICA_OK;
 }
 
-/* First position in sorted whose name is not below `name`. */
-static size_t lower_bound(const mica_weights *w, const char *name)
+size_t mica_weights_lower_bound(const mica_weights *w, const char *name)
 {
     size_t lo = 0, hi = w->count;
     while (lo < hi) {
@@ -260,7 +259,7 @@ static size_t lower_bound(const mica_weights *w, const char *name)
 
 mica_weights_entry *mica_weights_find_entry(const mica_weights *w, const char *name)
 {
-    const size_t i = lower_bound(w, name);
+    const size_t i = mica_weights_lower_bound(w, name);
     return i < w->count && strcmp(w->sorted[i]->name, name) == 0 ? w->sorted[i] : NULL;
 }
 
@@ -286,12 +285,12 @@ mica_status mica_weights_add(mica_weights *w, const char *name, const mica_tenso
                          strlen(name));
     if (!mica_tensor_is_contiguous(t))
         return MICA_FAIL(err, MICA_E_USAGE, "tensor %s is not contiguous", name);
-    const size_t at = lower_bound(w, name);
+    const size_t at = mica_weights_lower_bound(w, name);
     if (at < w->count && strcmp(w->sorted[at]->name, name) == 0)
         return MICA_FAIL(err, MICA_E_USAGE, "tensor %s is there already", name);
     mica_weights_entry *e = mica_arena_calloc(&w->arena, 1, sizeof *e);
     const char *copy = mica_arena_strndup(&w->arena, name, strlen(name));
-    if (e == NULL || copy == NULL || !reserve(w, 1))
+    if (e == NULL || copy == NULL || !mica_weights_reserve(w, 1))
         return no_memory(w, err);
     *e = (mica_weights_entry){
         .tensor = *t, .name = copy, .source = copy, .file = MICA_WEIGHTS_NO_FILE};

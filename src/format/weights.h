@@ -40,7 +40,7 @@ uint64_t mica_weights_bytes(const mica_weights *w);
 uint64_t mica_weights_parameters(const mica_weights *w);
 const char *mica_weights_path(const mica_weights *w);
 /* A short digest of all names (as in the files), shapes and dtypes plus sampled bytes: identifies
- * the weights in recipes and caches, however they are sharded or renamed. 16 hex digits and NUL. */
+ * the weights in recipes and caches, however they are sharded, renamed or split. 16 hex digits and NUL. */
 void mica_weights_hash(const mica_weights *w, char out[17]);
 
 /* Renames every tensor through `map`, which writes the canonical name of `name` into `out`
@@ -48,6 +48,18 @@ void mica_weights_hash(const mica_weights *w, char out[17]);
  * which leaves all names as they were. Old names die only with w. */
 typedef bool (*mica_name_map_fn)(void *user, const char *name, char *out, size_t cap);
 mica_status mica_weights_rename(mica_weights *w, mica_name_map_fn map, void *user, mica_err *err);
+
+/* Takes `name` out of the directory and puts views of its rows (dimension 0) in, in order, under names
+ * of their own, so that a fused tensor (q, k and v in one) is to a table what three tensors are. A
+ * scale per row is divided with the rows. `rows` must add up to the tensor's: MICA_E_FORMAT. Nothing
+ * happens when there is no such tensor; the table then says what is missing. A failure leaves the
+ * directory as it was. */
+typedef struct mica_weights_part {
+    const char *name; /* copied */
+    int64_t rows;
+} mica_weights_part;
+mica_status mica_weights_split(mica_weights *w, const char *name, const mica_weights_part *parts,
+                               size_t count, mica_err *err);
 
 /* Page-cache hints for one tensor's bytes (no-op for tensors outside the mappings). */
 void mica_weights_willneed(const mica_weights *w, const mica_tensor *t);

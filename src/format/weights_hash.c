@@ -72,6 +72,10 @@ static uint64_t hash_entry(const mica_weights_entry *e, uint64_t sample_mask)
 void mica_weights_hash(const mica_weights *w, char out[17])
 {
     uint64_t mask = 0, sum = w->count;
+    if (w->hash[0] != '\0') {
+        memcpy(out, w->hash, sizeof w->hash);
+        return;
+    }
     while (w->count / (2 * (mask + 1)) >= SAMPLED_AT_MIN)
         mask = 2 * mask + 1;
     for (size_t i = 0; i < w->count; i++)

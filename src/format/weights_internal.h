@@ -39,6 +39,7 @@ struct mica_weights {
     size_t file_count, file_cap;
     mica_weights_entry **list, **sorted;
     size_t count, cap;
+    char hash[17]; /* as it was before the first split; "" while nothing was split */
     void **copies; /* tensors that lay misaligned in their file */
     size_t copy_count, copy_cap, copy_bytes;
 };
@@ -48,6 +49,10 @@ mica_status mica_weights_new(mica_weights **out, const char *path, mica_err *err
  * mica_weights_index. */
 mica_status mica_weights_take_file(mica_weights *w, const char *path, mica_err *err);
 mica_status mica_weights_index(mica_weights *w, mica_err *err);
+/* Room for `more` entries in both orders. */
+bool mica_weights_reserve(mica_weights *w, size_t more);
+/* First position in sorted whose name is not below `name`. */
+size_t mica_weights_lower_bound(const mica_weights *w, const char *name);
 mica_weights_entry *mica_weights_find_entry(const mica_weights *w, const char *name);
 /* Drops the hidden entries from both orders. */
 void mica_weights_drop_hidden(mica_weights *w);

@@ -48,6 +48,12 @@ static mica_status open_use_close(const char *path, mica_err *err)
         assert_non_null(mica_weights_find(w, "short.a"));
         st = mica_weights_add(w, "extra", &extra, err);
         assert_int_equal(mica_weights_count(w), count + (st == MICA_OK));
+        if (st == MICA_OK) {
+            const mica_weights_part halves[] = {{"b1", 1}, {"b2", 1}};
+            assert_non_null(mica_weights_find(w, "short.b"));
+            st = mica_weights_split(w, "short.b", halves, 2, err);
+            assert_true((mica_weights_find(w, "short.b") != NULL) == (st != MICA_OK));
+        }
     } else {
         assert_non_null(mica_weights_find(w, "a")); /* names as they were */
     }
