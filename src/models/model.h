@@ -22,14 +22,16 @@ typedef enum mica_model_part {
     MICA_PART_TEXT_ENCODER,
     MICA_PART_VAE,
     MICA_PART_TOKENIZER,
-    MICA_PART_SCHEDULER,
+    MICA_PART_SCHEDULER, /* scheduler_config.json */
+    MICA_PART_INDEX,     /* model_index.json: names the pipeline */
+    MICA_PART_PROCESSOR, /* preprocessor_config.json: how pictures become the text encoder's input */
     MICA_PART_COUNT
 } mica_model_part;
 
 /* Where each part lies. Strings are owned; NULL: not found. */
 typedef struct mica_model_parts {
     char *path[MICA_PART_COUNT];   /* what mica_weights_open or mica_tokenizer_open take;
-                                      scheduler: scheduler_config.json */
+                                      behind these: the file named at the part */
     char *config[MICA_PART_COUNT]; /* the part's config.json, if there is one */
 } mica_model_parts;
 

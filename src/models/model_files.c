@@ -11,7 +11,8 @@
 const char *mica_model_part_name(mica_model_part part)
 {
     static const char *const NAMES[MICA_PART_COUNT] = {"nothing", "transformer", "text encoder",
-                                                       "VAE",     "tokenizer",   "scheduler"};
+                                                       "VAE",     "tokenizer",   "scheduler",
+                                                       "index",   "processor"};
     return part >= 0 && part < MICA_PART_COUNT ? NAMES[part] : NAMES[0];
 }
 
@@ -127,6 +128,9 @@ static mica_status resolve_diffusers(mica_model_parts *p, const char *dir, mica_
     MICA_TRY(take_if(&p->path[MICA_PART_VAE], dir, "vae", true, err));
     MICA_TRY(take_if(&p->path[MICA_PART_TOKENIZER], dir, "tokenizer", true, err));
     MICA_TRY(take_if(&p->path[MICA_PART_TOKENIZER], dir, "processor", true, err));
+    MICA_TRY(take_if(&p->path[MICA_PART_INDEX], dir, "model_index.json", false, err));
+    MICA_TRY(take_if(&p->path[MICA_PART_PROCESSOR], dir, "processor/preprocessor_config.json",
+                     false, err));
     return take_if(&p->path[MICA_PART_SCHEDULER], dir, "scheduler/scheduler_config.json", false,
                    err);
 }
@@ -217,6 +221,21 @@ static mica_status find_tokenizer(mica_model_parts *p, mica_err *err)
     return st;
 }
 
+/* The processor's settings lie beside the tokenizer in the text encoder's own repository. */
+static mica_status find_processor(mica_model_parts *p, mica_err *err)
+{
+    const char *tokenizer = p->path[MICA_PART_TOKENIZER];
+    if (!tokenizer)
+        return MICA_OK;
+    char *dir = mica_path_is_dir(tokenizer) ? mica_mem_strdup(tokenizer) : folder_of(tokenizer);
+    if (!dir)
+        return out_of_memory(err);
+    const mica_status st =
+        take_if(&p->path[MICA_PART_PROCESSOR], dir, "preprocessor_config.json", false, err);
+    mica_mem_free(dir);
+    return st;
+}
+
 /* Folder that holds a part's weights. */
 static char *home_of(const mica_model_parts *p, int part)
 {
@@ -299,6 +318,7 @@ static mica_status resolve(mica_model_parts *p, const mica_model_kind **kind,
     MICA_TRY(replace(&p->path[MICA_PART_VAE], o->vae, err));
     MICA_TRY(replace(&p->path[MICA_PART_TOKENIZER], o->tokenizer, err));
     MICA_TRY(find_tokenizer(p, err));
+    MICA_TRY(find_processor(p, err));
     for (int part = MICA_PART_TRANSFORMER; part <= MICA_PART_VAE; part++)
         MICA_TRY(find_config(p, part, err));
     return find_kind(p, kind, o->model, err);

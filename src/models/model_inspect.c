@@ -64,8 +64,8 @@ static void add_dtypes_json(const part_facts *f, mica_text *json)
 
 static const char *slot_name(int part)
 {
-    static const char *const NAMES[MICA_PART_COUNT] = {"",    "transformer", "text_encoder",
-                                                       "vae", "tokenizer",   "scheduler"};
+    static const char *const NAMES[MICA_PART_COUNT] = {
+        "", "transformer", "text_encoder", "vae", "tokenizer", "scheduler", "index", "processor"};
     return NAMES[part];
 }
 
@@ -85,7 +85,7 @@ static void add_part(int part, const char *path, const part_facts *f, mica_text 
     mica_text_add(json, "}");
 }
 
-/* Weight parts with numbers, the other two with their path. */
+/* Weight parts with numbers, the others with their path. */
 static mica_status add_parts(const mica_model_parts *p, mica_text *text, mica_text *json,
                              uint64_t *bytes, mica_err *err)
 {
