@@ -295,6 +295,37 @@ void mica_l2_norm_channels(mica_backend *be, const mica_tensor *x_MC, mica_weigh
         keep(be, be->ops->l2_norm_channels(be, x_MC, gamma_C, act, y_MC, &be->error));
 }
 
+/* Moments of at least x's rows, in groups that divide its channels. */
+static bool check_groups(mica_backend *be, const char *op, const mica_tensor *x,
+                         const mica_tensor *moments)
+{
+    if (x->ndim == 3 && moments->ndim == 3 && moments->shape_[0] >= x->shape_[0] &&
+        moments->shape_[1] > 0 && x->shape_[2] % moments->shape_[1] == 0 &&
+        moments->shape_[2] == 2 && mica_tensor_is_contiguous(x) &&
+        mica_tensor_is_contiguous(moments))
+        return true;
+    return mismatch(be, op, NULL, "not the moments of a picture of these rows", moments, x);
+}
+
+void mica_group_moments(mica_backend *be, const mica_tensor *x_YXC, mica_tensor *moments_YG2)
+{
+    if (begin(be) && check_groups(be, "group_moments", x_YXC, moments_YG2) &&
+        mica_tensor_count(x_YXC) > 0)
+        keep(be, be->ops->group_moments(be, x_YXC, moments_YG2, &be->error));
+}
+
+void mica_group_norm(mica_backend *be, const mica_group_norm_args *args)
+{
+    const char *op = "group_norm";
+    const mica_tensor *x = args->x_YXC;
+    if (begin(be) && check_groups(be, op, x, args->moments_YG2) &&
+        check_same(be, op, x, args->y_YXC) &&
+        check_vector(be, op, args->gamma_C, &args->gamma_C->tensor, x, last_of(x)) &&
+        check_vector(be, op, args->beta_C, &args->beta_C->tensor, x, last_of(x)) &&
+        mica_tensor_count(x) > 0)
+        keep(be, be->ops->group_norm(be, args, &be->error));
+}
+
 void mica_qk_norm_rope(mica_backend *be, const mica_qk_norm_rope_args *args)
 {
     const mica_tensor *x = args->x_LHK, *cos = args->cos_Lk, *sin = args->sin_Lk;

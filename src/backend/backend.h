@@ -135,6 +135,24 @@ void mica_rms_norm(mica_backend *be, const mica_tensor *x_MD, mica_weight *w_D, 
 void mica_l2_norm_channels(mica_backend *be, const mica_tensor *x_MC, mica_weight *gamma_C,
                            mica_act act, mica_tensor *y_MC);
 
+/* Group norm of a channels-last picture that may pass in bands of rows. First the moments of every
+ * row: moments_YG2[y][g] = mean of group g (channels [g C/G, (g + 1) C/G)) over row y, and the sum of
+ * its squared differences from that mean. f32 state; x contiguous, G divides C. */
+void mica_group_moments(mica_backend *be, const mica_tensor *x_YXC, mica_tensor *moments_YG2);
+/* Then, on any rows x of the picture:
+ *     y = act((x - mean) / sqrt(var + eps) * gamma + beta),    act NONE or SILU
+ * with mean and (biased) variance of the group over the whole picture, whose rows' moments are all
+ * in moments_YG2. They are added in f64 and in the order of rows, so the bands do not matter. y may be x. */
+typedef struct mica_group_norm_args {
+    const mica_tensor *x_YXC;
+    const mica_tensor *moments_YG2;
+    mica_weight *gamma_C, *beta_C;
+    float eps;
+    mica_act act;
+    mica_tensor *y_YXC;
+} mica_group_norm_args;
+void mica_group_norm(mica_backend *be, const mica_group_norm_args *args);
+
 /* Rotary tables: cos/sin of [L, K/2] f32 state tensors. */
 typedef enum mica_rope_layout {
     MICA_ROPE_INTERLEAVED = 0, /* pairs (2i, 2i+1) */

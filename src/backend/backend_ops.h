@@ -39,6 +39,9 @@ typedef struct mica_backend_ops {
                             mica_tensor *y_MD, mica_err *err);
     mica_status (*l2_norm_channels)(mica_backend *be, const mica_tensor *x_MC, mica_weight *gamma_C,
                                     mica_act act, mica_tensor *y_MC, mica_err *err);
+    mica_status (*group_moments)(mica_backend *be, const mica_tensor *x_YXC,
+                                 mica_tensor *moments_YG2, mica_err *err);
+    mica_status (*group_norm)(mica_backend *be, const mica_group_norm_args *args, mica_err *err);
     mica_status (*qk_norm_rope)(mica_backend *be, const mica_qk_norm_rope_args *args,
                                 mica_err *err);
     mica_status (*attention)(mica_backend *be, const mica_attention_args *args, mica_err *err);

@@ -54,6 +54,15 @@ typedef void mica_kernel_rms_norm(int rows, int n, const float *x, ptrdiff_t ldx
 typedef void mica_kernel_l2_norm_act(int rows, int n, const float *x, ptrdiff_t ldx,
                                      const float *gamma, mica_kernel_act act, float *y,
                                      ptrdiff_t ldy);
+/* Per channel j of n, over `pixels` rows: sum[j] = sum of d, square[j] = sum of d^2 with
+ * d = x - from[j] (from NULL: 0). In f32, one addition per pixel: meant for one row of a picture.
+ * Relative error pixels * 2^-24 of the sum of the magnitudes. */
+typedef void mica_kernel_channel_sums(int pixels, int n, const float *x, ptrdiff_t ldx,
+                                      const float *from, float *sum, float *square);
+/* y = act(x * scale[j] + shift[j]) for channel j; act NONE or SILU. y may be x. */
+typedef void mica_kernel_channel_affine_act(int pixels, int n, const float *x, ptrdiff_t ldx,
+                                            const float *scale, const float *shift,
+                                            mica_kernel_act act, float *y, ptrdiff_t ldy);
 /* All heads of one token: head h is x[h*ldx .. +k). RMS norm with w (length k; NULL: no norm),
  * then rotation by cos, sin (length k/2; NULL: none) of the pairs (2i, 2i+1) or (i, i + k/2).
  * k even. y may be x. */
@@ -278,6 +287,8 @@ typedef void mica_kernel_linear_combination(int64_t n, int terms, const float *c
     X(layer_norm_modulate)                                                                         \
     X(rms_norm)                                                                                    \
     X(l2_norm_act)                                                                                 \
+    X(channel_sums)                                                                                \
+    X(channel_affine_act)                                                                          \
     X(qk_norm_rope_interleaved)                                                                    \
     X(qk_norm_rope_half)                                                                           \
     X(silu)                                                                                        \

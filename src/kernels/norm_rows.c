@@ -5,7 +5,7 @@
  * Rows are read twice or three times; a row of 3072 floats (12 KiB) stays in the L1 cache, so
  * memory sees one read and one write. Sums run in four vectors that are added at the end,
  * which keeps the rounding error at n / (4 W) additions and the order fixed for a given n.
- * Not here: norms over groups of channels. */
+ * Norms over groups of channels are in group_norm.c. */
 #include "kernels/level.h"
 #include "kernels/vec_math.h"
 

@@ -1,4 +1,4 @@
-/* check_norms.c - norms of rows, and the norm and rotation of query and key heads. */
+/* check_norms.c - norms of rows, the halves of a norm over groups, and the norm and rotation of query and key heads. */
 #include "checkkern.h"
 
 typedef struct rows_case {
@@ -140,6 +140,68 @@ void check_l2_norm_act(ck *c)
     }
 }
 
+/* ---------------------------------------------------------------- groups -- */
+
+void check_channel_sums(ck *c)
+{
+    for (int round = 0; round < 32; round++) {
+        ck_begin(c);
+        const int pixels = ck_int(c, 0, 70), n = ck_length(c, 300);
+        const ptrdiff_t ldx = ck_stride(c, n);
+        const double offset = round % 2 ? 1e3 : 0.0;
+        float *x = ck_floats(c, (int64_t)ck_matrix_count(pixels > 0 ? pixels : 1, n, ldx));
+        float *sum = ck_floats(c, n), *square = ck_floats(c, n), *from = maybe_vector(c, n);
+        for (int j = 0; from && j < n; j++)
+            from[j] += (float)offset;
+        for (int i = 0; i < pixels; i++)
+            for (int j = 0; j < n; j++)
+                x[i * ldx + j] = (float)(offset + ck_normal(c));
+        c->k->channel_sums(pixels, n, x, ldx, from, sum, square);
+        for (int j = 0; j < n; j++) {
+            double s = 0.0, q = 0.0, most = 0.0;
+            for (int i = 0; i < pixels; i++) {
+                const double d = (double)x[i * ldx + j] - (from ? from[j] : 0.0);
+                s += d;
+                q += d * d;
+                most += fabs(d);
+            }
+            /* One rounding of d and one addition a pixel. */
+            const double unit = (pixels + 2) * ldexp(1.0, -24);
+            ck_near(c, "sum", j, sum[j], s, unit * most + 1e-30);
+            ck_near(c, "square", j, square[j], q, 2 * unit * q + 1e-30);
+        }
+        ck_end(c, from ? "from" : "plain");
+    }
+}
+
+void check_channel_affine_act(ck *c)
+{
+    for (int round = 0; round < 32; round++) {
+        ck_begin(c);
+        const mica_kernel_act act = round % 2 ? MICA_KERNEL_ACT_SILU : MICA_KERNEL_ACT_NONE;
+        const rows_case r = make_rows(c, 300, 0.0, round % 4 < 2 ? 1.0 : 50.0);
+        double *x = copy_f64(c, &r), *terms = copy_f64(c, &r);
+        float *scale = ck_floats(c, r.n), *shift = ck_floats(c, r.n);
+        ck_fill_normal(c, r.n, scale, 1.0);
+        ck_fill_normal(c, r.n, shift, 1.0);
+        for (int i = 0; i < r.rows; i++)
+            for (int j = 0; j < r.n; j++) {
+                const double v = x[i * r.n + j] * scale[j] + shift[j];
+                terms[i * r.n + j] = fabs(x[i * r.n + j] * scale[j]) + fabs((double)shift[j]);
+                x[i * r.n + j] = act ? v / (1.0 + exp(-v)) : v;
+            }
+        c->k->channel_affine_act(r.rows, r.n, r.x, r.ldx, scale, shift, act, r.y, r.ldy);
+        /* The terms may cancel: two roundings of them without fma, then those of silu, whose slope
+         * is 1.1 at most. */
+        for (int i = 0; i < r.rows; i++)
+            for (int j = 0; j < r.n; j++)
+                ck_near(c, "y", j, r.y[i * r.ldy + j], x[i * r.n + j],
+                        4 * ldexp(terms[i * r.n + j], -24) + 1e-6 * fabs(x[i * r.n + j]));
+        ck_gaps(c, r.y, r.rows, r.n, r.ldy, sizeof(float));
+        ck_end(c, act ? "silu" : "plain");
+    }
+}
+
 /* ------------------------------------------------------------------ rope -- */
 
 static void rotate_ref(double *x, int k, bool half, const float *cos_k, const float *sin_k)
@@ -248,6 +310,26 @@ void bench_l2_norm_act(ck *c)
 {
     const matrix m = make_matrix(c, 512, 96);
     ck_bench(c, run_l2_norm, &m, 8.0 * 512 * 96, 0);
+}
+static void run_channel_sums(const mica_kernels *k, const void *p)
+{
+    const matrix *m = p;
+    k->channel_sums(m->rows, m->n, m->x, m->n, m->w, m->y, m->v);
+}
+void bench_channel_sums(ck *c)
+{
+    const matrix m = make_matrix(c, 512, 128);
+    ck_bench(c, run_channel_sums, &m, 4.0 * 512 * 128, 0);
+}
+static void run_channel_affine(const mica_kernels *k, const void *p)
+{
+    const matrix *m = p;
+    k->channel_affine_act(m->rows, m->n, m->x, m->n, m->w, m->v, MICA_KERNEL_ACT_SILU, m->y, m->n);
+}
+void bench_channel_affine_act(ck *c)
+{
+    const matrix m = make_matrix(c, 512, 128);
+    ck_bench(c, run_channel_affine, &m, 8.0 * 512 * 128, 0);
 }
 static void run_interleaved(const mica_kernels *k, const void *p)
 {

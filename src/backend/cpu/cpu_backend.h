@@ -148,6 +148,8 @@ MICA_CPU_SLOT(layer_norm_modulate, const mica_tensor *x_MD, const mica_tensor *s
 MICA_CPU_SLOT(rms_norm, const mica_tensor *x_MD, mica_weight *w_D, float eps, mica_tensor *y_MD);
 MICA_CPU_SLOT(l2_norm_channels, const mica_tensor *x_MC, mica_weight *gamma_C, mica_act act,
               mica_tensor *y_MC);
+MICA_CPU_SLOT(group_moments, const mica_tensor *x_YXC, mica_tensor *moments_YG2);
+MICA_CPU_SLOT(group_norm, const mica_group_norm_args *args);
 MICA_CPU_SLOT(qk_norm_rope, const mica_qk_norm_rope_args *args);
 MICA_CPU_SLOT(silu, const mica_tensor *x, mica_tensor *y);
 MICA_CPU_SLOT(swiglu, const mica_tensor *gate, const mica_tensor *up, mica_tensor *y);
