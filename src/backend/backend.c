@@ -276,13 +276,33 @@ void mica_layer_norm_modulate(mica_backend *be, const mica_tensor *x_MD, const m
         keep(be, be->ops->layer_norm_modulate(be, x_MD, scale_D, shift_D, eps, y_MD, &be->error));
 }
 
+static bool check_rms_norm(mica_backend *be, const mica_tensor *x_MD, const mica_weight *w_D,
+                           const mica_tensor *vector_D, const mica_tensor *y_MD)
+{
+    const char *op = "rms_norm";
+    return check_same(be, op, x_MD, y_MD) &&
+           check_vector(be, op, w_D, w_D ? &w_D->tensor : NULL, x_MD, last_of(x_MD)) &&
+           check_vector(be, op, w_D, vector_D, x_MD, last_of(x_MD)) && mica_tensor_count(x_MD) > 0;
+}
+
 void mica_rms_norm(mica_backend *be, const mica_tensor *x_MD, mica_weight *w_D, float eps,
                    mica_tensor *y_MD)
 {
-    if (begin(be) && check_same(be, "rms_norm", x_MD, y_MD) &&
-        check_vector(be, "rms_norm", w_D, w_D ? &w_D->tensor : NULL, x_MD, last_of(x_MD)) &&
-        mica_tensor_count(x_MD) > 0)
-        keep(be, be->ops->rms_norm(be, x_MD, w_D, eps, y_MD, &be->error));
+    mica_rms_norm_modulate(be, x_MD, w_D, NULL, eps, y_MD);
+}
+
+void mica_rms_norm_modulate(mica_backend *be, const mica_tensor *x_MD, mica_weight *w_D,
+                            const mica_tensor *scale_D, float eps, mica_tensor *y_MD)
+{
+    if (begin(be) && check_rms_norm(be, x_MD, w_D, scale_D, y_MD))
+        keep(be, be->ops->rms_norm_modulate(be, x_MD, w_D, scale_D, eps, y_MD, &be->error));
+}
+
+void mica_rms_norm_gated(mica_backend *be, const mica_tensor *x_MD, mica_weight *w_D,
+                         const mica_tensor *gate_D, float eps, mica_tensor *y_MD)
+{
+    if (begin(be) && check_rms_norm(be, x_MD, w_D, gate_D, y_MD))
+        keep(be, be->ops->rms_norm_gated(be, x_MD, w_D, gate_D, eps, y_MD, &be->error));
 }
 
 void mica_l2_norm_channels(mica_backend *be, const mica_tensor *x_MC, mica_weight *gamma_C,
@@ -399,6 +419,12 @@ void mica_silu(mica_backend *be, const mica_tensor *x, mica_tensor *y)
 {
     if (begin(be) && check_same(be, "silu", x, y) && mica_tensor_count(x) > 0)
         keep(be, be->ops->silu(be, x, y, &be->error));
+}
+
+void mica_tanh(mica_backend *be, const mica_tensor *x, mica_tensor *y)
+{
+    if (begin(be) && check_same(be, "tanh", x, y) && mica_tensor_count(x) > 0)
+        keep(be, be->ops->tanh(be, x, y, &be->error));
 }
 
 void mica_swiglu(mica_backend *be, const mica_tensor *gate, const mica_tensor *up, mica_tensor *y)
@@ -520,6 +546,14 @@ void mica_cfg_combine(mica_backend *be, const mica_tensor *cond_PC, const mica_t
     if (begin(be) && check_same(be, "cfg_combine", cond_PC, uncond_PC) &&
         check_same(be, "cfg_combine", cond_PC, out_PC) && mica_tensor_count(out_PC) > 0)
         keep(be, be->ops->cfg_combine(be, cond_PC, uncond_PC, scale, renorm, out_PC, &be->error));
+}
+
+void mica_limit_norm(mica_backend *be, const mica_tensor *reference_PC, float limit,
+                     mica_tensor *y_PC)
+{
+    if (begin(be) && check_same(be, "limit_norm", reference_PC, y_PC) &&
+        mica_tensor_count(y_PC) > 0)
+        keep(be, be->ops->limit_norm(be, reference_PC, limit, y_PC, &be->error));
 }
 
 bool mica_all_finite(mica_backend *be, const mica_tensor *x)

@@ -130,6 +130,13 @@ void mica_layer_norm_modulate(mica_backend *be, const mica_tensor *x_MD, const m
 /* y = x / sqrt(mean(x^2) + eps) * w. y may be x. */
 void mica_rms_norm(mica_backend *be, const mica_tensor *x_MD, mica_weight *w_D, float eps,
                    mica_tensor *y_MD);
+/* The same with the vectors of an adaptive norm, f32 state; NULL: without.
+ *     modulate   y  = x / sqrt(mean(x^2) + eps) * w * (1 + scale);   y may be x
+ *     gated      y += gate * x / sqrt(mean(x^2) + eps) * w;          y apart from x */
+void mica_rms_norm_modulate(mica_backend *be, const mica_tensor *x_MD, mica_weight *w_D,
+                            const mica_tensor *scale_D, float eps, mica_tensor *y_MD);
+void mica_rms_norm_gated(mica_backend *be, const mica_tensor *x_MD, mica_weight *w_D,
+                         const mica_tensor *gate_D, float eps, mica_tensor *y_MD);
 /* y = act(x / max(||x||_2, 1e-12) * sqrt(C) * gamma) over the last dimension: the
  * Qwen-Image VAE's norm (autoencoder_kl_qwenimage.py QwenImageRMS_norm) on channels-last data. */
 void mica_l2_norm_channels(mica_backend *be, const mica_tensor *x_MC, mica_weight *gamma_C,
@@ -182,6 +189,7 @@ typedef struct mica_attention_args {
 void mica_attention(mica_backend *be, const mica_attention_args *args);
 
 void mica_silu(mica_backend *be, const mica_tensor *x, mica_tensor *y); /* y may be x */
+void mica_tanh(mica_backend *be, const mica_tensor *x, mica_tensor *y); /* y may be x */
 /* silu(gate) * up; y may be either */
 void mica_swiglu(mica_backend *be, const mica_tensor *gate, const mica_tensor *up, mica_tensor *y);
 void mica_add(mica_backend *be, const mica_tensor *a, const mica_tensor *b,
@@ -219,6 +227,10 @@ void mica_linear_combination(mica_backend *be, int n, const float *coef,
  * rescaled to ||cond||_2 of that row (pipeline_qwenimage.py __call__). f32 or activation inputs, out may be cond. */
 void mica_cfg_combine(mica_backend *be, const mica_tensor *cond_PC, const mica_tensor *uncond_PC,
                       float scale, bool renorm, mica_tensor *out_PC);
+/* Each row of y that is longer (L2) than limit times the row of `reference` is scaled down to that
+ * length (pipeline_z_image.py __call__: cfg_normalization). */
+void mica_limit_norm(mica_backend *be, const mica_tensor *reference_PC, float limit,
+                     mica_tensor *y_PC);
 /* True when every element is finite; waits. */
 bool mica_all_finite(mica_backend *be, const mica_tensor *x);
 

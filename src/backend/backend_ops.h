@@ -35,8 +35,12 @@ typedef struct mica_backend_ops {
     mica_status (*layer_norm_modulate)(mica_backend *be, const mica_tensor *x_MD,
                                        const mica_tensor *scale_D, const mica_tensor *shift_D,
                                        float eps, mica_tensor *y_MD, mica_err *err);
-    mica_status (*rms_norm)(mica_backend *be, const mica_tensor *x_MD, mica_weight *w_D, float eps,
-                            mica_tensor *y_MD, mica_err *err);
+    mica_status (*rms_norm_modulate)(mica_backend *be, const mica_tensor *x_MD, mica_weight *w_D,
+                                     const mica_tensor *scale_D, float eps, mica_tensor *y_MD,
+                                     mica_err *err);
+    mica_status (*rms_norm_gated)(mica_backend *be, const mica_tensor *x_MD, mica_weight *w_D,
+                                  const mica_tensor *gate_D, float eps, mica_tensor *y_MD,
+                                  mica_err *err);
     mica_status (*l2_norm_channels)(mica_backend *be, const mica_tensor *x_MC, mica_weight *gamma_C,
                                     mica_act act, mica_tensor *y_MC, mica_err *err);
     mica_status (*group_moments)(mica_backend *be, const mica_tensor *x_YXC,
@@ -46,6 +50,7 @@ typedef struct mica_backend_ops {
                                 mica_err *err);
     mica_status (*attention)(mica_backend *be, const mica_attention_args *args, mica_err *err);
     mica_status (*silu)(mica_backend *be, const mica_tensor *x, mica_tensor *y, mica_err *err);
+    mica_status (*tanh)(mica_backend *be, const mica_tensor *x, mica_tensor *y, mica_err *err);
     mica_status (*swiglu)(mica_backend *be, const mica_tensor *gate, const mica_tensor *up,
                           mica_tensor *y, mica_err *err);
     mica_status (*add)(mica_backend *be, const mica_tensor *a, const mica_tensor *b, mica_tensor *y,
@@ -63,6 +68,8 @@ typedef struct mica_backend_ops {
     mica_status (*cfg_combine)(mica_backend *be, const mica_tensor *cond_PC,
                                const mica_tensor *uncond_PC, float scale, bool renorm,
                                mica_tensor *out_PC, mica_err *err);
+    mica_status (*limit_norm)(mica_backend *be, const mica_tensor *reference_PC, float limit,
+                              mica_tensor *y_PC, mica_err *err);
     mica_status (*all_finite)(mica_backend *be, const mica_tensor *x, bool *out, mica_err *err);
     mica_status (*measure_peak)(mica_backend *be, mica_precision precision, double *flops,
                                 mica_err *err);

@@ -27,6 +27,15 @@ void MICA_K(gelu_erf)(int64_t n, const float *x, float *y)
     map(n, x, y, MICA_KERNEL_ACT_GELU_ERF);
 }
 
+void MICA_K(tanh)(int64_t n, const float *x, float *y)
+{
+    int64_t i = 0;
+    for (; i + MICA_W <= n; i += MICA_W)
+        vf_store(y + i, vf_tanh(vf_load(x + i)));
+    if (i < n)
+        vf_store_n(y + i, vf_tanh(vf_load_n(x + i, (int)(n - i))), (int)(n - i));
+}
+
 void MICA_K(swiglu)(int64_t n, const float *gate, const float *up, float *y)
 {
     int64_t i = 0;

@@ -49,6 +49,8 @@ typedef void mica_kernel_layer_norm_modulate(int rows, int n, const float *x, pt
  * the sum of squares is. */
 typedef void mica_kernel_rms_norm(int rows, int n, const float *x, ptrdiff_t ldx, const float *w,
                                   float eps, float *y, ptrdiff_t ldy);
+/* y += the same, y apart from x: a normed branch joins its residual stream. */
+typedef mica_kernel_rms_norm mica_kernel_rms_norm_add;
 /* y = act(x / max(||x||_2, 1e-12) * sqrt(n) * gamma); gamma of length n or NULL, act NONE or
  * SILU. Rows are pixels of channels-last pictures: small n, many rows. y may be x. */
 typedef void mica_kernel_l2_norm_act(int rows, int n, const float *x, ptrdiff_t ldx,
@@ -78,6 +80,7 @@ typedef mica_kernel_qk_norm_rope_interleaved mica_kernel_qk_norm_rope_half;
 typedef void mica_kernel_silu(int64_t n, const float *x, float *y); /* x / (1 + e^-x) */
 typedef mica_kernel_silu mica_kernel_gelu_tanh;                     /* tanh approximation */
 typedef mica_kernel_silu mica_kernel_gelu_erf;                      /* x/2 (1 + erf(x/sqrt 2)) */
+typedef mica_kernel_silu mica_kernel_tanh;
 typedef void mica_kernel_swiglu(int64_t n, const float *gate, const float *up,
                                 float *y); /* silu(gate)*up */
 typedef void mica_kernel_add(int64_t n, const float *a, const float *b, float *y);
@@ -286,6 +289,7 @@ typedef void mica_kernel_linear_combination(int64_t n, int terms, const float *c
 #define MICA_KERNEL_LIST_PLAIN(X)                                                                  \
     X(layer_norm_modulate)                                                                         \
     X(rms_norm)                                                                                    \
+    X(rms_norm_add)                                                                                \
     X(l2_norm_act)                                                                                 \
     X(channel_sums)                                                                                \
     X(channel_affine_act)                                                                          \
@@ -294,6 +298,7 @@ typedef void mica_kernel_linear_combination(int64_t n, int terms, const float *c
     X(silu)                                                                                        \
     X(gelu_tanh)                                                                                   \
     X(gelu_erf)                                                                                    \
+    X(tanh)                                                                                        \
     X(swiglu)                                                                                      \
     X(add)                                                                                         \
     X(mul_scalar)                                                                                  \

@@ -138,6 +138,30 @@ void MICA_K(rms_norm)(int rows, int n, const float *x, ptrdiff_t ldx, const floa
     }
 }
 
+/* y += x * factor * w */
+MICA_VEC void add_scaled_row(int n, const float *x, float factor, const float *w, float *y)
+{
+    const vf f = vf_set1(factor), one = vf_set1(1.0f);
+    int i = 0;
+    for (; i + MICA_W <= n; i += MICA_W)
+        vf_store(y + i,
+                 vf_fma(vf_mul(vf_load(x + i), f), w ? vf_load(w + i) : one, vf_load(y + i)));
+    if (i < n) {
+        const int k = n - i;
+        const vf v = vf_mul(vf_load_n(x + i, k), f);
+        vf_store_n(y + i, vf_fma(v, w ? vf_load_n(w + i, k) : one, vf_load_n(y + i, k)), k);
+    }
+}
+
+void MICA_K(rms_norm_add)(int rows, int n, const float *x, ptrdiff_t ldx, const float *w, float eps,
+                          float *y, ptrdiff_t ldy)
+{
+    for (int i = 0; i < rows; i++) {
+        const float squares = sum_squares(n, x + i * ldx);
+        add_scaled_row(n, x + i * ldx, 1.0f / sqrtf(squares / (float)n + eps), w, y + i * ldy);
+    }
+}
+
 MICA_VEC void l2_norm(int rows, int n, const float *x, ptrdiff_t ldx, const float *gamma,
                       mica_kernel_act act, float *y, ptrdiff_t ldy)
 {

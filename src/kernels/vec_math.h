@@ -10,22 +10,41 @@
 #include "kernels/kernels.h"
 #include "kernels/vec.h"
 
+/* x = n ln 2 + r: returns e^r - 1 and n. Good for |x| up to about 120. */
+MICA_VEC vf vf_exp_parts(vf x, vf *n)
+{
+    *n = vf_round(vf_mul(x, vf_set1(1.44269504f)));
+    vf r = vf_fma(*n, vf_set1(-0.693145751953125f), x);
+    r = vf_fma(*n, vf_set1(-1.42860677e-6f), r);
+    vf q = vf_set1(0.00138145714678f);
+    q = vf_fma(q, r, vf_set1(0.00836873017352f));
+    q = vf_fma(q, r, vf_set1(0.0416683893304f));
+    q = vf_fma(q, r, vf_set1(0.166665205222f));
+    q = vf_fma(q, r, vf_set1(0.499999934404f));
+    return vf_fma(vf_mul(q, r), r, r);
+}
+
 /* e^x: x = n ln 2 + r, e^r = 1 + r + r^2 q(r) on |r| <= ln(2)/2 (fit 3e-9, evaluated 1.2e-7).
  * ln 2 in two parts, the first with 15 bits so that n times it is exact. Overflows to inf above
  * 88.72, reaches 0 through denormals at -103.97; NaN stays (it is the second operand). */
 MICA_VEC vf vf_exp(vf x)
 {
     x = vf_max(vf_set1(-105.0f), vf_min(vf_set1(89.0f), x));
-    const vf n = vf_round(vf_mul(x, vf_set1(1.44269504f)));
-    vf r = vf_fma(n, vf_set1(-0.693145751953125f), x);
-    r = vf_fma(n, vf_set1(-1.42860677e-6f), r);
-    vf q = vf_set1(0.00138145714678f);
-    q = vf_fma(q, r, vf_set1(0.00836873017352f));
-    q = vf_fma(q, r, vf_set1(0.0416683893304f));
-    q = vf_fma(q, r, vf_set1(0.166665205222f));
-    q = vf_fma(q, r, vf_set1(0.499999934404f));
-    const vf p = vf_add(vf_fma(vf_mul(q, r), r, r), vf_set1(1.0f));
+    vf n;
+    const vf p = vf_add(vf_exp_parts(x, &n), vf_set1(1.0f));
     return vf_scale2(p, n);
+}
+
+/* m / (m + 2) with m = e^2x - 1 = 2^n (e^r - 1) + (2^n - 1): near 0, where n = 0, m keeps all its
+ * digits. Beyond |x| = 10 the result is 1 in f32. */
+MICA_VEC vf vf_tanh(vf x)
+{
+    vf n;
+    x = vf_max(vf_set1(-10.0f), vf_min(vf_set1(10.0f), x));
+    const vf p = vf_exp_parts(vf_add(x, x), &n), one = vf_set1(1.0f);
+    const vf power = vf_scale2(one, n);
+    const vf m = vf_fma(power, p, vf_sub(power, one));
+    return vf_div(m, vf_add(m, vf_set1(2.0f)));
 }
 
 /* x / (1 + e^-x); -0 for x < -88.7 (the true value is below 1e-36), NaN for -inf as in the

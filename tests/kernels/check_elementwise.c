@@ -60,6 +60,20 @@ void check_gelu_erf(ck *c)
     check_map(c, c->k->gelu_erf, ref_gelu_erf);
 }
 
+/* Near 0 tanh is x: all digits count there. */
+void check_tanh(ck *c)
+{
+    check_map(c, c->k->tanh, tanh);
+    ck_begin(c);
+    float *x = ck_floats(c, 2000), *y = ck_floats(c, 2000);
+    for (int i = 0; i < 2000; i++)
+        x[i] = (float)(ck_normal(c) * pow(10.0, -i / 100.0));
+    c->k->tanh(2000, x, y);
+    for (int i = 0; i < 2000; i++)
+        ck_near(c, "y", i, y[i], tanh((double)x[i]), 4e-7 * fabs((double)x[i]));
+    ck_end(c, "near 0");
+}
+
 void check_swiglu(ck *c)
 {
     for (int round = 0; round < 12; round++) {
@@ -336,6 +350,7 @@ static flat make_flat(ck *c, int n)
 BENCH_FLAT(silu, k->silu(f->n, f->x, f->y), 2)
 BENCH_FLAT(gelu_tanh, k->gelu_tanh(f->n, f->x, f->y), 2)
 BENCH_FLAT(gelu_erf, k->gelu_erf(f->n, f->x, f->y), 2)
+BENCH_FLAT(tanh, k->tanh(f->n, f->x, f->y), 2)
 BENCH_FLAT(swiglu, k->swiglu(f->n, f->x, f->z, f->y), 3)
 BENCH_FLAT(add, k->add(f->n, f->x, f->z, f->y), 3)
 BENCH_FLAT(mul_scalar, k->mul_scalar(f->n, 0.5f, f->x, f->y), 2)

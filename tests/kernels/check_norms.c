@@ -115,6 +115,34 @@ void check_rms_norm(ck *c)
     ck_end(c, "NaN");
 }
 
+void check_rms_norm_add(ck *c)
+{
+    for (int round = 0; round < 24; round++) {
+        ck_begin(c);
+        const int rows = ck_int(c, 1, 6), n = ck_length(c, 700);
+        const ptrdiff_t ldx = ck_stride(c, n), ldy = ck_stride(c, n);
+        float *x = ck_floats(c, (int64_t)ck_matrix_count(rows, n, ldx));
+        float *y = ck_floats(c, (int64_t)ck_matrix_count(rows, n, ldy));
+        double *want = ck_buffer(c, (size_t)(rows * n), sizeof(double));
+        const float *w = maybe_vector(c, n);
+        for (int i = 0; i < rows; i++) {
+            double squares = 0.0;
+            for (int j = 0; j < n; j++) {
+                x[i * ldx + j] = (float)(30.0 * ck_normal(c));
+                y[i * ldy + j] = (float)ck_normal(c);
+                squares += (double)x[i * ldx + j] * x[i * ldx + j];
+            }
+            for (int j = 0; j < n; j++)
+                want[i * n + j] =
+                    y[i * ldy + j] + x[i * ldx + j] * (w ? w[j] : 1.0) / sqrt(squares / n + 1e-5);
+        }
+        c->k->rms_norm_add(rows, n, x, ldx, w, 1e-5f, y, ldy);
+        const rows_case r = {.rows = rows, .n = n, .x = x, .y = y, .ldx = ldx, .ldy = ldy};
+        compare_rows(c, &r, want, 2e-6);
+        ck_end(c, "rows");
+    }
+}
+
 void check_l2_norm_act(ck *c)
 {
     static const double spreads[] = {1.0, 1e3, 1e-3, 0.0};
@@ -300,6 +328,16 @@ void bench_rms_norm(ck *c)
 {
     const matrix m = make_matrix(c, 16, 3072);
     ck_bench(c, run_rms_norm, &m, 8.0 * 16 * 3072, 0);
+}
+static void run_rms_norm_add(const mica_kernels *k, const void *p)
+{
+    const matrix *m = p;
+    k->rms_norm_add(m->rows, m->n, m->x, m->n, m->w, 1e-6f, m->y, m->n);
+}
+void bench_rms_norm_add(ck *c)
+{
+    const matrix m = make_matrix(c, 16, 3072);
+    ck_bench(c, run_rms_norm_add, &m, 12.0 * 16 * 3072, 0);
 }
 static void run_l2_norm(const mica_kernels *k, const void *p)
 {

@@ -145,13 +145,17 @@ MICA_CPU_SLOT(conv2d, const mica_conv2d_args *args);
 MICA_CPU_SLOT(upsample_nearest2, const mica_tensor *x_YXC, mica_tensor *y_YXC);
 MICA_CPU_SLOT(layer_norm_modulate, const mica_tensor *x_MD, const mica_tensor *scale_D,
               const mica_tensor *shift_D, float eps, mica_tensor *y_MD);
-MICA_CPU_SLOT(rms_norm, const mica_tensor *x_MD, mica_weight *w_D, float eps, mica_tensor *y_MD);
+MICA_CPU_SLOT(rms_norm_modulate, const mica_tensor *x_MD, mica_weight *w_D,
+              const mica_tensor *scale_D, float eps, mica_tensor *y_MD);
+MICA_CPU_SLOT(rms_norm_gated, const mica_tensor *x_MD, mica_weight *w_D, const mica_tensor *gate_D,
+              float eps, mica_tensor *y_MD);
 MICA_CPU_SLOT(l2_norm_channels, const mica_tensor *x_MC, mica_weight *gamma_C, mica_act act,
               mica_tensor *y_MC);
 MICA_CPU_SLOT(group_moments, const mica_tensor *x_YXC, mica_tensor *moments_YG2);
 MICA_CPU_SLOT(group_norm, const mica_group_norm_args *args);
 MICA_CPU_SLOT(qk_norm_rope, const mica_qk_norm_rope_args *args);
 MICA_CPU_SLOT(silu, const mica_tensor *x, mica_tensor *y);
+MICA_CPU_SLOT(tanh, const mica_tensor *x, mica_tensor *y);
 MICA_CPU_SLOT(swiglu, const mica_tensor *gate, const mica_tensor *up, mica_tensor *y);
 MICA_CPU_SLOT(add, const mica_tensor *a, const mica_tensor *b, mica_tensor *y);
 MICA_CPU_SLOT(mul, const mica_tensor *a, const mica_tensor *b, mica_tensor *y);
@@ -161,6 +165,7 @@ MICA_CPU_SLOT(linear_combination, int n, const float *coef, const mica_tensor *c
               mica_tensor *y);
 MICA_CPU_SLOT(cfg_combine, const mica_tensor *cond_PC, const mica_tensor *uncond_PC, float scale,
               bool renorm, mica_tensor *out_PC);
+MICA_CPU_SLOT(limit_norm, const mica_tensor *reference_PC, float limit, mica_tensor *y_PC);
 MICA_CPU_SLOT(all_finite, const mica_tensor *x, bool *out);
 MICA_CPU_SLOT(measure_peak, mica_precision precision, double *flops);
 MICA_CPU_SLOT(upload_f32, const mica_tensor *dst, const float *src);

@@ -10,6 +10,7 @@
 
 #include "kernels/kernels.h"
 
+#include <math.h>
 #include <string.h>
 
 #define TASK_ELEMENTS 16384 /* 64 KiB of f32: fits L2 twice over, 10 us of work */
@@ -70,7 +71,14 @@ static const float *vector_f32(const mica_weight *w, float *out)
 
 /* ---------------------------------------------------------------- norms -- */
 
-typedef enum norm_kind { NORM_LAYER, NORM_RMS, NORM_L2, NORM_MODULATE_ONLY } norm_kind;
+typedef enum norm_kind {
+    NORM_LAYER,
+    NORM_RMS,
+    NORM_RMS_ADD,
+    NORM_L2,
+    NORM_MODULATE_ONLY, /* y = x * (1 + w) + shift */
+    NORM_ADD_ONLY       /* y += x * w */
+} norm_kind;
 
 typedef struct norm_job {
     const mica_kernels *k;
@@ -93,6 +101,9 @@ static void norm_rows(const norm_job *j, int rows, const float *x, ptrdiff_t ldx
     case NORM_RMS:
         j->k->rms_norm(rows, n, x, ldx, j->w, j->eps, y, ldy);
         break;
+    case NORM_RMS_ADD:
+        j->k->rms_norm_add(rows, n, x, ldx, j->w, j->eps, y, ldy);
+        break;
     case NORM_L2:
         j->k->l2_norm_act(rows, n, x, ldx, j->w, j->act, y, ldy);
         break;
@@ -101,6 +112,11 @@ static void norm_rows(const norm_job *j, int rows, const float *x, ptrdiff_t ldx
             for (int i = 0; i < n; i++)
                 y[r * ldy + i] = x[r * ldx + i] * (j->w ? 1.0f + j->w[i] : 1.0f) +
                                  (j->shift ? j->shift[i] : 0.0f);
+        break;
+    case NORM_ADD_ONLY:
+        for (int r = 0; r < rows; r++)
+            for (int i = 0; i < n; i++)
+                y[r * ldy + i] += x[r * ldx + i] * (j->w ? j->w[i] : 1.0f);
     }
 }
 
@@ -149,14 +165,59 @@ mica_status mica_cpu_layer_norm_modulate(mica_backend *base, const mica_tensor *
     return MICA_OK;
 }
 
-mica_status mica_cpu_rms_norm(mica_backend *base, const mica_tensor *x_MD, mica_weight *w_D,
-                              float eps, mica_tensor *y_MD, mica_err *err)
+/* w * (offset + vector) in shared scratch; both NULL: NULL. */
+static const float *product_f32(mica_cpu_backend *be, const mica_weight *w_D, float offset,
+                                const mica_tensor *vector_D, int64_t n)
+{
+    float *out = mica_cpu_shared_scratch(be);
+    const float *v = vector_D ? vector_D->data : NULL;
+    if (!w_D && !v)
+        return NULL;
+    vector_f32(w_D, out);
+    for (int64_t i = 0; v && i < n; i++)
+        out[i] = (w_D ? out[i] : 1.0f) * (offset + v[i]);
+    return out;
+}
+
+mica_status mica_cpu_rms_norm_modulate(mica_backend *base, const mica_tensor *x_MD,
+                                       mica_weight *w_D, const mica_tensor *scale_D, float eps,
+                                       mica_tensor *y_MD, mica_err *err)
 {
     mica_cpu_backend *be = mica_cpu_from(base);
-    const size_t n = (size_t)x_MD->shape_[x_MD->ndim - 1];
-    MICA_TRY(mica_cpu_scratch_reserve(be, n * sizeof(float), 0, err));
-    norm_job j = {.kind = NORM_RMS, .w = vector_f32(w_D, mica_cpu_shared_scratch(be)), .eps = eps};
+    const int64_t n = x_MD->shape_[x_MD->ndim - 1];
+    const mica_tensor *fused = be->fuse ? scale_D : NULL;
+    MICA_TRY(mica_cpu_scratch_reserve(be, (size_t)n * sizeof(float), 0, err));
+    norm_job j = {.kind = NORM_RMS, .w = product_f32(be, w_D, 1.0f, fused, n), .eps = eps};
     run_norm(be, &j, x_MD, y_MD);
+    if (scale_D && !fused) {
+        norm_job late = {.kind = NORM_MODULATE_ONLY, .w = scale_D->data};
+        run_norm(be, &late, y_MD, y_MD);
+    }
+    return MICA_OK;
+}
+
+mica_status mica_cpu_rms_norm_gated(mica_backend *base, const mica_tensor *x_MD, mica_weight *w_D,
+                                    const mica_tensor *gate_D, float eps, mica_tensor *y_MD,
+                                    mica_err *err)
+{
+    mica_cpu_backend *be = mica_cpu_from(base);
+    const int64_t n = x_MD->shape_[x_MD->ndim - 1];
+    const int64_t apart = be->fuse ? 0 : mica_tensor_count(x_MD);
+    MICA_TRY(mica_cpu_scratch_reserve(be, (size_t)(n + apart) * sizeof(float), 0, err));
+    norm_job j = {.kind = NORM_RMS_ADD, .eps = eps};
+    if (be->fuse) {
+        j.w = product_f32(be, w_D, 0.0f, gate_D, n);
+        run_norm(be, &j, x_MD, y_MD);
+        return MICA_OK;
+    }
+    /* Ablation: the normed branch goes through memory. */
+    mica_tensor normed = mica_tensor_make((float *)mica_cpu_shared_scratch(be) + n, MICA_DTYPE_F32,
+                                          x_MD->ndim, x_MD->shape_);
+    j.kind = NORM_RMS;
+    j.w = product_f32(be, w_D, 0.0f, NULL, n);
+    run_norm(be, &j, x_MD, &normed);
+    norm_job late = {.kind = NORM_ADD_ONLY, .w = gate_D ? gate_D->data : NULL};
+    run_norm(be, &late, &normed, y_MD);
     return MICA_OK;
 }
 
@@ -238,7 +299,7 @@ mica_status mica_cpu_qk_norm_rope(mica_backend *base, const mica_qk_norm_rope_ar
 
 /* ------------------------------------------------------------ pointwise -- */
 
-typedef enum point_kind { POINT_SILU, POINT_SWIGLU, POINT_ADD, POINT_MUL } point_kind;
+typedef enum point_kind { POINT_SILU, POINT_TANH, POINT_SWIGLU, POINT_ADD, POINT_MUL } point_kind;
 
 typedef struct point_job {
     const mica_kernels *k;
@@ -253,6 +314,9 @@ static void point_run(const point_job *j, int64_t n, const float *a, const float
     switch (j->kind) {
     case POINT_SILU:
         j->k->silu(n, a, y);
+        break;
+    case POINT_TANH:
+        j->k->tanh(n, a, y);
         break;
     case POINT_SWIGLU:
         j->k->swiglu(n, a, b, y);
@@ -299,6 +363,12 @@ mica_status mica_cpu_silu(mica_backend *be, const mica_tensor *x, mica_tensor *y
 {
     (void)err;
     return run_point(be, POINT_SILU, x, x, y);
+}
+
+mica_status mica_cpu_tanh(mica_backend *be, const mica_tensor *x, mica_tensor *y, mica_err *err)
+{
+    (void)err;
+    return run_point(be, POINT_TANH, x, x, y);
 }
 
 mica_status mica_cpu_swiglu(mica_backend *base, const mica_tensor *gate, const mica_tensor *up,
@@ -364,6 +434,38 @@ mica_status mica_cpu_cfg_combine(mica_backend *base, const mica_tensor *cond_PC,
                  .renorm = renorm};
     j.per_task = rows_per_task(&j.out);
     mica_cpu_parallel(be, (j.out.rows + j.per_task - 1) / j.per_task, cfg_task, &j);
+    return MICA_OK;
+}
+
+typedef struct limit_job {
+    const mica_kernels *k;
+    row_view reference, y;
+    float limit;
+} limit_job;
+
+/* A row is a whole picture: few rows, each a pass or two over its memory. */
+static void limit_task(void *user, int64_t row, int thread)
+{
+    const limit_job *j = user;
+    const float *r = row_at(&j->reference, row);
+    float *y = row_at(&j->y, row);
+    (void)thread;
+    const double most = (double)j->limit * sqrt(j->k->dot(j->y.n, r, r));
+    const double length = sqrt(j->k->dot(j->y.n, y, y));
+    if (length > most)
+        j->k->mul_scalar(j->y.n, (float)(most / length), y, y);
+}
+
+mica_status mica_cpu_limit_norm(mica_backend *base, const mica_tensor *reference_PC, float limit,
+                                mica_tensor *y_PC, mica_err *err)
+{
+    mica_cpu_backend *be = mica_cpu_from(base);
+    (void)err;
+    limit_job j = {.k = be->kernels,
+                   .reference = view_rows(reference_PC),
+                   .y = view_rows(y_PC),
+                   .limit = limit};
+    mica_cpu_parallel(be, j.y.rows, limit_task, &j);
     return MICA_OK;
 }
 

@@ -36,7 +36,7 @@ static void collect(const mica_tensor *t, float *out)
             out[r * t->shape_[1] + i] = at(t, r, i);
 }
 
-typedef enum norm_kind { LAYER, LAYER_PLAIN, RMS, L2, L2_SILU } norm_kind;
+typedef enum norm_kind { LAYER, LAYER_PLAIN, RMS, RMS_SCALED, RMS_GATED, L2, L2_SILU } norm_kind;
 
 static void norm_reference(norm_kind kind, const mica_tensor *x, int64_t row, const mica_weight *w,
                            const mica_tensor *shift, double eps, double *out)
@@ -58,8 +58,13 @@ static void norm_reference(norm_kind kind, const mica_tensor *x, int64_t row, co
             y = y * (1.0 + g) + (double)floats(shift)[i];
         if (kind == RMS)
             y = v / sqrt(square / (double)n + eps) * g;
+        if (kind == RMS_SCALED || kind == RMS_GATED)
+            y = v / sqrt(square / (double)n + eps) * g *
+                ((kind == RMS_SCALED) + (double)floats(shift)[i]);
         if (kind == L2 || kind == L2_SILU)
             y = v / fmax(sqrt(square), 1e-12) * sqrt((double)n) * g;
+        if (kind == RMS_GATED)
+            y += out[row * n + i];
         out[row * n + i] = kind == L2_SILU ? silu_ref(y) : y;
     }
 }
@@ -72,15 +77,22 @@ static void check_norm(mica_backend *be, norm_kind kind, int rows, int n, int pa
     mica_tensor shift = host_random(1.0f, 1, SHAPE(n));
     double *want = test_malloc((size_t)(rows * n) * sizeof *want);
     float *got = test_malloc((size_t)(rows * n) * sizeof *got);
+    mica_tensor *out = in_place && kind != RMS_GATED ? &x : &y;
+    collect(out, got);
+    for (int64_t i = 0; i < (int64_t)rows * n; i++)
+        want[i] = (double)got[i]; /* what a gated norm adds to */
     for (int r = 0; r < rows; r++)
         norm_reference(kind, &x, r, &w, &shift, 1e-6, want);
-    mica_tensor *out = in_place ? &x : &y;
     if (kind == LAYER)
         mica_layer_norm_modulate(be, &x, &w.tensor, &shift, 1e-6f, out);
     else if (kind == LAYER_PLAIN)
         mica_layer_norm_modulate(be, &x, NULL, NULL, 1e-6f, out);
     else if (kind == RMS)
         mica_rms_norm(be, &x, &w, 1e-6f, out);
+    else if (kind == RMS_SCALED)
+        mica_rms_norm_modulate(be, &x, &w, &shift, 1e-6f, out);
+    else if (kind == RMS_GATED)
+        mica_rms_norm_gated(be, &x, &w, &shift, 1e-6f, out);
     else
         mica_l2_norm_channels(be, &x, &w, kind == L2 ? MICA_ACT_NONE : MICA_ACT_SILU, out);
     assert_fine(be);
@@ -108,6 +120,74 @@ static void test_norms(void **state)
             }
             mica_backend_close(&be);
         }
+}
+
+/* Without a weight, without a vector, without either. */
+static void test_rms_norm_parts(void **state)
+{
+    (void)state;
+    enum { ROWS = 5, N = 70 };
+    for (int which = 0; which < 16; which++) {
+        mica_backend *be = open_with(which & 8, 2);
+        const bool gated = which & 4;
+        mica_tensor x = strided(ROWS, N, 2), y = strided(ROWS, N, 0);
+        mica_tensor v = host_random(1.0f, 1, SHAPE(N));
+        mica_weight w = host_weight(MICA_DTYPE_F16, 1.0f, 1, SHAPE(N));
+        double want[ROWS * N];
+        for (int r = 0; r < ROWS; r++) {
+            double square = 0.0;
+            for (int i = 0; i < N; i++)
+                square += (double)at(&x, r, i) * (double)at(&x, r, i) / N;
+            for (int i = 0; i < N; i++)
+                want[r * N + i] = (gated ? (double)at(&y, r, i) : 0.0) +
+                                  (double)at(&x, r, i) / sqrt(square + 1e-5) *
+                                      (which & 1 ? weight_at(&w, i) : 1.0) *
+                                      (which & 2 ? !gated + (double)floats(&v)[i] : 1.0);
+        }
+        mica_weight *weight = which & 1 ? &w : NULL;
+        const mica_tensor *vector = which & 2 ? &v : NULL;
+        if (gated)
+            mica_rms_norm_gated(be, &x, weight, vector, 1e-5f, &y);
+        else
+            mica_rms_norm_modulate(be, &x, weight, vector, 1e-5f, &y);
+        assert_fine(be);
+        assert_close("rms", floats(&y), want, ROWS * N, 4e-6);
+        weight_free(&w);
+        host_free(&x);
+        host_free(&y);
+        host_free(&v);
+        mica_backend_close(&be);
+    }
+}
+
+static void test_limit_norm(void **state)
+{
+    (void)state;
+    enum { ROWS = 4, N = 20001 };
+    static const float FACTORS[ROWS] = {0.5f, 0.999f, 1.5f, 40.0f};
+    mica_backend *be = open_with(false, 2);
+    mica_tensor reference = strided(ROWS, N, 3), y = strided(ROWS, N, 0);
+    double *want = test_malloc(ROWS * N * sizeof *want);
+    for (int r = 0; r < ROWS; r++) {
+        double have = 0.0, most = 0.0;
+        for (int i = 0; i < N; i++) {
+            have += pow((double)at(&y, r, i), 2);
+            most += pow((double)at(&reference, r, i), 2);
+        }
+        /* The row becomes FACTORS times as long as 0.7 of the reference's. */
+        const float f = (float)(FACTORS[r] * 0.7 * sqrt(most / have));
+        for (int i = 0; i < N; i++) {
+            floats(&y)[r * N + i] *= f;
+            want[r * N + i] = (double)at(&y, r, i) / MICA_MAX(1.0, (double)FACTORS[r]);
+        }
+    }
+    mica_limit_norm(be, &reference, 0.7f, &y);
+    assert_fine(be);
+    assert_close("limit_norm", floats(&y), want, ROWS * N, 2e-6);
+    test_free(want);
+    host_free(&reference);
+    host_free(&y);
+    mica_backend_close(&be);
 }
 
 static void test_norm_of_four_dimensions(void **state)
@@ -204,12 +284,13 @@ static void check_pointwise(mica_backend *be, int rows, int n, int pad)
     mica_tensor a = strided(rows, n, pad), b = strided(rows, n, pad), y = strided(rows, n, 2 * pad);
     double *want = test_malloc((size_t)(rows * n) * sizeof *want);
     float *got = test_malloc((size_t)(rows * n) * sizeof *got);
-    for (int op = 0; op < 5; op++) {
+    for (int op = 0; op < 6; op++) {
         for (int64_t i = 0; i < (int64_t)rows * n; i++) {
             const double va = (double)at(&a, i / n, i % n), vb = (double)at(&b, i / n, i % n);
             want[i] = op == 0   ? silu_ref(va)
                       : op == 1 ? va + vb
                       : op == 4 ? va * vb
+                      : op == 5 ? tanh(va)
                                 : silu_ref(va) * vb;
         }
         if (op == 0)
@@ -222,6 +303,8 @@ static void check_pointwise(mica_backend *be, int rows, int n, int pad)
             mica_swiglu(be, &a, &b, &b);
         if (op == 4)
             mica_mul(be, &a, &b, &y);
+        if (op == 5)
+            mica_tanh(be, &a, &y);
         assert_fine(be);
         collect(op == 3 ? &b : &y, got);
         assert_close("pointwise", got, want, (int64_t)rows * n, 2e-6);
@@ -362,6 +445,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_norms),
         cmocka_unit_test(test_norm_of_four_dimensions),
+        cmocka_unit_test(test_rms_norm_parts),
+        cmocka_unit_test(test_limit_norm),
         cmocka_unit_test(test_qk_norm_rope),
         cmocka_unit_test(test_pointwise),
         cmocka_unit_test(test_embed_rows),
