@@ -41,10 +41,26 @@ static const mica_weight_row QK_NORM_ROWS[] = {
 };
 #undef ROW
 #undef P
+/* The norm stands last: it is left out when only hidden states are wanted. */
 static const mica_weight_row MODEL_ROWS[] = {
     {"model.embed_tokens.weight", "VD", offsetof(mica_lm, embed), MICA_WEIGHT_SENSITIVE},
     {"model.norm.weight", "D", offsetof(mica_lm, norm), MICA_WEIGHT_SENSITIVE},
 };
+static size_t model_rows(const mica_lm_config *c)
+{
+    return MICA_ARRAY_LEN(MODEL_ROWS) - (c->state_count > 0);
+}
+
+int64_t mica_lm_layers(const mica_lm_config *c)
+{
+    return c->state_count > 0 ? c->states[c->state_count - 1] : c->layers;
+}
+
+int64_t mica_lm_result_width(const mica_lm_config *c)
+{
+    return c->width * MICA_MAX(1, c->state_count);
+}
+
 #define LAYER_WEIGHTS                                                                              \
     (MICA_ARRAY_LEN(LAYER_ROWS) + MICA_ARRAY_LEN(QKV_BIAS_ROWS) + MICA_ARRAY_LEN(QK_NORM_ROWS))
 
@@ -76,19 +92,32 @@ static void bind_layer(mica_weight_binder *b, const mica_lm_config *c, int n, mi
         linears[i]->w.sensitive = c->sensitive;
 }
 
+static mica_status check_states(const mica_lm_config *c, const mica_weights *weights,
+                                const char *part, mica_err *err)
+{
+    for (int i = 0; i < c->state_count; i++)
+        if (c->states[i] >= c->layers)
+            return MICA_FAIL(err, MICA_E_FORMAT,
+                             "%s %s: it has %lld layers, but what leaves layer %d is needed before "
+                             "the last; it is not the text encoder of this model",
+                             part, mica_weights_path(weights), (long long)c->layers, c->states[i]);
+    return MICA_OK;
+}
+
 mica_status mica_lm_bind(mica_lm *lm, const mica_weights *weights, const char *part,
                          mica_arena *arena, mica_err *err)
 {
     const mica_lm_config *c = &lm->config;
-    lm->layers = mica_arena_calloc(arena, (size_t)c->layers, sizeof *lm->layers);
+    const int layers = (int)mica_lm_layers(c);
+    MICA_TRY(check_states(c, weights, part, err));
+    lm->layers = mica_arena_calloc(arena, (size_t)layers, sizeof *lm->layers);
     if (!lm->layers)
-        return MICA_FAIL(err, MICA_E_NOMEM, "%s: no memory for %lld layers", part,
-                         (long long)c->layers);
+        return MICA_FAIL(err, MICA_E_NOMEM, "%s: no memory for %d layers", part, layers);
     const mica_weight_dims dims = dims_of(c);
     mica_weight_binder b;
     mica_weight_binder_init(&b, weights, part, &dims, arena);
-    mica_weight_bind(&b, MODEL_ROWS, MICA_ARRAY_LEN(MODEL_ROWS), 0, lm);
-    for (int n = 0; n < (int)c->layers; n++)
+    mica_weight_bind(&b, MODEL_ROWS, model_rows(c), 0, lm);
+    for (int n = 0; n < layers; n++)
         bind_layer(&b, c, n, &lm->layers[n]);
     return mica_weight_binder_finish(&b, err);
 }
@@ -98,12 +127,12 @@ size_t mica_lm_tensor_count(const mica_lm *lm)
     const size_t per_layer = MICA_ARRAY_LEN(LAYER_ROWS) +
                              (lm->config.qkv_bias ? MICA_ARRAY_LEN(QKV_BIAS_ROWS) : 0) +
                              (lm->config.qk_norm ? MICA_ARRAY_LEN(QK_NORM_ROWS) : 0);
-    return MICA_ARRAY_LEN(MODEL_ROWS) + (size_t)lm->config.layers * per_layer;
+    return model_rows(&lm->config) + (size_t)mica_lm_layers(&lm->config) * per_layer;
 }
 
 mica_status mica_lm_copy(mica_lm *out, const mica_lm *lm, mica_arena *arena, mica_err *err)
 {
-    const size_t n = (size_t)lm->config.layers;
+    const size_t n = (size_t)mica_lm_layers(&lm->config);
     *out = *lm;
     out->layers = mica_arena_calloc(arena, n, sizeof *out->layers);
     if (!out->layers)
@@ -115,8 +144,8 @@ mica_status mica_lm_copy(mica_lm *out, const mica_lm *lm, mica_arena *arena, mic
 mica_status mica_lm_fill(const mica_lm_config *c, mica_weights *w, mica_arena *arena, mica_err *err)
 {
     const mica_weight_dims dims = dims_of(c);
-    MICA_TRY(mica_weight_fill(w, &dims, arena, MODEL_ROWS, MICA_ARRAY_LEN(MODEL_ROWS), 0, err));
-    for (int n = 0; n < (int)c->layers; n++) {
+    MICA_TRY(mica_weight_fill(w, &dims, arena, MODEL_ROWS, model_rows(c), 0, err));
+    for (int n = 0; n < (int)mica_lm_layers(c); n++) {
         MICA_TRY(mica_weight_fill(w, &dims, arena, LAYER_ROWS, MICA_ARRAY_LEN(LAYER_ROWS), n, err));
         if (c->qkv_bias)
             MICA_TRY(mica_weight_fill(w, &dims, arena, QKV_BIAS_ROWS, MICA_ARRAY_LEN(QKV_BIAS_ROWS),
@@ -138,7 +167,7 @@ static int list_layer(mica_lm_layer *layer, mica_weight **list)
 static void prefetch_layer(mica_lm *lm, mica_backend *be, int n)
 {
     mica_weight *list[LAYER_WEIGHTS];
-    if (n < (int)lm->config.layers)
+    if (n < (int)mica_lm_layers(&lm->config))
         mica_backend_prefetch_weights(be, list, list_layer(&lm->layers[n], list));
 }
 
@@ -146,8 +175,8 @@ void mica_lm_drop(mica_lm *lm, mica_backend *be)
 {
     mica_weight *list[LAYER_WEIGHTS];
     mica_backend_drop_weights(be, list,
-                              mica_weight_list(MODEL_ROWS, MICA_ARRAY_LEN(MODEL_ROWS), lm, list));
-    for (int n = 0; n < (int)lm->config.layers; n++)
+                              mica_weight_list(MODEL_ROWS, model_rows(&lm->config), lm, list));
+    for (int n = 0; n < (int)mica_lm_layers(&lm->config); n++)
         mica_backend_drop_weights(be, list, list_layer(&lm->layers[n], list));
 }
 
@@ -173,6 +202,22 @@ static mica_tensor heads(const mica_tensor *x, int64_t first, int64_t count, int
     return mica_tensor_reshape(&rows, 3, (const int64_t[]){count, H, K});
 }
 
+/* softmax(q k^T) v of rows [first, first + count) of a prompt over its first `keys` rows. */
+static void attend_rows(const pass *p, const mica_tensor *q_LHK, const mica_tensor *k_MGK,
+                        const mica_tensor *v_MGK, const mica_tensor *out_LHK, int64_t first,
+                        int64_t count, int64_t keys, bool causal)
+{
+    const mica_tensor q = mica_tensor_rows(q_LHK, first, count);
+    const mica_tensor k = mica_tensor_rows(k_MGK, 0, keys), v = mica_tensor_rows(v_MGK, 0, keys);
+    mica_tensor out = mica_tensor_rows(out_LHK, first, count);
+    mica_attention(p->be, &(mica_attention_args){.segments = 1,
+                                                 .q_LHK = {&q},
+                                                 .k_MGK = {&k},
+                                                 .v_MGK = {&v},
+                                                 .out_LHK = {&out},
+                                                 .causal = causal});
+}
+
 /* Prompt i's rows: norm and rotation in place, then causal attention into out. */
 static void attend(const pass *p, mica_lm_layer *w, const mica_tensor *q, const mica_tensor *k,
                    const mica_tensor *v, mica_tensor *out, int64_t first, int i)
@@ -183,7 +228,7 @@ static void attend(const pass *p, mica_lm_layer *w, const mica_tensor *q, const 
     mica_tensor q_LHK = heads(q, first, count, c->heads, K);
     mica_tensor k_MGK = heads(k, first, count, c->kv_heads, K);
     const mica_tensor v_MGK = heads(v, first, count, c->kv_heads, K);
-    mica_tensor out_LHK = heads(out, first, count, c->heads, K);
+    const mica_tensor out_LHK = heads(out, first, count, c->heads, K);
     mica_qk_norm_rope_args args = {.x_LHK = &q_LHK,
                                    .norm_K = c->qk_norm ? &w->q_norm : NULL,
                                    .eps = (float)c->eps,
@@ -194,12 +239,10 @@ static void attend(const pass *p, mica_lm_layer *w, const mica_tensor *q, const 
     args.x_LHK = &k_MGK;
     args.norm_K = c->qk_norm ? &w->k_norm : NULL;
     mica_qk_norm_rope(p->be, &args);
-    mica_attention(p->be, &(mica_attention_args){.segments = 1,
-                                                 .q_LHK = {&q_LHK},
-                                                 .k_MGK = {&k_MGK},
-                                                 .v_MGK = {&v_MGK},
-                                                 .out_LHK = {&out_LHK},
-                                                 .causal = true});
+    /* Padding stands behind the text, so all of the text is before it. */
+    const int64_t valid = p->prompts[i].valid > 0 ? p->prompts[i].valid : count;
+    attend_rows(p, &q_LHK, &k_MGK, &v_MGK, &out_LHK, 0, valid, valid, true);
+    attend_rows(p, &q_LHK, &k_MGK, &v_MGK, &out_LHK, valid, count - valid, valid, false);
 }
 
 static void run_attention(const pass *p, mica_lm_layer *w, mica_tensor *x_LD)
@@ -267,13 +310,28 @@ static mica_status check_ids(const mica_lm *lm, const mica_lm_prompt *prompt, mi
     return MICA_OK;
 }
 
-static mica_status run_layers(const pass *p, mica_run *run, mica_tensor *hidden_LD, mica_err *err)
+/* Hidden state `k`, if it is wanted, into its columns of the result. */
+static void keep_state(const pass *p, int k, const mica_tensor *x_LD, const mica_tensor *hidden_LN)
+{
+    const mica_lm_config *c = &p->lm->config;
+    for (int i = 0; i < c->state_count; i++) {
+        if (c->states[i] != k || mica_backend_failed(p->be))
+            continue;
+        mica_tensor columns = *hidden_LN;
+        columns.data = (char *)columns.data + i * c->width * mica_dtype_get(columns.dtype)->size;
+        columns.shape_[1] = c->width;
+        mica_copy(p->be, x_LD, &columns);
+    }
+}
+
+static mica_status run_layers(const pass *p, mica_run *run, mica_tensor *hidden_LN, mica_err *err)
 {
     mica_lm *lm = p->lm;
-    const int layers = (int)lm->config.layers;
+    const int layers = (int)mica_lm_layers(&lm->config);
     mica_tensor x_LD = scratch(p, p->L, lm->config.width);
     prefetch_layer(lm, p->be, 0);
     embed(p, &x_LD);
+    keep_state(p, 0, &x_LD, hidden_LN);
     for (int n = 0; n < layers; n++) {
         prefetch_layer(lm, p->be, n + 1);
         const mica_pool_mark mark = mica_pool_get_mark(p->be, MICA_POOL_STEP);
@@ -281,9 +339,11 @@ static mica_status run_layers(const pass *p, mica_run *run, mica_tensor *hidden_
         mica_pool_release(p->be, MICA_POOL_STEP, mark);
         run_mlp(p, &lm->layers[n], &x_LD);
         mica_pool_release(p->be, MICA_POOL_STEP, mark);
+        keep_state(p, n + 1, &x_LD, hidden_LN);
         MICA_TRY(mica_run_block(run, p->be, n + 1, layers, err));
     }
-    mica_rms_norm(p->be, &x_LD, &lm->norm, (float)lm->config.eps, hidden_LD);
+    if (lm->config.state_count == 0)
+        mica_rms_norm(p->be, &x_LD, &lm->norm, (float)lm->config.eps, hidden_LN);
     return mica_backend_check(p->be, err);
 }
 
@@ -311,7 +371,7 @@ static mica_status build_ropes(pass *p, mica_err *err)
 }
 
 mica_status mica_lm_run(mica_lm *lm, mica_backend *be, mica_run *run, const mica_lm_prompt *prompts,
-                        int prompt_count, mica_tensor *hidden_LD, mica_err *err)
+                        int prompt_count, mica_tensor *hidden_LN, mica_err *err)
 {
     pass p = {.lm = lm, .be = be, .prompts = prompts, .prompt_count = prompt_count};
     for (int i = 0; i < prompt_count; i++) {
@@ -321,7 +381,7 @@ mica_status mica_lm_run(mica_lm *lm, mica_backend *be, mica_run *run, const mica
     const mica_pool_mark mark = mica_pool_get_mark(be, MICA_POOL_STEP);
     mica_status st = build_ropes(&p, err);
     if (!st)
-        st = run_layers(&p, run, hidden_LD, err);
+        st = run_layers(&p, run, hidden_LN, err);
     mica_pool_release(be, MICA_POOL_STEP, mark);
     return st;
 }
