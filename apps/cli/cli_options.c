@@ -185,6 +185,16 @@ static mica_status set_doubles(const assignment *a, mica_err *err)
     }
 }
 
+static mica_status add_text(const assignment *a, mica_err *err)
+{
+    cli_texts *list = a->field;
+    if (list->count == CLI_MAX_TEXTS)
+        return MICA_FAIL(err, MICA_E_USAGE, "%s may be given at most %d times", a->spelling,
+                         CLI_MAX_TEXTS);
+    list->values[list->count++] = a->text;
+    return MICA_OK;
+}
+
 static mica_status set_cpu_level(const assignment *a, mica_err *err)
 {
     mica_cpu_level level;
@@ -212,6 +222,8 @@ static mica_status assign(const assignment *a, mica_err *err)
     case CLI_TEXT:
         *(const char **)a->field = a->text;
         return MICA_OK;
+    case CLI_TEXTS:
+        return add_text(a, err);
     case CLI_FLAG:
     case CLI_HELP:
         *(bool *)a->field = true;

@@ -6,7 +6,7 @@
  *
  * Accepted spellings: --name value, --name=value, -x value, -xvalue; flags take no value;
  * `--` ends the options; a lone `-` is an operand. The value of an option may begin with a
- * dash. Given twice, the last one counts. Long names are never abbreviated. */
+ * dash. Given twice, the last one counts, but for CLI_TEXTS. Long names are never abbreviated. */
 #ifndef MICA_CLI_OPTIONS_H
 #define MICA_CLI_OPTIONS_H
 
@@ -16,6 +16,7 @@
 #include <stddef.h>
 
 #define CLI_MAX_DOUBLES 1000
+#define CLI_MAX_TEXTS   64
 
 typedef enum cli_kind {
     CLI_FLAG,      /* bool: set to true */
@@ -23,6 +24,7 @@ typedef enum cli_kind {
     CLI_UINT64,    /* uint64_t, decimal */
     CLI_DOUBLE,    /* double in [lo, hi], finite */
     CLI_TEXT,      /* const char *, borrowed from argv */
+    CLI_TEXTS,     /* cli_texts: as CLI_TEXT, and may be given more than once */
     CLI_WORD,      /* int: value of one of `words` */
     CLI_DOUBLES,   /* cli_doubles: comma-separated, each in [lo, hi] */
     CLI_CPU_LEVEL, /* int: mica_cpu_level, names from base/cpu.h */
@@ -39,6 +41,11 @@ typedef struct cli_doubles {
     double values[CLI_MAX_DOUBLES];
     int count;
 } cli_doubles;
+
+typedef struct cli_texts {
+    const char *values[CLI_MAX_TEXTS]; /* borrowed from argv */
+    int count;
+} cli_texts;
 
 typedef struct cli_option {
     const char *name; /* without dashes; NULL: only a letter */

@@ -1,4 +1,4 @@
-/* cmd_image.c - `mica image`: text to picture.
+/* cmd_image.c - `mica image`: text, or text and pictures, to pictures.
  *
  *     parse ──► check (prompt, output path, files) ──► open model ──► generate ──► write
  *                     nothing slow before this                 progress, Ctrl-C
@@ -13,158 +13,8 @@
 #include "base/utf8.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <string.h>
-
-#define GUIDANCE_UNSET (-1.0)
-
-static const cli_word solver_words[] = {
-    {"default", MICA_SOLVER_DEFAULT},   {"euler", MICA_SOLVER_EULER}, {"heun", MICA_SOLVER_HEUN},
-    {"dpmpp-2m", MICA_SOLVER_DPMPP_2M}, {"unipc", MICA_SOLVER_UNIPC}, {NULL, 0}};
-/* Values index schedule_names. */
-static const cli_word schedule_words[] = {{"default", 0},     {"linear", 1}, {"karras", 2},
-                                          {"exponential", 3}, {"beta", 4},   {"lightning", 5},
-                                          {NULL, 0}};
-static const char *const schedule_names[] = {NULL,          "linear", "karras",
-                                             "exponential", "beta",   "lightning"};
-static const cli_word noise_rng_words[] = {
-    {"f32", MICA_NOISE_RNG_F32}, {"torch2.11-bf16", MICA_NOISE_RNG_TORCH211_BF16}, {NULL, 0}};
-static const cli_word rounding_words[] = {{"none", 0}, {"bf16", 1}, {NULL, 0}};
-static const cli_word tile_words[] = {{"auto", 0}, {"off", -1}, {NULL, 0}};
-
-#define AT(field) offsetof(image_args, field)
-static const cli_option picture_table[] = {
-    {.name = "prompt",
-     .letter = 'p',
-     .kind = CLI_TEXT,
-     .offset = AT(prompt),
-     .value = "TEXT",
-     .help = "what to draw; @FILE reads a file, - standard input, @@... is a text that begins "
-             "with @"},
-    {.name = "negative",
-     .letter = 'n',
-     .kind = CLI_TEXT,
-     .offset = AT(negative),
-     .value = "TEXT",
-     .help = "what to keep away from; without it there is no guidance"},
-    {.name = "output",
-     .letter = 'o',
-     .kind = CLI_TEXT,
-     .offset = AT(output),
-     .value = "FILE",
-     .help = "picture to write, .png, .jpg or .webp (out.png); with --batch 2 FILE-1, FILE-2"},
-    {.name = "width",
-     .letter = 'W',
-     .kind = CLI_INT,
-     .offset = AT(width),
-     .lo = 16,
-     .hi = 16384,
-     .value = "N",
-     .help = "pixels; rounded down to what the model can do"},
-    {.name = "height",
-     .letter = 'H',
-     .kind = CLI_INT,
-     .offset = AT(height),
-     .lo = 16,
-     .hi = 16384,
-     .value = "N",
-     .help = "likewise"},
-    {.name = "steps",
-     .kind = CLI_INT,
-     .offset = AT(steps),
-     .lo = 1,
-     .hi = 1000,
-     .value = "N",
-     .help = "denoising steps; the model's default"},
-    {.name = "guidance",
-     .kind = CLI_DOUBLE,
-     .offset = AT(guidance),
-     .lo = 0,
-     .hi = 1000,
-     .value = "G",
-     .help = "scale of classifier-free guidance; 1 or less: off"},
-    {.name = "seed",
-     .kind = CLI_UINT64,
-     .offset = AT(seed),
-     .value = "S",
-     .help = "start noise (0); picture k of a batch uses S + k - 1"},
-    {.name = "batch",
-     .kind = CLI_INT,
-     .offset = AT(batch),
-     .lo = 1,
-     .hi = 64,
-     .value = "N",
-     .help = "number of pictures (1)"},
-    {.letter = 'i', .kind = CLI_ABSENT},
-    {.name = "strength", .kind = CLI_ABSENT},
-    {.name = "mask", .kind = CLI_ABSENT},
-    {.name = "lora", .kind = CLI_ABSENT},
-};
-static const cli_option sampling_table[] = {
-    {.name = "solver",
-     .kind = CLI_WORD,
-     .offset = AT(solver),
-     .words = solver_words,
-     .value = "S",
-     .help = "one of"},
-    {.name = "schedule",
-     .kind = CLI_WORD,
-     .offset = AT(schedule),
-     .words = schedule_words,
-     .value = "S",
-     .help = "spacing of the noise levels"},
-    {.name = "sigmas",
-     .kind = CLI_DOUBLES,
-     .offset = AT(sigmas),
-     .lo = 0,
-     .hi = 1,
-     .value = "A,B,...",
-     .help = "own noise levels, falling, instead of --steps"},
-    {.name = "noise-rng",
-     .kind = CLI_WORD,
-     .offset = AT(noise_rng),
-     .words = noise_rng_words,
-     .value = "R",
-     .help = "how a seed becomes noise"},
-    {.name = "timestep-rounding",
-     .kind = CLI_WORD,
-     .offset = AT(round_timesteps),
-     .words = rounding_words,
-     .value = "R",
-     .help = "round timesteps as the reference's bf16 runs do"},
-    {.name = "max-text-tokens",
-     .kind = CLI_INT,
-     .offset = AT(max_text_tokens),
-     .lo = 1,
-     .hi = 100000,
-     .value = "N",
-     .help = "longest prompt; the model's limit"},
-    {.name = "vae-tile",
-     .kind = CLI_INT,
-     .offset = AT(vae_tile),
-     .lo = 1,
-     .hi = 16384,
-     .words = tile_words,
-     .value = "N",
-     .help = "rows of latents decoded at a time, to save memory, or one of"},
-};
-static const cli_option porting_table[] = {
-    {.name = "noise",
-     .kind = CLI_TEXT,
-     .offset = AT(noise),
-     .value = "FILE",
-     .help = "start from tensor initial_latents of a safetensors file instead of the seed"},
-    {.name = "trace",
-     .kind = CLI_TEXT,
-     .offset = AT(trace),
-     .value = "FILE",
-     .help = "write every named intermediate tensor to a safetensors file"},
-    {.name = "tokens",
-     .kind = CLI_FLAG,
-     .offset = AT(tokens),
-     .help = "print the token ids of prompt and negative prompt, one line each; a picture is "
-             "then made only with -o"},
-};
-#undef AT
 
 /* ---------------------------------------------------------------- checks -- */
 
@@ -193,6 +43,28 @@ static bool makes_picture(const image_args *a)
     return !a->tokens || a->output;
 }
 
+static mica_status check_inputs(const image_args *a, mica_err *err)
+{
+    const char *what = a->mask ? "--mask" : a->expand.count ? "--expand" : "--strength";
+    if (!a->inputs.count && (a->mask || a->expand.count || a->strength > 0.0))
+        return MICA_FAIL(err, MICA_E_USAGE, "%s needs a picture to start from: -i FILE", what);
+    for (int i = 0; i < a->inputs.count; i++)
+        if (!mica_path_is_file(a->inputs.values[i]))
+            return MICA_FAIL(err, MICA_E_MISSING, "input picture '%s' does not exist",
+                             a->inputs.values[i]);
+    if (a->mask && !mica_path_is_file(a->mask))
+        return MICA_FAIL(err, MICA_E_MISSING, "mask '%s' does not exist", a->mask);
+    if (a->expand.count != 0 && a->expand.count != 1 && a->expand.count != 4)
+        return MICA_FAIL(err, MICA_E_USAGE,
+                         "--expand takes one number, or left,top,right,bottom; got %d numbers",
+                         a->expand.count);
+    for (int i = 0; i < a->expand.count; i++)
+        if (a->expand.values[i] != floor(a->expand.values[i]))
+            return MICA_FAIL(err, MICA_E_USAGE, "--expand takes whole pixels; got %g",
+                             a->expand.values[i]);
+    return MICA_OK;
+}
+
 static mica_status check_args(const image_args *a, mica_err *err)
 {
     if (!a->prompt)
@@ -200,6 +72,7 @@ static mica_status check_args(const image_args *a, mica_err *err)
     if (a->negative && strcmp(a->prompt, "-") == 0 && strcmp(a->negative, "-") == 0)
         return MICA_FAIL(err, MICA_E_USAGE, "only one of -p and -n can read standard input");
     MICA_TRY(check_sigmas(a, err));
+    MICA_TRY(check_inputs(a, err));
     if (makes_picture(a))
         MICA_TRY(cli_output_check(output_path(a), err));
     if (a->trace)
@@ -254,6 +127,19 @@ static mica_status open_model(image_run *run, mica_err *err)
     return image_take_text(status, run->session ? mica_session_errmsg(run->session) : NULL, err);
 }
 
+static void fill_inputs(image_run *run, mica_image_options *out)
+{
+    const image_args *a = run->args;
+    for (int i = 0; i < a->inputs.count; i++)
+        run->inputs[i].path = a->inputs.values[i];
+    run->mask.path = a->mask;
+    out->inputs = run->inputs;
+    out->input_count = a->inputs.count;
+    out->mask = a->mask ? &run->mask : NULL;
+    for (int i = 0; i < 4 && a->expand.count; i++)
+        out->expand_[i] = (int)a->expand.values[a->expand.count == 1 ? 0 : i];
+}
+
 static void fill_options(image_run *run, mica_image_options *out)
 {
     const image_args *a = run->args;
@@ -267,7 +153,7 @@ static void fill_options(image_run *run, mica_image_options *out)
                                 .seed = a->seed,
                                 .batch = a->batch,
                                 .solver = (mica_solver)a->solver,
-                                .schedule = schedule_names[a->schedule],
+                                .schedule = image_schedule_name(a->schedule),
                                 .sigmas = a->sigmas.count ? a->sigmas.values : NULL,
                                 .sigma_count = a->sigmas.count,
                                 .noise_rng = (mica_noise_rng)a->noise_rng,
@@ -277,9 +163,16 @@ static void fill_options(image_run *run, mica_image_options *out)
                                 .noise_path = a->noise,
                                 .trace_path = a->trace,
                                 .progress = cli_progress_update,
-                                .progress_user = &run->progress};
+                                .progress_user = &run->progress,
+                                .strength = a->strength,
+                                .ref_pixels = a->ref_pixels,
+                                .vision_pixels = a->vision_pixels,
+                                .distilled = (mica_choice)a->distilled,
+                                .cfg_normalization = a->cfg_normalization,
+                                .cfg_truncation = a->cfg_truncation};
+    fill_inputs(run, out);
     /* For the library 0 means the model's default; a user who types 0 means off. */
-    if (a->guidance == GUIDANCE_UNSET)
+    if (a->guidance == IMAGE_GUIDANCE_UNSET)
         out->guidance = 0.0;
     else if (a->guidance == 0.0)
         out->guidance = 1.0;
@@ -351,28 +244,11 @@ static int run_and_print(const image_args *args, const char *model)
 
 int cmd_image(int argc, char **argv)
 {
-    image_args args = {.guidance = GUIDANCE_UNSET};
-    const cli_group groups[] = {
-        {"Picture", picture_table, MICA_ARRAY_LEN(picture_table), &args},
-        {"Sampling", sampling_table, MICA_ARRAY_LEN(sampling_table), &args},
-        {"Model", cli_engine_table, cli_engine_table_count, &args.engine},
-        {"For porting and checking", porting_table, MICA_ARRAY_LEN(porting_table), &args},
-        {"Common", cli_common_table, cli_common_table_count, &args.common}};
-    const cli_spec spec = {
-        .name = "mica image",
-        .usage = "[MODEL] -p PROMPT [options]",
-        .about =
-            "Makes pictures from text. MODEL is a model folder or weight file; without it the\n"
-            "demo model is used.",
-        .groups = groups,
-        .group_count = MICA_ARRAY_LEN(groups),
-        .operand_limit = 1,
-        .operand_name = "MODEL"};
+    image_args args;
     const char *model = NULL;
     mica_err err = {0};
-    if (cli_parse(&spec, argc, argv, &model, &err))
+    int help_status;
+    if (image_parse(&args, argc, argv, &model, &help_status, &err))
         return cli_report_err(&err);
-    if (args.common.help)
-        return cli_print_help(&spec);
-    return run_and_print(&args, model);
+    return help_status >= 0 ? help_status : run_and_print(&args, model);
 }

@@ -1,11 +1,14 @@
-/* cmd_image.h - what the two halves of `mica image` share.
+/* cmd_image.h - what the parts of `mica image` share.
  *
- *     cmd_image.c           options, checks, the run itself
+ *     cmd_image_options.c   the command line
+ *     cmd_image.c           checks, the run itself
  *     cmd_image_result.c    what is printed about it: summary, token ids, JSON */
 #ifndef MICA_CLI_CMD_IMAGE_H
 #define MICA_CLI_CMD_IMAGE_H
 
 #include "cli.h"
+
+#define IMAGE_GUIDANCE_UNSET (-1.0)
 
 typedef struct image_args {
     cli_common_args common;
@@ -13,7 +16,11 @@ typedef struct image_args {
     const char *prompt, *negative, *output, *noise, *trace;
     int width, height, steps, batch, solver, schedule, noise_rng, round_timesteps, vae_tile;
     int max_text_tokens;
-    double guidance;
+    int distilled, ref_pixels, vision_pixels;
+    double guidance, strength, cfg_normalization, cfg_truncation;
+    cli_texts inputs;
+    const char *mask;
+    cli_doubles expand;
     uint64_t seed;
     cli_doubles sigmas;
     bool tokens;
@@ -27,12 +34,19 @@ typedef struct image_run {
     mica_engine *engine;
     mica_session *session;
     mica_image *image;
+    mica_image_input inputs[CLI_MAX_TEXTS], mask;
     char **paths; /* written pictures */
     int path_count;
     cli_progress progress;
     double start, open_seconds, write_seconds;
 } image_run;
 
+/* Parses a command line into *args. *help_status: what printing the help page ended with when it
+ * was asked for, else -1. */
+mica_status image_parse(image_args *args, int argc, char **argv, const char **model,
+                        int *help_status, mica_err *err);
+/* Name of a --schedule word for the library; NULL: the checkpoint's. */
+const char *image_schedule_name(int word);
 /* Moves the text of a handle's failure into err; returns status. */
 mica_status image_take_text(mica_status status, const char *text, mica_err *err);
 /* Appends what standard output receives after a run. */

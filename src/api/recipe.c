@@ -33,6 +33,24 @@ static void add_file_name(mica_text *t, const char *path)
     mica_mem_free(name);
 }
 
+static void write_inputs(const mica_image_options *o, const mica_diffusion_result *r, mica_text *t)
+{
+    const int *e = o->expand_;
+    for (int i = 0; i < o->input_count; i++) {
+        mica_text_add(t, i ? "," : ",\"inputs\":[");
+        add_file_name(t, o->inputs[i].path ? o->inputs[i].path : "pixels");
+        mica_text_add(t, i + 1 == o->input_count ? "]" : "");
+    }
+    if (r->strength > 0.0)
+        mica_text_add(t, ",\"strength\":%g", r->strength);
+    if (o->mask) {
+        mica_text_add(t, ",\"mask\":");
+        add_file_name(t, o->mask->path ? o->mask->path : "pixels");
+    }
+    if (e[0] || e[1] || e[2] || e[3])
+        mica_text_add(t, ",\"expand\":[%d,%d,%d,%d]", e[0], e[1], e[2], e[3]);
+}
+
 static void write_json(const mica_session *s, const mica_image_options *o,
                        const mica_diffusion_result *r, uint64_t seed, mica_text *t)
 {
@@ -62,6 +80,7 @@ static void write_json(const mica_session *s, const mica_image_options *o,
         mica_text_add(t, ",\"noise\":");
         add_file_name(t, o->noise_path);
     }
+    write_inputs(o, r, t);
     mica_text_add(t, ",\"precision\":\"%s\",\"family\":\"%s\",\"model\":",
                   precision_names[mica_backend_precision(s->be)], s->engine->kind->id);
     add_file_name(t, s->engine->name);
@@ -75,11 +94,12 @@ static void write_parameters(const mica_session *s, const mica_image_options *o,
     mica_text_add(t, "%s\n", o->prompt);
     if (o->negative_prompt)
         mica_text_add(t, "Negative prompt: %s\n", o->negative_prompt);
-    mica_text_add(t,
-                  "Steps: %d, Sampler: %s, CFG scale: %g, Seed: %" PRIu64
-                  ", Size: %dx%d, Model hash: %s, Model: %s, Version: mica %s",
-                  r->steps, solver_titles[r->solver], r->guidance, seed, r->width, r->height,
-                  s->engine->model->hash, s->engine->kind->title, mica_version());
+    mica_text_add(t, "Steps: %d, Sampler: %s, CFG scale: %g, Seed: %" PRIu64 ", Size: %dx%d",
+                  r->steps, solver_titles[r->solver], r->guidance, seed, r->width, r->height);
+    if (r->strength > 0.0)
+        mica_text_add(t, ", Denoising strength: %g", r->strength);
+    mica_text_add(t, ", Model hash: %s, Model: %s, Version: mica %s", s->engine->model->hash,
+                  s->engine->kind->title, mica_version());
 }
 
 mica_status api_recipes(mica_image *image, const mica_session *session,

@@ -66,6 +66,9 @@ typedef enum mica_latent_packing {
     MICA_PACK_CHANNELS_INNER      /* (dy * patch + dx) * channels + c */
 } mica_latent_packing;
 
+/* Options that only some models have; others give a notice. */
+enum { MICA_KNOWS_DISTILLED = 1, MICA_KNOWS_CFG_LIMITS = 2, MICA_KNOWS_VISION_PIXELS = 4 };
+
 /* Facts of a model; those that are not zero by nature must be set by `describe`. */
 typedef struct mica_diffusion_traits {
     int scale;    /* pixels per latent and side: 8 */
@@ -89,6 +92,7 @@ typedef struct mica_diffusion_traits {
     int default_tokens, max_tokens; /* of a prompt */
     int max_references;             /* pictures the prompt may refer to; 0: none */
     bool refers_to_start;           /* a start picture is the first reference too */
+    unsigned knows;                 /* MICA_KNOWS_* */
     const mica_schedule_config *schedule;
 } mica_diffusion_traits;
 

@@ -194,12 +194,8 @@ static mica_status resolve_strength(mica_diffusion *d, mica_err *err)
     const bool expands = e[0] || e[1] || e[2] || e[3];
     p->strength = asked > 0.0 ? asked : expands ? 1.0 : d->traits.default_strength;
     const double run = MICA_MIN(p->steps_asked * p->strength, (double)p->steps_asked);
-    const int skipped = (int)MICA_MAX(p->steps_asked - run, 0.0);
+    const int skipped = (int)MICA_MAX(p->steps_asked - run, 0.0); /* leaves one step at least */
     p->steps = p->steps_asked - skipped;
-    if (p->steps < 1)
-        return MICA_FAIL(err, MICA_E_USAGE,
-                         "strength %g leaves no step of %d; use more steps or a larger strength",
-                         p->strength, p->steps_asked);
     p->sigmas += skipped;
     p->timesteps += skipped;
     return MICA_OK;
@@ -243,11 +239,32 @@ static mica_status check_memory(const mica_diffusion *d, mica_err *err)
     return MICA_OK;
 }
 
+static void note_unknown(mica_diffusion *d, const char *option, bool given, bool known)
+{
+    if (given && !known)
+        mica_run_notice(&d->run, "%s has no effect with this model", option);
+}
+
+static void note_unused(mica_diffusion *d)
+{
+    const mica_image_options *o = d->options;
+    const unsigned knows = d->traits.knows;
+    note_unknown(d, "the choice of a distilled run", o->distilled != MICA_CHOICE_AUTO,
+                 knows & MICA_KNOWS_DISTILLED);
+    note_unknown(d, "guidance normalization", o->cfg_normalization != 0.0,
+                 knows & MICA_KNOWS_CFG_LIMITS);
+    note_unknown(d, "guidance truncation", o->cfg_truncation != 0.0, knows & MICA_KNOWS_CFG_LIMITS);
+    note_unknown(d, "an area for references", o->ref_pixels != 0, d->traits.max_references > 0);
+    note_unknown(d, "an area for the vision part", o->vision_pixels != 0,
+                 knows & MICA_KNOWS_VISION_PIXELS);
+}
+
 mica_status mica_diffusion_plan_make(mica_diffusion *d, mica_err *err)
 {
     MICA_TRY(resolve_counts(d, err));
     MICA_TRY(resolve_size(d, err));
     MICA_TRY(resolve_guidance(d, err));
     MICA_TRY(make_schedule(d, err));
+    note_unused(d);
     return check_memory(d, err);
 }

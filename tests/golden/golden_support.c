@@ -3,6 +3,8 @@
 
 #include "base/file.h"
 
+#include <cjson/cJSON.h>
+
 #include <ftw.h>
 #include <math.h>
 #include <stdio.h>
@@ -14,6 +16,48 @@ static void assert_ok(mica_status st, const mica_err *err)
 {
     if (st)
         fail_msg("%s: %s", mica_status_name(st), err->text);
+}
+
+/* A case with a seed draws its noise; one without brings it. */
+static void read_seed(golden_case *c, const struct cJSON *call)
+{
+    mica_err err = {0};
+    int64_t seed = 0;
+    if (!mica_json_find(call, "seed"))
+        return;
+    assert_ok(mica_json_get_int(&c->manifest, call, "seed", 0, INT64_MAX, &seed, &err), &err);
+    c->options.seed = (uint64_t)seed;
+    c->options.noise_path = NULL;
+}
+
+/* The path of a file beside the case's manifest. */
+static const char *beside(golden_case *c, int slot, const char *name)
+{
+    const size_t folder = (size_t)(strrchr(c->expected_path, '/') + 1 - c->expected_path);
+    snprintf(c->input_paths[slot], sizeof c->input_paths[slot], "%.*s%s", (int)folder,
+             c->expected_path, name);
+    return c->input_paths[slot];
+}
+
+static void read_inputs(golden_case *c, const struct cJSON *call)
+{
+    mica_err err = {0};
+    const char *mask = NULL;
+    const struct cJSON *name = NULL, *names = mica_json_find(call, "images");
+    mica_image_options *o = &c->options;
+    cJSON_ArrayForEach(name, names)
+    {
+        assert_in_range(o->input_count, 0, 3);
+        c->inputs[o->input_count].path = beside(c, o->input_count, name->valuestring);
+        o->input_count++;
+    }
+    o->inputs = c->inputs;
+    assert_ok(mica_json_opt_double(&c->manifest, call, "strength", 0, 1, &o->strength, &err), &err);
+    if (!mica_json_find(call, "mask"))
+        return;
+    assert_ok(mica_json_get_string(&c->manifest, call, "mask", &mask, &err), &err);
+    c->mask.path = beside(c, 4, mask);
+    o->mask = &c->mask;
 }
 
 static void read_call(golden_case *c)
@@ -39,6 +83,8 @@ static void read_call(golden_case *c)
     o->width = (int)width;
     o->height = (int)height;
     o->steps = (int)steps;
+    read_seed(c, call);
+    read_inputs(c, call);
 }
 
 void golden_case_open(golden_case *c, const char *system, const char *name)
@@ -182,4 +228,27 @@ static int remove_entry(const char *path, const struct stat *st, int flag, struc
 void golden_remove_folder(const char *path)
 {
     nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+int golden_largest_difference(const uint8_t *a, const uint8_t *b, size_t n)
+{
+    int most = 0;
+    for (size_t i = 0; i < n; i++)
+        most = MICA_MAX(most, abs(a[i] - b[i]));
+    return most;
+}
+
+void golden_assert_case(const golden_case *c, const mica_trace *trace, double bound)
+{
+    for (size_t i = 0; i < mica_weights_count(c->expected); i++) {
+        const char *name = mica_weights_name(c->expected, i);
+        const mica_tensor *expected = mica_weights_tensor(c->expected, i);
+        const mica_tensor *got = mica_trace_find(trace, name);
+        if (strcmp(name, "image_u8") == 0)
+            continue;
+        if (mica_dtype_get(expected->dtype)->is_float)
+            golden_assert_near(name, got, expected, bound);
+        else
+            golden_assert_equal(name, got, expected);
+    }
 }

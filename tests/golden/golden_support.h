@@ -29,6 +29,8 @@ typedef struct golden_case {
     mica_weights *expected;
     char expected_path[512];
     mica_image_options options;
+    mica_image_input inputs[4], mask; /* pictures of the call, in the case's folder */
+    char input_paths[5][512];
 } golden_case;
 void golden_case_open(golden_case *c, const char *system, const char *name);
 void golden_case_close(golden_case *c);
@@ -60,6 +62,11 @@ void golden_assert_near(const char *name, const mica_tensor *got, const mica_ten
                         double bound);
 /* Fails unless shape, dtype size and every integer agree. */
 void golden_assert_equal(const char *name, const mica_tensor *got, const mica_tensor *expected);
+
+/* The largest difference of two byte arrays. */
+int golden_largest_difference(const uint8_t *a, const uint8_t *b, size_t n);
+/* Every tensor of the case but image_u8: f32 within `bound`, integers equal. */
+void golden_assert_case(const golden_case *c, const mica_trace *trace, double bound);
 
 /* A fresh folder under the system's temporary one, and its removal with everything in it. */
 void golden_temp_folder(char *out, size_t size);

@@ -19,30 +19,6 @@ static const golden_setup F32 = {0};
 
 /* ----------------------------------------------------------- against the reference -- */
 
-static int largest_difference(const uint8_t *a, const uint8_t *b, size_t n)
-{
-    int most = 0;
-    for (size_t i = 0; i < n; i++)
-        most = MICA_MAX(most, abs(a[i] - b[i]));
-    return most;
-}
-
-static void compare_f32(const char *name, const mica_tensor *got, const mica_tensor *expected)
-{
-    if (mica_dtype_get(expected->dtype)->is_float) {
-        golden_assert_near(name, got, expected, 1e-4);
-        return;
-    }
-    if (strcmp(name, "image_u8") != 0) {
-        golden_assert_equal(name, got, expected);
-        return;
-    }
-    assert_non_null(got);
-    assert_int_equal(mica_tensor_count(got), mica_tensor_count(expected));
-    assert_in_range(largest_difference(got->data, expected->data, mica_tensor_size(expected)), 0,
-                    1);
-}
-
 static void run_f32(const char *name)
 {
     golden_case c;
@@ -50,10 +26,11 @@ static void run_f32(const char *name)
     mica_model *m = golden_model_open_folder(MODEL);
     golden_case_open(&c, SYSTEM, name);
     golden_generate_ok(&r, m, &F32, &c.options);
-    for (size_t i = 0; i < mica_weights_count(c.expected); i++) {
-        const char *tensor = mica_weights_name(c.expected, i);
-        compare_f32(tensor, mica_trace_find(r.trace, tensor), mica_weights_tensor(c.expected, i));
-    }
+    golden_assert_case(&c, r.trace, 1e-4);
+    const mica_tensor *picture = mica_weights_find(c.expected, "image_u8");
+    assert_int_equal(mica_tensor_size(picture), 3 * r.result.width * r.result.height);
+    assert_in_range(
+        golden_largest_difference(r.result.rgb, picture->data, mica_tensor_size(picture)), 0, 1);
     assert_int_equal(r.result.count, 1);
     assert_int_equal(r.result.width, c.options.width);
     assert_int_equal(r.result.height, c.options.height);
@@ -174,7 +151,8 @@ static void compare_setups(const golden_setup *plain, const golden_setup *setup,
             golden_assert_near(NAMES[i], y, x, bound);
     }
     const size_t n = (size_t)(a.result.width * a.result.height * 3);
-    assert_in_range(largest_difference(a.result.rgb, b.result.rgb, n), 0, bound == 0.0 ? 0 : 1);
+    assert_in_range(golden_largest_difference(a.result.rgb, b.result.rgb, n), 0,
+                    bound == 0.0 ? 0 : 1);
     golden_run_close(&a);
     golden_run_close(&b);
     golden_case_close(&c);
@@ -238,12 +216,12 @@ static void test_batch_equals_single_runs(void **state)
         const mica_tensor mine = mica_tensor_rows(all, i, 1);
         golden_assert_near("step1.latents", &mine, mica_trace_find(one.trace, "step1.latents"),
                            1e-5);
-        assert_in_range(largest_difference(both.result.rgb + (size_t)i * n, one.result.rgb, n), 0,
-                        1);
+        assert_in_range(
+            golden_largest_difference(both.result.rgb + (size_t)i * n, one.result.rgb, n), 0, 1);
         golden_run_close(&one);
     }
     /* Two seeds, two pictures. */
-    assert_true(largest_difference(both.result.rgb, both.result.rgb + n, n) > 8);
+    assert_true(golden_largest_difference(both.result.rgb, both.result.rgb + n, n) > 8);
     golden_run_close(&both);
     golden_model_close(&m);
 }
