@@ -8,12 +8,10 @@
  * tensors is found by the tables, which name the tensors. */
 #include "models/qwen_image/qwen_image_config.h"
 
-#include "base/json.h"
+#include "nn/lm_config.h"
 
 #include <stdio.h>
 #include <string.h>
-
-#define MAX_SIZE 262144 /* of any one dimension but the vocabulary */
 
 mica_qwen_image_config mica_qwen_image_config_default(void)
 {
@@ -45,32 +43,18 @@ mica_lm_config mica_qwen_image_text_config_default(void)
 
 /* -------------------------------------------------------------------- names -- */
 
-static bool ends_with(const char *name, const char *suffix)
-{
-    const size_t n = strlen(name), m = strlen(suffix);
-    return n >= m && strcmp(name + n - m, suffix) == 0;
-}
-
-static bool has_suffix(const mica_weights *w, const char *suffix)
-{
-    for (size_t i = 0; i < mica_weights_count(w); i++)
-        if (ends_with(mica_weights_name(w, i), suffix))
-            return true;
-    return false;
-}
-
 bool mica_qwen_image_is_transformer(const mica_weights *w)
 {
-    return has_suffix(w, "transformer_blocks.0.img_mod.1.weight") &&
-           has_suffix(w, "transformer_blocks.0.attn.add_q_proj.weight");
+    return mica_config_has_suffix(w, "transformer_blocks.0.img_mod.1.weight") &&
+           mica_config_has_suffix(w, "transformer_blocks.0.attn.add_q_proj.weight");
 }
 
 /* Qwen2.5 alone among the text encoders in use has biases on q, k and v and no qk norm. */
 bool mica_qwen_image_is_text_encoder(const mica_weights *w)
 {
-    return has_suffix(w, "embed_tokens.weight") &&
-           has_suffix(w, "layers.0.self_attn.q_proj.bias") &&
-           !has_suffix(w, "layers.0.self_attn.q_norm.weight");
+    return mica_config_has_suffix(w, "embed_tokens.weight") &&
+           mica_config_has_suffix(w, "layers.0.self_attn.q_proj.bias") &&
+           !mica_config_has_suffix(w, "layers.0.self_attn.q_norm.weight");
 }
 
 /* Pairs of prefix and replacement; the first that matches counts. */
@@ -108,24 +92,17 @@ mica_status mica_qwen_image_text_rename(mica_weights *w, mica_err *err)
 
 /* ------------------------------------------------------------------- shapes -- */
 
-/* Dimension `dim` of a tensor, or `otherwise`; the tables complain about absent tensors. */
-static int64_t size_of(const mica_weights *w, const char *name, int dim, int64_t otherwise)
-{
-    const mica_tensor *t = mica_weights_find(w, name);
-    return t && dim < t->ndim && t->shape_[dim] > 0 && t->shape_[dim] <= MAX_SIZE ? t->shape_[dim]
-                                                                                  : otherwise;
-}
-
 static void derive(mica_qwen_image_config *c, const mica_weights *w)
 {
     const mica_qwen_image_config d = mica_qwen_image_config_default();
     *c = d;
     c->layers = MICA_MAX(1, mica_weight_count_blocks(w, "transformer_blocks."));
-    c->width = size_of(w, "img_in.weight", 0, d.width);
-    c->in_channels = size_of(w, "img_in.weight", 1, d.in_channels);
-    c->text_width = size_of(w, "txt_in.weight", 1, d.text_width);
-    c->head_dim = size_of(w, "transformer_blocks.0.attn.norm_q.weight", 0, d.head_dim);
-    c->ffn = size_of(w, "transformer_blocks.0.img_mlp.net.0.proj.weight", 0, 4 * c->width);
+    c->width = mica_config_size_of(w, "img_in.weight", 0, d.width);
+    c->in_channels = mica_config_size_of(w, "img_in.weight", 1, d.in_channels);
+    c->text_width = mica_config_size_of(w, "txt_in.weight", 1, d.text_width);
+    c->head_dim = mica_config_size_of(w, "transformer_blocks.0.attn.norm_q.weight", 0, d.head_dim);
+    c->ffn =
+        mica_config_size_of(w, "transformer_blocks.0.img_mlp.net.0.proj.weight", 0, 4 * c->width);
     c->heads = MICA_MAX(1, c->width / c->head_dim);
 }
 
@@ -152,18 +129,6 @@ static mica_status refuse_flag(const mica_json *j, const char *key, const char *
     return MICA_OK;
 }
 
-static mica_status check_class(const mica_json *j, const char *expected, mica_err *err)
-{
-    const char *name = NULL;
-    if (!mica_json_find(j->root, "_class_name"))
-        return MICA_OK;
-    MICA_TRY(mica_json_get_string(j, j->root, "_class_name", &name, err));
-    if (strcmp(name, expected) != 0)
-        return MICA_FAIL(err, MICA_E_UNSUPPORTED, "%s: it configures a %s, expected a %s", j->name,
-                         name, expected);
-    return MICA_OK;
-}
-
 static mica_status read_axes(mica_qwen_image_config *c, const mica_json *j, mica_err *err)
 {
     int64_t axes[3] = {c->axes[0], c->axes[1], c->axes[2]};
@@ -173,7 +138,7 @@ static mica_status read_axes(mica_qwen_image_config *c, const mica_json *j, mica
         return MICA_FAIL(err, MICA_E_FORMAT, "%s: axes_dims_rope has %zu entries, expected 3",
                          j->name, count);
     for (int i = 0; i < 3; i++) {
-        if (axes[i] < 2 || axes[i] > MAX_SIZE || axes[i] % 2)
+        if (axes[i] < 2 || axes[i] > MICA_CONFIG_MAX_SIZE || axes[i] % 2)
             return MICA_FAIL(err, MICA_E_FORMAT,
                              "%s: axes_dims_rope[%d] is %lld, expected a positive even number",
                              j->name, i, (long long)axes[i]);
@@ -186,14 +151,15 @@ static mica_status read_transformer(mica_qwen_image_config *c, const mica_json *
 {
     const struct cJSON *o = j->root;
     int64_t patch = 2, out_channels = c->in_channels / 4;
-    MICA_TRY(check_class(j, "QwenImageTransformer2DModel", err));
+    MICA_TRY(mica_config_check_class(j, "QwenImageTransformer2DModel", err));
     MICA_TRY(refuse_flag(j, "guidance_embeds", "a guidance-distilled variant", err));
     MICA_TRY(refuse_flag(j, "use_additional_t_cond", "Qwen-Image-Layered", err));
     MICA_TRY(refuse_flag(j, "use_layer3d_rope", "Qwen-Image-Layered", err));
     MICA_TRY(mica_json_opt_int(j, o, "num_layers", 1, 1000, &c->layers, err));
     MICA_TRY(mica_json_opt_int(j, o, "num_attention_heads", 1, 1024, &c->heads, err));
     MICA_TRY(mica_json_opt_int(j, o, "attention_head_dim", 2, 1024, &c->head_dim, err));
-    MICA_TRY(mica_json_opt_int(j, o, "joint_attention_dim", 1, MAX_SIZE, &c->text_width, err));
+    MICA_TRY(mica_json_opt_int(j, o, "joint_attention_dim", 1, MICA_CONFIG_MAX_SIZE, &c->text_width,
+                               err));
     MICA_TRY(mica_json_opt_int(j, o, "in_channels", 4, 4096, &c->in_channels, err));
     MICA_TRY(mica_json_opt_int(j, o, "patch_size", 2, 2, &patch, err));
     out_channels = c->in_channels / 4;
@@ -228,26 +194,13 @@ static mica_status check_sizes(const mica_qwen_image_config *c, const mica_weigh
     return MICA_OK;
 }
 
-/* Opens json_path or, failing that, the metadata of the file; *found says whether. */
-static mica_status open_json(mica_json *j, const char *json_path, const mica_weights *w,
-                             bool *found, mica_err *err)
-{
-    const char *text = json_path ? NULL : mica_weights_metadata(w, "config");
-    *found = json_path || text;
-    if (json_path)
-        return mica_json_open(j, json_path, err);
-    if (text)
-        return mica_json_parse(j, mica_weights_path(w), text, strlen(text), err);
-    return MICA_OK;
-}
-
 mica_status mica_qwen_image_config_read(mica_qwen_image_config *c, const char *json_path,
                                         const mica_weights *w, mica_err *err)
 {
     mica_json j = {0};
     bool found;
     derive(c, w);
-    mica_status st = open_json(&j, json_path, w, &found, err);
+    mica_status st = mica_config_json_open(&j, json_path, w, &found, err);
     if (!st && found)
         st = read_transformer(c, &j, err);
     mica_json_close(&j);
@@ -256,111 +209,9 @@ mica_status mica_qwen_image_config_read(mica_qwen_image_config *c, const char *j
 
 /* ------------------------------------------------------------- text encoder -- */
 
-static void derive_text(mica_lm_config *c, const mica_weights *w)
-{
-    const mica_lm_config d = mica_qwen_image_text_config_default();
-    const mica_tensor *embed = mica_weights_find(w, "model.embed_tokens.weight");
-    *c = d;
-    if (embed && embed->ndim == 2 && embed->shape_[0] > 0 && embed->shape_[0] <= 1 << 24)
-        c->vocab = embed->shape_[0];
-    c->width = size_of(w, "model.embed_tokens.weight", 1, d.width);
-    c->ffn = size_of(w, "model.layers.0.mlp.gate_proj.weight", 0, d.ffn);
-    c->layers = MICA_MAX(1, mica_weight_count_blocks(w, "model.layers."));
-    c->heads = size_of(w, "model.layers.0.self_attn.q_proj.weight", 0, c->width) / c->head_dim;
-    c->kv_heads = size_of(w, "model.layers.0.self_attn.k_proj.weight", 0, 512) / c->head_dim;
-}
-
-/* Rotary pairs of time, row and column. */
-static mica_status read_sections(mica_lm_config *c, const mica_json *j, const struct cJSON *o,
-                                 mica_err *err)
-{
-    int64_t pairs[3];
-    size_t count = 0;
-    MICA_TRY(mica_json_opt_ints(j, o, "mrope_section", pairs, 3, &count, err));
-    for (size_t i = 0; i < count; i++) {
-        if (pairs[i] < 0 || pairs[i] > MAX_SIZE)
-            return MICA_FAIL(err, MICA_E_FORMAT, "%s: mrope_section[%zu] is %lld", j->name, i,
-                             (long long)pairs[i]);
-        c->sections[i] = (int)pairs[i];
-    }
-    if (count != 0 && count != 3)
-        return MICA_FAIL(err, MICA_E_FORMAT, "%s: mrope_section has %zu entries, expected 3",
-                         j->name, count);
-    return MICA_OK;
-}
-
-/* Without the key: those of the released model, or one axis if the heads are of another size. */
-static mica_status check_sections(mica_lm_config *c, const mica_weights *w, mica_err *err)
-{
-    const int *s = c->sections;
-    if (s[0] + s[1] + s[2] == 0 && c->head_dim == 128)
-        memcpy(c->sections, mica_qwen_image_text_config_default().sections, sizeof c->sections);
-    if (s[0] + s[1] + s[2] != 0 && s[0] + s[1] + s[2] != c->head_dim / 2)
-        return MICA_FAIL(
-            err, MICA_E_FORMAT,
-            "%s: mrope_section %d + %d + %d does not add up to half the head size %lld",
-            mica_weights_path(w), s[0], s[1], s[2], (long long)c->head_dim);
-    return MICA_OK;
-}
-
-/* transformers 5 moved rope_theta and rope_scaling into rope_parameters. */
-static mica_status read_rope(mica_lm_config *c, const mica_json *j, const struct cJSON *o,
-                             mica_err *err)
-{
-    const struct cJSON *scaling = mica_json_find(o, "rope_scaling");
-    const struct cJSON *p = mica_json_find(o, "rope_parameters");
-    MICA_TRY(mica_json_opt_double(j, o, "rope_theta", 1.0, 1e12, &c->theta, err));
-    if (scaling)
-        MICA_TRY(read_sections(c, j, scaling, err));
-    if (!p)
-        return MICA_OK;
-    MICA_TRY(read_sections(c, j, p, err));
-    return mica_json_opt_double(j, p, "rope_theta", 1.0, 1e12, &c->theta, err);
-}
-
-static mica_status read_text(mica_lm_config *c, const mica_json *j, mica_err *err)
-{
-    const struct cJSON *o = mica_json_find(j->root, "text_config");
-    bool sliding = false;
-    if (!o)
-        o = j->root;
-    MICA_TRY(mica_json_opt_int(j, o, "vocab_size", 1, 1 << 24, &c->vocab, err));
-    MICA_TRY(mica_json_opt_int(j, o, "hidden_size", 1, MAX_SIZE, &c->width, err));
-    MICA_TRY(mica_json_opt_int(j, o, "intermediate_size", 1, MAX_SIZE, &c->ffn, err));
-    MICA_TRY(mica_json_opt_int(j, o, "num_hidden_layers", 1, 1000, &c->layers, err));
-    MICA_TRY(mica_json_opt_int(j, o, "num_attention_heads", 1, 1024, &c->heads, err));
-    c->head_dim = c->heads > 0 ? c->width / c->heads : 0;
-    MICA_TRY(mica_json_opt_int(j, o, "head_dim", 2, 1024, &c->head_dim, err));
-    MICA_TRY(mica_json_opt_int(j, o, "num_key_value_heads", 1, 1024, &c->kv_heads, err));
-    MICA_TRY(mica_json_opt_double(j, o, "rms_norm_eps", 0.0, 1.0, &c->eps, err));
-    MICA_TRY(mica_json_opt_bool(j, o, "use_sliding_window", &sliding, err));
-    if (sliding)
-        return MICA_FAIL(err, MICA_E_UNSUPPORTED,
-                         "%s: use_sliding_window is true, which is not supported", j->name);
-    return read_rope(c, j, o, err);
-}
-
 mica_status mica_qwen_image_text_config_read(mica_lm_config *c, const char *json_path,
                                              const mica_weights *w, mica_err *err)
 {
-    mica_json j = {0};
-    bool found;
-    derive_text(c, w);
-    memset(c->sections, 0, sizeof c->sections);
-    mica_status st = open_json(&j, json_path, w, &found, err);
-    if (!st && found)
-        st = read_text(c, &j, err);
-    mica_json_close(&j);
-    if (!st)
-        st = check_sections(c, w, err);
-    if (st)
-        return st;
-    if (c->heads < 1 || c->kv_heads < 1 || c->heads % c->kv_heads || c->head_dim < 2 ||
-        c->head_dim % 2)
-        return MICA_FAIL(err, MICA_E_FORMAT,
-                         "%s: %lld heads, %lld key heads of size %lld are not possible; put the "
-                         "text encoder's config.json beside the weights",
-                         mica_weights_path(w), (long long)c->heads, (long long)c->kv_heads,
-                         (long long)c->head_dim);
-    return MICA_OK;
+    *c = mica_qwen_image_text_config_default();
+    return mica_lm_config_read(c, json_path, w, err);
 }
