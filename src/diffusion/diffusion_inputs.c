@@ -14,6 +14,7 @@
 
 #define MAX_INPUTS 64
 #define MAX_BORDER 8192
+#define MAX_CANVAS ((int64_t)1 << 28) /* pixels, as many as a picture file may have */
 
 static void drop_alpha(mica_picture *p)
 {
@@ -76,20 +77,36 @@ mica_status mica_diffusion_inputs_read(mica_diffusion *d, mica_err *err)
     return o->mask ? read_input(o->mask, &d->mask, err) : MICA_OK;
 }
 
-static mica_status check_borders(const mica_image_options *o, mica_err *err)
+void mica_diffusion_canvas_size(const mica_diffusion *d, int *width, int *height)
 {
+    const int *e = d->options->expand_;
+    *width = d->inputs[0].width + e[0] + e[2];
+    *height = d->inputs[0].height + e[1] + e[3];
+}
+
+static mica_status check_borders(const mica_diffusion *d, mica_err *err)
+{
+    const mica_image_options *o = d->options;
     for (int i = 0; i < 4; i++)
         if (o->expand_[i] < 0 || o->expand_[i] > MAX_BORDER)
             return MICA_FAIL(err, MICA_E_USAGE,
                              "a border of %d pixels is out of range; it must be 0 to %d",
                              o->expand_[i], MAX_BORDER);
+    if (!d->input_count)
+        return MICA_OK;
+    int width, height;
+    mica_diffusion_canvas_size(d, &width, &height);
+    if ((int64_t)width * height > MAX_CANVAS)
+        return MICA_FAIL(err, MICA_E_USAGE,
+                         "the start picture with its borders is %d x %d, more than %lld pixels",
+                         width, height, (long long)MAX_CANVAS);
     return MICA_OK;
 }
 
 mica_status mica_diffusion_inputs_assign(mica_diffusion *d, mica_err *err)
 {
     const int most = d->traits.max_references;
-    MICA_TRY(check_borders(d->options, err));
+    MICA_TRY(check_borders(d, err));
     if (d->input_count && !most && !d->from_picture) {
         d->from_picture = true;
         mica_run_notice(&d->run,
@@ -109,13 +126,6 @@ mica_status mica_diffusion_inputs_assign(mica_diffusion *d, mica_err *err)
                          "%d reference pictures were given; this model takes at most %d",
                          d->reference_count, most);
     return MICA_OK;
-}
-
-void mica_diffusion_canvas_size(const mica_diffusion *d, int *width, int *height)
-{
-    const int *e = d->options->expand_;
-    *width = d->inputs[0].width + e[0] + e[2];
-    *height = d->inputs[0].height + e[1] + e[3];
 }
 
 void mica_diffusion_inputs_deinit(mica_diffusion *d)

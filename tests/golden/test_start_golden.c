@@ -201,6 +201,9 @@ static void test_refusals(void **state)
     refuse(&o, MICA_E_USAGE, "a border of -1 pixels");
     o.expand_[2] = 8192;
     refuse(&o, MICA_E_USAGE, "the longest side is 8192");
+    memcpy(o.expand_, (int[]){8192, 8192, 8192, 8192}, sizeof o.expand_);
+    o.width = o.height = 64;
+    refuse(&o, MICA_E_USAGE, "more than 268435456 pixels");
 }
 
 int main(void)
