@@ -1,6 +1,6 @@
 /* resize.c - separable resampling in fixed point.
  *
- *     src  w x h  ──► rows resampled: W x h ──► columns resampled: W x H     8 bits in between
+ *     src  w x h  ──► rows resampled: W x h ──► columns resampled: W x H     or the other way round
  *
  *     out[i] = clip8((2^(b-1) + sum_j pixel[first_i + j] * k_i[j]) >> b),   k = round(weight * 2^b)
  *
@@ -10,10 +10,12 @@
  * Reference: Pillow src/libImaging/Resample.c (precompute_coeffs, normalize_coeffs_8bpc,
  * ImagingResampleHorizontal_8bpc): a pass whose length does not change is left out, weights are
  * computed and normalised in double, sums are 32-bit integers. Premultiplied alpha: Convert.c
- * rgba2rgbA, rgbA2rgba. Rows come first, as in every Pillow before 13; that one exchanges the
- * passes when the width grows and the height shrinks, which moves single levels. torch
+ * rgba2rgbA, rgbA2rgba. Which direction comes first moves single levels, because there are 8 bits
+ * in between: rows in every Pillow before 13; since then columns, where the height shrinks by more
+ * than twice as many pixels as the width (found by comparing both orders with Pillow 13.0's result
+ * for 4,000 sizes). The newer order is taken. torch
  * aten/src/ATen/native/cpu/UpSampleKernel.cpp (HelperInterpBase::_compute_index_ranges_int16_weights)
- * does the same arithmetic with shorter weights, which moves one level in 170.
+ * does the same arithmetic with shorter weights, which moves one level in 170, rows always first.
  *
  * Plain loops: the pictures are small beside the networks that follow (a 2048x2048 picture to
  * 1024x1024 by Lanczos takes about 0.1 s). */
@@ -246,6 +248,12 @@ static void unpremultiply(mica_picture *p)
     }
 }
 
+static bool columns_come_first(const mica_picture *src, int width, int height, mica_resample filter)
+{
+    return !filters[filter].short_weights && height < src->height &&
+           src->height - height > 2 * (src->width - width);
+}
+
 mica_status mica_picture_resize(const mica_picture *src, int width, int height,
                                 mica_resample filter, mica_picture *dst, mica_err *err)
 {
@@ -260,10 +268,13 @@ mica_status mica_picture_resize(const mica_picture *src, int width, int height,
     const bool alpha = src->channels == 4 && (rows || columns);
     if (alpha)
         premultiply(dst);
+    const bool columns_first = columns_come_first(src, width, height, filter);
     mica_status st = MICA_OK;
-    if (rows)
+    if (columns && columns_first)
+        st = run_pass(dst, false, height, filter, err);
+    if (st == MICA_OK && rows)
         st = run_pass(dst, true, width, filter, err);
-    if (st == MICA_OK && columns)
+    if (st == MICA_OK && columns && !columns_first)
         st = run_pass(dst, false, height, filter, err);
     if (st != MICA_OK)
         mica_picture_deinit(dst);

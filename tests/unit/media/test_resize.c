@@ -69,17 +69,31 @@ static void test_golden_rgba(void **state)
     mica_weights_close(&w);
 }
 
+static void check_all(const char *const *names, size_t count, mica_resample filter)
+{
+    mica_weights *w = golden_open("pictures/resize.safetensors");
+    for (size_t i = 0; i < count; i++) {
+        const mica_picture src = picture_of(golden_tensor(w, names[i], "x"));
+        const mica_picture want = picture_of(golden_tensor(w, names[i], "out"));
+        check(names[i], &src, &want, filter);
+    }
+    mica_weights_close(&w);
+}
+
 static void test_golden_torch(void **state)
 {
     (void)state;
-    static const char *const cases[] = {"down", "up", "mixed", "far", "one_side"};
-    mica_weights *w = golden_open("pictures/resize_torch.safetensors");
-    for (size_t i = 0; i < MICA_ARRAY_LEN(cases); i++) {
-        const mica_picture src = picture_of(golden_tensor(w, cases[i], "x"));
-        const mica_picture want = picture_of(golden_tensor(w, cases[i], "out"));
-        check(cases[i], &src, &want, MICA_RESAMPLE_BICUBIC_TORCH);
-    }
-    mica_weights_close(&w);
+    static const char *const names[] = {"down", "up", "mixed", "far", "one_side"};
+    check_all(names, MICA_ARRAY_LEN(names), MICA_RESAMPLE_BICUBIC_TORCH);
+}
+
+/* Which direction comes first shows in single levels. */
+static void test_golden_order(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"pillow_columns", "pillow_rows", "pillow_wider",
+                                        "pillow_taller"};
+    check_all(names, MICA_ARRAY_LEN(names), MICA_RESAMPLE_LANCZOS);
 }
 
 static void test_same_size_is_a_copy(void **state)
@@ -164,10 +178,15 @@ static void test_to_8bit(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden_rgb),      cmocka_unit_test(test_golden_rgba),
-        cmocka_unit_test(test_golden_torch),    cmocka_unit_test(test_same_size_is_a_copy),
-        cmocka_unit_test(test_flat_stays_flat), cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_alloc_fail),      cmocka_unit_test(test_to_8bit),
+        cmocka_unit_test(test_golden_rgb),
+        cmocka_unit_test(test_golden_rgba),
+        cmocka_unit_test(test_golden_torch),
+        cmocka_unit_test(test_golden_order),
+        cmocka_unit_test(test_same_size_is_a_copy),
+        cmocka_unit_test(test_flat_stays_flat),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_alloc_fail),
+        cmocka_unit_test(test_to_8bit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
