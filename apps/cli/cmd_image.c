@@ -167,6 +167,8 @@ static void fill_options(image_run *run, mica_image_options *out)
                                 .strength = a->strength,
                                 .ref_pixels = a->ref_pixels,
                                 .vision_pixels = a->vision_pixels,
+                                .edit = (mica_edit)a->edit,
+                                .picture_positions = (mica_positions)a->picture_positions,
                                 .distilled = (mica_choice)a->distilled,
                                 .cfg_normalization = a->cfg_normalization,
                                 .cfg_truncation = a->cfg_truncation};

@@ -18,6 +18,13 @@ static const cli_word noise_rng_words[] = {
     {"f32", MICA_NOISE_RNG_F32}, {"torch2.11-bf16", MICA_NOISE_RNG_TORCH211_BF16}, {NULL, 0}};
 static const cli_word choice_words[] = {
     {"auto", MICA_CHOICE_AUTO}, {"yes", MICA_CHOICE_YES}, {"no", MICA_CHOICE_NO}, {NULL, 0}};
+static const cli_word edit_words[] = {{"auto", MICA_EDIT_AUTO},
+                                      {"off", MICA_EDIT_OFF},
+                                      {"single", MICA_EDIT_SINGLE},
+                                      {"plus", MICA_EDIT_PLUS},
+                                      {NULL, 0}};
+static const cli_word position_words[] = {
+    {"sequence", MICA_POSITIONS_SEQUENCE}, {"grid", MICA_POSITIONS_GRID}, {NULL, 0}};
 static const cli_word rounding_words[] = {{"none", 0}, {"bf16", 1}, {NULL, 0}};
 static const cli_word tile_words[] = {{"auto", 0}, {"off", -1}, {NULL, 0}};
 
@@ -128,6 +135,20 @@ static const cli_option input_table[] = {
      .hi = 67108864,
      .value = "N",
      .help = "the same for what the text encoder sees"},
+    {.name = "edit",
+     .kind = CLI_WORD,
+     .offset = AT(edit),
+     .words = edit_words,
+     .value = "E",
+     .help = "what Qwen-Image takes pictures for: single (Edit), plus (2509, 2511), off, or what "
+             "the model's files say; one of"},
+    {.name = "picture-positions",
+     .kind = CLI_WORD,
+     .offset = AT(picture_positions),
+     .words = position_words,
+     .value = "P",
+     .help = "where Qwen-Image's text encoder places pictures: as the reference with transformers "
+             "5, or in a grid, as with 4; one of"},
 };
 static const cli_option sampling_table[] = {
     {.name = "solver",

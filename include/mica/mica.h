@@ -162,6 +162,20 @@ typedef struct mica_image_input {
     int width, height;
 } mica_image_input;
 
+/* What Qwen-Image does with pictures that it does not start from. */
+typedef enum mica_edit {
+    MICA_EDIT_AUTO = 0, /* what the model's files say */
+    MICA_EDIT_OFF,      /* text to picture */
+    MICA_EDIT_SINGLE,   /* Qwen-Image-Edit: the prompt refers to one picture */
+    MICA_EDIT_PLUS      /* Qwen-Image-Edit-2509, -2511: to "Picture 1", "Picture 2", ... */
+} mica_edit;
+
+/* Where Qwen-Image's text encoder places the rows of a picture among those of the text. */
+typedef enum mica_positions {
+    MICA_POSITIONS_SEQUENCE = 0, /* one behind the other: diffusers 0.40 with transformers 5 */
+    MICA_POSITIONS_GRID          /* in rows and columns: earlier versions, and the training */
+} mica_positions;
+
 typedef enum mica_choice { MICA_CHOICE_AUTO = 0, MICA_CHOICE_YES, MICA_CHOICE_NO } mica_choice;
 
 typedef struct mica_image_options {
@@ -194,8 +208,10 @@ typedef struct mica_image_options {
     const mica_image_input *mask; /* white: repainted, black: comes back untouched; resized to the
                                      start picture where sizes differ */
     int expand_[4];               /* pixels of new border: left, top, right, bottom */
-    int ref_pixels;           /* area that references are scaled to for the VAE; 0: the model's */
-    int vision_pixels;        /* the same for the text encoder's vision part */
+    int ref_pixels;    /* area that references are scaled to for the VAE; 0: the model's */
+    int vision_pixels; /* the same for the text encoder's vision part */
+    mica_edit edit;    /* how Qwen-Image edits */
+    mica_positions picture_positions;
     mica_choice distilled;    /* few steps without guidance; AUTO: what the model's files say */
     double cfg_normalization; /* Z-Image: limit of the guided prediction's length as a multiple of
                                  the prompt's; 0: none */

@@ -65,6 +65,7 @@ static const char *text(const struct cJSON *object, const char *key)
 typedef struct command {
     char *words[WORD_CAP];
     char storage[WORD_CAP][32];
+    char pictures[4][PATH_CAP];
     int count;
 } command;
 
@@ -89,6 +90,28 @@ static void add_number(command *c, const char *option, double value)
     add_pair(c, option, place);
 }
 
+/* References beside the manifest, and the areas the reference scaled them to. */
+static void add_pictures(command *c, const golden_case *g)
+{
+    const struct cJSON *inputs = mica_json_find(g->manifest.root, "inputs");
+    const struct cJSON *areas = mica_json_find(inputs, "area_override"), *name = NULL;
+    const struct cJSON *names = mica_json_find(inputs, "images");
+    const size_t folder = (size_t)(strrchr(g->expected_path, '/') + 1 - g->expected_path);
+    size_t count = 0;
+    cJSON_ArrayForEach(name, names)
+    {
+        if (count == sizeof c->pictures / sizeof c->pictures[0])
+            stop("too many pictures", g->expected_path);
+        snprintf(c->pictures[count], PATH_CAP, "%.*s%s", (int)folder, g->expected_path,
+                 name->valuestring);
+        add_pair(c, "-i", c->pictures[count++]);
+    }
+    if (areas) {
+        add_number(c, "--ref-pixels", number(areas, "vae_image_area", 0));
+        add_number(c, "--vision-pixels", number(areas, "condition_image_area", 0));
+    }
+}
+
 static void build_command(command *c, const golden_case *g, const char *program, const char *model,
                           const char *precision)
 {
@@ -103,6 +126,7 @@ static void build_command(command *c, const golden_case *g, const char *program,
     add_number(c, "-H", number(g->call, "height", 0));
     add_number(c, "--steps", number(g->call, "num_inference_steps", 0));
     add_number(c, "--guidance", number(g->call, "true_cfg_scale", 1));
+    add_pictures(c, g);
     add_pair(c, "--noise", g->expected_path);
     add_pair(c, "--precision", precision);
     add_pair(c, "--trace", g->trace_path);

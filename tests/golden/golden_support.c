@@ -39,12 +39,31 @@ static const char *beside(golden_case *c, int slot, const char *name)
     return c->input_paths[slot];
 }
 
+/* Areas that the reference's pipelines were patched to scale pictures to. */
+static void read_areas(golden_case *c, const struct cJSON *inputs)
+{
+    const struct cJSON *areas = mica_json_find(inputs, "area_override");
+    mica_err err = {0};
+    int64_t vae = 0, vision = 0;
+    assert_ok(mica_json_opt_int(&c->manifest, areas, "vae_image_area", 1, 1 << 24, &vae, &err),
+              &err);
+    assert_ok(
+        mica_json_opt_int(&c->manifest, areas, "condition_image_area", 1, 1 << 24, &vision, &err),
+        &err);
+    c->options.ref_pixels = (int)vae;
+    c->options.vision_pixels = (int)vision;
+}
+
 static void read_inputs(golden_case *c, const struct cJSON *call)
 {
     mica_err err = {0};
     const char *mask = NULL;
+    const struct cJSON *inputs = mica_json_find(c->manifest.root, "inputs");
     const struct cJSON *name = NULL, *names = mica_json_find(call, "images");
     mica_image_options *o = &c->options;
+    if (!names)
+        names = mica_json_find(inputs, "images");
+    read_areas(c, inputs);
     cJSON_ArrayForEach(name, names)
     {
         assert_in_range(o->input_count, 0, 3);

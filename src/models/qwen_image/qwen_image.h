@@ -10,6 +10,7 @@
 #include "models/qwen_image/qwen_image_text.h"
 #include "models/qwen_image/qwen_image_vae.h"
 #include "models/qwen_image/qwen_image_weights.h"
+#include "models/qwen_image/qwen_vision.h"
 #include "sample/schedule.h"
 
 typedef struct mica_qwen_image {
@@ -19,6 +20,12 @@ typedef struct mica_qwen_image {
     mica_tokenizer *tokenizer; /* NULL in a synthetic model: prompts become made-up ids */
     mica_qwen_image_weights transformer;
     mica_lm text_encoder;
+    /* For editing. layers NULL: pictures cannot be looked at, and vision_problem says why; text
+     * to picture does not care. */
+    mica_qwen_vision vision;
+    mica_err vision_problem;
+    mica_qwen_pixels_config pixels;
+    mica_edit editing; /* what the files say: AUTO, when they do not */
     mica_qwen_vae_config vae_config;
     mica_schedule_config schedule;
 } mica_qwen_image;
@@ -31,6 +38,7 @@ typedef struct mica_qwen_image_session {
     mica_arena arena;
     mica_qwen_image_weights transformer;
     mica_lm text_encoder;
+    mica_qwen_vision vision;
     mica_qwen_vae *vae;
 } mica_qwen_image_session;
 
@@ -40,8 +48,10 @@ extern const mica_model_kind mica_qwen_image_kind;
 mica_status mica_qwen_image_generate(mica_model_session *session, const mica_image_options *options,
                                      const mica_tap_sink *taps, mica_diffusion_result *result,
                                      mica_err *err);
-/* qwen_image_run.c: working memory of a run of `items` (pictures times conditions). */
-uint64_t mica_qwen_image_scratch(const mica_qwen_image *model, int width, int height, int items);
+/* qwen_image_run.c: working memory of a run of `items` (pictures times conditions), each with
+ * `references` rows beside its own. */
+uint64_t mica_qwen_image_scratch(const mica_qwen_image *model, int width, int height,
+                                 int64_t references, int items);
 /* qwen_image_synthetic.c: ids for a model without tokenizer: as many as a "tokens=N" prompt
  * asks for, otherwise one per four bytes. */
 mica_status mica_qwen_image_synthetic_prompt(const char *text, mica_qwen_image_prompt *out,

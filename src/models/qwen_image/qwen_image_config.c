@@ -104,6 +104,7 @@ static void derive(mica_qwen_image_config *c, const mica_weights *w)
     c->ffn =
         mica_config_size_of(w, "transformer_blocks.0.img_mlp.net.0.proj.weight", 0, 4 * c->width);
     c->heads = MICA_MAX(1, c->width / c->head_dim);
+    c->zero_cond_t = mica_weights_find(w, "__index_timestep_zero__") != NULL; /* ComfyUI's mark */
 }
 
 /* Variants by what only they have; NULL: plain Qwen-Image. */
@@ -155,6 +156,7 @@ static mica_status read_transformer(mica_qwen_image_config *c, const mica_json *
     MICA_TRY(refuse_flag(j, "guidance_embeds", "a guidance-distilled variant", err));
     MICA_TRY(refuse_flag(j, "use_additional_t_cond", "Qwen-Image-Layered", err));
     MICA_TRY(refuse_flag(j, "use_layer3d_rope", "Qwen-Image-Layered", err));
+    MICA_TRY(mica_json_opt_bool(j, o, "zero_cond_t", &c->zero_cond_t, err));
     MICA_TRY(mica_json_opt_int(j, o, "num_layers", 1, 1000, &c->layers, err));
     MICA_TRY(mica_json_opt_int(j, o, "num_attention_heads", 1, 1024, &c->heads, err));
     MICA_TRY(mica_json_opt_int(j, o, "attention_head_dim", 2, 1024, &c->head_dim, err));

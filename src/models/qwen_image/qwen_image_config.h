@@ -14,6 +14,7 @@ typedef struct mica_qwen_image_config {
     int64_t ffn;         /* 4 * width */
     int64_t text_width;  /* 3584: what the text encoder gives */
     int64_t in_channels; /* 64: 2 x 2 patches of 16 latent channels */
+    bool zero_cond_t;    /* Edit-2511: rows of reference pictures are modulated at timestep 0 */
     int axes[3];         /* 16, 56, 56: rotary dimensions of frame, row, column; sum head_dim */
 } mica_qwen_image_config;
 
@@ -21,7 +22,7 @@ typedef struct mica_qwen_image_config {
 mica_qwen_image_config mica_qwen_image_config_default(void);
 
 /* json_path may be NULL: then the file's own metadata key "config", then tensor shapes.
- * Names must be canonical. Variants that need more than text to picture are refused by name. */
+ * Names must be canonical. Variants that need other code are refused by name. */
 mica_status mica_qwen_image_config_read(mica_qwen_image_config *c, const char *json_path,
                                         const mica_weights *w, mica_err *err);
 mica_status mica_qwen_image_text_config_read(mica_lm_config *c, const char *json_path,

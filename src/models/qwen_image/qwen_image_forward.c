@@ -1,7 +1,7 @@
 /* qwen_image_forward.c - the MMDiT pass; see qwen_image_forward.h.
  *
  *   latents ─img_in─► img ┐                                          ┌► norm_out ─► proj_out ─► velocity
- *                         ├─► block 0 ─► block 1 ─► ... ─► block N-1 ┤
+ *   references ─────► img ┼─► block 0 ─► block 1 ─► ... ─► block N-1 ┤
  *   text features ──► txt ┘                                          └► (dropped)
  *
  *   block   each stream alone:  a = (1 + scale) * LayerNorm(x) + shift;  q k v = a W;  RMS norm of q, k; RoPE
@@ -31,7 +31,8 @@ typedef struct side {
     mica_tensor x_LD;    /* residual stream, rows of all items */
     mica_tensor work_LD; /* modulated input of q, k, v; then attention's output */
     mica_tensor q_LD, k_LD, v_LD;
-    mica_tensor mod[6]; /* shift, scale, gate of attention, then of the MLP */
+    /* shift, scale, gate of attention, then of the MLP; [1]: at timestep 0, for references */
+    mica_tensor mod[2][6];
     const mica_rope_table *rope;
 } side;
 
@@ -41,13 +42,66 @@ typedef struct block {
     int n;
 } block;
 
+static int64_t rows_of_item(const mica_qwen_image_pass *p, int s, int condition)
+{
+    return s == IMG ? p->P + p->R : p->conditions[condition]->T;
+}
+
+static bool has_time_zero(const mica_qwen_image_pass *p, int s)
+{
+    return s == IMG && p->R > 0 && p->w->config.zero_cond_t;
+}
+
+/* How many rows from `first` on, at most `count`, have one modulation, and which. */
+static int64_t span_of(const block *b, int s, int64_t first, int64_t count, int *time)
+{
+    const mica_qwen_image_pass *p = b->pass;
+    *time = 0;
+    if (!has_time_zero(p, s))
+        return count;
+    const int64_t at = first % (p->P + p->R);
+    *time = at >= p->P;
+    return MICA_MIN(count, (*time ? p->P + p->R : p->P) - at);
+}
+
+/* Rows [first, first + rows of x) of side s: x to out by the norm of attention (part 0) or MLP (3). */
+static void modulate(const block *b, int s, int part, int64_t first, const mica_tensor *x_LD,
+                     mica_tensor *out_LD)
+{
+    const int64_t L = x_LD->shape_[0];
+    for (int64_t done = 0, n; done < L; done += n) {
+        int time;
+        n = span_of(b, s, first + done, L - done, &time);
+        const mica_tensor *mod = &b->sides[s].mod[time][part];
+        const mica_tensor x = mica_tensor_rows(x_LD, done, n);
+        mica_tensor out = mica_tensor_rows(out_LD, done, n);
+        mica_layer_norm_modulate(b->pass->be, &x, &mod[MICA_MOD_SCALE], &mod[MICA_MOD_SHIFT],
+                                 NORM_EPS, &out);
+    }
+}
+
+/* The same rows: x += gate * (in w^T + b). */
+static void add_gated(const block *b, int s, int part, int64_t first, mica_nn_linear *l,
+                      const mica_tensor *in, mica_tensor *x_LD)
+{
+    const int64_t L = x_LD->shape_[0];
+    for (int64_t done = 0, n; done < L; done += n) {
+        int time;
+        n = span_of(b, s, first + done, L - done, &time);
+        const mica_tensor rows = mica_tensor_rows(in, done, n);
+        mica_tensor x = mica_tensor_rows(x_LD, done, n);
+        mica_nn_linear_gated(b->pass->be, l, &rows, &b->sides[s].mod[time][part + MICA_MOD_GATE],
+                             &x);
+    }
+}
+
 /* ------------------------------------------------------------------- probes -- */
 
 /* Rows of item 0 as [1, L, ...] under probe.transformer_blocks.N.`name`. */
 static void probe(const block *b, int s, const mica_tensor *x_LD, const char *name)
 {
     mica_qwen_image_pass *p = b->pass;
-    const int64_t L = s == IMG ? p->P : p->conditions[0]->T;
+    const int64_t L = rows_of_item(p, s, 0);
     const mica_tensor rows = mica_tensor_rows(x_LD, 0, L);
     if (p->probes)
         mica_tap(p->run->taps, p->be, &rows, 3, (const int64_t[]){1, L, x_LD->shape_[1]},
@@ -80,14 +134,14 @@ static void probe_linear(const block *b, int s, mica_nn_linear *l, const mica_te
 
 /* ---------------------------------------------------------------- attention -- */
 
-static void project_qkv(const block *b, side *s)
+static void project_qkv(block *b, int s)
 {
     mica_backend *be = b->pass->be;
-    mica_layer_norm_modulate(be, &s->x_LD, &s->mod[MICA_MOD_SCALE], &s->mod[MICA_MOD_SHIFT],
-                             NORM_EPS, &s->work_LD);
-    mica_nn_linear_run(be, &s->w->q, &s->work_LD, MICA_ACT_NONE, &s->q_LD);
-    mica_nn_linear_run(be, &s->w->k, &s->work_LD, MICA_ACT_NONE, &s->k_LD);
-    mica_nn_linear_run(be, &s->w->v, &s->work_LD, MICA_ACT_NONE, &s->v_LD);
+    side *sd = &b->sides[s];
+    modulate(b, s, 0, 0, &sd->x_LD, &sd->work_LD);
+    mica_nn_linear_run(be, &sd->w->q, &sd->work_LD, MICA_ACT_NONE, &sd->q_LD);
+    mica_nn_linear_run(be, &sd->w->k, &sd->work_LD, MICA_ACT_NONE, &sd->k_LD);
+    mica_nn_linear_run(be, &sd->w->v, &sd->work_LD, MICA_ACT_NONE, &sd->v_LD);
 }
 
 static mica_tensor heads(const block *b, const mica_tensor *x_LD, int64_t first, int64_t count)
@@ -155,20 +209,21 @@ static void run_attention(block *b)
         mica_tensor *const tensors[] = {&sd->work_LD, &sd->q_LD, &sd->k_LD, &sd->v_LD};
         for (size_t i = 0; i < MICA_ARRAY_LEN(tensors); i++)
             *tensors[i] = mica_act_tensor(p->be, MICA_POOL_STEP, 2, sd->x_LD.shape_);
-        project_qkv(b, sd);
+        project_qkv(b, s);
     }
     int64_t first[2] = {0, 0};
     for (int item = 0; item < p->condition_count * p->pictures; item++) {
-        const int64_t count[2] = {p->conditions[item / p->pictures]->T, p->P};
+        const int condition = item / p->pictures;
+        const int64_t count[2] = {rows_of_item(p, TXT, condition), rows_of_item(p, IMG, condition)};
         attend_item(b, item, first, count);
         first[TXT] += count[TXT];
         first[IMG] += count[IMG];
     }
     for (int s = 0; s < 2; s++) {
         side *sd = &b->sides[s];
-        probe_linear(b, s, &sd->w->out, &sd->work_LD, s == IMG ? p->P : p->conditions[0]->T,
+        probe_linear(b, s, &sd->w->out, &sd->work_LD, rows_of_item(p, s, 0),
                      s == IMG ? "attn.0" : "attn.1");
-        mica_nn_linear_gated(p->be, &sd->w->out, &sd->work_LD, &sd->mod[MICA_MOD_GATE], &sd->x_LD);
+        add_gated(b, s, 0, 0, &sd->w->out, &sd->work_LD, &sd->x_LD);
     }
 }
 
@@ -179,7 +234,7 @@ static void probe_mlp(block *b, int s, const mica_tensor *x_LD, const char *name
 {
     const mica_qwen_image_pass *p = b->pass;
     side *sd = &b->sides[s];
-    const int64_t L = s == IMG ? p->P : p->conditions[0]->T;
+    const int64_t L = rows_of_item(p, s, 0);
     if (!wants(b, name))
         return;
     const mica_pool_mark mark = mica_pool_get_mark(p->be, MICA_POOL_STEP);
@@ -187,8 +242,7 @@ static void probe_mlp(block *b, int s, const mica_tensor *x_LD, const char *name
     mica_tensor norm_LD = mica_act_tensor(p->be, MICA_POOL_STEP, 2, x.shape_);
     mica_tensor hidden_LF =
         mica_act_tensor(p->be, MICA_POOL_STEP, 2, (const int64_t[]){L, p->w->config.ffn});
-    mica_layer_norm_modulate(p->be, &x, &sd->mod[3 + MICA_MOD_SCALE], &sd->mod[3 + MICA_MOD_SHIFT],
-                             NORM_EPS, &norm_LD);
+    modulate(b, s, 3, 0, &x, &norm_LD);
     mica_nn_linear_run(p->be, &sd->w->mlp_in, &norm_LD, MICA_ACT_GELU_TANH, &hidden_LF);
     probe_linear(b, s, &sd->w->mlp_out, &hidden_LF, L, name);
     mica_pool_release(p->be, MICA_POOL_STEP, mark);
@@ -208,10 +262,9 @@ static void run_mlp(block *b, int s)
         mica_tensor x_LD = mica_tensor_rows(&sd->x_LD, first, count);
         mica_tensor norm_LD = mica_tensor_rows(&norm, 0, count);
         mica_tensor hidden_LF = mica_tensor_rows(&hidden, 0, count);
-        mica_layer_norm_modulate(be, &x_LD, &sd->mod[3 + MICA_MOD_SCALE],
-                                 &sd->mod[3 + MICA_MOD_SHIFT], NORM_EPS, &norm_LD);
+        modulate(b, s, 3, first, &x_LD, &norm_LD);
         mica_nn_linear_run(be, &sd->w->mlp_in, &norm_LD, MICA_ACT_GELU_TANH, &hidden_LF);
-        mica_nn_linear_gated(be, &sd->w->mlp_out, &hidden_LF, &sd->mod[3 + MICA_MOD_GATE], &x_LD);
+        add_gated(b, s, 3, first, &sd->w->mlp_out, &hidden_LF, &x_LD);
     }
 }
 
@@ -234,8 +287,10 @@ static void run_block(block *b, int e)
     b->sides[TXT].w = &w->txt;
     b->sides[IMG].w = &w->img;
     for (int s = 0; s < 2; s++)
-        for (int part = 0; part < 6; part++)
-            b->sides[s].mod[part] = mica_qwen_image_modulation_row(p->mod, tables[s], e, part);
+        for (int time = 0; time < 1 + has_time_zero(p, s); time++)
+            for (int part = 0; part < 6; part++)
+                b->sides[s].mod[time][part] = mica_qwen_image_modulation_row(
+                    p->mod, tables[s], time ? MICA_QWEN_IMAGE_TIME_ZERO : e, part);
     const mica_pool_mark mark = mica_pool_get_mark(p->be, MICA_POOL_STEP);
     run_attention(b);
     mica_pool_release(p->be, MICA_POOL_STEP, mark);
@@ -251,18 +306,27 @@ static void run_block(block *b, int e)
 static void enter_image(const mica_qwen_image_pass *p, const mica_tensor *latents_PC,
                         mica_tensor *x_PD)
 {
-    const int64_t rows = p->pictures * p->P, D = p->w->config.width;
+    const int64_t D = p->w->config.width, item = p->P + p->R, rows = p->pictures * item;
     mica_tensor in_PC = mica_act_tensor(p->be, MICA_POOL_STEP, 2, latents_PC->shape_);
-    mica_tensor first = mica_tensor_rows(x_PD, 0, rows);
     mica_copy(p->be, latents_PC, &in_PC);
-    mica_nn_linear_run(p->be, &p->w->img_in, &in_PC, MICA_ACT_NONE, &first);
+    for (int n = 0; n < (p->R ? p->pictures : 1); n++) {
+        const int64_t count = p->R ? p->P : rows;
+        const mica_tensor in = mica_tensor_rows(&in_PC, n * count, count);
+        mica_tensor out = mica_tensor_rows(x_PD, n * item, count);
+        mica_nn_linear_run(p->be, &p->w->img_in, &in, MICA_ACT_NONE, &out);
+        if (p->R) {
+            mica_tensor refs = mica_tensor_rows(x_PD, n * item + p->P, p->R);
+            mica_copy(p->be, p->refs_RD, &refs);
+        }
+    }
+    const mica_tensor first = mica_tensor_rows(x_PD, 0, rows);
     if (p->condition_count == 2) {
         mica_tensor second = mica_tensor_rows(x_PD, rows, rows);
         mica_copy(p->be, &first, &second);
     }
-    const mica_tensor item = mica_tensor_rows(x_PD, 0, p->P);
+    const mica_tensor seen = mica_tensor_rows(x_PD, 0, item);
     if (p->probes)
-        mica_tap(p->run->taps, p->be, &item, 3, (const int64_t[]){1, p->P, D}, "probe.img_in");
+        mica_tap(p->run->taps, p->be, &seen, 3, (const int64_t[]){1, item, D}, "probe.img_in");
 }
 
 static void enter_text(const mica_qwen_image_pass *p, mica_tensor *x_TD)
@@ -276,16 +340,35 @@ static void enter_text(const mica_qwen_image_pass *p, mica_tensor *x_TD)
     }
 }
 
+/* norm_out of everything as the reference's module gives it; the references' rows go no further. */
+static void probe_norm_out(const mica_qwen_image_pass *p, const mica_tensor *scale,
+                           const mica_tensor *shift, const mica_tensor *x_PD)
+{
+    const int64_t item = p->P + p->R, D = p->w->config.width;
+    if (!p->probes || !mica_tap_wants(p->run->taps, "probe.norm_out"))
+        return;
+    const mica_pool_mark mark = mica_pool_get_mark(p->be, MICA_POOL_STEP);
+    const mica_tensor x = mica_tensor_rows(x_PD, 0, item);
+    mica_tensor out = mica_act_tensor(p->be, MICA_POOL_STEP, 2, x.shape_);
+    mica_layer_norm_modulate(p->be, &x, scale, shift, NORM_EPS, &out);
+    mica_tap(p->run->taps, p->be, &out, 3, (const int64_t[]){1, item, D}, "probe.norm_out");
+    mica_pool_release(p->be, MICA_POOL_STEP, mark);
+}
+
+/* Rows of the pictures, without those of references, to velocities. */
 static void leave(const mica_qwen_image_pass *p, int e, mica_tensor *x_PD, mica_tensor *velocity_PC)
 {
     const mica_tensor scale = mica_qwen_image_modulation_row(p->mod, &p->mod->out_S2D, e, 0);
     const mica_tensor shift = mica_qwen_image_modulation_row(p->mod, &p->mod->out_S2D, e, 1);
-    const mica_tensor item = mica_tensor_rows(x_PD, 0, p->P);
-    mica_layer_norm_modulate(p->be, x_PD, &scale, &shift, NORM_EPS, x_PD);
-    if (p->probes)
-        mica_tap(p->run->taps, p->be, &item, 3, (const int64_t[]){1, p->P, p->w->config.width},
-                 "probe.norm_out");
-    mica_nn_linear_run(p->be, &p->w->proj_out, x_PD, MICA_ACT_NONE, velocity_PC);
+    const int64_t items = p->condition_count * p->pictures;
+    probe_norm_out(p, &scale, &shift, x_PD);
+    for (int64_t n = 0; n < (p->R ? items : 1); n++) {
+        const int64_t count = p->R ? p->P : items * p->P;
+        mica_tensor x = mica_tensor_rows(x_PD, n * (p->P + p->R), count);
+        mica_tensor out = mica_tensor_rows(velocity_PC, n * count, count);
+        mica_layer_norm_modulate(p->be, &x, &scale, &shift, NORM_EPS, &x);
+        mica_nn_linear_run(p->be, &p->w->proj_out, &x, MICA_ACT_NONE, &out);
+    }
 }
 
 static mica_status run_blocks(mica_qwen_image_pass *p, int e, const mica_tensor *latents_PC,
@@ -299,7 +382,7 @@ static mica_status run_blocks(mica_qwen_image_pass *p, int e, const mica_tensor 
     const int64_t D = p->w->config.width;
     b.sides[TXT].x_LD = mica_act_tensor(p->be, MICA_POOL_STEP, 2, (const int64_t[]){text_rows, D});
     b.sides[IMG].x_LD =
-        mica_act_tensor(p->be, MICA_POOL_STEP, 2, (const int64_t[]){items * p->P, D});
+        mica_act_tensor(p->be, MICA_POOL_STEP, 2, (const int64_t[]){items * (p->P + p->R), D});
     b.sides[TXT].rope = &p->rope->txt;
     b.sides[IMG].rope = &p->rope->img;
     enter_image(p, latents_PC, &b.sides[IMG].x_LD);
@@ -339,5 +422,17 @@ void mica_qwen_image_condition_build(mica_qwen_image_weights *w, mica_backend *b
     mica_tap(taps, be, &norm_TE, 3, (const int64_t[]){1, T, E}, "probe.txt_norm");
     mica_nn_linear_run(be, &w->txt_in, &norm_TE, MICA_ACT_NONE, &out->txt_TD);
     mica_tap(taps, be, &out->txt_TD, 3, (const int64_t[]){1, T, D}, "probe.txt_in");
+    mica_pool_release(be, MICA_POOL_STEP, mark);
+}
+
+void mica_qwen_image_references_build(mica_qwen_image_weights *w, mica_backend *be,
+                                      const mica_tensor *refs_RC, mica_tensor *out_RD)
+{
+    const int64_t shape[] = {refs_RC->shape_[0], w->config.width};
+    *out_RD = mica_act_tensor(be, MICA_POOL_SESSION, 2, shape);
+    const mica_pool_mark mark = mica_pool_get_mark(be, MICA_POOL_STEP);
+    mica_tensor in_RC = mica_act_tensor(be, MICA_POOL_STEP, 2, refs_RC->shape_);
+    mica_copy(be, refs_RC, &in_RC);
+    mica_nn_linear_run(be, &w->img_in, &in_RC, MICA_ACT_NONE, out_RD);
     mica_pool_release(be, MICA_POOL_STEP, mark);
 }

@@ -27,6 +27,35 @@ static mica_status open_transformer(mica_qwen_image *m, const mica_model_parts *
     return mica_qwen_image_weights_bind(&m->transformer, m->transformer_files, &m->arena, err);
 }
 
+static mica_status bind_vision(mica_qwen_image *m, const mica_model_parts *parts, mica_err *err)
+{
+    const char *path = parts->path[MICA_PART_TEXT_ENCODER];
+    if (!mica_qwen_vision_is_present(m->text_files))
+        return MICA_FAIL(err, MICA_E_MISSING,
+                         "%s: this text encoder has no vision tower (tensors visual.*), which "
+                         "editing pictures needs; use the whole Qwen2.5-VL-7B",
+                         path);
+    MICA_TRY(mica_qwen_vision_config_read(&m->vision.config, parts->config[MICA_PART_TEXT_ENCODER],
+                                          m->text_files, err));
+    if (m->vision.config.out_width != m->text_encoder.config.width)
+        return MICA_FAIL(err, MICA_E_FORMAT,
+                         "%s: the vision tower gives rows of width %lld, the text encoder takes "
+                         "%lld",
+                         path, (long long)m->vision.config.out_width,
+                         (long long)m->text_encoder.config.width);
+    MICA_TRY(mica_qwen_pixels_config_read(&m->pixels, parts->path[MICA_PART_PROCESSOR], err));
+    return mica_qwen_vision_bind(&m->vision, m->text_files, &m->arena, err);
+}
+
+/* Only editing needs the vision tower: what is wrong with it is told by a run that does. */
+static mica_status open_vision(mica_qwen_image *m, const mica_model_parts *parts, mica_err *err)
+{
+    const mica_status st = bind_vision(m, parts, &m->vision_problem);
+    if (st)
+        m->vision.layers = NULL;
+    return st == MICA_E_NOMEM ? MICA_FAIL(err, st, "%s", m->vision_problem.text) : MICA_OK;
+}
+
 static mica_status open_text_encoder(mica_qwen_image *m, const mica_model_parts *parts,
                                      mica_err *err)
 {
@@ -37,7 +66,8 @@ static mica_status open_text_encoder(mica_qwen_image *m, const mica_model_parts 
     MICA_TRY(mica_qwen_image_text_rename(m->text_files, err));
     MICA_TRY(mica_qwen_image_text_config_read(
         &m->text_encoder.config, parts->config[MICA_PART_TEXT_ENCODER], m->text_files, err));
-    return mica_lm_bind(&m->text_encoder, m->text_files, "text encoder", &m->arena, err);
+    MICA_TRY(mica_lm_bind(&m->text_encoder, m->text_files, "text encoder", &m->arena, err));
+    return open_vision(m, parts, err);
 }
 
 /* The tables of the VAE belong to its own module; opening it once checks every tensor. */
@@ -84,6 +114,33 @@ static mica_status open_scheduler(mica_qwen_image *m, const mica_model_parts *pa
         return mica_schedule_config_read(&m->schedule, path, err);
     mica_qwen_image_schedule_default(&m->schedule);
     return MICA_OK;
+}
+
+/* model_index.json names the pipeline; single files tell Edit-2511 at most. */
+static mica_status open_index(mica_qwen_image *m, const mica_model_parts *parts, mica_err *err)
+{
+    static const struct {
+        const char *pipeline;
+        mica_edit editing;
+    } KNOWN[] = {{"QwenImageEditPipeline", MICA_EDIT_SINGLE},
+                 {"QwenImageEditInpaintPipeline", MICA_EDIT_SINGLE},
+                 {"QwenImageEditPlusPipeline", MICA_EDIT_PLUS}};
+    const char *path = parts->path[MICA_PART_INDEX], *name = "";
+    mica_json j = {0};
+    m->editing = m->transformer.config.zero_cond_t ? MICA_EDIT_PLUS : MICA_EDIT_AUTO;
+    if (!path)
+        return MICA_OK;
+    MICA_TRY(mica_json_open(&j, path, err));
+    mica_status st = MICA_OK;
+    if (mica_json_find(j.root, "_class_name"))
+        st = mica_json_get_string(&j, j.root, "_class_name", &name, err);
+    if (!st && name[0])
+        m->editing = MICA_EDIT_OFF;
+    for (size_t i = 0; !st && i < MICA_ARRAY_LEN(KNOWN); i++)
+        if (strcmp(name, KNOWN[i].pipeline) == 0)
+            m->editing = KNOWN[i].editing;
+    mica_json_close(&j);
+    return st;
 }
 
 static mica_status check_present(const mica_model_parts *parts, mica_err *err)
@@ -148,7 +205,7 @@ static void join_errors(mica_err *err, const mica_err *more, int failures)
 static mica_status open_parts(mica_qwen_image *m, const mica_model_parts *parts, mica_err *err)
 {
     static const open_part_fn PARTS[] = {open_transformer, open_text_encoder, open_vae,
-                                         open_tokenizer, open_scheduler};
+                                         open_tokenizer,   open_scheduler,    open_index};
     mica_err all = {0};
     int failures = 0;
     MICA_TRY(check_present(parts, err));
@@ -213,9 +270,11 @@ static void drop_transformer(mica_qwen_image_weights *w, mica_backend *be)
 
 static void drop_vae(mica_qwen_vae *vae, mica_backend *be)
 {
-    int count;
-    mica_weight *const *list = mica_qwen_vae_weights(vae, MICA_QWEN_VAE_DECODER, &count);
-    mica_backend_drop_weights(be, list, count);
+    for (int half = MICA_QWEN_VAE_DECODER; half <= MICA_QWEN_VAE_ENCODER; half++) {
+        int count;
+        mica_weight *const *list = mica_qwen_vae_weights(vae, (mica_qwen_vae_half)half, &count);
+        mica_backend_drop_weights(be, list, count);
+    }
 }
 
 static void close_session(mica_model_session **session)
@@ -226,6 +285,8 @@ static void close_session(mica_model_session **session)
     drop_transformer(&s->transformer, s->be);
     if (s->text_encoder.layers)
         mica_lm_drop(&s->text_encoder, s->be);
+    if (s->vision.layers)
+        mica_qwen_vision_drop(&s->vision, s->be);
     if (s->vae)
         drop_vae(s->vae, s->be);
     mica_qwen_vae_close(&s->vae);
@@ -248,6 +309,8 @@ static mica_status open_session(mica_model_session **out, const mica_model *mode
     mica_status st = mica_qwen_image_weights_copy(&s->transformer, &m->transformer, &s->arena, err);
     if (!st)
         st = mica_lm_copy(&s->text_encoder, &m->text_encoder, &s->arena, err);
+    if (!st && m->vision.layers)
+        st = mica_qwen_vision_copy(&s->vision, &m->vision, &s->arena, err);
     if (!st)
         st = mica_qwen_vae_open(&s->vae, &m->vae_config, m->vae_files, err);
     if (st)
@@ -270,7 +333,7 @@ static mica_status tokens(const mica_model *model, const char *text, int32_t **i
 
 static uint64_t scratch_bytes(const mica_model *model, int width, int height)
 {
-    return mica_qwen_image_scratch((const mica_qwen_image *)model, width, height, 2);
+    return mica_qwen_image_scratch((const mica_qwen_image *)model, width, height, 0, 2);
 }
 
 const mica_model_kind mica_qwen_image_kind = {

@@ -3,8 +3,9 @@
  *
  * Reference: diffusers transformer_qwenimage.py, QwenTimestepProjEmbeddings, the img_mod and txt_mod
  * of QwenImageTransformerBlock, and AdaLayerNormContinuous (normalization.py), whose halves are
- * (scale, shift) where the blocks have (shift, scale, gate). With zero_cond_t the table's second
- * timestep only concerns reference pictures, which text to picture has not. */
+ * (scale, shift) where the blocks have (shift, scale, gate). With zero_cond_t the reference makes a
+ * second vector at timestep 0 for the rows of reference pictures; here it is one more row, behind
+ * those of the evaluations. */
 #include "models/qwen_image/qwen_image_modulation.h"
 
 #include "base/mem.h"
@@ -22,46 +23,61 @@ static mica_tensor rows_of(const mica_tensor *table, int first, int count, int64
 mica_status mica_qwen_image_modulation_init(mica_qwen_image_modulation *m,
                                             mica_qwen_image_weights *w, mica_backend *be,
                                             mica_arena *arena, const float *timesteps,
-                                            int evaluations, bool once, mica_err *err)
+                                            int evaluations, bool once, bool zero, mica_err *err)
 {
     const int64_t D = w->config.width, layers = w->config.layers;
-    *m = (mica_qwen_image_modulation){.w = w, .timesteps = timesteps, .evaluations = evaluations};
+    *m = (mica_qwen_image_modulation){
+        .w = w, .timesteps = timesteps, .evaluations = evaluations, .zero = zero};
     m->capacity = once ? MICA_MIN(evaluations, MICA_QWEN_IMAGE_MODULATION_STEPS) : 1;
     m->img_S6D = mica_arena_calloc(arena, (size_t)layers, sizeof *m->img_S6D);
     m->txt_S6D = mica_arena_calloc(arena, (size_t)layers, sizeof *m->txt_S6D);
     if (!m->img_S6D || !m->txt_S6D)
         return MICA_FAIL(err, MICA_E_NOMEM, "no memory for modulation tables");
     for (int64_t n = 0; n < layers; n++) {
-        const int64_t shape[] = {m->capacity * 6, D};
-        m->img_S6D[n] = mica_state_tensor(be, MICA_POOL_SESSION, 2, shape);
-        m->txt_S6D[n] = mica_state_tensor(be, MICA_POOL_SESSION, 2, shape);
+        const int64_t img[] = {(m->capacity + zero) * 6, D}, txt[] = {m->capacity * 6, D};
+        m->img_S6D[n] = mica_state_tensor(be, MICA_POOL_SESSION, 2, img);
+        m->txt_S6D[n] = mica_state_tensor(be, MICA_POOL_SESSION, 2, txt);
     }
     m->out_S2D = mica_state_tensor(be, MICA_POOL_SESSION, 2, (const int64_t[]){m->capacity * 2, D});
     return mica_backend_check(be, err);
 }
 
-/* silu of the timestep embedding, [count, D]. */
+/* The first evaluation's embedding, and timestep 0's under it. */
+static void tap_embedding(const mica_qwen_image_modulation *m, mica_backend *be, mica_run *run,
+                          const mica_tensor *temb_SD)
+{
+    const int64_t D = m->w->config.width;
+    if (m->first != 0 || !mica_tap_wants(run->taps, "probe.time_text_embed"))
+        return;
+    const mica_pool_mark mark = mica_pool_get_mark(be, MICA_POOL_STEP);
+    mica_tensor rows = mica_act_tensor(be, MICA_POOL_STEP, 2, (const int64_t[]){1 + m->zero, D});
+    for (int i = 0; i < 1 + m->zero; i++) {
+        const mica_tensor src = mica_tensor_rows(temb_SD, i ? m->count : 0, 1);
+        mica_tensor dst = mica_tensor_rows(&rows, i, 1);
+        mica_copy(be, &src, &dst);
+    }
+    mica_tap(run->taps, be, &rows, 0, NULL, "probe.time_text_embed");
+    mica_pool_release(be, MICA_POOL_STEP, mark);
+}
+
+/* silu of the timestep embedding, [count (+ zero), D]. */
 static mica_status embed_timesteps(mica_qwen_image_modulation *m, mica_backend *be, mica_run *run,
                                    mica_tensor *out_SD, mica_err *err)
 {
-    const int64_t D = m->w->config.width;
-    float *host = mica_mem_calloc((size_t)m->count * SINUSOIDS, sizeof *host);
+    const int64_t D = m->w->config.width, S = m->count + m->zero;
+    float *host = mica_mem_calloc((size_t)S * SINUSOIDS, sizeof *host);
     if (!host)
-        return MICA_FAIL(err, MICA_E_NOMEM, "no memory for %d timestep features", m->count);
-    for (int s = 0; s < m->count; s++)
-        mica_timestep_features(m->timesteps[m->first + s], 1000.0f, SINUSOIDS, m->round_bf16,
-                               host + (size_t)s * SINUSOIDS);
-    mica_tensor x_ST =
-        mica_act_tensor(be, MICA_POOL_STEP, 2, (const int64_t[]){m->count, SINUSOIDS});
-    mica_tensor hidden_SD = mica_act_tensor(be, MICA_POOL_STEP, 2, (const int64_t[]){m->count, D});
+        return MICA_FAIL(err, MICA_E_NOMEM, "no memory for %d timestep features", (int)S);
+    for (int s = 0; s < S; s++)
+        mica_timestep_features(s < m->count ? m->timesteps[m->first + s] : 0.0f, 1000.0f, SINUSOIDS,
+                               m->round_bf16, host + (size_t)s * SINUSOIDS);
+    mica_tensor x_ST = mica_act_tensor(be, MICA_POOL_STEP, 2, (const int64_t[]){S, SINUSOIDS});
+    mica_tensor hidden_SD = mica_act_tensor(be, MICA_POOL_STEP, 2, (const int64_t[]){S, D});
     mica_upload_f32(be, &x_ST, host);
     mica_mem_free(host);
     mica_nn_linear_run(be, &m->w->time_1, &x_ST, MICA_ACT_SILU, &hidden_SD);
     mica_nn_linear_run(be, &m->w->time_2, &hidden_SD, MICA_ACT_NONE, out_SD);
-    if (m->first == 0) {
-        const mica_tensor row = mica_tensor_rows(out_SD, 0, 1);
-        mica_tap(run->taps, be, &row, 0, NULL, "probe.time_text_embed");
-    }
+    tap_embedding(m, be, run, out_SD);
     mica_silu(be, out_SD, out_SD);
     return mica_backend_check(be, err);
 }
@@ -90,14 +106,15 @@ static mica_status fill_tables(mica_qwen_image_modulation *m, mica_backend *be, 
 {
     mica_qwen_image_weights *w = m->w;
     const int64_t D = w->config.width;
+    const mica_tensor steps_SD = mica_tensor_rows(temb_SD, 0, m->count); /* without timestep 0 */
     prefetch(w, be, 0);
     for (int n = 0; n < (int)w->config.layers; n++) {
         mica_weight *list[MICA_QWEN_IMAGE_BLOCK_WEIGHTS];
-        mica_tensor img = rows_of(&m->img_S6D[n], 0, m->count * 6, 6 * D);
+        mica_tensor img = rows_of(&m->img_S6D[n], 0, (m->count + m->zero) * 6, 6 * D);
         mica_tensor txt = rows_of(&m->txt_S6D[n], 0, m->count * 6, 6 * D);
         prefetch(w, be, n + 1);
         mica_nn_linear_run(be, &w->blocks[n].img.mod, temb_SD, MICA_ACT_NONE, &img);
-        mica_nn_linear_run(be, &w->blocks[n].txt.mod, temb_SD, MICA_ACT_NONE, &txt);
+        mica_nn_linear_run(be, &w->blocks[n].txt.mod, &steps_SD, MICA_ACT_NONE, &txt);
         m->matmuls += 2;
         tap_block(m, be, run, n);
         if (drop)
@@ -106,7 +123,7 @@ static mica_status fill_tables(mica_qwen_image_modulation *m, mica_backend *be, 
         MICA_TRY(mica_run_block(run, be, n + 1, (int)w->config.layers, err));
     }
     mica_tensor out = rows_of(&m->out_S2D, 0, m->count * 2, 2 * D);
-    mica_nn_linear_run(be, &w->norm_out, temb_SD, MICA_ACT_NONE, &out);
+    mica_nn_linear_run(be, &w->norm_out, &steps_SD, MICA_ACT_NONE, &out);
     m->matmuls++;
     return mica_backend_check(be, err);
 }
@@ -121,8 +138,8 @@ mica_status mica_qwen_image_modulation_prepare(mica_qwen_image_modulation *m, mi
     /* One at a time means that every step reads the weights again, as without the technique. */
     const bool drop = m->capacity > 1 && e + m->count == m->evaluations;
     const mica_pool_mark mark = mica_pool_get_mark(be, MICA_POOL_STEP);
-    mica_tensor temb_SD =
-        mica_act_tensor(be, MICA_POOL_STEP, 2, (const int64_t[]){m->count, m->w->config.width});
+    const int64_t shape[] = {m->count + m->zero, m->w->config.width};
+    mica_tensor temb_SD = mica_act_tensor(be, MICA_POOL_STEP, 2, shape);
     mica_status st = embed_timesteps(m, be, run, &temb_SD, err);
     if (!st)
         st = fill_tables(m, be, run, &temb_SD, drop, err);
@@ -134,6 +151,7 @@ mica_tensor mica_qwen_image_modulation_row(const mica_qwen_image_modulation *m,
                                            const mica_tensor *table, int e, int part)
 {
     const int parts = table == &m->out_S2D ? 2 : 6;
-    const mica_tensor row = mica_tensor_rows(table, (int64_t)(e - m->first) * parts + part, 1);
+    const int s = e == MICA_QWEN_IMAGE_TIME_ZERO ? m->count : e - m->first;
+    const mica_tensor row = mica_tensor_rows(table, (int64_t)s * parts + part, 1);
     return mica_tensor_reshape(&row, 1, (const int64_t[]){m->w->config.width});
 }

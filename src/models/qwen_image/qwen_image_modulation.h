@@ -21,27 +21,32 @@ typedef struct mica_qwen_image_modulation {
     const float *timesteps; /* of every evaluation of the run, 0..1; borrowed */
     int evaluations;
     bool round_bf16;
+    bool zero;                      /* the image tables have a row for timestep 0, too */
     int capacity;                   /* evaluations a table holds */
     int first, count;               /* those it holds now */
     uint64_t matmuls;               /* modulation matmuls so far */
-    mica_tensor *img_S6D, *txt_S6D; /* per block: [capacity * 6, D] f32 state */
+    mica_tensor *img_S6D, *txt_S6D; /* per block: [capacity (image: + zero) * 6, D] f32 state */
     mica_tensor out_S2D;            /* [capacity * 2, D] */
 } mica_qwen_image_modulation;
 
 /* Parts of a row of img_S6D and txt_S6D. */
 enum { MICA_MOD_SHIFT = 0, MICA_MOD_SCALE = 1, MICA_MOD_GATE = 2 }; /* + 3 for the MLP */
 
+/* In place of an evaluation: timestep 0, for the rows of references (zero_cond_t). */
+#define MICA_QWEN_IMAGE_TIME_ZERO (-1)
+
 /* Tables in the session pool; nothing is computed yet. once: one table for as many evaluations
- * as fit; otherwise (ablation) one evaluation at a time. `arena` holds the per-block arrays. */
+ * as fit; otherwise (ablation) one evaluation at a time. zero: timestep 0 is needed as well. `arena`
+ * holds the per-block arrays. */
 mica_status mica_qwen_image_modulation_init(mica_qwen_image_modulation *m,
                                             mica_qwen_image_weights *w, mica_backend *be,
                                             mica_arena *arena, const float *timesteps,
-                                            int evaluations, bool once, mica_err *err);
+                                            int evaluations, bool once, bool zero, mica_err *err);
 /* Makes sure evaluation e is in the table. When the table holds the last evaluation, the
  * modulation weights are dropped. */
 mica_status mica_qwen_image_modulation_prepare(mica_qwen_image_modulation *m, mica_backend *be,
                                                mica_run *run, int e, mica_err *err);
-/* [D] views for evaluation e of the table. */
+/* [D] views for evaluation e of the table; TIME_ZERO in image tables alone. */
 mica_tensor mica_qwen_image_modulation_row(const mica_qwen_image_modulation *m,
                                            const mica_tensor *table_S6D, int e, int part);
 

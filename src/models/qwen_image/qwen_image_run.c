@@ -2,10 +2,12 @@
  *
  *     prompt ─► embeds [T, E] ─► condition [T, D] ──┐
  *     times ─► modulation of every block ───────────┼─► forward ─► velocity [P, 64]
- *     size ─► rotary tables ────────────────────────┘
+ *     size ─► rotary tables ────────────────────────┤
+ *     references (qwen_image_edit.h) ─► [R, D] ─────┘
  *
  * Reference: diffusers pipeline_qwenimage.py __call__. */
 #include "models/qwen_image/qwen_image.h"
+#include "models/qwen_image/qwen_image_edit.h"
 #include "models/qwen_image/qwen_image_forward.h"
 
 #define DEFAULT_SIDE     128 /* latents; the reference's default_sample_size */
@@ -17,6 +19,7 @@
 typedef struct qwen_image_run {
     mica_diffusion base;
     mica_qwen_image_session *session;
+    mica_qwen_image_edit edit;
     mica_qwen_image_condition conditions[2];
     mica_qwen_image_modulation mod;
     mica_qwen_image_rope rope;
@@ -41,7 +44,6 @@ static mica_status describe(mica_diffusion *d, mica_diffusion_traits *t, mica_er
 {
     const mica_qwen_image *m = model_of(d);
     const int scale = mica_qwen_vae_scale(&m->vae_config);
-    (void)err;
     *t = (mica_diffusion_traits){.scale = scale,
                                  .patch = PATCH,
                                  .channels = m->vae_config.z_dim,
@@ -60,24 +62,26 @@ static mica_status describe(mica_diffusion *d, mica_diffusion_traits *t, mica_er
                                  .default_tokens = MICA_QWEN_IMAGE_MAX_TOKENS,
                                  .max_tokens = MICA_QWEN_IMAGE_MAX_TOKENS,
                                  .schedule = &m->schedule};
-    return MICA_OK;
+    return mica_qwen_image_edit_describe(&from(d)->edit, d, m, t, err);
 }
 
 /* The block's scratch with f32 activations: residual, modulated input, q, k and v of every row,
  * and one piece of the MLP (qwen_image_forward.c). Text rows are few beside the picture's. */
-uint64_t mica_qwen_image_scratch(const mica_qwen_image *m, int width, int height, int items)
+uint64_t mica_qwen_image_scratch(const mica_qwen_image *m, int width, int height,
+                                 int64_t references, int items)
 {
     const mica_qwen_image_config *c = &m->transformer.config;
     const uint64_t multiple = PATCH * (uint64_t)mica_qwen_vae_scale(&m->vae_config);
-    const uint64_t rows =
-        (uint64_t)items * ((uint64_t)width / multiple * ((uint64_t)height / multiple) + 512);
+    const uint64_t picture = (uint64_t)width / multiple * ((uint64_t)height / multiple);
+    const uint64_t rows = (uint64_t)items * (picture + (uint64_t)references + 512);
     const uint64_t piece = MICA_MIN(rows, 4096) * (uint64_t)(c->width + c->ffn);
     return 4 * (rows * (uint64_t)c->width * 5 + piece);
 }
 
 static uint64_t scratch(const mica_diffusion *d, int width, int height, int items)
 {
-    return mica_qwen_image_scratch(model_of(d), width, height, items);
+    const int64_t references = ((const qwen_image_run *)d)->edit.R;
+    return mica_qwen_image_scratch(model_of(d), width, height, references, items);
 }
 
 /* ---------------------------------------------------------------------- text -- */
@@ -88,8 +92,7 @@ static mica_status tokenize(mica_diffusion *d, int i, mica_qwen_image_prompt *ou
     const char *text = i ? d->plan.negative : d->options->prompt;
     MICA_TRY(tokenizer ? mica_qwen_image_tokenize(tokenizer, text, out, err)
                        : mica_qwen_image_synthetic_prompt(text, out, err));
-    mica_diffusion_note_cut(d, i, (int64_t)out->full_count - MICA_QWEN_IMAGE_DROPPED,
-                            d->plan.max_tokens);
+    mica_diffusion_note_cut(d, i, (int64_t)(out->full_count - out->dropped), d->plan.max_tokens);
     return MICA_OK;
 }
 
@@ -98,11 +101,13 @@ static mica_status encode_text(mica_diffusion *d, mica_err *err)
     mica_qwen_image_prompt prompts[2] = {{0}, {0}};
     mica_tensor embeds_TE[2];
     mica_status st = MICA_OK;
+    if (from(d)->edit.count)
+        return mica_qwen_image_edit_encode_text(&from(d)->edit, d, from(d)->session, err);
     for (int i = 0; i < prompt_count(d) && !st; i++)
         st = tokenize(d, i, &prompts[i], err);
     if (!st)
         st = mica_qwen_image_encode(&from(d)->session->text_encoder, d->be, &d->run, prompts,
-                                    prompt_count(d), d->plan.max_tokens, embeds_TE, err);
+                                    prompt_count(d), d->plan.max_tokens, NULL, embeds_TE, err);
     for (int i = 0; i < prompt_count(d) && !st; i++)
         d->text[i] = (mica_diffusion_text){embeds_TE[i], embeds_TE[i].shape_[0]};
     for (int i = 0; i < 2; i++)
@@ -124,14 +129,18 @@ static mica_status prepare(mica_diffusion *d, mica_err *err)
 {
     qwen_image_run *r = from(d);
     const mica_diffusion_plan *p = &d->plan;
-    mica_diffusion_tap(d, &d->latents_PC, MICA_LATENT_ROWS, "transformer_input");
+    if (r->edit.count)
+        MICA_TRY(mica_qwen_image_edit_prepare(&r->edit, d, r->session, err));
+    else
+        mica_diffusion_tap(d, &d->latents_PC, MICA_LATENT_ROWS, "transformer_input");
     for (int i = 0; i < prompt_count(d); i++)
         mica_qwen_image_condition_build(&r->session->transformer, d->be,
                                         i == 0 ? d->run.taps : NULL, &d->text[i].embeds_TE,
                                         &r->conditions[i]);
-    MICA_TRY(mica_qwen_image_modulation_init(&r->mod, &r->session->transformer, d->be, &d->arena,
-                                             p->eval_times, p->evaluations,
-                                             !d->switches->ablate_modulation_once, err));
+    MICA_TRY(mica_qwen_image_modulation_init(
+        &r->mod, &r->session->transformer, d->be, &d->arena, p->eval_times, p->evaluations,
+        !d->switches->ablate_modulation_once,
+        r->edit.R && r->session->transformer.config.zero_cond_t, err));
     r->mod.round_bf16 = d->options->round_timesteps_bf16;
     return begin(d, 0, err);
 }
@@ -151,12 +160,17 @@ static void tap_rope(mica_diffusion *d)
 static mica_status build_rope(mica_diffusion *d, mica_err *err)
 {
     qwen_image_run *r = from(d);
+    const int multiple = d->traits.scale * d->traits.patch;
+    mica_qwen_image_grid grids[1 + MICA_QWEN_IMAGE_PICTURES] = {{d->plan.h, d->plan.w}};
     int64_t longest = 0;
     for (int i = 0; i < prompt_count(d); i++)
         longest = MICA_MAX(longest, r->conditions[i].T);
+    for (int i = 0; i < r->edit.count; i++)
+        grids[1 + i] = (mica_qwen_image_grid){r->edit.vae_[i].height / multiple,
+                                              r->edit.vae_[i].width / multiple};
     MICA_TRY(mica_qwen_image_rope_build(d->be, MICA_POOL_SESSION,
-                                        r->session->transformer.config.axes, d->plan.h, d->plan.w,
-                                        (int)longest, &r->rope, err));
+                                        r->session->transformer.config.axes, grids,
+                                        1 + r->edit.count, (int)longest, &r->rope, err));
     if (d->rope_builds == 1)
         tap_rope(d);
     return MICA_OK;
@@ -177,6 +191,8 @@ static mica_status predict(mica_diffusion *d, int e, int first, int count, mica_
                                  .condition_count = count,
                                  .pictures = d->plan.pictures,
                                  .P = d->plan.P,
+                                 .refs_RD = &r->edit.refs_RD,
+                                 .R = r->edit.R,
                                  .probes = e == 0 && first == 0};
     MICA_TRY(mica_qwen_image_forward(&pass, e, &d->latents_PC, velocity_PC, err));
     /* The first evaluation fills the scratch pool; from then on both counters must stand still. */
@@ -234,8 +250,11 @@ static void scale_latents(const mica_diffusion *d, float *rows_PC, int64_t n, bo
 
 static void drop(mica_diffusion *d, mica_phase phase)
 {
+    mica_qwen_image_session *s = from(d)->session;
     if (phase == MICA_PHASE_TEXT)
-        mica_lm_drop(&from(d)->session->text_encoder, d->be);
+        mica_lm_drop(&s->text_encoder, d->be);
+    if (phase == MICA_PHASE_TEXT && s->vision.layers)
+        mica_qwen_vision_drop(&s->vision, d->be);
 }
 
 static const mica_diffusion_ops OPS = {.describe = describe,

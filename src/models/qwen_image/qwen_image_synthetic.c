@@ -98,7 +98,8 @@ mica_status mica_qwen_image_synthetic_prompt(const char *text, mica_qwen_image_p
         tokens = (size_t)asked;
     }
     tokens = MICA_MIN(tokens, (size_t)MICA_QWEN_IMAGE_MAX_TOKENS);
-    *out = (mica_qwen_image_prompt){.count = tokens + MICA_QWEN_IMAGE_DROPPED};
+    *out = (mica_qwen_image_prompt){.count = tokens + MICA_QWEN_IMAGE_DROPPED,
+                                    .dropped = MICA_QWEN_IMAGE_DROPPED};
     out->full_count = out->count;
     out->ids = mica_mem_calloc(out->count, sizeof *out->ids);
     if (!out->ids)

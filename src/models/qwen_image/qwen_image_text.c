@@ -30,8 +30,8 @@ mica_status mica_qwen_image_tokenize(const mica_tokenizer *tokenizer, const char
     mica_text_deinit(&all);
     if (st)
         return st;
-    out->count =
-        MICA_MIN(out->full_count, (size_t)MICA_QWEN_IMAGE_DROPPED + MICA_QWEN_IMAGE_MAX_TOKENS);
+    out->dropped = MICA_QWEN_IMAGE_DROPPED;
+    out->count = MICA_MIN(out->full_count, out->dropped + MICA_QWEN_IMAGE_MAX_TOKENS);
     if (out->count <= MICA_QWEN_IMAGE_DROPPED) {
         const size_t got = out->count;
         mica_qwen_image_prompt_deinit(out);
@@ -46,6 +46,7 @@ mica_status mica_qwen_image_tokenize(const mica_tokenizer *tokenizer, const char
 void mica_qwen_image_prompt_deinit(mica_qwen_image_prompt *p)
 {
     mica_mem_free(p->ids);
+    mica_mem_free(p->positions_L3);
     *p = (mica_qwen_image_prompt){0};
 }
 
@@ -68,18 +69,32 @@ static mica_status tap_ids(const mica_tap_sink *taps, const mica_qwen_image_prom
     return MICA_OK;
 }
 
+/* Rows of prompt i: its ids up to the limit, and the pictures at their places. */
+static mica_lm_prompt rows_of(const mica_qwen_image_prompt *p, int max_tokens,
+                              const mica_tensor *pictures_ND, mica_lm_insert *inserts)
+{
+    const size_t most = p->dropped + p->picture_rows + (size_t)max_tokens;
+    for (int i = 0; i < p->picture_count; i++)
+        inserts[i] = (mica_lm_insert){p->picture_at_[i], pictures_ND[i]};
+    return (mica_lm_prompt){.ids = p->ids,
+                            .count = (int64_t)MICA_MIN(p->count, most),
+                            .inserts = inserts,
+                            .insert_count = p->picture_count,
+                            .positions_L3 = p->positions_L3};
+}
+
 mica_status mica_qwen_image_encode(mica_lm *lm, mica_backend *be, mica_run *run,
                                    const mica_qwen_image_prompt *prompts, int count, int max_tokens,
-                                   mica_tensor embeds_TE[2], mica_err *err)
+                                   const mica_tensor *pictures_ND, mica_tensor embeds_TE[2],
+                                   mica_err *err)
 {
     static const char *const NAMES[2] = {"prompt", "negative"};
-    const size_t most = (size_t)MICA_QWEN_IMAGE_DROPPED + (size_t)max_tokens;
+    mica_lm_insert inserts[2][MICA_QWEN_IMAGE_PICTURES];
     mica_lm_prompt rows[2];
     int64_t L = 0;
     for (int i = 0; i < count; i++) {
         MICA_TRY(tap_ids(run->taps, &prompts[i], NAMES[i], err));
-        rows[i] = (mica_lm_prompt){.ids = prompts[i].ids,
-                                   .count = (int64_t)MICA_MIN(prompts[i].count, most)};
+        rows[i] = rows_of(&prompts[i], max_tokens, pictures_ND, inserts[i]);
         L += rows[i].count;
     }
     mica_tensor hidden_LE =
@@ -87,8 +102,8 @@ mica_status mica_qwen_image_encode(mica_lm *lm, mica_backend *be, mica_run *run,
     MICA_TRY(mica_lm_run(lm, be, run, rows, count, &hidden_LE, err));
     int64_t first = 0;
     for (int i = 0; i < count; i++) {
-        const int64_t T = rows[i].count - MICA_QWEN_IMAGE_DROPPED;
-        embeds_TE[i] = mica_tensor_rows(&hidden_LE, first + MICA_QWEN_IMAGE_DROPPED, T);
+        const int64_t dropped = (int64_t)prompts[i].dropped, T = rows[i].count - dropped;
+        embeds_TE[i] = mica_tensor_rows(&hidden_LE, first + dropped, T);
         first += rows[i].count;
         mica_tap(run->taps, be, &embeds_TE[i], 3, (const int64_t[]){1, T, lm->config.width},
                  "%s.embeds", NAMES[i]);

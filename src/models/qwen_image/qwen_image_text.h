@@ -11,12 +11,19 @@
 
 #define MICA_QWEN_IMAGE_DROPPED    34   /* whatever the tokenizer makes of the template */
 #define MICA_QWEN_IMAGE_MAX_TOKENS 1024 /* of a prompt, closing tokens of the template included */
+#define MICA_QWEN_IMAGE_PICTURES   10   /* that a prompt may refer to */
 
 typedef struct mica_qwen_image_prompt {
     int32_t *ids; /* mica_mem_free */
     size_t
-        count; /* cut to MICA_QWEN_IMAGE_DROPPED + MICA_QWEN_IMAGE_MAX_TOKENS, as the reference does */
+        count; /* cut to the limit: MICA_QWEN_IMAGE_MAX_TOKENS behind the dropped rows and pictures */
     size_t full_count; /* before the cut */
+    size_t dropped;    /* rows of the template that are dropped after the encoder */
+    /* Pictures inside the prompt (qwen_image_edit_text.h). */
+    int picture_count;
+    size_t picture_rows;                           /* of all of them */
+    int64_t picture_at_[MICA_QWEN_IMAGE_PICTURES]; /* first row of each */
+    int32_t *positions_L3;                         /* mica_mem_free; NULL: text alone */
 } mica_qwen_image_prompt;
 
 mica_status mica_qwen_image_tokenize(const mica_tokenizer *tokenizer, const char *text,
@@ -24,9 +31,11 @@ mica_status mica_qwen_image_tokenize(const mica_tokenizer *tokenizer, const char
 void mica_qwen_image_prompt_deinit(mica_qwen_image_prompt *p);
 
 /* Runs the encoder over up to two prompts at once; embeds_TE[i] are session-pool views of the
- * features of prompt i, first 34 rows dropped, at most max_tokens rows. Taps `prompt` and `negative`. */
+ * features of prompt i, template rows dropped, at most max_tokens rows beside the pictures'.
+ * pictures_ND: rows that take the places of each picture, or NULL. Taps `prompt` and `negative`. */
 mica_status mica_qwen_image_encode(mica_lm *lm, mica_backend *be, mica_run *run,
                                    const mica_qwen_image_prompt *prompts, int count, int max_tokens,
-                                   mica_tensor embeds_TE[2], mica_err *err);
+                                   const mica_tensor *pictures_ND, mica_tensor embeds_TE[2],
+                                   mica_err *err);
 
 #endif

@@ -38,13 +38,13 @@ static void compare(mica_backend *be, const mica_weights *w, const char *name, c
         fail_msg("%s: relative L2 %.3g", key, sqrt(d / norm));
 }
 
-static void check_rope(mica_backend *be, const mica_weights *w, const char *name, int h, int width,
-                       int text)
+static void check_rope(mica_backend *be, const mica_weights *w, const char *name,
+                       const mica_qwen_image_grid *grids, int count, int text)
 {
     mica_qwen_image_rope rope;
     mica_err err = {0};
     assert_int_equal(
-        mica_qwen_image_rope_build(be, MICA_POOL_SESSION, AXES, h, width, text, &rope, &err),
+        mica_qwen_image_rope_build(be, MICA_POOL_SESSION, AXES, grids, count, text, &rope, &err),
         MICA_OK);
     compare(be, w, name, "img_cos", &rope.img.cos_Lk);
     compare(be, w, name, "img_sin", &rope.img.sin_Lk);
@@ -63,11 +63,14 @@ static void test_rope(void **state)
     assert_int_equal(mica_backend_open(&be, &o, &err), MICA_OK);
     assert_int_equal(mica_weights_open(&w, MICA_TEST_DATA "/primitives/rope.safetensors", &err),
                      MICA_OK);
-    check_rope(be, w, "qwen_image_even", 4, 6, 9);
-    check_rope(be, w, "qwen_image_odd", 7, 3, 12);
+    check_rope(be, w, "qwen_image_even", (const mica_qwen_image_grid[]){{4, 6}}, 1, 9);
+    check_rope(be, w, "qwen_image_odd", (const mica_qwen_image_grid[]){{7, 3}}, 1, 12);
+    check_rope(be, w, "qwen_image_two_images", (const mica_qwen_image_grid[]){{4, 5}, {3, 8}}, 2,
+               7);
     /* 8,000 patches in a row put the last text token at position 4,000 + 200. */
+    const mica_qwen_image_grid wide = {1, 8000};
     assert_int_equal(
-        mica_qwen_image_rope_build(be, MICA_POOL_SESSION, AXES, 1, 8000, 200, &rope, &err),
+        mica_qwen_image_rope_build(be, MICA_POOL_SESSION, AXES, &wide, 1, 200, &rope, &err),
         MICA_E_USAGE);
     mica_weights_close(&w);
     mica_backend_close(&be);
