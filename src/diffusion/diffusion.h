@@ -80,6 +80,7 @@ typedef struct mica_diffusion_traits {
     mica_latent_form latents;  /* `stepN.latents` */
     mica_latent_form velocity; /* `stepN.cond` */
     mica_latent_form vae;      /* `vae_decode.input`; PIXELS or FRAMES */
+    bool clamps;               /* the VAE's decoder ends with a clamp to [-1, 1] */
     bool samples_posterior; /* a start picture's latents are drawn from the VAE's posterior, before
                                   the noise and from the same seed; otherwise its mean */
     int default_width, default_height; /* pixels */

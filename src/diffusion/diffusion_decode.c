@@ -81,8 +81,8 @@ static void buffers_deinit(decode_buffers *b)
     mica_mem_free(b->picture);
 }
 
-/* The reference's decoders end so; it shows in the taps only, because bytes clamp as well. Here and
- * not in the VAE, where a NaN must stay one. */
+/* Some of the reference's decoders end so; it shows in the taps only, because bytes clamp as well.
+ * Here and not in the VAE, where a NaN must stay one. */
 static void clamp(float *x, size_t n)
 {
     for (size_t i = 0; i < n; i++)
@@ -128,7 +128,8 @@ static mica_status decode_one(mica_diffusion *d, decode_buffers *b, int index, m
     float *picture = b->picture + (b->keeps_pictures ? index * pixels * 3 : 0);
     uint8_t *rgb = d->result->rgb + index * out;
     MICA_TRY(run_decoder(d, b->z_YXc + index * values, picture, index, err));
-    clamp(picture, (size_t)pixels * 3);
+    if (d->traits.clamps)
+        clamp(picture, (size_t)pixels * 3);
     to_bytes(p, picture, rgb);
     mica_diffusion_restore_masked(d, rgb);
     return MICA_OK;

@@ -53,6 +53,7 @@ static mica_status describe(mica_diffusion *d, mica_diffusion_traits *t, mica_er
                                  .latents = MICA_LATENT_ROWS,
                                  .velocity = MICA_LATENT_ROWS,
                                  .vae = MICA_LATENT_FRAMES,
+                                 .clamps = true,
                                  .samples_posterior = true,
                                  .default_width = DEFAULT_SIDE * scale,
                                  .default_height = DEFAULT_SIDE * scale,
