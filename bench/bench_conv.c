@@ -72,7 +72,8 @@ static peak peak_open(mica_cpu_backend *be)
     mica_err err = {0};
     memset(&key, 0, sizeof key);
     key.kind = MICA_DNNL_MATMUL;
-    key.parallel = key.packed = 1;
+    key.parallel = 1;
+    key.packed = MICA_DNNL_PACKED;
     key.m = PEAK_M;
     key.n = key.k = key.ld_src = key.ld_weight = key.ld_dst = PEAK_N;
     check(mica_dnnl_get(be->dnnl, &key, &p.op, &err), &err);

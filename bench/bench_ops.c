@@ -1,6 +1,6 @@
 /* bench_ops.c - linears and attention of the CPU backend against oneDNN's own best.
  *
- *     bench_ops [--threads N] [--seconds S] [linear|attention]
+ *     bench_ops [--threads N] [--seconds S] [--route kernels|library] [linear|attention]
  *
  * For every depth and width of Qwen-Image's linears the peak is measured in the same run:
  * a oneDNN matmul of the same shape with weights packed in the layout it likes best, f32,
@@ -22,6 +22,7 @@
 typedef struct bench {
     int threads;
     double seconds; /* per line */
+    int route; /* of attention and int8 linears; 0: this machine's, 1: own kernels, 2: oneDNN */
 } bench;
 
 static void die(const char *what)
@@ -73,6 +74,8 @@ static mica_backend *open_backend(const bench *b, mica_precision precision)
     mica_err err = {0};
     if (mica_backend_open(&be, &options, &err) != MICA_OK)
         die(err.text);
+    if (b->route)
+        mica_cpu_from(be)->use_dnnl = b->route == 2;
     return be;
 }
 
@@ -91,7 +94,8 @@ static peak peak_open(mica_backend *base, mica_dnnl_type src, mica_dnnl_type wei
     peak p = {.be = mica_cpu_from(base)};
     mica_dnnl_key key = {0};
     key.kind = MICA_DNNL_MATMUL;
-    key.parallel = key.packed = 1;
+    key.parallel = 1;
+    key.packed = MICA_DNNL_PACKED;
     key.src_type = (int32_t)src;
     key.weight_type = (int32_t)weight;
     key.dst_type = (int32_t)dst;
@@ -238,10 +242,13 @@ int main(int argc, char **argv)
             b.threads = atoi(argv[++i]);
         else if (strcmp(argv[i], "--seconds") == 0 && i + 1 < argc)
             b.seconds = atof(argv[++i]);
+        else if (strcmp(argv[i], "--route") == 0 && i + 1 < argc)
+            b.route = strcmp(argv[++i], "library") == 0 ? 2 : 1;
         else if (argv[i][0] != '-')
             only = argv[i];
         else
-            die("usage: bench_ops [--threads N] [--seconds S] [linear|attention]");
+            die("usage: bench_ops [--threads N] [--seconds S] [--route kernels|library] "
+                "[linear|attention]");
     }
     mica_backend *be = open_backend(&b, MICA_PRECISION_BF16);
     printf("%s\n", mica_backend_name(be));

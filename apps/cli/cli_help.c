@@ -52,7 +52,7 @@ static void add_words(const cli_option *o, mica_text *out)
         mica_text_add(out, "%s%s", between, w->name);
     if (o->kind != CLI_CPU_LEVEL)
         return;
-    for (int level = MICA_CPU_LEVEL_AUTO; level <= MICA_CPU_LEVEL_V4_BF16_VNNI; level++)
+    for (int level = MICA_CPU_LEVEL_AUTO; level <= MICA_CPU_LEVEL_V4_AMX; level++)
         mica_text_add(out, "%s%s", level ? ", " : ": ", mica_cpu_level_name((mica_cpu_level)level));
 }
 

@@ -81,11 +81,12 @@ typedef enum mica_precision {
  * machine has. A level the machine lacks is MICA_E_UNSUPPORTED. */
 typedef enum mica_cpu_level {
     MICA_CPU_LEVEL_AUTO = 0,
-    MICA_CPU_LEVEL_BASELINE,    /* plain C for the target's baseline */
-    MICA_CPU_LEVEL_V2,          /* x86-64-v2: SSE4.2 */
-    MICA_CPU_LEVEL_V3,          /* x86-64-v3: AVX2, FMA, F16C */
-    MICA_CPU_LEVEL_V4,          /* x86-64-v4: AVX-512 F/BW/CD/DQ/VL */
-    MICA_CPU_LEVEL_V4_BF16_VNNI /* v4 with AVX512_VNNI and AVX512_BF16 */
+    MICA_CPU_LEVEL_BASELINE,     /* plain C for the target's baseline */
+    MICA_CPU_LEVEL_V2,           /* x86-64-v2: SSE4.2 */
+    MICA_CPU_LEVEL_V3,           /* x86-64-v3: AVX2, FMA, F16C */
+    MICA_CPU_LEVEL_V4,           /* x86-64-v4: AVX-512 F/BW/CD/DQ/VL */
+    MICA_CPU_LEVEL_V4_BF16_VNNI, /* v4 with AVX512_VNNI and AVX512_BF16 */
+    MICA_CPU_LEVEL_V4_AMX        /* these with the matrix unit: AMX_TILE, AMX_BF16 and AMX_INT8 */
 } mica_cpu_level;
 
 typedef struct mica_engine_options {

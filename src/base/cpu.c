@@ -19,7 +19,8 @@
 #include <cpuid.h>
 #endif
 
-static const char *const level_names[] = {"auto", "baseline", "v2", "v3", "v4", "v4+bf16+vnni"};
+static const char *const level_names[] = {"auto", "baseline",     "v2",    "v3",
+                                          "v4",   "v4+bf16+vnni", "v4+amx"};
 
 /* 0 (AUTO): not limited. */
 static atomic_int level_limit;
@@ -57,6 +58,17 @@ static bool has_bf16(void)
 {
     return has_v4() && __builtin_cpu_supports("avx512bf16");
 }
+/* Leaf 7, EDX: bits 22 AMX_BF16, 24 AMX_TILE, 25 AMX_INT8. The system must save the tiles too
+ * (XCR0 bits 17 and 18); leave to use them is asked for by oneDNN, the only one who does. */
+static bool has_amx(void)
+{
+    const unsigned wanted = 1u << 22 | 1u << 24 | 1u << 25, saved = 3u << 17;
+    unsigned a, b, c, d, low, high;
+    if (!has_vnni() || !has_bf16() || !__get_cpuid_count(7, 0, &a, &b, &c, &d))
+        return false;
+    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (d & wanted) == wanted && (low & saved) == saved;
+}
 #else
 static bool has_v2(void)
 {
@@ -78,10 +90,16 @@ static bool has_bf16(void)
 {
     return false;
 }
+static bool has_amx(void)
+{
+    return false;
+}
 #endif
 
 mica_cpu_level mica_cpu_best_level(void)
 {
+    if (has_amx())
+        return MICA_CPU_LEVEL_V4_AMX;
     if (has_vnni() && has_bf16())
         return MICA_CPU_LEVEL_V4_BF16_VNNI;
     if (has_v4())
@@ -114,7 +132,12 @@ bool mica_cpu_has_vnni(void)
 
 bool mica_cpu_has_bf16(void)
 {
-    return mica_cpu_get_level() == MICA_CPU_LEVEL_V4_BF16_VNNI && has_bf16();
+    return mica_cpu_get_level() >= MICA_CPU_LEVEL_V4_BF16_VNNI && has_bf16();
+}
+
+bool mica_cpu_has_amx(void)
+{
+    return mica_cpu_get_level() == MICA_CPU_LEVEL_V4_AMX && has_amx();
 }
 
 const char *mica_cpu_level_name(mica_cpu_level level)

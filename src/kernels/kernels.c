@@ -47,7 +47,7 @@ static const mica_kernels table_v4_vnni = {
 static const mica_kernels table_v4_bf16_vnni = {
     .level = MICA_CPU_LEVEL_V4_BF16_VNNI, .name = "v4+bf16+vnni", TILE(8, 48),
     MICA_KERNEL_LIST_PLAIN(USE_V4)
-    .gemm_bf16 = mica_gemm_bf16__bf16, .gemm_s8 = mica_gemm_s8__vnni
+    .gemm_bf16 = mica_gemm_bf16__bf16, .gemm_s8 = mica_gemm_s8__vnni, .has_bf16_dot = true
 };
 /* Intel's AVX512_BF16 runs at half the rate of f32 multiply-adds (84 GFLOP/s against 126 for the
  * widened form on an Emerald Rapids core), AMD's at twice. */
@@ -81,6 +81,7 @@ static const mica_kernels *find_table(mica_cpu_level level)
     case MICA_CPU_LEVEL_V4:
         return mica_cpu_has_vnni() ? &table_v4_vnni : &table_v4;
     case MICA_CPU_LEVEL_V4_BF16_VNNI:
+    case MICA_CPU_LEVEL_V4_AMX: /* the matrix unit is oneDNN's */
         return has_slow_bf16() ? &table_v4_bf16_intel : &table_v4_bf16_vnni;
 #endif
     default:

@@ -354,6 +354,7 @@ typedef struct mica_kernels {
     int gemm_f32_mr, gemm_f32_nb; /* rows of a register tile; columns of a panel */
     int gemm_bf16_mr, gemm_bf16_nb;
     int gemm_s8_mr, gemm_s8_nb;
+    bool has_bf16_dot; /* gemm_bf16 multiplies pairs of bf16, at twice the rate of f32 */
 #define MICA_KERNEL_SLOT(slot) mica_kernel_##slot *slot;
     MICA_KERNEL_LIST(MICA_KERNEL_SLOT)
 #undef MICA_KERNEL_SLOT

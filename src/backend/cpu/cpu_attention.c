@@ -16,17 +16,26 @@
  *
  * The key blocks depend on M alone and every row is computed by itself, so neither
  * threads nor query blocks can change a result. On CPUs with AVX512_BF16 the operands of both
- * products are rounded to bf16 (precision bf16 and int8); sums and softmax stay f32. */
+ * products are rounded to bf16 (precision bf16 and int8); sums and softmax stay f32.
+ *
+ * Where be->use_dnnl says so both products of a block are oneDNN's,
+ * from the same panels, 64 wide and padded to 64 of depth. It is given whole panels and rows
+ * without gaps: for others it has only a reference implementation. Its calls cost microseconds,
+ * so query blocks are larger there. Heads whose width is no multiple of 64 stay with the kernels. */
 #include "backend/cpu/cpu_backend.h"
 
+#include "backend/cpu/cpu_dnnl.h"
 #include "kernels/kernels.h"
 
 #include <math.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #define KEY_BLOCK    512
 #define KEY_ELEMENTS 65536 /* kb * K, 256 KiB of f32 */
 #define QUERY_BLOCK  128
+#define QUERY_DNNL   256 /* query block of oneDNN: with 512 keys, 1.2 MB of the 2 MB of L2 */
+#define QUERY_UNIT   16
 #define PACKED_BYTES ((size_t)24 << 20)
 
 typedef struct attention_job {
@@ -43,6 +52,11 @@ typedef struct attention_job {
     size_t k_block, v_block; /* bytes of one packed block */
     int group, first;        /* key heads packed at a time; first of the current group */
     uint8_t *packed;
+    /* Products of oneDNN, by [segment][last query block][last key block]. */
+    bool by_dnnl;
+    mica_dnnl_op *score_op[2][2][2], *value_op[2][2][2];
+    size_t dnnl_scratch;
+    atomic_int *dnnl_status; /* first failure */
 } attention_job;
 
 static size_t align64(size_t n)
@@ -75,7 +89,8 @@ static void plan_blocks(attention_job *j)
     j->v_block = align64((size_t)round_up(j->width, j->nb) * (size_t)j->kb * size);
     for (int s = 0; s < j->args->segments; s++) {
         const int64_t rows = j->args->q_LHK[s]->shape_[0];
-        j->mq[s] = even_block(rows, MICA_MAX(j->mr, QUERY_BLOCK / j->mr * j->mr), j->mr);
+        const int most_rows = j->by_dnnl ? QUERY_DNNL : QUERY_BLOCK;
+        j->mq[s] = even_block(rows, MICA_MAX(j->mr, most_rows / j->mr * j->mr), j->mr);
         j->query_blocks[s] = (int)((rows + j->mq[s] - 1) / j->mq[s]);
     }
 }
@@ -93,6 +108,63 @@ static void plan_groups(attention_job *j)
     const int most = MICA_MIN(MICA_MAX(MICA_MAX(busy, fitting), 1), j->key_heads);
     const int groups = (j->key_heads + most - 1) / most;
     j->group = (j->key_heads + groups - 1) / groups;
+}
+
+/* --------------------------------------------------------------- oneDNN -- */
+
+/* Row stride of the scores of `count` keys; oneDNN takes no gaps. */
+static int score_stride(const attention_job *j, int count)
+{
+    return j->by_dnnl ? round_up(count, MICA_DNNL_PANEL) : j->kb;
+}
+
+static mica_status get_ops(attention_job *j, int segment, bool last_rows, bool last_keys,
+                           mica_err *err)
+{
+    const int64_t all_rows = j->args->q_LHK[segment]->shape_[0], before = j->key_blocks - 1;
+    const int64_t rows_before = (int64_t)(j->query_blocks[segment] - 1) * j->mq[segment];
+    const int rows = last_rows ? (int)(all_rows - rows_before) : j->mq[segment];
+    const int count = last_keys ? (int)(j->keys - before * j->kb) : j->kb;
+    mica_dnnl_key key = {.kind = MICA_DNNL_MATMUL,
+                         .src_type = MICA_DNNL_BF16,
+                         .weight_type = MICA_DNNL_BF16,
+                         .dst_type = MICA_DNNL_F32,
+                         .packed = MICA_DNNL_PANELS,
+                         .m = rows,
+                         .n = score_stride(j, count),
+                         .k = j->width,
+                         .ld_src = j->width,
+                         .ld_weight = j->width,
+                         .ld_dst = score_stride(j, count)};
+    mica_dnnl_op **op = &j->score_op[segment][last_rows][last_keys];
+    MICA_TRY(mica_dnnl_get(j->be->dnnl, &key, op, err));
+    j->dnnl_scratch = MICA_MAX(j->dnnl_scratch, mica_dnnl_scratch_size(*op));
+    key.n = key.ld_dst = j->width;
+    key.k = key.ld_weight = key.ld_src = score_stride(j, count);
+    key.sum = 1;
+    op = &j->value_op[segment][last_rows][last_keys];
+    MICA_TRY(mica_dnnl_get(j->be->dnnl, &key, op, err));
+    j->dnnl_scratch = MICA_MAX(j->dnnl_scratch, mica_dnnl_scratch_size(*op));
+    return MICA_OK;
+}
+
+static mica_status get_all_ops(attention_job *j, mica_err *err)
+{
+    for (int i = 0; j->by_dnnl && i < 8; i++)
+        if (j->query_blocks[i / 4] > 0)
+            MICA_TRY(get_ops(j, i / 4, (i / 2) % 2, i % 2, err));
+    return MICA_OK;
+}
+
+static void run_op(const attention_job *j, mica_dnnl_op *op, int thread, const void *src,
+                   const void *weights, float *dst, void *scratch)
+{
+    mica_err err = {0};
+    int expected = MICA_OK;
+    const mica_status st =
+        mica_dnnl_run(j->be->dnnl, op, thread, src, weights, NULL, dst, scratch, &err);
+    if (st != MICA_OK)
+        atomic_compare_exchange_strong(j->dnnl_status, &expected, (int)st);
 }
 
 /* -------------------------------------------------------------- packing -- */
@@ -125,6 +197,19 @@ static uint8_t *packed_block(const attention_job *j, int head_in_group, int bloc
            (size_t)block * (j->k_block + j->v_block);
 }
 
+/* Values in panels whose depth, the keys, is padded with zeros. */
+static void pack_value_panels(const attention_job *j, int count, const float *rows, ptrdiff_t ld,
+                              uint16_t *out)
+{
+    const int depth = score_stride(j, count), packed = round_up(count, 2);
+    for (int first = 0; first < j->width; first += j->nb, out += (ptrdiff_t)depth * j->nb) {
+        j->k->pack_bf16_from_kmajor(count, MICA_MIN(j->nb, j->width - first), rows + first, ld,
+                                    j->nb, out);
+        memset(out + (ptrdiff_t)packed * j->nb, 0,
+               (size_t)(depth - packed) * (size_t)j->nb * sizeof *out);
+    }
+}
+
 static void pack_task(void *user, int64_t index, int thread)
 {
     const attention_job *j = user;
@@ -141,7 +226,9 @@ static void pack_task(void *user, int64_t index, int thread)
     else
         j->k->pack_f32_from_f32(count, j->width, rows, ld, NULL, j->nb, k_out);
     rows = joined_rows(j, j->args->v_MGK, j->first + head, first, count, temp, &ld);
-    if (j->bf16)
+    if (j->by_dnnl)
+        pack_value_panels(j, count, rows, ld, v_out);
+    else if (j->bf16)
         j->k->pack_bf16_from_kmajor(count, j->width, rows, ld, j->nb, v_out);
     else
         j->k->pack_f32_from_kmajor(count, j->width, rows, ld, j->nb, v_out);
@@ -156,6 +243,7 @@ typedef struct query_scratch {
     uint16_t *q_bf16; /* mq x width rounded up to 2 */
     uint16_t *p_bf16; /* mq x kb */
     float *row_max, *row_sum, *alpha;
+    void *dnnl;
 } query_scratch;
 
 static size_t query_layout(const attention_job *j, uint8_t *base, query_scratch *s)
@@ -174,8 +262,9 @@ static size_t query_layout(const attention_job *j, uint8_t *base, query_scratch 
         s->row_max = (float *)(void *)(base + scores + out + q + p);
         s->row_sum = (float *)(void *)(base + scores + out + q + p + vector);
         s->alpha = (float *)(void *)(base + scores + out + q + p + 2 * vector);
+        s->dnnl = base + scores + out + q + p + 3 * vector;
     }
-    return scores + out + q + p + 3 * vector;
+    return scores + out + q + p + 3 * vector + j->dnnl_scratch;
 }
 
 /* The rows of one task: one query head, rows [row, row + rows) of one segment. */
@@ -187,6 +276,7 @@ typedef struct query_block {
     float *out;
     ptrdiff_t ldo;
     int key_head; /* in the group */
+    int segment, thread;
 } query_block;
 
 static query_block find_block(const attention_job *j, int64_t index)
@@ -206,13 +296,22 @@ static query_block find_block(const attention_job *j, int64_t index)
                          .first = row + (s ? j->args->q_LHK[0]->shape_[0] : 0),
                          .out = (float *)out->data + row * out->stride_[0] + head * out->stride_[1],
                          .ldo = (ptrdiff_t)out->stride_[0],
-                         .key_head = head_in_group / share};
+                         .key_head = head_in_group / share,
+                         .segment = s};
+}
+
+static mica_dnnl_op *op_of(const attention_job *j, mica_dnnl_op *const ops[2][2][2],
+                           const query_block *b, int count)
+{
+    return ops[b->segment][b->rows != j->mq[b->segment]][count != j->kb];
 }
 
 static void scores(const attention_job *j, const query_block *b, const query_scratch *s,
                    const void *k_block, int count)
 {
-    if (j->bf16) {
+    if (j->by_dnnl) {
+        run_op(j, op_of(j, j->score_op, b, count), b->thread, s->q_bf16, k_block, s->s, s->dnnl);
+    } else if (j->bf16) {
         const int depth = round_up(j->width, 2);
         const mica_gemm_bf16 g = {b->rows, count, depth, s->q_bf16, depth,
                                   k_block, s->s,  j->kb, false};
@@ -228,10 +327,11 @@ static void scores(const attention_job *j, const query_block *b, const query_scr
 static void mask_causal(const attention_job *j, const query_block *b, const query_scratch *s,
                         int64_t first_key, int count)
 {
+    const int stride = score_stride(j, count);
     for (int i = 0; i < b->rows; i++) {
         const int64_t visible = b->first + i + j->keys - j->queries + 1 - first_key;
         for (int64_t c = MICA_MAX(visible, (int64_t)0); c < count; c++)
-            s->s[(ptrdiff_t)i * j->kb + c] = -INFINITY;
+            s->s[(ptrdiff_t)i * stride + c] = -INFINITY;
     }
 }
 
@@ -239,15 +339,16 @@ static void mask_causal(const attention_job *j, const query_block *b, const quer
 static void softmax(const attention_job *j, const query_block *b, const query_scratch *s, int count,
                     bool first_block)
 {
+    const int stride = score_stride(j, count);
     const mica_softmax_step step = {.m = b->rows,
                                     .n = count,
-                                    .n_pad = round_up(count, 2),
+                                    .n_pad = j->by_dnnl ? stride : round_up(count, 2),
                                     .scale = j->scale,
                                     .s = s->s,
-                                    .lds = j->kb,
+                                    .lds = stride,
                                     .p = s->s,
                                     .p_bf16 = s->p_bf16,
-                                    .ldp = j->kb,
+                                    .ldp = stride,
                                     .row_max = s->row_max,
                                     .row_sum = s->row_sum,
                                     .alpha = s->alpha};
@@ -262,7 +363,9 @@ static void softmax(const attention_job *j, const query_block *b, const query_sc
 static void add_values(const attention_job *j, const query_block *b, const query_scratch *s,
                        const void *v_block, int count, bool first_block)
 {
-    if (j->bf16) {
+    if (j->by_dnnl) { /* adds; start_block has put zeros there */
+        run_op(j, op_of(j, j->value_op, b, count), b->thread, s->p_bf16, v_block, s->o, s->dnnl);
+    } else if (j->bf16) {
         const mica_gemm_bf16 g = {b->rows, j->width, round_up(count, 2), s->p_bf16,   j->kb,
                                   v_block, s->o,     j->width,           !first_block};
         j->k->gemm_bf16(&g);
@@ -281,6 +384,8 @@ static void start_block(const attention_job *j, const query_block *b, const quer
     }
     if (!j->bf16)
         return;
+    if (j->by_dnnl)
+        memset(s->o, 0, (size_t)b->rows * (size_t)j->width * sizeof(float));
     const int depth = round_up(j->width, 2);
     for (int i = 0; i < b->rows; i++) {
         uint16_t *row = s->q_bf16 + (ptrdiff_t)i * depth;
@@ -306,7 +411,8 @@ static void finish_block(const attention_job *j, const query_block *b, const que
 static void query_task(void *user, int64_t index, int thread)
 {
     const attention_job *j = user;
-    const query_block b = find_block(j, index);
+    query_block b = find_block(j, index);
+    b.thread = thread;
     query_scratch s = {0};
     query_layout(j, mica_cpu_thread_scratch(j->be, thread), &s);
     int64_t visible = j->keys; /* to the last row of the block */
@@ -345,6 +451,11 @@ static void init_job(attention_job *j, mica_cpu_backend *be, const mica_attentio
         j->keys += args->k_MGK[s]->shape_[0];
     }
     j->scale = args->scale != 0.0f ? args->scale : 1.0f / sqrtf((float)j->width);
+    j->by_dnnl = be->use_bf16 && be->use_dnnl && j->width % MICA_DNNL_PANEL == 0;
+    if (j->by_dnnl) {
+        j->nb = MICA_DNNL_PANEL;
+        j->mr = QUERY_UNIT;
+    }
     plan_blocks(j);
     plan_groups(j);
 }
@@ -366,8 +477,11 @@ mica_status mica_cpu_attention(mica_backend *base, const mica_attention_args *ar
 {
     mica_cpu_backend *be = mica_cpu_from(base);
     attention_job j;
+    atomic_int dnnl_status = MICA_OK;
     MICA_TRY(check_strides(args, err));
     init_job(&j, be, args);
+    j.dnnl_status = &dnnl_status;
+    MICA_TRY(get_all_ops(&j, err));
     const size_t temp = (size_t)j.kb * (size_t)j.width * sizeof(float);
     const size_t query = query_layout(&j, NULL, NULL);
     MICA_TRY(
@@ -379,5 +493,8 @@ mica_status mica_cpu_attention(mica_backend *base, const mica_attention_args *ar
         mica_cpu_parallel(be, (int64_t)now * j.key_blocks, pack_task, &j);
         mica_cpu_parallel(be, (int64_t)now * per_key_head, query_task, &j);
     }
+    const int status = atomic_load(&dnnl_status);
+    if (status != MICA_OK)
+        return MICA_FAIL(err, (mica_status)status, "attention: oneDNN failed to run a matmul");
     return MICA_OK;
 }

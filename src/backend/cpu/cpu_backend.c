@@ -171,8 +171,8 @@ static void describe(mica_cpu_backend *be)
     const char *how = precision[be->base.options.precision];
     if (be->base.options.precision == MICA_PRECISION_BF16 && !be->use_bf16)
         how = "f32 sums of bf16 weights";
-    snprintf(be->base.name, sizeof be->base.name, "cpu %s, %s, %d thread%s", be->kernels->name, how,
-             be->threads, be->threads == 1 ? "" : "s");
+    snprintf(be->base.name, sizeof be->base.name, "cpu %s%s, %s, %d thread%s", be->kernels->name,
+             mica_cpu_has_amx() ? "+amx" : "", how, be->threads, be->threads == 1 ? "" : "s");
 }
 
 mica_status mica_cpu_backend_open(mica_backend **out, const mica_backend_options *options,
@@ -190,10 +190,11 @@ mica_status mica_cpu_backend_open(mica_backend **out, const mica_backend_options
         be->base.options.precision = MICA_PRECISION_BF16;
     be->threads = MICA_MAX(1, MICA_MIN(threads, MAX_THREADS));
     be->base.options.threads = be->threads;
+    be->kernels = mica_kernels_get();
     be->use_bf16 = mica_cpu_has_bf16() && be->base.options.precision != MICA_PRECISION_F32;
     be->use_int8 = be->base.options.precision == MICA_PRECISION_INT8;
+    be->use_dnnl = mica_cpu_has_amx() || be->kernels->has_bf16_dot;
     be->fuse = !options->ablate_fusion;
-    be->kernels = mica_kernels_get();
     describe(be);
     be->per_thread = mica_mem_calloc((size_t)be->threads, sizeof *be->per_thread);
     mica_status st = MICA_OK;

@@ -42,7 +42,10 @@ typedef struct mica_cpu_backend {
     int threads;
     bool use_bf16; /* products of bf16 operands (the processor has the instruction) */
     bool use_int8; /* insensitive linears in 8-bit integers */
-    bool fuse;     /* false: epilogues and QK-norm+RoPE as separate passes (ablation) */
+    /* Attention of bf16 operands and int8 linears as products of oneDNN: the processor has a matrix
+     * unit (AMX), which only oneDNN drives, or full-rate bf16 products. Tests set it. */
+    bool use_dnnl;
+    bool fuse; /* false: epilogues and QK-norm+RoPE as separate passes (ablation) */
     const struct mica_kernels *kernels;
     mica_dnnl *dnnl;
     mica_cpu_pool pool[MICA_POOL_COUNT];

@@ -51,23 +51,12 @@ static mica_status get_op(mica_cpu_linear_job *j, int rows, int columns, mica_dn
     key.ld_weight = in_place(j) ? (int32_t)j->w->stride_[0] : j->depth;
     key.ld_dst = j->columns;
     MICA_TRY(mica_dnnl_get(j->be->dnnl, &key, out, err));
-    j->bf16_scratch = MICA_MAX(j->bf16_scratch, mica_dnnl_scratch_size(*out));
     return MICA_OK;
-}
-
-/* Last block's rows and last group's columns. */
-static int last_of(int count, int size)
-{
-    return count - (count - 1) / size * size;
 }
 
 mica_status mica_cpu_bf16_prepare(mica_cpu_linear_job *j, mica_err *err)
 {
-    for (int r = 0; r < 2; r++)
-        for (int c = 0; c < 2; c++)
-            MICA_TRY(get_op(j, r ? last_of(j->m, j->mb) : j->mb,
-                            c ? last_of(j->n, j->columns) : j->columns, &j->bf16_op[r][c], err));
-    return MICA_OK;
+    return mica_cpu_linear_get_ops(j, get_op, j->op, err);
 }
 
 size_t mica_cpu_bf16_scratch_layout(const mica_cpu_linear_job *j, uint8_t *base,
@@ -81,7 +70,7 @@ size_t mica_cpu_bf16_scratch_layout(const mica_cpu_linear_job *j, uint8_t *base,
         s->row = (float *)(void *)(base + weights);
         s->dnnl = base + weights + row;
     }
-    return weights + row + j->bf16_scratch;
+    return weights + row + j->dnnl_scratch;
 }
 
 void mica_cpu_bf16_begin(const mica_cpu_linear_job *j, int column, int columns,
@@ -101,12 +90,6 @@ void mica_cpu_bf16_begin(const mica_cpu_linear_job *j, int column, int columns,
 void mica_cpu_bf16_block(mica_cpu_linear_job *j, int thread, int row, int rows, int columns,
                          const mica_cpu_bf16_scratch *s, float *acc)
 {
-    mica_dnnl_op *op = j->bf16_op[rows != j->mb][columns != j->columns];
-    mica_err err = {0};
-    const mica_status st =
-        mica_dnnl_run(j->be->dnnl, op, thread, j->x_bf16 + (ptrdiff_t)row * j->depth_pad, s->source,
-                      NULL, acc, s->dnnl, &err);
-    int expected = MICA_OK;
-    if (st != MICA_OK)
-        atomic_compare_exchange_strong(&j->bf16_status, &expected, (int)st);
+    mica_cpu_linear_run(j, j->op[rows != j->mb][columns != j->columns], thread,
+                        j->x_bf16 + (ptrdiff_t)row * j->depth_pad, s->source, acc, s->dnnl);
 }

@@ -159,7 +159,7 @@ static void plan(conv_job *j)
     const int rows = band_rows(y[0], y[1]);
     memset(k, 0, sizeof *k); /* compared as bytes */
     k->kind = MICA_DNNL_CONV2D;
-    k->packed = 1;
+    k->packed = MICA_DNNL_PACKED;
     k->src_type = k->weight_type = j->bf16 ? MICA_DNNL_BF16 : MICA_DNNL_F32;
     k->dst_type = MICA_DNNL_F32;
     k->c = (int)w[1];

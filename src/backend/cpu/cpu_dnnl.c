@@ -207,6 +207,9 @@ static void limit_isa(void)
         (void)dnnl_set_max_cpu_isa(mica_cpu_has_vnni() ? dnnl_cpu_isa_avx512_core_vnni
                                                        : dnnl_cpu_isa_avx512_core);
         break;
+    case MICA_CPU_LEVEL_V4_BF16_VNNI:
+        (void)dnnl_set_max_cpu_isa(dnnl_cpu_isa_avx512_core_bf16);
+        break;
     default:
         break;
     }
@@ -289,6 +292,14 @@ static void descs_free(op_descs *d)
     md_free(&d->dst);
 }
 
+/* Columns in panels of 64; in a panel groups of k that fill 4 bytes, 16 of these to a block. */
+static dnnl_format_tag_t packed_tag(const mica_dnnl_key *k)
+{
+    if (k->packed != MICA_DNNL_PANELS)
+        return dnnl_format_tag_any;
+    return k->weight_type == MICA_DNNL_S8 ? dnnl_BA16a64b4a : dnnl_BA16a64b2a;
+}
+
 static dnnl_status_t matmul_descs(op_descs *d, const mica_dnnl_key *k)
 {
     const dnnl_dims_t src = {k->m, k->k}, weights = {k->k, k->n}, dst = {k->m, k->n};
@@ -297,7 +308,7 @@ static dnnl_status_t matmul_descs(op_descs *d, const mica_dnnl_key *k)
     dnnl_status_t st = md_strides(&d->src, 2, src, type_of(k->src_type), src_strides);
     if (!st)
         st = k->packed
-                 ? md_tag(&d->weights, 2, weights, type_of(k->weight_type), dnnl_format_tag_any)
+                 ? md_tag(&d->weights, 2, weights, type_of(k->weight_type), packed_tag(k))
                  : md_strides(&d->weights, 2, weights, type_of(k->weight_type), weight_strides);
     if (!st)
         st = md_strides(&d->dst, 2, dst, type_of(k->dst_type), dst_strides);

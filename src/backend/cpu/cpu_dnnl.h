@@ -31,14 +31,25 @@ typedef enum mica_dnnl_kind {
     MICA_DNNL_CONV2D      /* channels-last in and out */
 } mica_dnnl_kind;
 
+/* How the weights of an op lie in memory. */
+typedef enum mica_dnnl_layout {
+    MICA_DNNL_PLAIN = 0, /* matmul [n, k] with ld_weight; convolution [o, c, ky, kx] */
+    MICA_DNNL_PACKED,    /* what oneDNN likes best, see mica_dnnl_pack */
+    MICA_DNNL_PANELS     /* matmul of bf16 or s8: the panels of kernels.h, nb = MICA_DNNL_PANEL,
+                          * k padded with zeros to MICA_DNNL_PANEL_BYTES a column: a packing
+                          * kernel's work is taken as it is */
+} mica_dnnl_layout;
+#define MICA_DNNL_PANEL       64
+#define MICA_DNNL_PANEL_BYTES 64
+
 /* Zero everything first (mica_dnnl_key k = {0}): keys are compared as bytes. */
 typedef struct mica_dnnl_key {
     int32_t kind;
     int32_t parallel;
     int32_t src_type, weight_type, dst_type;
-    int32_t packed; /* weights in the layout oneDNN likes best, see mica_dnnl_pack */
+    int32_t packed; /* mica_dnnl_layout */
     /* matmul: rows of src, columns of dst, depth; row strides in elements
-     * (ld_weight: of the [n, k] weight when it is not packed). */
+     * (ld_weight: of the [n, k] weight when it is plain). */
     int32_t m, n, k, ld_src, ld_weight, ld_dst;
     /* convolution: src [y, x, c], weights [o, c, ky, kx], dst [out_y, out_x, o]. */
     int32_t y, x, c, o, ky, kx, stride, out_y, out_x;
@@ -67,7 +78,7 @@ mica_dnnl_implementation(const mica_dnnl_op *op); /* "brg:avx512_core", for benc
 uint64_t mica_dnnl_weight_layout(const mica_dnnl_op *op);
 
 /* Packs plain weights ([n, k] or [o, c, ky, kx] contiguous, of the op's weight type) for an op
- * with packed == true. Not for the hot path: may allocate. */
+ * with MICA_DNNL_PACKED. Not for the hot path: may allocate. */
 mica_status mica_dnnl_pack(mica_dnnl *dnnl, mica_dnnl_op *op, const void *plain, void *packed,
                            mica_err *err);
 

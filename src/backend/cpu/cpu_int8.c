@@ -20,8 +20,15 @@
  * so in this precision a row may differ in the last digits when other rows join it.
  *
  * Prepared form of one weight, 1 byte per parameter:
- *     [panels: nb outputs, 4 of depth together][w_scale: n floats][w_sum: n int32] */
+ *     [panels: nb outputs, 4 of depth together][w_scale: n floats][w_sum: n int32]
+ *
+ * Where be->use_dnnl says so both products are oneDNN's: it takes the
+ * same panels, 64 outputs wide and padded to 64 of depth, if they are whole and rows have no gaps
+ * (for others it has only a reference implementation). Integer sums are exact, so the route
+ * cannot change a result. */
 #include "backend/cpu/cpu_linear.h"
+
+#include "backend/cpu/cpu_dnnl.h"
 
 #include <math.h>
 #include <string.h>
@@ -29,6 +36,10 @@
 #define OUTLIERS     MICA_CPU_INT8_OUTLIERS
 #define OUTLIER_RATE 2.5f /* times the mean of the channels' largest magnitudes */
 #define CHANNELS     256  /* channels of one task of the search */
+/* Block of oneDNN: 256 KiB of sums; at depth 3072 the block's x and w take 768 KiB each, and
+ * all three fit the 2 MiB of L2 that processors with AMX have. */
+#define DNNL_ROWS    256
+#define DNNL_COLUMNS 256
 
 static size_t align64(size_t n)
 {
@@ -48,6 +59,55 @@ static size_t panels_size(const mica_cpu_linear_job *j)
 static size_t vector_size(const mica_cpu_linear_job *j)
 {
     return align64((size_t)j->n * 4);
+}
+
+/* ---------------------------------------------------------------- oneDNN -- */
+
+void mica_cpu_int8_plan_dnnl(mica_cpu_linear_job *j)
+{
+    const int blocks = (j->m + DNNL_ROWS - 1) / DNNL_ROWS, wanted = 4 * j->be->threads;
+    j->depth_pad =
+        (j->depth + MICA_DNNL_PANEL_BYTES - 1) / MICA_DNNL_PANEL_BYTES * MICA_DNNL_PANEL_BYTES;
+    j->nb = MICA_DNNL_PANEL;
+    j->columns = DNNL_COLUMNS;
+    j->groups = (j->n + j->columns - 1) / j->columns;
+    j->mb = (j->m + blocks - 1) / blocks;
+    j->cuts = MICA_MAX(1, MICA_MIN(blocks, (wanted + j->groups - 1) / j->groups));
+}
+
+/* Row stride of the sums of `columns` outputs. */
+static int sum_stride(const mica_cpu_linear_job *j, int columns)
+{
+    return j->by_dnnl ? (columns + j->nb - 1) / j->nb * j->nb : j->columns;
+}
+
+static mica_status get_sum_op(mica_cpu_linear_job *j, int rows, int columns, int depth,
+                              mica_dnnl_op **out, mica_err *err)
+{
+    const mica_dnnl_key key = {.kind = MICA_DNNL_MATMUL,
+                               .src_type = MICA_DNNL_U8,
+                               .weight_type = MICA_DNNL_S8,
+                               .dst_type = MICA_DNNL_S32,
+                               .packed = MICA_DNNL_PANELS,
+                               .m = rows,
+                               .n = sum_stride(j, columns),
+                               .k = depth,
+                               .ld_src = depth,
+                               .ld_weight = depth,
+                               .ld_dst = sum_stride(j, columns)};
+    return mica_dnnl_get(j->be->dnnl, &key, out, err);
+}
+
+static mica_status get_op(mica_cpu_linear_job *j, int rows, int columns, mica_dnnl_op **out,
+                          mica_err *err)
+{
+    return get_sum_op(j, rows, columns, j->depth_pad, out, err);
+}
+
+static mica_status get_outlier_op(mica_cpu_linear_job *j, int rows, int columns, mica_dnnl_op **out,
+                                  mica_err *err)
+{
+    return get_sum_op(j, rows, columns, OUTLIERS, out, err);
 }
 
 /* ------------------------------------------------------------- weights -- */
@@ -106,8 +166,10 @@ static void quantise_panel(void *user, int64_t panel, int thread)
             file_scale *
             quantise_row(j, first + i, rows + (ptrdiff_t)i * j->depth, &p->sum[first + i], temp);
     }
-    j->k->pack_s8(count, j->depth, rows, j->depth, j->nb,
-                  p->panels + (size_t)panel * (size_t)j->nb * (size_t)j->depth_pad);
+    int8_t *to = p->panels + (size_t)panel * (size_t)j->nb * (size_t)j->depth_pad;
+    const size_t packed = (size_t)((j->depth + 3) / 4 * 4);
+    j->k->pack_s8(count, j->depth, rows, j->depth, j->nb, to);
+    memset(to + packed * (size_t)j->nb, 0, ((size_t)j->depth_pad - packed) * (size_t)j->nb);
 }
 
 static mica_status quantise_weight(mica_cpu_backend *be, mica_weight *weight, mica_cpu_prepared *p,
@@ -133,7 +195,10 @@ mica_status mica_cpu_int8_prepare(mica_cpu_linear_job *j, mica_err *err)
     j->w_q = (const int8_t *)data;
     j->w_scale = (const float *)(const void *)(data + panels_size(j));
     j->w_sum = (const int32_t *)(const void *)(data + panels_size(j) + vector_size(j));
-    return MICA_OK;
+    if (!j->by_dnnl)
+        return MICA_OK;
+    MICA_TRY(mica_cpu_linear_get_ops(j, get_op, j->op, err));
+    return mica_cpu_linear_get_ops(j, get_outlier_op, j->outlier_op, err);
 }
 
 /* ------------------------------------------------------------- outliers -- */
@@ -253,17 +318,19 @@ size_t mica_cpu_int8_scratch_layout(const mica_cpu_linear_job *j, uint8_t *base,
                                     mica_cpu_int8_scratch *s)
 {
     const size_t columns = (size_t)j->columns, sums = align64((size_t)j->mb * columns * 4);
+    const size_t offset = align64(columns * 4);
     if (base) {
         s->sums = (int32_t *)(void *)base;
         s->panels = (int8_t *)base + sums;
         s->offset = (int32_t *)(void *)(base + sums + columns * OUTLIERS);
+        s->dnnl = base + sums + columns * OUTLIERS + offset;
     }
-    return sums + columns * OUTLIERS + columns * 4;
+    return sums + columns * OUTLIERS + offset + j->dnnl_scratch;
 }
 
 static int outlier_depth(const mica_cpu_linear_job *j)
 {
-    return (j->outliers + 3) / 4 * 4;
+    return j->by_dnnl ? OUTLIERS : (j->outliers + 3) / 4 * 4;
 }
 
 void mica_cpu_int8_begin(const mica_cpu_linear_job *j, int column, int columns,
@@ -286,10 +353,21 @@ void mica_cpu_int8_begin(const mica_cpu_linear_job *j, int column, int columns,
     }
 }
 
+/* c[rows x columns] = a w over `depth`, by the route of the job. */
+static void multiply(mica_cpu_linear_job *j, mica_dnnl_op *op, int thread, const mica_gemm_s8 *g,
+                     const mica_cpu_int8_scratch *s)
+{
+    if (j->by_dnnl)
+        mica_cpu_linear_run(j, op, thread, g->a, g->b, g->c, s->dnnl);
+    else
+        j->k->gemm_s8(g);
+}
+
 /* acc += 256 * (high - 128) . w over the outlier channels. */
-static void add_outliers(const mica_cpu_linear_job *j, int row, int32_t *acc,
+static void add_outliers(mica_cpu_linear_job *j, int thread, int row, int32_t *acc,
                          const mica_cpu_int8_scratch *s, const mica_epilogue *e)
 {
+    const int stride = sum_stride(j, e->n);
     const mica_gemm_s8 g = {.m = e->m,
                             .n = e->n,
                             .k = outlier_depth(j),
@@ -297,19 +375,20 @@ static void add_outliers(const mica_cpu_linear_job *j, int row, int32_t *acc,
                             .lda = OUTLIERS,
                             .b = s->panels,
                             .c = s->sums,
-                            .ldc = j->columns};
-    j->k->gemm_s8(&g);
+                            .ldc = stride};
+    multiply(j, j->outlier_op[e->m != j->mb][e->n != j->columns], thread, &g, s);
     for (int i = 0; i < e->m; i++) {
-        int32_t *to = acc + (ptrdiff_t)i * j->columns;
-        const int32_t *from = s->sums + (ptrdiff_t)i * j->columns;
+        int32_t *to = acc + (ptrdiff_t)i * stride;
+        const int32_t *from = s->sums + (ptrdiff_t)i * stride;
         for (int n = 0; n < e->n; n++)
             to[n] += 256 * from[n] - s->offset[n];
     }
 }
 
-void mica_cpu_int8_block(const mica_cpu_linear_job *j, int column, int row, int32_t *acc,
+void mica_cpu_int8_block(mica_cpu_linear_job *j, int thread, int column, int row, int32_t *acc,
                          const mica_cpu_int8_scratch *s, mica_epilogue_s32 *e)
 {
+    const int stride = sum_stride(j, e->e.n);
     const mica_gemm_s8 g = {.m = e->e.m,
                             .n = e->e.n,
                             .k = j->depth_pad,
@@ -317,12 +396,12 @@ void mica_cpu_int8_block(const mica_cpu_linear_job *j, int column, int row, int3
                             .lda = j->depth_pad,
                             .b = j->w_q + (ptrdiff_t)column * j->depth_pad,
                             .c = acc,
-                            .ldc = j->columns};
-    j->k->gemm_s8(&g);
+                            .ldc = stride};
+    multiply(j, j->op[e->e.m != j->mb][e->e.n != j->columns], thread, &g, s);
     if (j->outliers > 0)
-        add_outliers(j, row, acc, s, &e->e);
+        add_outliers(j, thread, row, acc, s, &e->e);
     e->acc = acc;
-    e->ldacc = j->columns;
+    e->ldacc = stride;
     e->row_scale = j->x_scale + row;
     e->row_zero = j->x_zero + row;
     e->col_scale = j->w_scale + column;

@@ -11,7 +11,7 @@
  *     path   x as          w as                             where
  *     f32    f32, in place f32 panels, thread scratch       everywhere
  *     bf16   bf16, shared  in place, whole depth at once    cpu_bf16.c, through oneDNN
- *     int8   u8, shared    s8 panels, prepared once         cpu_int8.c
+ *     int8   u8, shared    s8 panels, prepared once         cpu_int8.c, through oneDNN on AMX
  *
  * A group is as wide as a strip of the micro-kernels (512): they copy a few rows of x to L1 for
  * every strip, which is a quarter of the work for 32 columns and 2 % for 512. Expanding slice by
@@ -21,6 +21,8 @@
  * columns or depth are cut: the cut may follow the thread count, the bytes do not, and a
  * batch equals its single rows. */
 #include "backend/cpu/cpu_linear.h"
+
+#include "backend/cpu/cpu_dnnl.h"
 
 #include <string.h>
 
@@ -52,6 +54,10 @@ static void plan(mica_cpu_linear_job *j)
     j->depth_pad = (j->depth + 3) / 4 * 4;
     if (j->path == MICA_CPU_BF16) {
         mica_cpu_bf16_plan(j);
+        return;
+    }
+    if (j->by_dnnl) {
+        mica_cpu_int8_plan_dnnl(j);
         return;
     }
     /* Four tasks a thread keep the tail short. Cutting rows would expand w repeatedly, so it is
@@ -156,6 +162,37 @@ static size_t scratch_layout(const mica_cpu_linear_job *j, uint8_t *base, task_s
     return acc + slice + (j->w->dtype == MICA_DTYPE_F64 ? slice : 0);
 }
 
+/* ------------------------------------------------------ blocks of oneDNN -- */
+
+/* The last block's rows, or the last group's columns. */
+static int last_of(int count, int size)
+{
+    return count - (count - 1) / size * size;
+}
+
+mica_status mica_cpu_linear_get_ops(mica_cpu_linear_job *j, mica_cpu_get_op_fn get,
+                                    mica_dnnl_op *ops[2][2], mica_err *err)
+{
+    for (int r = 0; r < 2; r++)
+        for (int c = 0; c < 2; c++) {
+            MICA_TRY(get(j, r ? last_of(j->m, j->mb) : j->mb,
+                         c ? last_of(j->n, j->columns) : j->columns, &ops[r][c], err));
+            j->dnnl_scratch = MICA_MAX(j->dnnl_scratch, mica_dnnl_scratch_size(ops[r][c]));
+        }
+    return MICA_OK;
+}
+
+void mica_cpu_linear_run(mica_cpu_linear_job *j, mica_dnnl_op *op, int thread, const void *src,
+                         const void *weights, void *dst, void *scratch)
+{
+    mica_err err = {0};
+    int expected = MICA_OK;
+    const mica_status st =
+        mica_dnnl_run(j->be->dnnl, op, thread, src, weights, NULL, dst, scratch, &err);
+    if (st != MICA_OK)
+        atomic_compare_exchange_strong(&j->dnnl_status, &expected, (int)st);
+}
+
 /* ---------------------------------------------------------------- tiles -- */
 
 /* acc = x w^T for one block, slice by slice. */
@@ -221,7 +258,7 @@ static void run_block(mica_cpu_linear_job *j, int thread, int column, int row, i
     if (j->unfused)
         store_unfused(j, row, rows, column, columns, &e);
     if (j->path == MICA_CPU_INT8) {
-        mica_cpu_int8_block(j, column, row, (int32_t *)(void *)s->acc, &s->int8, &e);
+        mica_cpu_int8_block(j, thread, column, row, (int32_t *)(void *)s->acc, &s->int8, &e);
         return;
     }
     if (j->path == MICA_CPU_BF16)
@@ -356,6 +393,7 @@ mica_status mica_cpu_linear(mica_backend *base, const mica_linear_args *args, mi
                              .ldx = row_stride(args->x_MD),
                              .ldy = row_stride(args->y_MO),
                              .ldres = args->residual_MO ? row_stride(args->residual_MO) : 0};
+    j.by_dnnl = j.path == MICA_CPU_INT8 && be->use_dnnl;
     plan(&j);
     if (j.path == MICA_CPU_INT8)
         MICA_TRY(mica_cpu_int8_prepare(&j, err));
@@ -377,9 +415,9 @@ mica_status mica_cpu_linear(mica_backend *base, const mica_linear_args *args, mi
     mica_cpu_parallel(be, (int64_t)j.groups * j.cuts, run_task, &j);
     if (j.unfused)
         finish_unfused(&j);
-    const int status = atomic_load(&j.bf16_status);
+    const int status = atomic_load(&j.dnnl_status);
     if (status != MICA_OK)
-        return MICA_FAIL(err, (mica_status)status, "%s: oneDNN failed to run a bf16 matmul",
+        return MICA_FAIL(err, (mica_status)status, "%s: oneDNN failed to run a matmul",
                          args->w_OD->name ? args->w_OD->name : "weight");
     return MICA_OK;
 }

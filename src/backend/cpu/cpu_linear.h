@@ -33,16 +33,26 @@ typedef struct mica_cpu_linear_job {
     int32_t *channel; /* MICA_CPU_INT8_OUTLIERS: channels kept in 16 bits */
     uint8_t *x_high;  /* m x MICA_CPU_INT8_OUTLIERS: their upper digits + 128 */
     int outliers;     /* channels chosen */
-    /* bf16: blocks by [last row block][last group], their scratch, first failure. */
-    struct mica_dnnl_op *bf16_op[2][2];
-    size_t bf16_scratch;
-    atomic_int bf16_status;
+    /* Products of oneDNN: blocks by [last row block][last group], their scratch, first failure. */
+    bool by_dnnl; /* int8 blocks are products of oneDNN too */
+    struct mica_dnnl_op *op[2][2], *outlier_op[2][2];
+    size_t dnnl_scratch;
+    atomic_int dnnl_status;
     float *unfused; /* m x n, ablation only */
     /* int8 weights, prepared: panels, then one scale and one sum per output. */
     const int8_t *w_q;
     const float *w_scale;
     const int32_t *w_sum;
 } mica_cpu_linear_job;
+
+/* Runs one block of oneDNN's; a failure is kept in dnnl_status. */
+void mica_cpu_linear_run(mica_cpu_linear_job *j, struct mica_dnnl_op *op, int thread,
+                         const void *src, const void *weights, void *dst, void *scratch);
+/* Calls get for every block shape: inner and last rows and columns. */
+typedef mica_status (*mica_cpu_get_op_fn)(mica_cpu_linear_job *j, int rows, int columns,
+                                          struct mica_dnnl_op **out, mica_err *err);
+mica_status mica_cpu_linear_get_ops(mica_cpu_linear_job *j, mica_cpu_get_op_fn get,
+                                    struct mica_dnnl_op *ops[2][2], mica_err *err);
 
 /* Blocks that do not depend on the number of threads. */
 void mica_cpu_bf16_plan(mica_cpu_linear_job *j);
@@ -58,11 +68,14 @@ size_t mica_cpu_bf16_scratch_layout(const mica_cpu_linear_job *j, uint8_t *base,
                                     mica_cpu_bf16_scratch *s);
 void mica_cpu_bf16_begin(const mica_cpu_linear_job *j, int column, int columns,
                          mica_cpu_bf16_scratch *s);
-/* acc[rows x columns] (ld j->columns) = x w^T; a failure goes to bf16_status. */
+/* acc[rows x columns] (ld j->columns) = x w^T; a failure goes to dnnl_status. */
 void mica_cpu_bf16_block(mica_cpu_linear_job *j, int thread, int row, int rows, int columns,
                          const mica_cpu_bf16_scratch *s, float *acc);
 
-#define MICA_CPU_INT8_OUTLIERS 64 /* most channels kept in 16 bits; a multiple of 4 */
+#define MICA_CPU_INT8_OUTLIERS 64 /* most channels kept in 16 bits; a panel's depth of oneDNN */
+
+/* Blocks of the route through oneDNN. */
+void mica_cpu_int8_plan_dnnl(mica_cpu_linear_job *j);
 
 /* Finds or makes the quantised weight. */
 mica_status mica_cpu_int8_prepare(mica_cpu_linear_job *j, mica_err *err);
@@ -76,6 +89,7 @@ typedef struct mica_cpu_int8_scratch {
     int32_t *sums;   /* mb x columns */
     int8_t *panels;  /* columns x MICA_CPU_INT8_OUTLIERS: their weights */
     int32_t *offset; /* columns: 256 * 128 * sum of those weights */
+    void *dnnl;
 } mica_cpu_int8_scratch;
 size_t mica_cpu_int8_scratch_layout(const mica_cpu_linear_job *j, uint8_t *base,
                                     mica_cpu_int8_scratch *s);
@@ -83,7 +97,7 @@ size_t mica_cpu_int8_scratch_layout(const mica_cpu_linear_job *j, uint8_t *base,
 void mica_cpu_int8_begin(const mica_cpu_linear_job *j, int column, int columns,
                          const mica_cpu_int8_scratch *s);
 /* One block of integer sums through the epilogue that e->e describes. */
-void mica_cpu_int8_block(const mica_cpu_linear_job *j, int column, int row, int32_t *acc,
+void mica_cpu_int8_block(mica_cpu_linear_job *j, int thread, int column, int row, int32_t *acc,
                          const mica_cpu_int8_scratch *s, mica_epilogue_s32 *e);
 
 #endif

@@ -26,7 +26,7 @@ static mica_dnnl_key peak_key(mica_precision precision)
 {
     mica_dnnl_key key = {.kind = MICA_DNNL_MATMUL,
                          .parallel = 1,
-                         .packed = 1,
+                         .packed = MICA_DNNL_PACKED,
                          .m = PEAK_M,
                          .n = PEAK_N,
                          .k = PEAK_K,

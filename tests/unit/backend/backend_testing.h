@@ -20,6 +20,7 @@
 
 #include "backend/backend.h"
 #include "backend/cpu/cpu_backend.h"
+#include "base/cpu.h"
 #include "base/half.h"
 #include "base/mem.h"
 
@@ -140,6 +141,14 @@ static TEST_UNUSED mica_backend *open_backend(mica_precision precision, int thre
     if (st != MICA_OK)
         fail_msg("open: %s", err.text);
     return be;
+}
+
+/* The products of oneDNN in attention and int8 linears, as on processors with a matrix unit.
+ * Without one it has the same products in AVX-512, given its bf16 and VNNI parts. */
+static TEST_UNUSED bool use_dnnl(mica_backend *be)
+{
+    mica_cpu_from(be)->use_dnnl = mica_cpu_has_bf16() && mica_cpu_has_vnni();
+    return mica_cpu_from(be)->use_dnnl;
 }
 
 static TEST_UNUSED void assert_fine(mica_backend *be)

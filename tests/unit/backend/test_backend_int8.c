@@ -66,6 +66,37 @@ static void test_accuracy(void **state)
     assert_true(massive < 1.5e-2);
 }
 
+/* Both routes multiply the same integers: every row and column edge, with and without
+ * outliers, depths that are no multiple of a panel's. */
+static void test_routes_give_same_bytes(void **state)
+{
+    (void)state;
+    static const int shapes[][3] = {{1, 1, 8},      {24, 80, 1024},  {257, 64, 65},
+                                    {300, 300, 96}, {513, 257, 130}, {32, 512, 200}};
+    for (size_t i = 0; i < MICA_ARRAY_LEN(shapes) * 2; i++) {
+        const int m = shapes[i / 2][0], n = shapes[i / 2][1], k = shapes[i / 2][2];
+        mica_tensor x = make_input(i % 2 ? INPUT_OUTLIERS : INPUT_NORMAL, m, k);
+        mica_weight w = host_weight(MICA_DTYPE_BF16, 0.02f, 2, SHAPE(n, k));
+        mica_tensor y[2];
+        for (int r = 0; r < 2; r++) {
+            mica_backend *be = open_backend(MICA_PRECISION_INT8, 1 + r);
+            y[r] = host_tensor(MICA_DTYPE_F32, 2, SHAPE(m, n));
+            mica_cpu_from(be)->use_dnnl = false;
+            const bool is_possible = r == 0 || use_dnnl(be);
+            mica_linear(be, &(mica_linear_args){.x_MD = &x, .w_OD = &w, .y_MO = &y[r]});
+            assert_fine(be);
+            mica_backend_close(&be);
+            if (!is_possible)
+                print_message("no products of oneDNN on this machine\n");
+        }
+        assert_memory_equal(y[0].data, y[1].data, mica_tensor_size(&y[0]));
+        host_free(&x);
+        host_free(&y[0]);
+        host_free(&y[1]);
+        weight_free(&w);
+    }
+}
+
 /* What cannot be quantised must not turn into ordinary numbers. */
 static void test_nan_is_not_hidden(void **state)
 {
@@ -159,6 +190,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_accuracy),
+        cmocka_unit_test(test_routes_give_same_bytes),
         cmocka_unit_test(test_nan_is_not_hidden),
         cmocka_unit_test(test_every_dtype),
         cmocka_unit_test(test_sensitive_weights_are_left_alone),

@@ -158,7 +158,7 @@ static void test_levels(void **state)
     mica_err err = {0};
     const mica_cpu_level best = mica_cpu_best_level();
     assert_true(best >= MICA_CPU_LEVEL_BASELINE);
-    for (int l = MICA_CPU_LEVEL_AUTO; l <= MICA_CPU_LEVEL_V4_BF16_VNNI; l++) {
+    for (int l = MICA_CPU_LEVEL_AUTO; l <= MICA_CPU_LEVEL_V4_AMX; l++) {
         mica_cpu_level parsed = MICA_CPU_LEVEL_AUTO;
         assert_true(mica_cpu_level_parse(mica_cpu_level_name((mica_cpu_level)l), &parsed));
         assert_int_equal(parsed, l);
