@@ -1,11 +1,13 @@
 /* registry.c - the model families of this build, one line each. */
 #include "models/model.h"
+#include "models/flux2/flux2.h"
 #include "models/qwen_image/qwen_image.h"
 
 #include <string.h>
 
 static const mica_model_kind *const KINDS[] = {
     &mica_qwen_image_kind,
+    &mica_flux2_kind,
 };
 
 const mica_model_kind *mica_model_kind_at(int index)

@@ -112,6 +112,18 @@ static void add_pictures(command *c, const golden_case *g)
     }
 }
 
+/* What only FLUX.2-klein's calls have; the folder says distilled, some cases are not. */
+static void add_flux2(command *c, const golden_case *g)
+{
+    const struct cJSON *inputs = mica_json_find(g->manifest.root, "inputs");
+    const double tokens = number(g->call, "max_sequence_length", 0);
+    if (!mica_json_find(inputs, "is_distilled"))
+        return;
+    add_number(c, "--max-text-tokens", tokens);
+    if (cJSON_IsFalse(mica_json_find(inputs, "is_distilled")))
+        add_pair(c, "--distilled", "no");
+}
+
 static void build_command(command *c, const golden_case *g, const char *program, const char *model,
                           const char *precision)
 {
@@ -125,7 +137,9 @@ static void build_command(command *c, const golden_case *g, const char *program,
     add_number(c, "-W", number(g->call, "width", 0));
     add_number(c, "-H", number(g->call, "height", 0));
     add_number(c, "--steps", number(g->call, "num_inference_steps", 0));
-    add_number(c, "--guidance", number(g->call, "true_cfg_scale", 1));
+    add_number(c, "--guidance",
+               number(g->call, "true_cfg_scale", number(g->call, "guidance_scale", 1)));
+    add_flux2(c, g);
     add_pictures(c, g);
     add_pair(c, "--noise", g->expected_path);
     add_pair(c, "--precision", precision);
