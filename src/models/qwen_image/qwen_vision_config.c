@@ -131,8 +131,9 @@ static mica_status check_tower(const mica_qwen_vision_config *c, const char *nam
     /* Rows and columns each turn half of a head's pairs. */
     if (c->width % c->heads || c->width / c->heads % 4)
         return MICA_FAIL(err, MICA_E_FORMAT,
-                         "%s: %lld heads in a vision tower of width %lld are not possible", name,
-                         (long long)c->heads, (long long)c->width);
+                         "%s: %lld heads in a vision tower of width %lld are not possible; put the "
+                         "text encoder's config.json beside the weights",
+                         name, (long long)c->heads, (long long)c->width);
     if (c->window < c->patch * c->merge)
         return MICA_FAIL(err, MICA_E_FORMAT,
                          "%s: a window of %lld pixels holds no token of %lld x %lld patches of "
