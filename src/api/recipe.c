@@ -14,6 +14,7 @@
 
 static const char *const solver_ids[] = {"default", "euler", "heun", "dpmpp-2m", "unipc"};
 static const char *const solver_titles[] = {"Euler", "Euler", "Heun", "DPM++ 2M", "UniPC"};
+static const char *const edit_names[] = {"auto", "off", "single", "plus"};
 static const char *const precision_names[] = {"auto", "f32", "bf16", "int8", "fp8"};
 
 /* A recipe travels with a picture: it names files without the folders they lay in. */
@@ -49,6 +50,14 @@ static void write_inputs(const mica_image_options *o, const mica_diffusion_resul
     }
     if (e[0] || e[1] || e[2] || e[3])
         mica_text_add(t, ",\"expand\":[%d,%d,%d,%d]", e[0], e[1], e[2], e[3]);
+    if (o->ref_pixels)
+        mica_text_add(t, ",\"ref_pixels\":%d", o->ref_pixels);
+    if (o->vision_pixels)
+        mica_text_add(t, ",\"vision_pixels\":%d", o->vision_pixels);
+    if (o->edit != MICA_EDIT_AUTO)
+        mica_text_add(t, ",\"edit\":\"%s\"", edit_names[o->edit]);
+    if (o->picture_positions == MICA_POSITIONS_GRID)
+        mica_text_add(t, ",\"picture_positions\":\"grid\"");
 }
 
 static void write_json(const mica_session *s, const mica_image_options *o,

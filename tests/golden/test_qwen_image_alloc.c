@@ -12,7 +12,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#define SOURCE MICA_TEST_DATA "/qwen_image/model"
+#define SOURCE      MICA_TEST_DATA "/qwen_image/model"
+#define EDIT_SOURCE MICA_TEST_DATA "/qwen_image/edit_model_zero_cond"
 
 static const mica_image_options OPTIONS = {.size = sizeof OPTIONS,
                                            .prompt = "a fox",
@@ -20,10 +21,23 @@ static const mica_image_options OPTIONS = {.size = sizeof OPTIONS,
                                            .width = 16,
                                            .height = 16,
                                            .steps = 1};
+static const uint8_t PIXELS[32 * 32 * 3] = {1, 2, 3};
+static const mica_image_input PICTURE = {.rgb = PIXELS, .width = 32, .height = 32};
+static const mica_image_options EDIT_OPTIONS = {.size = sizeof EDIT_OPTIONS,
+                                                .prompt = "a fox",
+                                                .negative_prompt = " ",
+                                                .width = 16,
+                                                .height = 16,
+                                                .steps = 1,
+                                                .inputs = &PICTURE,
+                                                .input_count = 1,
+                                                .ref_pixels = 1024,
+                                                .vision_pixels = 1024,
+                                                .picture_positions = MICA_POSITIONS_GRID};
 
-static mica_status open_model(mica_model **m, mica_err *err)
+static mica_status open_model(mica_model **m, const char *path, mica_err *err)
 {
-    const mica_engine_options engine = {.size = sizeof engine, .model = SOURCE};
+    const mica_engine_options engine = {.size = sizeof engine, .model = path};
     mica_model_parts parts;
     const mica_model_kind *kind;
     mica_status st = mica_model_parts_resolve(&parts, &kind, &engine, err);
@@ -33,7 +47,7 @@ static mica_status open_model(mica_model **m, mica_err *err)
     return st;
 }
 
-static mica_status run_model(const mica_model *m, mica_err *err)
+static mica_status run_model(const mica_model *m, const mica_image_options *options, mica_err *err)
 {
     const mica_backend_options be_options = {
         .device = MICA_DEVICE_CPU, .precision = MICA_PRECISION_F32, .threads = 1};
@@ -45,7 +59,7 @@ static mica_status run_model(const mica_model *m, mica_err *err)
     if (!st)
         st = m->kind->session_open(&s, m, be, &switches, err);
     if (!st)
-        st = m->kind->generate(s, &OPTIONS, NULL, &result, err);
+        st = m->kind->generate(s, options, NULL, &result, err);
     assert_true((st == MICA_OK) == (result.rgb != NULL));
     mica_diffusion_result_deinit(&result);
     if (s)
@@ -67,14 +81,14 @@ static void test_open(void **state)
     mica_model *m = NULL;
     mica_err err = {0};
     const uint64_t before = mica_mem_count();
-    assert_int_equal(open_model(&m, &err), MICA_OK);
+    assert_int_equal(open_model(&m, SOURCE, &err), MICA_OK);
     const uint64_t total = mica_mem_count() - before;
     m->kind->close(&m);
     print_message("%d allocations to open\n", (int)total);
     for (uint64_t n = 1; n <= total; n += 1 + n / 64) {
         err = (mica_err){0};
         mica_mem_fail_at(n);
-        const mica_status st = open_model(&m, &err);
+        const mica_status st = open_model(&m, SOURCE, &err);
         mica_mem_fail_at(0);
         check(st, &err, "open", n);
         if (m)
@@ -82,16 +96,15 @@ static void test_open(void **state)
     }
 }
 
-static void test_run(void **state)
+static void fail_each(const char *path, const mica_image_options *options)
 {
-    (void)state;
     mica_model *m = NULL;
     mica_err err = {0};
-    assert_int_equal(open_model(&m, &err), MICA_OK);
+    assert_int_equal(open_model(&m, path, &err), MICA_OK);
     /* The first run also fills what libraries keep for good. */
-    assert_int_equal(run_model(m, &err), MICA_OK);
+    assert_int_equal(run_model(m, options, &err), MICA_OK);
     const uint64_t before = mica_mem_count();
-    assert_int_equal(run_model(m, &err), MICA_OK);
+    assert_int_equal(run_model(m, options, &err), MICA_OK);
     const uint64_t total = mica_mem_count() - before;
     int refused = 0;
     print_message("%d allocations to run\n", (int)total);
@@ -99,7 +112,7 @@ static void test_run(void **state)
     for (uint64_t n = 1; n <= total; n++) {
         err = (mica_err){0};
         mica_mem_fail_at(n);
-        const mica_status st = run_model(m, &err);
+        const mica_status st = run_model(m, options, &err);
         mica_mem_fail_at(0);
         check(st, &err, "run", n);
         refused += st == MICA_E_NOMEM;
@@ -108,8 +121,21 @@ static void test_run(void **state)
     m->kind->close(&m);
 }
 
+static void test_run(void **state)
+{
+    (void)state;
+    fail_each(SOURCE, &OPTIONS);
+}
+
+static void test_edit(void **state)
+{
+    (void)state;
+    fail_each(EDIT_SOURCE, &EDIT_OPTIONS);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_open), cmocka_unit_test(test_run)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_open), cmocka_unit_test(test_run),
+                                       cmocka_unit_test(test_edit)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
