@@ -30,14 +30,15 @@ typedef struct mica_backend_options {
     bool ablate_fusion;
 } mica_backend_options;
 
-/* A weight as a model holds it. `tensor` views the file; `prepared` is the backend's
- * own form (packed, quantised, device copy), made at first use and freed by
- * mica_backend_drop_weights or with the backend. */
+/* A weight as a session holds it. `tensor` views the file; `prepared` is the backend's
+ * own form (packed, quantised, device copy), made at first use and let go by
+ * mica_backend_drop_weights or with the backend. Weights that view the same tensor share
+ * one form, whichever session they belong to; the numbers must not change meanwhile. */
 typedef struct mica_weight {
     mica_tensor tensor;
     const char *name; /* canonical name, for messages; borrowed */
     bool sensitive;   /* never computed below bf16 (norm-adjacent, first and last layers) */
-    bool constant;    /* shared by several users, keep when dropping */
+    bool constant;    /* shared by several users, keep when dropping; outlives the backend */
     bool mapped;      /* data lies in a read-only file mapping: its pages may be dropped and
                           come back from the file. False (memory of its own): never touched */
     void *prepared;

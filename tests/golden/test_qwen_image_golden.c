@@ -8,6 +8,7 @@
 #include "sample/noise.h"
 
 #include <math.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -170,6 +171,46 @@ static void test_threads(void **state)
                            &(golden_setup){.precision = PRECISIONS[p], .threads = threads}, 0.0);
 }
 
+typedef struct side_run {
+    const mica_model *model;
+    const mica_image_options *options;
+    golden_run run;
+} side_run;
+
+static void *run_aside(void *user)
+{
+    side_run *s = user;
+    golden_generate(&s->run, s->model, &(golden_setup){.precision = MICA_PRECISION_INT8},
+                    s->options);
+    return NULL;
+}
+
+/* Two sessions of one model at once share the quantised weights, and nothing else. */
+static void test_sessions_side_by_side(void **state)
+{
+    (void)state;
+    golden_case c;
+    golden_run alone;
+    mica_model *m = golden_model_open_folder(MODEL);
+    golden_case_open(&c, SYSTEM, "t2i_cfg");
+    golden_generate_ok(&alone, m, &(golden_setup){.precision = MICA_PRECISION_INT8}, &c.options);
+    side_run s[2] = {{.model = m, .options = &c.options}, {.model = m, .options = &c.options}};
+    pthread_t thread[2];
+    for (int t = 0; t < 2; t++)
+        assert_int_equal(pthread_create(&thread[t], NULL, run_aside, &s[t]), 0);
+    for (int t = 0; t < 2; t++)
+        assert_int_equal(pthread_join(thread[t], NULL), 0);
+    for (int t = 0; t < 2; t++) {
+        assert_int_equal(s[t].run.status, MICA_OK);
+        golden_assert_equal("step2.latents", mica_trace_find(s[t].run.trace, "step2.latents"),
+                            mica_trace_find(alone.trace, "step2.latents"));
+        golden_run_close(&s[t].run);
+    }
+    golden_run_close(&alone);
+    golden_case_close(&c);
+    golden_model_close(&m);
+}
+
 /* Tables built at another time hold the same numbers. */
 static void test_ablate_exact(void **state)
 {
@@ -317,6 +358,7 @@ int main(void)
         cmocka_unit_test(test_nocfg_bf16),
         cmocka_unit_test(test_cfg_int8),
         cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_sessions_side_by_side),
         cmocka_unit_test(test_ablate_exact),
         cmocka_unit_test(test_ablate_near),
         cmocka_unit_test(test_batch_equals_single_runs),

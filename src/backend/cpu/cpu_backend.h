@@ -95,9 +95,9 @@ void mica_cpu_free(void *p);
 
 /* ----------------------------------------------------- prepared weights -- */
 
-/* A weight's own form, made once and shared by every backend that uses the model:
- * sessions of one engine find each other's work in weight->prepared. Preparing holds a
- * process-wide lock. */
+/* A tensor's own form, made once and shared by every weight and backend that wants the same
+ * form of the same tensor: sessions of one engine have tables of their own, but the tensors are
+ * the engine's. Preparing holds a process-wide lock. */
 typedef enum mica_cpu_prepared_kind {
     MICA_CPU_PREPARED_INT8 = 1, /* cpu_int8.c */
     MICA_CPU_PREPARED_CONV      /* cpu_conv.c */
@@ -107,9 +107,10 @@ struct mica_cpu_prepared {
     mica_cpu_prepared_kind kind;
     uint64_t layout; /* chosen by the maker; another layout of one kind is prepared anew */
     size_t size;
-    void *data; /* 64-byte aligned, `size` bytes, filled by the maker */
-    mica_weight *weight;
+    void *data;         /* 64-byte aligned, `size` bytes, filled by the maker */
+    mica_tensor tensor; /* what it was made from */
     mica_cpu_prepared_ref *refs;
+    mica_cpu_prepared *next; /* in the table of all */
 };
 
 /* Fills p->data. Must not touch the shared scratch of its operation before reserving it. */

@@ -1,13 +1,17 @@
 /* cpu_prepare.c - weights in the backend's own form, shared between sessions.
  *
- *     weight->prepared ──► mica_cpu_prepared ──► refs: one per backend that uses it
- *                                                  ▲
- *     be->prepared ────────────────────────────────┘ (all that this backend uses)
+ *     engine's tensor ◄── weight of session A ──► mica_cpu_prepared ◄── weight of session B
+ *                                                    refs: one per weight and backend
  *
- * Sessions of one engine share the engine's weights, so a packed or quantised weight must be
- * made once and live until its last user lets go. A process-wide lock guards every
- * prepared pointer and list; taking it costs nothing beside a matmul. While one session
- * prepares a weight the others wait, and find it ready. */
+ * Every session has its own table of weights, but all of them view the engine's tensors: a packed
+ * or quantised form belongs to the tensor. All living forms stand in one hash table, found by
+ * what they were made from; weight->prepared remembers the last form a weight was given. A form
+ * is made once and lives until its last user lets go. What a tensor views does not change
+ * while a form of it lives.
+ *
+ * A process-wide lock guards the table, every prepared pointer and every list; taking it costs
+ * nothing beside a matmul. While one session prepares a weight the others wait, and find it
+ * ready. */
 #include "backend/cpu/cpu_backend.h"
 
 #include "base/half.h"
@@ -17,21 +21,71 @@
 #include <pthread.h>
 #include <string.h>
 
+#define BUCKETS 1024 /* a full-size transformer has 840 weights that are prepared */
+
 struct mica_cpu_prepared_ref {
     mica_cpu_prepared *prepared;
     mica_cpu_backend *backend;
-    mica_cpu_prepared_ref *next_of_weight;
+    mica_weight *weight;
+    mica_cpu_prepared_ref *next_of_prepared;
     mica_cpu_prepared_ref *next_of_backend;
 };
 
 static pthread_mutex_t prepared_lock = PTHREAD_MUTEX_INITIALIZER;
+static mica_cpu_prepared *buckets[BUCKETS];
+
+/* ---------------------------------------------------------------- table -- */
+
+static mica_cpu_prepared **bucket_of(const mica_tensor *t)
+{
+    const uint64_t h = (uint64_t)(uintptr_t)t->data * 0x9e3779b97f4a7c15u;
+    return &buckets[h >> 54]; /* BUCKETS: 10 bits */
+}
+
+static bool same_tensor(const mica_tensor *a, const mica_tensor *b)
+{
+    bool same = a->data == b->data && a->dtype == b->dtype && a->ndim == b->ndim &&
+                a->scale.data == b->scale.data;
+    if (same && a->scale.data)
+        same = a->scale.dtype == b->scale.dtype && a->scale.per_row == b->scale.per_row;
+    for (int i = 0; same && i < a->ndim; i++)
+        same = a->shape_[i] == b->shape_[i] && a->stride_[i] == b->stride_[i];
+    return same;
+}
+
+/* Made from the same numbers, in the same form. */
+static bool same_form(const mica_cpu_prepared *a, const mica_cpu_prepared *b)
+{
+    return a->kind == b->kind && a->layout == b->layout && same_tensor(&a->tensor, &b->tensor);
+}
+
+static mica_cpu_prepared *find(const mica_cpu_prepared *model)
+{
+    mica_cpu_prepared *p = *bucket_of(&model->tensor);
+    while (p && !same_form(p, model))
+        p = p->next;
+    return p;
+}
 
 static void prepared_free(mica_cpu_prepared *p)
 {
-    if (p->weight->prepared == p)
-        p->weight->prepared = NULL;
+    mica_cpu_prepared **link = bucket_of(&p->tensor);
+    while (*link != p)
+        link = &(*link)->next;
+    *link = p->next;
     mica_cpu_free(p->data);
     mica_mem_free(p);
+}
+
+/* ----------------------------------------------------------- references -- */
+
+static mica_cpu_prepared_ref *find_ref(const mica_cpu_prepared *p, const mica_weight *weight,
+                                       const mica_cpu_backend *be)
+{
+    mica_cpu_prepared_ref *r = p->refs;
+    while (r && (r->weight != weight || (be && r->backend != be)))
+        r = r->next_of_prepared;
+    return r;
 }
 
 /* Unlinks *link (an element of be->prepared) and frees what nobody uses any more. */
@@ -41,9 +95,11 @@ static void ref_release(mica_cpu_prepared_ref **link)
     mica_cpu_prepared *p = ref->prepared;
     mica_cpu_prepared_ref **other = &p->refs;
     while (*other != ref)
-        other = &(*other)->next_of_weight;
-    *other = ref->next_of_weight;
+        other = &(*other)->next_of_prepared;
+    *other = ref->next_of_prepared;
     *link = ref->next_of_backend;
+    if (ref->weight->prepared == p && !find_ref(p, ref->weight, NULL))
+        ref->weight->prepared = NULL;
     mica_mem_free(ref);
     if (!p->refs)
         prepared_free(p);
@@ -54,7 +110,7 @@ static void release_of(mica_cpu_backend *be, const mica_weight *weight)
 {
     mica_cpu_prepared_ref **link = &be->prepared;
     while (*link) {
-        if (!weight || (*link)->prepared->weight == weight)
+        if (!weight || (*link)->weight == weight)
             ref_release(link);
         else
             link = &(*link)->next_of_backend;
@@ -64,8 +120,7 @@ static void release_of(mica_cpu_backend *be, const mica_weight *weight)
 void mica_cpu_prepared_drop(mica_cpu_backend *be, mica_weight *weight)
 {
     pthread_mutex_lock(&prepared_lock);
-    if (weight->prepared)
-        release_of(be, weight);
+    release_of(be, weight);
     pthread_mutex_unlock(&prepared_lock);
 }
 
@@ -76,24 +131,30 @@ void mica_cpu_prepared_drop_all(mica_cpu_backend *be)
     pthread_mutex_unlock(&prepared_lock);
 }
 
-static bool has_ref(const mica_cpu_backend *be, const mica_cpu_prepared *p)
-{
-    for (const mica_cpu_prepared_ref *r = p->refs; r; r = r->next_of_weight)
-        if (r->backend == be)
-            return true;
-    return false;
-}
-
-static mica_status add_ref(mica_cpu_backend *be, mica_cpu_prepared *p, mica_err *err)
+static mica_status add_ref(mica_cpu_backend *be, mica_weight *weight, mica_cpu_prepared *p,
+                           mica_err *err)
 {
     mica_cpu_prepared_ref *ref = mica_mem_calloc(1, sizeof *ref);
     be->base.counters.allocations++;
     if (!ref)
         return MICA_FAIL(err, MICA_E_NOMEM, "no memory for a reference to a prepared weight");
-    *ref = (mica_cpu_prepared_ref){p, be, p->refs, be->prepared};
+    *ref = (mica_cpu_prepared_ref){p, be, weight, p->refs, be->prepared};
     p->refs = ref;
     be->prepared = ref;
     return MICA_OK;
+}
+
+/* --------------------------------------------------------------- making -- */
+
+static mica_status fill(mica_cpu_backend *be, mica_weight *weight, mica_cpu_prepared *p,
+                        mica_cpu_prepare_fn fn, void *user, mica_err *err)
+{
+    p->data = mica_cpu_alloc(be, p->size);
+    if (!p->data)
+        return MICA_FAIL(err, MICA_E_NOMEM, "%s: %zu bytes for its packed form could not be had",
+                         weight->name ? weight->name : "weight", p->size);
+    MICA_TRY(fn(be, weight, p, user, err));
+    return add_ref(be, weight, p, err);
 }
 
 static mica_status prepared_make(mica_cpu_backend *be, mica_weight *weight,
@@ -105,22 +166,14 @@ static mica_status prepared_make(mica_cpu_backend *be, mica_weight *weight,
     if (!p)
         return MICA_FAIL(err, MICA_E_NOMEM, "no memory for a prepared weight");
     *p = *model;
-    p->weight = weight;
-    p->data = mica_cpu_alloc(be, model->size);
-    mica_status st = MICA_OK;
-    if (!p->data)
-        st = MICA_FAIL(err, MICA_E_NOMEM, "%s: %zu bytes for its packed form could not be had",
-                       weight->name ? weight->name : "weight", model->size);
-    if (!st)
-        st = fn(be, weight, p, user, err);
-    if (!st)
-        st = add_ref(be, p, err);
+    const mica_status st = fill(be, weight, p, fn, user, err);
     if (st) {
         mica_cpu_free(p->data);
         mica_mem_free(p);
         return st;
     }
-    weight->prepared = p;
+    p->next = *bucket_of(&p->tensor);
+    *bucket_of(&p->tensor) = p;
     *out = p;
     return MICA_OK;
 }
@@ -130,20 +183,16 @@ static mica_status get_locked(mica_cpu_backend *be, mica_weight *weight,
                               mica_cpu_prepared **out, mica_err *err)
 {
     mica_cpu_prepared *p = weight->prepared;
-    if (p && (p->kind != model->kind || p->layout != model->layout)) {
-        /* Another layout is wanted. Users of the old one keep it until they let go; this
-         * backend does so now, and the new form takes the place in the weight. */
-        release_of(be, weight);
-        p = NULL;
+    if (!p || !same_form(p, model))
+        p = find(model);
+    if (!p || !find_ref(p, weight, be)) {
+        release_of(be, weight); /* of another form: one at a time; others keep theirs */
+        if (p)
+            MICA_TRY(add_ref(be, weight, p, err));
+        else
+            MICA_TRY(prepared_make(be, weight, model, fn, user, &p, err));
     }
-    for (mica_cpu_prepared_ref *r = p ? NULL : be->prepared; r; r = r->next_of_backend)
-        if (r->prepared->weight == weight && r->prepared->kind == model->kind &&
-            r->prepared->layout == model->layout)
-            p = r->prepared;
-    if (!p)
-        return prepared_make(be, weight, model, fn, user, out, err);
-    if (!has_ref(be, p))
-        MICA_TRY(add_ref(be, p, err));
+    weight->prepared = p;
     *out = p;
     return MICA_OK;
 }
@@ -153,7 +202,8 @@ mica_status mica_cpu_prepared_get(mica_cpu_backend *be, mica_weight *weight,
                                   mica_cpu_prepare_fn fn, void *user, const mica_cpu_prepared **out,
                                   mica_err *err)
 {
-    const mica_cpu_prepared model = {.kind = kind, .layout = layout, .size = size};
+    const mica_cpu_prepared model = {
+        .kind = kind, .layout = layout, .size = size, .tensor = weight->tensor};
     mica_cpu_prepared *p = NULL;
     pthread_mutex_lock(&prepared_lock);
     const mica_status st = get_locked(be, weight, &model, fn, user, &p, err);

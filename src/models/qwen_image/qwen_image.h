@@ -1,7 +1,7 @@
 /* qwen_image.h - the Qwen-Image family as models/model.h sees it, and its two structs.
  *
  *     mica_qwen_image           files, configs, bound tables, tokenizer        immutable, shared
- *     mica_qwen_image_session   copies of the tables with prepared weights     one run at a time
+ *     mica_qwen_image_session   copies of the tables; prepared forms shared    one run at a time
  */
 #ifndef MICA_MODELS_QWEN_IMAGE_QWEN_IMAGE_H
 #define MICA_MODELS_QWEN_IMAGE_QWEN_IMAGE_H

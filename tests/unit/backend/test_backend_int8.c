@@ -5,6 +5,8 @@
  * one-sided inputs after GELU. */
 #include "backend_testing.h"
 
+#include <pthread.h>
+
 typedef enum input_kind { INPUT_NORMAL, INPUT_OUTLIERS, INPUT_MASSIVE, INPUT_GELU } input_kind;
 
 static mica_tensor make_input(input_kind kind, int m, int k)
@@ -168,6 +170,97 @@ static void test_sessions_share_prepared_weights(void **state)
     host_free(&y2);
 }
 
+/* A session: a backend and its own copy of the engine's table. */
+typedef struct table_session {
+    mica_weight w[6];
+    const mica_tensor *x;
+    mica_tensor y[6];
+    const void *prepared[6]; /* while the session runs */
+    pthread_barrier_t *all_made;
+    mica_status status;
+} table_session;
+
+static void *run_session(void *user)
+{
+    table_session *s = user;
+    mica_backend *be = open_backend(MICA_PRECISION_INT8, 1);
+    for (int i = 0; i < 6; i++)
+        mica_linear(be, &(mica_linear_args){.x_MD = s->x, .w_OD = &s->w[i], .y_MO = &s->y[i]});
+    s->status = mica_backend_check(be, NULL);
+    for (int i = 0; i < 6; i++)
+        s->prepared[i] = s->w[i].prepared;
+    pthread_barrier_wait(s->all_made);
+    mica_backend_close(&be);
+    return NULL;
+}
+
+/* Two sessions in two threads prepare the same tensors at once: every form is made once, both
+ * compute the same, and nothing is left behind. */
+static void test_tables_in_two_threads_share_forms(void **state)
+{
+    (void)state;
+    mica_tensor x = make_input(INPUT_OUTLIERS, 9, 256);
+    table_session s[2];
+    pthread_barrier_t all_made;
+    pthread_t thread[2];
+    pthread_barrier_init(&all_made, NULL, 2);
+    for (int i = 0; i < 6; i++) {
+        s[0].w[i] = s[1].w[i] = host_weight(MICA_DTYPE_BF16, 0.1f, 2, SHAPE(100 + i, 256));
+        for (int t = 0; t < 2; t++)
+            s[t].y[i] = host_tensor(MICA_DTYPE_F32, 2, SHAPE(9, 100 + i));
+    }
+    for (int t = 0; t < 2; t++) {
+        s[t].x = &x;
+        s[t].all_made = &all_made;
+        assert_int_equal(pthread_create(&thread[t], NULL, run_session, &s[t]), 0);
+    }
+    for (int t = 0; t < 2; t++)
+        assert_int_equal(pthread_join(thread[t], NULL), 0);
+    assert_int_equal(s[0].status, MICA_OK);
+    assert_int_equal(s[1].status, MICA_OK);
+    for (int i = 0; i < 6; i++) {
+        assert_non_null(s[0].prepared[i]);
+        assert_ptr_equal(s[0].prepared[i], s[1].prepared[i]);
+        assert_memory_equal(s[0].y[i].data, s[1].y[i].data, mica_tensor_size(&s[0].y[i]));
+        assert_null(s[0].w[i].prepared);
+        assert_null(s[1].w[i].prepared);
+        host_free(&s[0].y[i]);
+        host_free(&s[1].y[i]);
+        weight_free(&s[0].w[i]);
+    }
+    pthread_barrier_destroy(&all_made);
+    host_free(&x);
+}
+
+/* Views of one tensor with other scales, or of its other half, are other weights. */
+static void test_other_views_are_not_shared(void **state)
+{
+    (void)state;
+    mica_tensor x = make_input(INPUT_NORMAL, 3, 64),
+                y = host_tensor(MICA_DTYPE_F32, 2, SHAPE(3, 8));
+    mica_weight all = host_weight(MICA_DTYPE_F8_E4M3, 1.0f, 2, SHAPE(16, 64));
+    const float two = 2.0f;
+    mica_weight w[3] = {all, all, all};
+    w[0].tensor = mica_tensor_rows(&all.tensor, 0, 8);
+    w[1].tensor = mica_tensor_rows(&all.tensor, 8, 8);
+    w[2].tensor = w[0].tensor;
+    w[2].tensor.scale = (mica_tensor_scale){.data = &two, .dtype = MICA_DTYPE_F32};
+    mica_backend *be = open_backend(MICA_PRECISION_INT8, 1);
+    float first[3];
+    for (int i = 0; i < 3; i++) {
+        mica_linear(be, &(mica_linear_args){.x_MD = &x, .w_OD = &w[i], .y_MO = &y});
+        assert_fine(be);
+        first[i] = floats(&y)[0];
+    }
+    assert_ptr_not_equal(w[0].prepared, w[1].prepared);
+    assert_ptr_not_equal(w[0].prepared, w[2].prepared);
+    assert_true(first[2] == 2.0f * first[0] && first[1] != first[0]);
+    mica_backend_close(&be);
+    weight_free(&all);
+    host_free(&x);
+    host_free(&y);
+}
+
 static void test_constant_weights_are_kept(void **state)
 {
     (void)state;
@@ -195,6 +288,8 @@ int main(void)
         cmocka_unit_test(test_every_dtype),
         cmocka_unit_test(test_sensitive_weights_are_left_alone),
         cmocka_unit_test(test_sessions_share_prepared_weights),
+        cmocka_unit_test(test_tables_in_two_threads_share_forms),
+        cmocka_unit_test(test_other_views_are_not_shared),
         cmocka_unit_test(test_constant_weights_are_kept),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
