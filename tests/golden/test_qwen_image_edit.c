@@ -23,14 +23,18 @@ static const golden_setup F32 = {0};
 static const struct edit_case {
     const char *name, *model;
     mica_edit edit;
-} CASES[] = {{"edit", MODEL, MICA_EDIT_SINGLE},
-             {"edit_plus", MODEL, MICA_EDIT_AUTO},
-             {"edit_plus_zero_cond", ZERO_COND, MICA_EDIT_AUTO}};
+    mica_positions positions;
+    bool has_bf16; /* bounds */
+} CASES[] = {{"edit", MODEL, MICA_EDIT_SINGLE, MICA_POSITIONS_SEQUENCE, true},
+             {"edit_plus", MODEL, MICA_EDIT_AUTO, MICA_POSITIONS_SEQUENCE, true},
+             {"edit_plus_zero_cond", ZERO_COND, MICA_EDIT_AUTO, MICA_POSITIONS_SEQUENCE, true},
+             {"edit_plus_grid", MODEL, MICA_EDIT_AUTO, MICA_POSITIONS_GRID, false}};
 
 static void open_case(golden_case *c, const struct edit_case *e)
 {
     golden_case_open(c, SYSTEM, e->name);
     c->options.edit = e->edit;
+    c->options.picture_positions = e->positions;
 }
 
 /* ----------------------------------------------------------- against the reference -- */
@@ -59,7 +63,7 @@ static void test_f32(void **state)
 static void test_bf16(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < MICA_ARRAY_LEN(CASES); i++) {
+    for (size_t i = 0; i < MICA_ARRAY_LEN(CASES) && CASES[i].has_bf16; i++) {
         golden_case c;
         golden_run r;
         mica_model *m = golden_model_open_folder(CASES[i].model);
@@ -124,7 +128,7 @@ static void test_setups(void **state)
     const golden_setup modulation = {.switches = {.ablate_modulation_once = true}};
     const golden_setup apart = {.switches = {.ablate_batched_cfg = true}};
     const golden_setup plain = {.ablate_fusion = true};
-    for (size_t i = 1; i < MICA_ARRAY_LEN(CASES); i++) {
+    for (size_t i = 1; i < 3; i++) {
         compare_setups(&CASES[i], &one, &three, 0.0);
         compare_setups(&CASES[i], &F32, &rope, 0.0);
         compare_setups(&CASES[i], &F32, &trim, 0.0);
@@ -221,25 +225,6 @@ static void test_memory_input(void **state)
     golden_run_close(&memory);
     mica_picture_deinit(&p);
     golden_case_close(&c);
-    golden_model_close(&m);
-}
-
-/* Rows in a grid change what the text encoder says, the picture with it, and nothing else. */
-static void test_grid_differs(void **state)
-{
-    (void)state;
-    golden_run sequence, grid;
-    mica_model *m = golden_model_open_folder(MODEL);
-    mica_image_options o = small_options(&PICTURE, 1);
-    golden_generate_ok(&sequence, m, &F32, &o);
-    o.picture_positions = MICA_POSITIONS_GRID;
-    golden_generate_ok(&grid, m, &F32, &o);
-    assert_true(golden_relative_l2(mica_trace_find(grid.trace, "prompt.embeds"),
-                                   mica_trace_find(sequence.trace, "prompt.embeds")) > 1e-3);
-    golden_assert_equal("prompt.input_ids", mica_trace_find(grid.trace, "prompt.input_ids"),
-                        mica_trace_find(sequence.trace, "prompt.input_ids"));
-    golden_run_close(&sequence);
-    golden_run_close(&grid);
     golden_model_close(&m);
 }
 
@@ -563,7 +548,6 @@ int main(void)
         cmocka_unit_test(test_batch),
         cmocka_unit_test(test_counters),
         cmocka_unit_test(test_memory_input),
-        cmocka_unit_test(test_grid_differs),
         cmocka_unit_test(test_edit_with_mask),
         cmocka_unit_test(test_text_alone),
         cmocka_unit_test(test_bad_requests),
