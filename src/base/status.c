@@ -60,6 +60,16 @@ void mica_err_prefix(mica_err *err, const char *format, ...)
         trim_partial_character(err->text);
 }
 
+void mica_err_join(mica_err *err, const mica_err *more)
+{
+    if (err->status == MICA_OK) {
+        *err = *more;
+        return;
+    }
+    const mica_err before = *err;
+    mica_err_set(err, before.status, "%s\n%s", before.text, more->text);
+}
+
 const char *mica_status_name(mica_status status)
 {
     switch (status) {

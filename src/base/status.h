@@ -22,6 +22,8 @@ mica_status mica_err_set(mica_err *err, mica_status status, const char *format, 
     MICA_PRINTF(3, 4);
 /* Puts "prefix: " before a text already there; for context that only a caller knows. */
 void mica_err_prefix(mica_err *err, const char *format, ...) MICA_PRINTF(2, 3);
+/* Puts `more` on a line of its own behind a text already there; into an empty err as it is. */
+void mica_err_join(mica_err *err, const mica_err *more);
 
 #define MICA_FAIL(err, status, ...) mica_err_set((err), (status), __VA_ARGS__)
 #define MICA_TRY(expr)                                                                             \

@@ -2,12 +2,14 @@
 #include "models/model.h"
 #include "models/flux2/flux2.h"
 #include "models/qwen_image/qwen_image.h"
+#include "models/zimage/zimage.h"
 
 #include <string.h>
 
 static const mica_model_kind *const KINDS[] = {
     &mica_qwen_image_kind,
     &mica_flux2_kind,
+    &mica_zimage_kind,
 };
 
 const mica_model_kind *mica_model_kind_at(int index)

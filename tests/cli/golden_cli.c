@@ -90,6 +90,20 @@ static void add_number(command *c, const char *option, double value)
     add_pair(c, option, place);
 }
 
+/* True guidance, or the embedded or added scale of other pipelines, where 0 is none; `true` is a
+ * limit of 1. */
+static void add_guidance(command *c, const golden_case *g)
+{
+    const struct cJSON *limit = mica_json_find(g->call, "cfg_normalization");
+    const double scale = number(g->call, "true_cfg_scale", number(g->call, "guidance_scale", 1));
+    add_number(c, "--guidance", scale > 0 ? scale : 1);
+    if (limit)
+        add_number(c, "--cfg-normalization",
+                   cJSON_IsTrue(limit) ? 1 : number(g->call, "cfg_normalization", 0));
+    if (mica_json_find(g->call, "cfg_truncation"))
+        add_number(c, "--cfg-truncation", number(g->call, "cfg_truncation", 1));
+}
+
 /* References beside the manifest, and the areas the reference scaled them to. */
 static void add_pictures(command *c, const golden_case *g)
 {
@@ -137,8 +151,7 @@ static void build_command(command *c, const golden_case *g, const char *program,
     add_number(c, "-W", number(g->call, "width", 0));
     add_number(c, "-H", number(g->call, "height", 0));
     add_number(c, "--steps", number(g->call, "num_inference_steps", 0));
-    add_number(c, "--guidance",
-               number(g->call, "true_cfg_scale", number(g->call, "guidance_scale", 1)));
+    add_guidance(c, g);
     add_flux2(c, g);
     add_pictures(c, g);
     add_pair(c, "--noise", g->expected_path);

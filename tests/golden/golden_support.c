@@ -79,6 +79,29 @@ static void read_inputs(golden_case *c, const struct cJSON *call)
     o->mask = &c->mask;
 }
 
+/* True guidance, or the embedded or added scale of other pipelines, where 0 is none; `true` is a
+ * limit of 1. */
+static void read_guidance(golden_case *c, const struct cJSON *call)
+{
+    mica_err err = {0};
+    mica_image_options *o = &c->options;
+    const struct cJSON *limit = mica_json_find(call, "cfg_normalization");
+    assert_ok(
+        mica_json_opt_double(&c->manifest, call, "true_cfg_scale", 0, 100, &o->guidance, &err),
+        &err);
+    assert_ok(
+        mica_json_opt_double(&c->manifest, call, "guidance_scale", 0, 100, &o->guidance, &err),
+        &err);
+    if (mica_json_find(call, "guidance_scale") && o->guidance == 0.0)
+        o->guidance = 1.0;
+    assert_ok(
+        mica_json_opt_double(&c->manifest, call, "cfg_truncation", 0, 1, &o->cfg_truncation, &err),
+        &err);
+    o->cfg_normalization = cJSON_IsTrue(limit)     ? 1.0
+                           : cJSON_IsNumber(limit) ? limit->valuedouble
+                                                   : 0;
+}
+
 static void read_call(golden_case *c)
 {
     const struct cJSON *call = mica_json_find(c->manifest.root, "call");
@@ -92,9 +115,7 @@ static void read_call(golden_case *c)
     assert_ok(mica_json_get_int(&c->manifest, call, "height", 1, 4096, &height, &err), &err);
     assert_ok(mica_json_get_int(&c->manifest, call, "num_inference_steps", 1, 100, &steps, &err),
               &err);
-    assert_ok(
-        mica_json_opt_double(&c->manifest, call, "true_cfg_scale", 0, 100, &o->guidance, &err),
-        &err);
+    read_guidance(c, call);
     if (mica_json_find(call, "negative_prompt"))
         assert_ok(
             mica_json_get_string(&c->manifest, call, "negative_prompt", &o->negative_prompt, &err),
@@ -227,6 +248,76 @@ void golden_assert_equal(const char *name, const mica_tensor *got, const mica_te
                  mica_dtype_get(expected->dtype)->name);
     if (memcmp(got->data, expected->data, mica_tensor_size(expected)) != 0)
         fail_msg("%s differs", name);
+}
+
+void golden_check_f32(const char *system, const char *model, const char *name)
+{
+    golden_case c;
+    golden_run r;
+    mica_model *m = golden_model_open_folder(model);
+    golden_case_open(&c, system, name);
+    golden_generate_ok(&r, m, &(golden_setup){0}, &c.options);
+    golden_assert_case(&c, r.trace, 1e-4);
+    const mica_tensor *picture = mica_weights_find(c.expected, "image_u8");
+    assert_int_equal(mica_tensor_size(picture), 3 * r.result.width * r.result.height);
+    assert_in_range(
+        golden_largest_difference(r.result.rgb, picture->data, mica_tensor_size(picture)), 0, 1);
+    assert_int_equal(r.result.count, 1);
+    assert_int_equal(r.result.width, c.options.width);
+    assert_int_equal(r.result.height, c.options.height);
+    golden_run_close(&r);
+    golden_case_close(&c);
+    golden_model_close(&m);
+}
+
+/* Every tensor the manifest gives a bound for. */
+static void assert_bf16(const golden_case *c, const mica_trace *trace)
+{
+    const struct cJSON *bounds =
+        mica_json_find(mica_json_find(c->manifest.root, "tolerance"), "bfloat16_compute");
+    const struct cJSON *each = mica_json_find(bounds, "per_tensor");
+    int compared = 0;
+    assert_non_null(each);
+    for (size_t i = 0; i < mica_weights_count(c->expected); i++) {
+        const char *name = mica_weights_name(c->expected, i);
+        double bound = 0.0;
+        mica_err err = {0};
+        assert_int_equal(mica_json_opt_double(&c->manifest, each, name, 0, 1, &bound, &err), 0);
+        if (bound == 0.0)
+            continue;
+        golden_assert_near(name, mica_trace_find(trace, name), mica_weights_tensor(c->expected, i),
+                           bound);
+        compared++;
+    }
+    assert_true(compared >= 5);
+}
+
+static double mean_difference(const uint8_t *a, const mica_tensor *b)
+{
+    double sum = 0.0;
+    for (int64_t i = 0; i < mica_tensor_count(b); i++)
+        sum += abs(a[i] - ((const uint8_t *)b->data)[i]);
+    return sum / (double)mica_tensor_count(b);
+}
+
+void golden_check_bf16(const char *system, const char *model, const char *name)
+{
+    golden_case c;
+    golden_run r;
+    mica_model *m = golden_model_open_folder(model);
+    mica_err err = {0};
+    double most = 0.0;
+    golden_case_open(&c, system, name);
+    golden_generate_ok(&r, m, &(golden_setup){.precision = MICA_PRECISION_BF16}, &c.options);
+    assert_bf16(&c, r.trace);
+    const struct cJSON *tolerance = mica_json_find(c.manifest.root, "tolerance");
+    assert_ok(mica_json_get_double(&c.manifest, mica_json_find(tolerance, "image_u8"),
+                                   "bfloat16_mean_abs", 0, 255, &most, &err),
+              &err);
+    assert_true(mean_difference(r.result.rgb, mica_weights_find(c.expected, "image_u8")) <= most);
+    golden_run_close(&r);
+    golden_case_close(&c);
+    golden_model_close(&m);
 }
 
 void golden_temp_folder(char *out, size_t size)

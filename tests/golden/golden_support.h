@@ -68,6 +68,11 @@ int golden_largest_difference(const uint8_t *a, const uint8_t *b, size_t n);
 /* Every tensor of the case but image_u8: f32 within `bound`, integers equal. */
 void golden_assert_case(const golden_case *c, const mica_trace *trace, double bound);
 
+/* A picture case from start to end in one precision. f32: every tensor within relative L2 1e-4, the
+ * picture within one level. bf16: the bounds of the manifest. */
+void golden_check_f32(const char *system, const char *model, const char *name);
+void golden_check_bf16(const char *system, const char *model, const char *name);
+
 /* A fresh folder under the system's temporary one, and its removal with everything in it. */
 void golden_temp_folder(char *out, size_t size);
 void golden_remove_folder(const char *path);

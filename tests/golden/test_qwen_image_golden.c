@@ -20,90 +20,28 @@ static const golden_setup F32 = {0};
 
 /* ----------------------------------------------------------- against the reference -- */
 
-static void run_f32(const char *name)
-{
-    golden_case c;
-    golden_run r;
-    mica_model *m = golden_model_open_folder(MODEL);
-    golden_case_open(&c, SYSTEM, name);
-    golden_generate_ok(&r, m, &F32, &c.options);
-    golden_assert_case(&c, r.trace, 1e-4);
-    const mica_tensor *picture = mica_weights_find(c.expected, "image_u8");
-    assert_int_equal(mica_tensor_size(picture), 3 * r.result.width * r.result.height);
-    assert_in_range(
-        golden_largest_difference(r.result.rgb, picture->data, mica_tensor_size(picture)), 0, 1);
-    assert_int_equal(r.result.count, 1);
-    assert_int_equal(r.result.width, c.options.width);
-    assert_int_equal(r.result.height, c.options.height);
-    golden_run_close(&r);
-    golden_case_close(&c);
-    golden_model_close(&m);
-}
-
 static void test_cfg_f32(void **state)
 {
     (void)state;
-    run_f32("t2i_cfg");
+    golden_check_f32(SYSTEM, MODEL, "t2i_cfg");
 }
 
 static void test_nocfg_f32(void **state)
 {
     (void)state;
-    run_f32("t2i_nocfg");
-}
-
-/* Every tensor the manifest gives a bound for. */
-static void compare_bf16(const golden_case *c, const mica_trace *trace)
-{
-    const struct cJSON *bounds =
-        mica_json_find(mica_json_find(c->manifest.root, "tolerance"), "bfloat16_compute");
-    const struct cJSON *each = mica_json_find(bounds, "per_tensor");
-    int compared = 0;
-    assert_non_null(each);
-    for (size_t i = 0; i < mica_weights_count(c->expected); i++) {
-        const char *name = mica_weights_name(c->expected, i);
-        double bound = 0.0;
-        mica_err err = {0};
-        assert_int_equal(mica_json_opt_double(&c->manifest, each, name, 0, 1, &bound, &err), 0);
-        if (bound == 0.0)
-            continue;
-        golden_assert_near(name, mica_trace_find(trace, name), mica_weights_tensor(c->expected, i),
-                           bound);
-        compared++;
-    }
-    assert_true(compared >= 5);
-}
-
-static void run_bf16(const char *name)
-{
-    golden_case c;
-    golden_run r;
-    mica_model *m = golden_model_open_folder(MODEL);
-    const golden_setup setup = {.precision = MICA_PRECISION_BF16};
-    golden_case_open(&c, SYSTEM, name);
-    golden_generate_ok(&r, m, &setup, &c.options);
-    compare_bf16(&c, r.trace);
-    const mica_tensor *expected = mica_weights_find(c.expected, "image_u8");
-    const uint8_t *e = expected->data;
-    double sum = 0.0;
-    for (int64_t i = 0; i < mica_tensor_count(expected); i++)
-        sum += abs(r.result.rgb[i] - e[i]);
-    assert_true(sum / (double)mica_tensor_count(expected) <= 2.0);
-    golden_run_close(&r);
-    golden_case_close(&c);
-    golden_model_close(&m);
+    golden_check_f32(SYSTEM, MODEL, "t2i_nocfg");
 }
 
 static void test_cfg_bf16(void **state)
 {
     (void)state;
-    run_bf16("t2i_cfg");
+    golden_check_bf16(SYSTEM, MODEL, "t2i_cfg");
 }
 
 static void test_nocfg_bf16(void **state)
 {
     (void)state;
-    run_bf16("t2i_nocfg");
+    golden_check_bf16(SYSTEM, MODEL, "t2i_nocfg");
 }
 
 /* 8-bit operands in the large linears of the transformer: 3e-2 on what it gives; the text encoder
