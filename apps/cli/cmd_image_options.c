@@ -175,7 +175,8 @@ static const cli_option sampling_table[] = {
      .offset = AT(distilled),
      .words = choice_words,
      .value = "D",
-     .help = "few steps without guidance (FLUX.2-klein, Z-Image); auto: what the model's files say"},
+     .help =
+         "few steps without guidance (FLUX.2-klein, Z-Image); auto: what the model's files say"},
     {.name = "cfg-normalization",
      .kind = CLI_DOUBLE,
      .offset = AT(cfg_normalization),

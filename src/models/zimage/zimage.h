@@ -1,7 +1,7 @@
 /* zimage.h - the Z-Image family as models/model.h sees it, and its two structs.
  *
  *     mica_zimage           files, configs, bound tables, tokenizer        immutable, shared
- *     mica_zimage_session   copies of the tables with prepared weights     one run at a time
+ *     mica_zimage_session   copies of the tables; prepared forms shared    one run at a time
  */
 #ifndef MICA_MODELS_ZIMAGE_ZIMAGE_H
 #define MICA_MODELS_ZIMAGE_ZIMAGE_H
