@@ -102,6 +102,22 @@ static void read_guidance(golden_case *c, const struct cJSON *call)
                                                    : 0;
 }
 
+/* What only FLUX.2-klein's calls have; its folder says distilled, some cases are not. */
+static void read_flux2(golden_case *c, const struct cJSON *call)
+{
+    const struct cJSON *inputs = mica_json_find(c->manifest.root, "inputs");
+    mica_err err = {0};
+    int64_t tokens = 0;
+    bool distilled = false;
+    if (!mica_json_find(inputs, "is_distilled"))
+        return;
+    assert_ok(mica_json_opt_int(&c->manifest, call, "max_sequence_length", 1, 4096, &tokens, &err),
+              &err);
+    assert_ok(mica_json_opt_bool(&c->manifest, inputs, "is_distilled", &distilled, &err), &err);
+    c->options.max_text_tokens = (int)tokens;
+    c->options.distilled = distilled ? MICA_CHOICE_YES : MICA_CHOICE_NO;
+}
+
 static void read_call(golden_case *c)
 {
     const struct cJSON *call = mica_json_find(c->manifest.root, "call");
@@ -116,6 +132,7 @@ static void read_call(golden_case *c)
     assert_ok(mica_json_get_int(&c->manifest, call, "num_inference_steps", 1, 100, &steps, &err),
               &err);
     read_guidance(c, call);
+    read_flux2(c, call);
     if (mica_json_find(call, "negative_prompt"))
         assert_ok(
             mica_json_get_string(&c->manifest, call, "negative_prompt", &o->negative_prompt, &err),
