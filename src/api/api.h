@@ -45,6 +45,9 @@ struct mica_report {
 /* Copies `size` bytes of a caller's options over zeroes. MICA_E_USAGE when size is not set. */
 mica_status api_options(void *out, size_t known, const void *options, size_t size, mica_err *err);
 mica_precision api_precision(const mica_engine *engine); /* AUTO resolved */
+/* AUTO becomes CUDA where a GPU can be used and computes in the precision asked for, else CPU. CUDA
+ * that cannot be used is refused with the reason, never replaced. */
+mica_status api_resolve_device(mica_engine_options *o, mica_err *err);
 
 /* recipe.c: fills image->recipes and ->parameters. */
 mica_status api_recipes(mica_image *image, const mica_session *session,

@@ -36,21 +36,33 @@ mica_precision api_precision(const mica_engine *engine)
     return p == MICA_PRECISION_AUTO ? MICA_PRECISION_BF16 : p;
 }
 
-static mica_status check_device(const mica_engine_options *o, mica_err *err)
+static mica_status check_options(const mica_engine_options *o, mica_err *err)
 {
-    if (o->device == MICA_DEVICE_CUDA)
-        return MICA_FAIL(err, MICA_E_UNSUPPORTED,
-                         "device cuda: this build computes on CPUs only; use auto or cpu");
-    if (o->device != MICA_DEVICE_AUTO && o->device != MICA_DEVICE_CPU)
+    if (o->device < MICA_DEVICE_AUTO || o->device > MICA_DEVICE_CUDA)
         return MICA_FAIL(err, MICA_E_USAGE, "unknown device %d", (int)o->device);
-    if (o->precision == MICA_PRECISION_FP8)
-        return MICA_FAIL(err, MICA_E_UNSUPPORTED,
-                         "precision fp8: CPUs do not compute in fp8; use int8 or bf16 (fp8 weight "
-                         "files work in every precision)");
     if (o->precision < MICA_PRECISION_AUTO || o->precision > MICA_PRECISION_FP8)
         return MICA_FAIL(err, MICA_E_USAGE, "unknown precision %d", (int)o->precision);
     if (o->threads < 0 || o->threads > 1024)
         return MICA_FAIL(err, MICA_E_USAGE, "threads must be 0 (all) to 1024, not %d", o->threads);
+    return MICA_OK;
+}
+
+mica_status api_resolve_device(mica_engine_options *o, mica_err *err)
+{
+    const bool on_gpu = o->precision != MICA_PRECISION_INT8 && o->precision != MICA_PRECISION_FP8;
+    if (o->device == MICA_DEVICE_CUDA)
+        MICA_TRY(mica_backend_cuda_usable(err));
+    if (o->device == MICA_DEVICE_CUDA && !on_gpu)
+        return MICA_FAIL(err, MICA_E_UNSUPPORTED,
+                         "precision %s: not there yet on device cuda; use bf16 or f32",
+                         o->precision == MICA_PRECISION_INT8 ? "int8" : "fp8");
+    if (o->device == MICA_DEVICE_AUTO)
+        o->device = on_gpu && mica_backend_cuda_usable(NULL) == MICA_OK ? MICA_DEVICE_CUDA
+                                                                        : MICA_DEVICE_CPU;
+    if (o->precision == MICA_PRECISION_FP8)
+        return MICA_FAIL(err, MICA_E_UNSUPPORTED,
+                         "precision fp8: CPUs do not compute in fp8; use int8 or bf16 (fp8 weight "
+                         "files work in every precision)");
     return MICA_OK;
 }
 
@@ -145,7 +157,8 @@ mica_status mica_engine_open(mica_engine **out, const mica_engine_options *optio
         return MICA_E_NOMEM;
     MICA_TRY(
         api_options(&e->options, sizeof e->options, options, options ? options->size : 0, &e->err));
-    MICA_TRY(check_device(&e->options, &e->err));
+    MICA_TRY(check_options(&e->options, &e->err));
+    MICA_TRY(api_resolve_device(&e->options, &e->err));
     if (e->options.cpu_level != MICA_CPU_LEVEL_AUTO)
         MICA_TRY(mica_cpu_set_level(e->options.cpu_level, &e->err));
     return e->options.synthetic ? open_synthetic(e, e->options.synthetic, &e->err)

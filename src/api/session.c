@@ -15,7 +15,7 @@ mica_status mica_session_open(mica_session **out, mica_engine *engine)
     if (!engine || !engine->model)
         return MICA_FAIL(&s->err, MICA_E_USAGE, "the engine has no open model");
     const mica_engine_options *o = &engine->options;
-    const mica_backend_options backend = {.device = MICA_DEVICE_CPU,
+    const mica_backend_options backend = {.device = o->device,
                                           .precision = api_precision(engine),
                                           .threads = o->threads,
                                           .ablate_fusion = o->ablate_fusion};

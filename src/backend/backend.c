@@ -9,6 +9,7 @@
  * The checks cost a few comparisons an operation, so they stay in release builds: a defect
  * of a model then is a message with the weight's name and not a stray write. No numbers
  * are computed here and no device is known, except in mica_backend_open. */
+#include "backend/backend_module.h"
 #include "backend/backend_ops.h"
 #include "backend/cpu/cpu_backend.h"
 #include "base/checked.h"
@@ -25,14 +26,23 @@ mica_status mica_backend_open(mica_backend **out, const mica_backend_options *op
                               mica_err *err)
 {
     *out = NULL;
-    if (options->device == MICA_DEVICE_CUDA)
-        return MICA_FAIL(err, MICA_E_UNSUPPORTED,
-                         "this build has no CUDA backend; use --device cpu");
+    if (options->device == MICA_DEVICE_CUDA) {
+        const mica_backend_module *module;
+        MICA_TRY(mica_backend_cuda_module(&module, err));
+        return module->open(out, options, err);
+    }
     if (options->precision == MICA_PRECISION_FP8)
         return MICA_FAIL(
             err, MICA_E_UNSUPPORTED,
             "precision fp8 needs a device with fp8 units; use bf16 or int8 on the CPU");
     return mica_cpu_backend_open(out, options, err);
+}
+
+mica_status mica_backend_cuda_usable(mica_err *err)
+{
+    const mica_backend_module *module;
+    MICA_TRY(mica_backend_cuda_module(&module, err));
+    return module->usable(err);
 }
 
 void mica_backend_close(mica_backend **be)
@@ -80,6 +90,11 @@ mica_precision mica_backend_precision(const mica_backend *be)
 const char *mica_backend_name(const mica_backend *be)
 {
     return be->name;
+}
+
+bool mica_backend_is_queued(const mica_backend *be)
+{
+    return be->options.device == MICA_DEVICE_CUDA;
 }
 
 mica_backend_counters mica_backend_get_counters(const mica_backend *be)

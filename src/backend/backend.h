@@ -55,6 +55,9 @@ typedef enum mica_act {
 
 mica_status mica_backend_open(mica_backend **out, const mica_backend_options *options,
                               mica_err *err);
+/* MICA_OK when device cuda can be opened here; else MICA_E_UNSUPPORTED and why: the library of
+ * the backend is absent, no driver, no GPU, too old a one. */
+mica_status mica_backend_cuda_usable(mica_err *err);
 void mica_backend_close(mica_backend **be);
 /* First failure since the last call, then forgotten. */
 mica_status mica_backend_check(mica_backend *be, mica_err *err);
@@ -65,6 +68,9 @@ void mica_backend_fail(mica_backend *be, mica_status status, const char *format,
     MICA_PRINTF(3, 4);
 mica_precision mica_backend_precision(const mica_backend *be);
 const char *mica_backend_name(const mica_backend *be); /* "cpu v4+vnni, 2 threads" */
+/* True when operations return before they are done (a device): a clock around one tells how long it
+ * took to queue it, and the seconds of the counters below mean no more than that. */
+bool mica_backend_is_queued(const mica_backend *be);
 
 typedef struct mica_backend_counters {
     uint64_t allocations; /* heap or device allocations made by this backend */

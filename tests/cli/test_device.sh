@@ -1,0 +1,36 @@
+# test_device.sh - --device on machines without a GPU: cuda is refused in one line with the reason,
+# auto computes on the CPU, and a library that cannot be loaded is told from one that is absent.
+. "$(dirname "$0")/cli_test.sh"
+
+picture="image $model -p x -W 32 -H 32 --steps 1 --quiet"
+
+# shellcheck disable=SC2086 # words
+{
+    if "$MICA" $picture -o cuda.png --device cuda 2>/dev/null; then
+        echo 'a GPU can be used here: refusals for want of one are not tested'
+    else
+        fails 1 '^mica: device cuda: ' $picture -o cuda.png --device cuda
+        works $picture -o auto.png --device auto
+        works $picture -o cpu.png --device cpu
+        check 'auto is the CPU' "$MICA_TOOLS/picture_pixels" auto.png cpu.png
+        fails 1 '^mica: device cuda: ' bench --kernels --device cuda
+    fi
+
+    # The installed tree with another library of the backend, or none.
+    prefix=$(cd "$(dirname "$MICA")/.." && pwd)
+    cp -R "$prefix" tree
+    library=$(find tree -name 'libmica.so.0' | head -n 1)
+    folder=$(dirname "$library")
+    MICA=$scratch/tree/bin/mica
+    rm -f "$folder/libmica_cuda.so"
+    fails 1 'device cuda: libmica_cuda.so is not installed beside this library' $picture -o x.png --device cuda
+    works $picture -o auto2.png --device auto
+    echo 'no library' >"$folder/libmica_cuda.so"
+    fails 1 'device cuda: libmica_cuda.so cannot be loaded: ' $picture -o x.png --device cuda
+    works $picture -o auto3.png --device auto
+    cp "$library" "$folder/libmica_cuda.so"
+    fails 1 'device cuda: libmica_cuda.so belongs to another version' $picture -o x.png --device cuda
+    fails 1 'device cuda: ' $picture -o x.png --device cuda --precision fp8
+    fails 1 'precision fp8: CPUs do not compute in fp8' $picture -o x.png --device auto --precision fp8
+}
+finish
