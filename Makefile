@@ -23,6 +23,7 @@ help:
 	@echo 'make deps       install the Debian packages that build and tests need'
 	@echo 'make demo       set up, build, and make a picture: demo.png'
 	@echo 'make test       set up, build, and run every test'
+	@echo 'make test-cuda  build with the CUDA backend and run what needs a GPU'
 	@echo 'make sanitize   asan+ubsan build of the unit, kernel, parser and replay tests, and run them'
 	@echo 'make bench      operations and two full-width Qwen-Image blocks on this machine'
 	@echo 'make lint       layering, exported symbols, sizes, formatting'
@@ -58,6 +59,16 @@ test: deps
 	@$(MAKE) --no-print-directory build-all
 	@ctest --test-dir $(BUILD) $(CTEST_FLAGS)
 
+# A build of its own, so that the ordinary one stays what it is.
+CUDA_BUILD = $(BUILD)/cuda
+test-cuda: deps
+	@cmake --preset cuda --log-level=WARNING || $(SETUP_HINT)
+	@cmake --build --preset cuda $(if $(JOBS),-j $(JOBS))
+	@MICA=$(CUDA_BUILD)/mica COMPARE=$(CUDA_BUILD)/tests/compare/compare_backends \
+	    GOLDEN_CLI=$(CUDA_BUILD)/tests/cli/golden_cli DATA=tests/golden \
+	    LD_LIBRARY_PATH="$(CURDIR)/$(CUDA_BUILD):$$LD_LIBRARY_PATH" \
+	    tests/cuda/gpu_suite.sh $(CUDA_BUILD)/gpu_suite.log
+
 sanitize: deps
 	@cmake --preset asan+ubsan --log-level=WARNING || $(SETUP_HINT)
 	@cmake --build --preset asan+ubsan $(if $(JOBS),-j $(JOBS))
@@ -85,4 +96,4 @@ install: build
 clean:
 	@rm -rf $(BUILD)
 
-.PHONY: all help deps configure build build-all demo test sanitize bench lint format fuzz install clean
+.PHONY: all help deps configure build build-all demo test test-cuda sanitize bench lint format fuzz install clean

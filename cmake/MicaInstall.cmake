@@ -21,6 +21,9 @@ write_basic_package_version_file(${PROJECT_BINARY_DIR}/micaConfigVersion.cmake
 install(TARGETS mica EXPORT micaTargets
     LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
     PUBLIC_HEADER DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/mica)
+if(TARGET mica_cuda)
+    install(TARGETS mica_cuda LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}) # beside libmica.so
+endif()
 install(TARGETS mica_program RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 install(EXPORT micaTargets NAMESPACE mica:: DESTINATION ${package_dir})
 install(FILES ${PROJECT_BINARY_DIR}/micaConfig.cmake ${PROJECT_BINARY_DIR}/micaConfigVersion.cmake

@@ -1,0 +1,171 @@
+/* cuda_backend.c - the library's one entry: what it is, whether this machine can use it, opening.
+ *
+ *     dlopen(libmica_cuda.so) ──► mica_cuda_module ──► version, usable(), open()
+ *
+ * The library holds its own copy of the few base functions it needs and exports this one symbol;
+ * backend_module.h says what both sides must agree on. */
+#include "backend/backend_module.h"
+#include "backend/cuda/cuda_backend.h"
+#include "base/mem.h"
+
+#include <stdio.h>
+
+#define LEAST_CAPABILITY 80 /* bf16 tensor cores: Ampere */
+
+/* --------------------------------------------------------------- lifetime -- */
+
+static void cuda_close(mica_backend *base)
+{
+    mica_cuda_backend *be = mica_cuda_from(base);
+    if (be->stream)
+        (void)cudaStreamSynchronize(be->stream);
+    mica_cuda_weight_drop(be, NULL);
+    mica_cuda_sdpa_close(be);
+    mica_cuda_lt_close(be);
+    mica_cuda_pool_deinit(be);
+    mica_cuda_free(be, be->scratch);
+    mica_cuda_free(be, be->stage_dev);
+    mica_cuda_free(be, be->flag);
+    mica_cuda_stage_deinit(be);
+    if (be->stream)
+        (void)cudaStreamDestroy(be->stream);
+    mica_mem_free(be);
+}
+
+/* Weights are uploaded at first use and stay; streaming blocks that do not fit is not here yet. */
+static void cuda_prefetch_weights(mica_backend *be, mica_weight *const *weights, int count)
+{
+    (void)be;
+    (void)weights;
+    (void)count;
+}
+
+static void cuda_drop_weights(mica_backend *be, mica_weight *const *weights, int count)
+{
+    for (int i = 0; i < count; i++)
+        if (!weights[i]->constant)
+            mica_cuda_weight_drop(mica_cuda_from(be), weights[i]);
+}
+
+static const mica_backend_ops cuda_ops = {
+    .close = cuda_close,
+    .pool_alloc = mica_cuda_pool_alloc,
+    .pool_get_mark = mica_cuda_pool_get_mark,
+    .pool_release = mica_cuda_pool_release,
+    .pool_trim = mica_cuda_pool_trim,
+    .pool_peak = mica_cuda_pool_peak,
+    .upload_f32 = mica_cuda_op_upload_f32,
+    .download_f32 = mica_cuda_op_download_f32,
+    .prefetch_weights = cuda_prefetch_weights,
+    .drop_weights = cuda_drop_weights,
+    .linear = mica_cuda_op_linear,
+    .layer_norm_modulate = mica_cuda_op_layer_norm_modulate,
+    .rms_norm_modulate = mica_cuda_op_rms_norm_modulate,
+    .rms_norm_gated = mica_cuda_op_rms_norm_gated,
+    .l2_norm_channels = mica_cuda_op_l2_norm_channels,
+    .group_moments = mica_cuda_op_group_moments,
+    .group_norm = mica_cuda_op_group_norm,
+    .qk_norm_rope = mica_cuda_op_qk_norm_rope,
+    .attention = mica_cuda_op_attention,
+    .silu = mica_cuda_op_silu,
+    .tanh = mica_cuda_op_tanh,
+    .swiglu = mica_cuda_op_swiglu,
+    .add = mica_cuda_op_add,
+    .mul = mica_cuda_op_mul,
+    .embed_rows = mica_cuda_op_embed_rows,
+    .conv2d = mica_cuda_op_conv2d,
+    .upsample_nearest2 = mica_cuda_op_upsample_nearest2,
+    .copy = mica_cuda_op_copy,
+    .linear_combination = mica_cuda_op_linear_combination,
+    .cfg_combine = mica_cuda_op_cfg_combine,
+    .limit_norm = mica_cuda_op_limit_norm,
+    .all_finite = mica_cuda_op_all_finite,
+    .measure_peak = mica_cuda_op_measure_peak,
+};
+
+/* ----------------------------------------------------------------- device -- */
+
+static mica_status usable(mica_err *err)
+{
+    int count = 0, major = 0, minor = 0;
+    const cudaError_t error = cudaGetDeviceCount(&count);
+    if (error != cudaSuccess)
+        (void)cudaGetLastError();
+    if (error == cudaErrorInsufficientDriver)
+        return MICA_FAIL(err, MICA_E_UNSUPPORTED,
+                         "device cuda: there is no NVIDIA driver, or it is older than CUDA %d.%d",
+                         CUDART_VERSION / 1000, CUDART_VERSION / 10 % 100);
+    if (error == cudaErrorNoDevice || (error == cudaSuccess && count == 0))
+        return MICA_FAIL(err, MICA_E_UNSUPPORTED, "device cuda: the driver shows no GPU");
+    if (error != cudaSuccess)
+        return MICA_FAIL(err, MICA_E_UNSUPPORTED, "device cuda: %s", cudaGetErrorString(error));
+    MICA_TRY(mica_cuda_check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0),
+                             "asking the GPU", err));
+    MICA_TRY(mica_cuda_check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0),
+                             "asking the GPU", err));
+    if (10 * major + minor < LEAST_CAPABILITY)
+        return MICA_FAIL(err, MICA_E_UNSUPPORTED,
+                         "device cuda: the GPU has compute capability %d.%d, at least %d.%d is "
+                         "needed (bf16)",
+                         major, minor, LEAST_CAPABILITY / 10, LEAST_CAPABILITY % 10);
+    return MICA_OK;
+}
+
+static mica_status describe(mica_cuda_backend *be, mica_err *err)
+{
+    struct cudaDeviceProp p;
+    MICA_TRY(mica_cuda_check(cudaGetDeviceProperties(&p, 0), "asking the GPU", err));
+    snprintf(be->base.name, sizeof be->base.name, "cuda %.40s, %s%s%.16s", p.name,
+             be->bf16 ? "bf16" : "f32", be->sdpa ? ", cuDNN " : "",
+             be->sdpa ? mica_cuda_sdpa_version() : "");
+    return MICA_OK;
+}
+
+static mica_status open_parts(mica_cuda_backend *be, mica_err *err)
+{
+    void *flag;
+    MICA_TRY(mica_cuda_check(cudaSetDevice(0), "choosing the GPU", err));
+    MICA_TRY(mica_cuda_check(cudaStreamCreateWithFlags(&be->stream, cudaStreamNonBlocking),
+                             "creating a stream", err));
+    MICA_TRY(mica_cuda_alloc(be, sizeof(int), "a flag", &flag, err));
+    be->flag = flag;
+    MICA_TRY(mica_cuda_lt_open(be, err));
+    mica_cuda_sdpa_open(be);
+    return describe(be, err);
+}
+
+static mica_status cuda_open(mica_backend **out, const mica_backend_options *options, mica_err *err)
+{
+    *out = NULL;
+    MICA_TRY(usable(err));
+    if (options->precision == MICA_PRECISION_INT8 || options->precision == MICA_PRECISION_FP8)
+        return MICA_FAIL(err, MICA_E_UNSUPPORTED,
+                         "precision %s is not there yet on device cuda; use bf16",
+                         options->precision == MICA_PRECISION_INT8 ? "int8" : "fp8");
+    mica_cuda_backend *be = mica_mem_calloc(1, sizeof *be);
+    if (!be)
+        return MICA_FAIL(err, MICA_E_NOMEM, "the CUDA backend could not be allocated");
+    be->base.ops = &cuda_ops;
+    be->base.options = *options;
+    if (options->precision == MICA_PRECISION_AUTO)
+        be->base.options.precision = MICA_PRECISION_BF16;
+    be->bf16 = be->base.options.precision == MICA_PRECISION_BF16;
+    be->base.act_dtype = be->bf16 ? MICA_DTYPE_BF16 : MICA_DTYPE_F32;
+    be->fuse = !options->ablate_fusion;
+    const mica_status st = open_parts(be, err);
+    if (st) {
+        cuda_close(&be->base);
+        return st;
+    }
+    *out = &be->base;
+    return MICA_OK;
+}
+
+MICA_API const mica_backend_module mica_cuda_module = {
+    .size = sizeof(mica_backend_module),
+    .version = MICA_BACKEND_MODULE_VERSION,
+    .ops_size = sizeof(mica_backend_ops),
+    .backend_size = sizeof(mica_backend),
+    .usable = usable,
+    .open = cuda_open,
+};

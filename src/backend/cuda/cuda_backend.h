@@ -1,0 +1,250 @@
+/* cuda_backend.h - the CUDA backend's insides, shared by the C files of this folder.
+ *
+ *     mica_cuda_backend
+ *       base         vtable, options, counters, first failure (backend_ops.h)
+ *       stream       everything is queued here, in order; nothing else is used
+ *       lt           cuBLASLt: plans by shape (cuda_lt.c)
+ *       sdpa         cuDNN: attention plans by shape (cuda_cudnn.c), or NULL
+ *       pool[2]      stacks of tensors in device chunks (cuda_pool.c)
+ *       scratch      one device block for the running operation, grown and kept
+ *       stage        pinned memory through which everything from the host goes (cuda_stage.c)
+ *       prepared     references to weights on the device (cuda_prepare.c)
+ *
+ * One stream in order makes the memory simple: a block of a stack or of scratch may be reused as
+ * soon as the operation before it is queued. Only downloads and all_finite wait for the device,
+ * and staging when its ring is full; every wait is counted. All device and pinned allocations are
+ * counted in base.counters.allocations. Operations and a capture of the stream into a CUDA graph
+ * are compatible once weights and plans exist; embed_rows and uploads belong outside of it.
+ *
+ *     precision   activations   products                   refused
+ *     f32         f32           f32 sums, TF32 off         int8, fp8
+ *     bf16        bf16          bf16 operands, f32 sums
+ *
+ * The device is the first one that CUDA shows this process. */
+#ifndef MICA_BACKEND_CUDA_BACKEND_H
+#define MICA_BACKEND_CUDA_BACKEND_H
+
+#include "backend/backend_ops.h"
+#include "backend/cuda/cuda_kernels.h"
+
+typedef struct mica_cuda_chunk mica_cuda_chunk;
+typedef struct mica_cuda_lt mica_cuda_lt;
+typedef struct mica_cuda_sdpa mica_cuda_sdpa;
+typedef struct mica_cuda_prepared mica_cuda_prepared;
+typedef struct mica_cuda_ref mica_cuda_ref;
+
+typedef struct mica_cuda_pool {
+    mica_cuda_chunk *first, *current;
+    size_t in_use, peak;
+} mica_cuda_pool;
+
+#define MICA_CUDA_STAGE_SLOTS 4
+#define MICA_CUDA_STAGE_SIZE  ((size_t)16 << 20)
+
+typedef struct mica_cuda_slot {
+    void *host;          /* pinned, MICA_CUDA_STAGE_SIZE */
+    cudaEvent_t settled; /* the copies out of it are done */
+    bool busy;
+} mica_cuda_slot;
+
+typedef struct mica_cuda_backend {
+    mica_backend base;
+    cudaStream_t stream;
+    bool bf16; /* type of activations and operands; else f32 */
+    bool fuse; /* false: epilogues as passes of their own (ablation) */
+    mica_cuda_lt *lt;
+    mica_cuda_sdpa *sdpa;
+    mica_cuda_pool pool[MICA_POOL_COUNT];
+    void *scratch;
+    size_t scratch_size;
+    mica_cuda_slot slots[MICA_CUDA_STAGE_SLOTS];
+    int slot;        /* the one to use next */
+    void *stage_dev; /* device twin of a slot, for what is converted on arrival */
+    int *flag;       /* device: set by find_nonfinite */
+    mica_cuda_ref *prepared;
+} mica_cuda_backend;
+
+static inline mica_cuda_backend *mica_cuda_from(mica_backend *be)
+{
+    return (mica_cuda_backend *)be; /* base is the first member */
+}
+
+static inline size_t mica_cuda_align(size_t n)
+{
+    return (n + 255) & ~(size_t)255;
+}
+
+static inline int64_t mica_cuda_round8(int64_t n)
+{
+    return (n + 7) / 8 * 8;
+}
+
+/* ------------------------------------------------------- errors and types -- */
+
+/* MICA_OK, or the failure of a CUDA call with what was being done. */
+mica_status mica_cuda_check(cudaError_t error, const char *what, mica_err *err);
+mica_cuda_type mica_cuda_type_of(mica_dtype dtype);
+static inline size_t mica_cuda_type_size(mica_cuda_type t)
+{
+    return t == MICA_CUDA_F32 ? 4 : t == MICA_CUDA_F64 ? 8 : t >= MICA_CUDA_F8_E4M3 ? 1 : 2;
+}
+static inline mica_cuda_type mica_cuda_compute_type(const mica_cuda_backend *be)
+{
+    return be->bf16 ? MICA_CUDA_BF16 : MICA_CUDA_F32;
+}
+
+/* A tensor (f32 or bf16) as rows. Rows of one element where the last dimension is not
+ * contiguous, so that every view is correct if not fast. */
+mica_cuda_view mica_cuda_view_of(const mica_tensor *t);
+/* `rows` rows of n elements, ld apart. */
+mica_cuda_view mica_cuda_view_matrix(void *data, mica_cuda_type type, int64_t rows, int64_t n,
+                                     int64_t ld);
+/* The views as one row each when all of them are contiguous and of one shape. */
+void mica_cuda_flatten(mica_cuda_view *const *views, int count);
+mica_status mica_cuda_copy_tensor(mica_cuda_backend *be, const mica_tensor *src,
+                                  const mica_tensor *dst, mica_err *err);
+
+/* ---------------------------------------------------------------- memory -- */
+
+/* Counted device memory, 256-byte aligned. */
+mica_status mica_cuda_alloc(mica_cuda_backend *be, size_t size, const char *what, void **out,
+                            mica_err *err);
+/* Waits until the device has done with it (counted). */
+void mica_cuda_free(mica_cuda_backend *be, void *p);
+/* The scratch block with at least `size` bytes; contents are lost. Once at the start of an
+ * operation: the pointer is valid until the next one. */
+mica_status mica_cuda_scratch(mica_cuda_backend *be, size_t size, void **out, mica_err *err);
+
+/* The next pinned slot, at least MICA_CUDA_STAGE_SIZE bytes, free to write. Queue copies out of it,
+ * then close it. */
+mica_status mica_cuda_stage_open(mica_cuda_backend *be, void **host, mica_err *err);
+mica_status mica_cuda_stage_close(mica_cuda_backend *be, mica_err *err);
+void mica_cuda_stage_deinit(mica_cuda_backend *be);
+/* Host waits for all queued work; brings up failures of the device. */
+mica_status mica_cuda_wait(mica_cuda_backend *be, const char *what, mica_err *err);
+
+/* --------------------------------------------------------------- weights -- */
+
+typedef enum mica_cuda_form {
+    MICA_CUDA_FORM_MATRIX = 0, /* [rows][ld] in the compute type, ld = cols rounded up to 8 */
+    MICA_CUDA_FORM_CONV,       /* [O][KY][KX][C] as such a matrix */
+    MICA_CUDA_FORM_F32,        /* [1][n] f32: vectors for own kernels */
+    MICA_CUDA_FORM_BF16        /* [1][n] bf16: biases for cuBLASLt's epilogue */
+} mica_cuda_form;
+
+/* The weight on the device in the form asked for, uploaded at first use. Valid until this
+ * backend drops the weight or closes. NULL weight: *out = NULL. */
+mica_status mica_cuda_weight(mica_cuda_backend *be, mica_weight *w, mica_cuda_form form,
+                             const void **out, mica_err *err);
+void mica_cuda_weight_drop(mica_cuda_backend *be, mica_weight *w); /* NULL: all of them */
+/* The scale factor of row `row`; 1 when the weight has none. */
+float mica_cuda_weight_scale(const mica_tensor *w, int64_t row);
+
+/* -------------------------------------------------------------- products -- */
+
+/* d = a' b (+ beta c), column-major as cuBLAS has it: d is m x n. a is k x m and transposed, or
+ * m x k; b is k x n. Batches lie `*_step` elements apart. All pointers and leading dimensions are
+ * multiples of 16 bytes. */
+typedef struct mica_cuda_gemm {
+    int64_t m, n, k;
+    bool transpose_a;
+    mica_cuda_type type, d_type; /* of a and b; of c and d */
+    const void *a, *b, *c;       /* c NULL: beta is 0 */
+    void *d;
+    int64_t lda, ldb, ldc, ldd;
+    int batch;
+    int64_t a_step, b_step, d_step;
+    const void *bias; /* [m] of d_type, added by the epilogue; NULL: none */
+    bool gelu;        /* tanh-GELU behind the bias */
+} mica_cuda_gemm;
+
+mica_status mica_cuda_lt_open(mica_cuda_backend *be, mica_err *err);
+void mica_cuda_lt_close(mica_cuda_backend *be);
+mica_status mica_cuda_gemm_run(mica_cuda_backend *be, const mica_cuda_gemm *g, const char *name,
+                               mica_err *err);
+
+/* y = epilogue(x w^T) for `rows` rows of x (any even view) with a prepared matrix; shared by
+ * linears and convolutions. The scratch block is taken by the caller, mica_cuda_product_scratch
+ * bytes of it. */
+typedef struct mica_cuda_product {
+    const char *name;
+    mica_cuda_view x, y, residual; /* residual.data NULL: none */
+    const void *w;
+    int64_t ld, outputs; /* of w */
+    mica_weight *bias;
+    const float *gate;
+    mica_act act;
+    bool direct; /* decided by plan */
+    bool convert_x;
+} mica_cuda_product;
+/* Bytes of scratch it needs. */
+size_t mica_cuda_product_plan(mica_cuda_backend *be, mica_cuda_product *p);
+mica_status mica_cuda_product_run(mica_cuda_backend *be, const mica_cuda_product *p, void *scratch,
+                                  mica_err *err);
+
+/* ------------------------------------------------------- cuDNN attention -- */
+
+/* softmax(scale q k^T) v of bf16 [L, H, K] tensors by cuDNN; strides in elements. */
+typedef struct mica_cuda_sdpa_args {
+    int64_t L, M;
+    int H, G, K;
+    float scale;
+    const void *q, *k, *v;
+    void *out;
+    int64_t q_stride[2], k_stride[2], v_stride[2], out_stride[2]; /* token, head */
+} mica_cuda_sdpa_args;
+void mica_cuda_sdpa_open(mica_cuda_backend *be); /* leaves be->sdpa NULL where cuDNN cannot do it */
+void mica_cuda_sdpa_close(mica_cuda_backend *be);
+/* *workspace of a plan for these shapes; false: no plan, use the products. */
+bool mica_cuda_sdpa_plan(mica_cuda_backend *be, const mica_cuda_sdpa_args *args, size_t *workspace);
+mica_status mica_cuda_sdpa_run(mica_cuda_backend *be, const mica_cuda_sdpa_args *args,
+                               void *workspace, mica_err *err);
+/* "9.19.0", or NULL: built without cuDNN. */
+const char *mica_cuda_sdpa_version(void);
+
+/* ----------------------------------------------------------------- slots -- */
+
+#define MICA_CUDA_SLOT(name, ...)                                                                  \
+    mica_status mica_cuda_op_##name(mica_backend *be, __VA_ARGS__, mica_err *err)
+MICA_CUDA_SLOT(linear, const mica_linear_args *args);
+MICA_CUDA_SLOT(attention, const mica_attention_args *args);
+MICA_CUDA_SLOT(conv2d, const mica_conv2d_args *args);
+MICA_CUDA_SLOT(upsample_nearest2, const mica_tensor *x_YXC, mica_tensor *y_YXC);
+MICA_CUDA_SLOT(layer_norm_modulate, const mica_tensor *x_MD, const mica_tensor *scale_D,
+               const mica_tensor *shift_D, float eps, mica_tensor *y_MD);
+MICA_CUDA_SLOT(rms_norm_modulate, const mica_tensor *x_MD, mica_weight *w_D,
+               const mica_tensor *scale_D, float eps, mica_tensor *y_MD);
+MICA_CUDA_SLOT(rms_norm_gated, const mica_tensor *x_MD, mica_weight *w_D, const mica_tensor *gate_D,
+               float eps, mica_tensor *y_MD);
+MICA_CUDA_SLOT(l2_norm_channels, const mica_tensor *x_MC, mica_weight *gamma_C, mica_act act,
+               mica_tensor *y_MC);
+MICA_CUDA_SLOT(group_moments, const mica_tensor *x_YXC, mica_tensor *moments_YG2);
+MICA_CUDA_SLOT(group_norm, const mica_group_norm_args *args);
+MICA_CUDA_SLOT(qk_norm_rope, const mica_qk_norm_rope_args *args);
+MICA_CUDA_SLOT(silu, const mica_tensor *x, mica_tensor *y);
+MICA_CUDA_SLOT(tanh, const mica_tensor *x, mica_tensor *y);
+MICA_CUDA_SLOT(swiglu, const mica_tensor *gate, const mica_tensor *up, mica_tensor *y);
+MICA_CUDA_SLOT(add, const mica_tensor *a, const mica_tensor *b, mica_tensor *y);
+MICA_CUDA_SLOT(mul, const mica_tensor *a, const mica_tensor *b, mica_tensor *y);
+MICA_CUDA_SLOT(embed_rows, mica_weight *w_VD, const int32_t *ids, int64_t count, mica_tensor *y_LD);
+MICA_CUDA_SLOT(copy, const mica_tensor *src, mica_tensor *dst);
+MICA_CUDA_SLOT(linear_combination, int n, const float *coef, const mica_tensor *const *x,
+               mica_tensor *y);
+MICA_CUDA_SLOT(cfg_combine, const mica_tensor *cond_PC, const mica_tensor *uncond_PC, float scale,
+               bool renorm, mica_tensor *out_PC);
+MICA_CUDA_SLOT(limit_norm, const mica_tensor *reference_PC, float limit, mica_tensor *y_PC);
+MICA_CUDA_SLOT(all_finite, const mica_tensor *x, bool *out);
+MICA_CUDA_SLOT(measure_peak, mica_precision precision, double *flops);
+MICA_CUDA_SLOT(upload_f32, const mica_tensor *dst, const float *src);
+mica_status mica_cuda_op_download_f32(mica_backend *be, float *dst, const mica_tensor *src,
+                                      mica_err *err);
+
+mica_status mica_cuda_pool_alloc(mica_backend *be, mica_pool pool, size_t size, void **out,
+                                 mica_err *err);
+mica_pool_mark mica_cuda_pool_get_mark(mica_backend *be, mica_pool pool);
+void mica_cuda_pool_release(mica_backend *be, mica_pool pool, mica_pool_mark mark);
+void mica_cuda_pool_trim(mica_backend *be);
+uint64_t mica_cuda_pool_peak(const mica_backend *be, mica_pool pool);
+void mica_cuda_pool_deinit(mica_cuda_backend *be);
+
+#endif

@@ -1,0 +1,174 @@
+/* cuda_device.cuh - what the kernels of this folder share: loads and stores of 1 or 8 elements of
+ * a tagged type, row offsets of a view, sums over a warp or a block, activations, launch shapes.
+ *
+ *     load<8>   bf16: one 16-byte access       f32: two of them
+ *
+ * A tag is uniform over a launch, so a branch on it costs an instruction, not divergence. */
+#ifndef MICA_BACKEND_CUDA_DEVICE_CUH
+#define MICA_BACKEND_CUDA_DEVICE_CUH
+
+#include "backend/cuda/cuda_kernels.h"
+
+#include <cuda_bf16.h>
+#include <math.h>
+
+#define BLOCK 256
+
+/* ------------------------------------------------------ loads and stores -- */
+
+template <int V>
+static __device__ __forceinline__ void load(const void *p, mica_cuda_type type, int64_t i,
+                                            float (&v)[V])
+{
+    if (type == MICA_CUDA_F32) {
+        const float *f = (const float *)p + i;
+        if (V == 8) {
+            const float4 a = *(const float4 *)f, b = *(const float4 *)(f + 4);
+            v[0] = a.x, v[1 % V] = a.y, v[2 % V] = a.z, v[3 % V] = a.w;
+            v[4 % V] = b.x, v[5 % V] = b.y, v[6 % V] = b.z, v[7 % V] = b.w;
+        } else {
+            v[0] = *f;
+        }
+        return;
+    }
+    const __nv_bfloat16 *h = (const __nv_bfloat16 *)p + i;
+    if (V == 8) {
+        const uint4 raw = *(const uint4 *)h;
+        const uint32_t w[4] = {raw.x, raw.y, raw.z, raw.w};
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            v[(2 * k) % V] = __uint_as_float(w[k] << 16);
+            v[(2 * k + 1) % V] = __uint_as_float(w[k] & 0xffff0000u);
+        }
+    } else {
+        v[0] = __bfloat162float(*h);
+    }
+}
+
+template <int V>
+static __device__ __forceinline__ void store(void *p, mica_cuda_type type, int64_t i,
+                                             const float (&v)[V])
+{
+    if (type == MICA_CUDA_F32) {
+        float *f = (float *)p + i;
+        if (V == 8) {
+            *(float4 *)f = make_float4(v[0], v[1 % V], v[2 % V], v[3 % V]);
+            *(float4 *)(f + 4) = make_float4(v[4 % V], v[5 % V], v[6 % V], v[7 % V]);
+        } else {
+            *f = v[0];
+        }
+        return;
+    }
+    __nv_bfloat16 *h = (__nv_bfloat16 *)p + i;
+    if (V == 8) {
+        uint32_t w[4];
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            const __nv_bfloat162 two = __floats2bfloat162_rn(v[(2 * k) % V], v[(2 * k + 1) % V]);
+            w[k] = *(const uint32_t *)&two;
+        }
+        *(uint4 *)h = make_uint4(w[0], w[1], w[2], w[3]);
+    } else {
+        *h = __float2bfloat16_rn(v[0]);
+    }
+}
+
+static __device__ __forceinline__ float load1(const void *p, mica_cuda_type type, int64_t i)
+{
+    float v[1];
+    load<1>(p, type, i, v);
+    return v[0];
+}
+
+static __device__ __forceinline__ void store1(void *p, mica_cuda_type type, int64_t i, float x)
+{
+    const float v[1] = {x};
+    store<1>(p, type, i, v);
+}
+
+/* Vector of f32 parameters, i a multiple of V; NULL gives `other`. */
+template <int V>
+static __device__ __forceinline__ void load_vector(const float *p, int64_t i, float other,
+                                                   float (&v)[V])
+{
+    if (V == 8 && p && (uintptr_t)p % 16 == 0) {
+        load<V>(p, MICA_CUDA_F32, i, v);
+        return;
+    }
+#pragma unroll
+    for (int k = 0; k < V; k++)
+        v[k] = p ? __ldg(p + i + k) : other;
+}
+
+static __device__ __forceinline__ int64_t row_offset(const mica_cuda_view &v, int64_t row)
+{
+    if (v.dims == 1)
+        return row * v.stride[0];
+    int64_t offset = 0;
+    for (int d = v.dims - 1; d >= 0; d--) {
+        offset += row % v.shape[d] * v.stride[d];
+        row /= v.shape[d];
+    }
+    return offset;
+}
+
+/* ----------------------------------------------------------- activations -- */
+
+static __device__ __forceinline__ float silu(float x)
+{
+    return x / (1.0f + expf(-x));
+}
+
+static __device__ __forceinline__ float activate(float x, mica_cuda_act act)
+{
+    switch (act) {
+    case MICA_CUDA_ACT_SILU:
+        return silu(x);
+    case MICA_CUDA_ACT_GELU_TANH:
+        return 0.5f * x * (1.0f + tanhf(0.7978845608028654f * (x + 0.044715f * x * x * x)));
+    case MICA_CUDA_ACT_GELU_ERF:
+        return 0.5f * x * (1.0f + erff(x * 0.7071067811865476f));
+    default:
+        return x;
+    }
+}
+
+/* ------------------------------------------------------------------ sums -- */
+
+template <typename T> static __device__ __forceinline__ T warp_sum(T v)
+{
+#pragma unroll
+    for (int step = 16; step > 0; step >>= 1)
+        v += __shfl_xor_sync(0xffffffffu, v, step);
+    return v;
+}
+
+/* Sum over the G threads that share a row: a warp, or the whole block of BLOCK threads, every one
+ * of which must come here. The order is fixed, so results repeat bit by bit. */
+template <int G, typename T> static __device__ __forceinline__ T group_sum(T v)
+{
+    v = warp_sum(v);
+    if (G == 32)
+        return v;
+    __shared__ T part[BLOCK / 32];
+    __syncthreads();
+    if (threadIdx.x % 32 == 0)
+        part[threadIdx.x / 32] = v;
+    __syncthreads();
+    T total = 0;
+#pragma unroll
+    for (int w = 0; w < BLOCK / 32; w++)
+        total += part[w];
+    return total;
+}
+
+/* --------------------------------------------------------------- launches -- */
+
+/* Blocks for `items` threads of a grid-stride loop: enough to fill the device several times. */
+static inline unsigned grid_for(int64_t items)
+{
+    const int64_t blocks = (items + BLOCK - 1) / BLOCK, most = 132 * 16;
+    return (unsigned)(blocks < 1 ? 1 : blocks > most ? most : blocks);
+}
+
+#endif

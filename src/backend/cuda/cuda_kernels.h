@@ -1,0 +1,177 @@
+/* cuda_kernels.h - the launchers of the device kernels, as the C files of this folder see them.
+ *
+ *     cuda_rows.c, cuda_linear.c, ...  ──►  mica_cuda_<kernel>(args, stream)  ──►  *.cu
+ *
+ * Plain numbers and views only: a .cu file knows no tensor, no weight and no backend. A launcher
+ * queues its kernel and returns what the runtime says of the launch; nothing here waits.
+ * Activations are f32 or bf16, told by a tag that is the same for the whole launch, so a kernel
+ * branches on it uniformly: all of these are bound by memory and one body serves every mixture. */
+#ifndef MICA_BACKEND_CUDA_KERNELS_H
+#define MICA_BACKEND_CUDA_KERNELS_H
+
+#include <cuda_runtime_api.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum mica_cuda_type {
+    MICA_CUDA_F32 = 0,
+    MICA_CUDA_BF16,
+    MICA_CUDA_F16, /* from here on: weights of files only */
+    MICA_CUDA_F64,
+    MICA_CUDA_F8_E4M3,
+    MICA_CUDA_F8_E5M2
+} mica_cuda_type;
+
+/* Values of mica_act in backend.h. */
+typedef enum mica_cuda_act {
+    MICA_CUDA_ACT_NONE = 0,
+    MICA_CUDA_ACT_SILU,
+    MICA_CUDA_ACT_GELU_TANH,
+    MICA_CUDA_ACT_GELU_ERF
+} mica_cuda_act;
+
+#define MICA_CUDA_DIMS 6
+
+/* A tensor as rows of n contiguous elements: row r begins at the offset that r has in the outer
+ * dimensions (slowest first, neighbours merged; dims is 1 nearly always). */
+typedef struct mica_cuda_view {
+    void *data;
+    mica_cuda_type type;
+    int dims;
+    int64_t rows, n;
+    int64_t shape[MICA_CUDA_DIMS], stride[MICA_CUDA_DIMS]; /* in elements */
+    bool wide; /* every row starts at a multiple of 16 bytes and n is a multiple of 8 */
+} mica_cuda_view;
+
+typedef enum mica_cuda_norm_kind {
+    MICA_CUDA_NORM_LAYER, /* (x - mean) / sqrt(var + eps) * (1 + scale) + shift */
+    MICA_CUDA_NORM_RMS,   /* x / sqrt(mean(x^2) + eps) * w * (1 + scale) */
+    MICA_CUDA_NORM_GATED, /* y += scale * x / sqrt(mean(x^2) + eps) * w */
+    MICA_CUDA_NORM_L2     /* act(x / max(||x||, 1e-12) * sqrt(n) * w) */
+} mica_cuda_norm_kind;
+
+typedef struct mica_cuda_norm_args {
+    mica_cuda_norm_kind kind;
+    mica_cuda_view x, y;
+    const float *w, *scale, *shift; /* [n] on the device, or NULL */
+    float eps;
+    mica_cuda_act act;
+} mica_cuda_norm_args;
+cudaError_t mica_cuda_norm(const mica_cuda_norm_args *args, cudaStream_t stream);
+
+typedef struct mica_cuda_rope_args {
+    void *x; /* [L, H, K] in place */
+    mica_cuda_type type;
+    int64_t L;
+    int H, K;
+    int64_t stride_l, stride_h;
+    const float *w; /* [K] or NULL */
+    float eps;
+    const float *cos, *sin; /* [L, K/2], rows `table_stride` apart, or NULL */
+    int64_t table_stride;
+    bool interleaved;
+} mica_cuda_rope_args;
+cudaError_t mica_cuda_rope(const mica_cuda_rope_args *args, cudaStream_t stream);
+
+typedef enum mica_cuda_point {
+    MICA_CUDA_POINT_SILU,
+    MICA_CUDA_POINT_TANH,
+    MICA_CUDA_POINT_SWIGLU, /* silu(a) * b */
+    MICA_CUDA_POINT_ADD,
+    MICA_CUDA_POINT_MUL
+} mica_cuda_point;
+/* y = op(a, b), all of one shape; y may be a or b. */
+cudaError_t mica_cuda_pointwise(mica_cuda_point op, const mica_cuda_view *a,
+                                const mica_cuda_view *b, const mica_cuda_view *y,
+                                cudaStream_t stream);
+
+/* y = residual + gate * act(acc + bias); bias, gate [n] f32 or NULL; residual NULL: none. */
+typedef struct mica_cuda_epilogue_args {
+    mica_cuda_view acc, residual, y; /* residual.data NULL: none */
+    const float *bias, *gate;
+    mica_cuda_act act;
+} mica_cuda_epilogue_args;
+cudaError_t mica_cuda_epilogue(const mica_cuda_epilogue_args *args, cudaStream_t stream);
+
+/* y = sum coef[i] x[i] over `count` floats. */
+cudaError_t mica_cuda_combine(int terms, const float *coef, const float *const *x, float *y,
+                              int64_t count, cudaStream_t stream);
+/* Guidance per row, see mica_cfg_combine. */
+cudaError_t mica_cuda_guide(const mica_cuda_view *cond, const mica_cuda_view *uncond, float scale,
+                            bool renorm, const mica_cuda_view *out, cudaStream_t stream);
+cudaError_t mica_cuda_limit(const mica_cuda_view *reference, float limit, const mica_cuda_view *y,
+                            cudaStream_t stream);
+/* Sets *flag (device) to 1 when an element is NaN or infinite; never clears it. */
+cudaError_t mica_cuda_find_nonfinite(const mica_cuda_view *x, int *flag, cudaStream_t stream);
+
+/* dst[i...] = src[i...]: one shape, any strides. */
+typedef struct mica_cuda_copy_args {
+    const void *src;
+    void *dst;
+    mica_cuda_type src_type, dst_type;
+    int dims;
+    int64_t shape[MICA_CUDA_DIMS], src_stride[MICA_CUDA_DIMS], dst_stride[MICA_CUDA_DIMS];
+    bool wide; /* last dimension contiguous in both, everything in multiples of 8 */
+} mica_cuda_copy_args;
+cudaError_t mica_cuda_copy_strided(const mica_cuda_copy_args *args, cudaStream_t stream);
+
+/* Weights of a file to the device's form: rows of `cols` contiguous elements of any type to rows
+ * `ld` apart, zeros between cols and ld. scale: one per row, or NULL. */
+typedef struct mica_cuda_convert_args {
+    const void *src;
+    mica_cuda_type src_type, dst_type; /* dst: F32 or BF16 */
+    int64_t rows, cols, ld;
+    const float *scale;
+    void *dst;
+} mica_cuda_convert_args;
+cudaError_t mica_cuda_convert(const mica_cuda_convert_args *args, cudaStream_t stream);
+
+/* Patches of output pixels [first, first + count) of a channels-last picture: row p holds
+ * [KY][KX][C] of pixel first + p, then zeros up to ld. */
+typedef struct mica_cuda_patches_args {
+    const void *x; /* [Y, X, C] */
+    void *out;     /* [count, ld] */
+    mica_cuda_type type, out_type;
+    int Y, X, C, KY, KX, stride, top, left, out_x;
+    int64_t first, count, ld;
+} mica_cuda_patches_args;
+cudaError_t mica_cuda_patches(const mica_cuda_patches_args *args, cudaStream_t stream);
+/* [Y, X, C] to [2Y, 2X, C], every pixel four times. */
+cudaError_t mica_cuda_double(const void *x, mica_cuda_type type, int Y, int X, int C, void *y,
+                             mica_cuda_type y_type, cudaStream_t stream);
+
+/* Mean and sum of squared differences of each group of each row: moments[Y][G][2]. */
+cudaError_t mica_cuda_group_moments(const void *x, mica_cuda_type type, int Y, int X, int C, int G,
+                                    float *moments, cudaStream_t stream);
+/* scale[C], shift[C] of the norm from the moments of `rows` rows of `per_row` values each. */
+cudaError_t mica_cuda_group_affine(const float *moments, int rows, int G, int C, int64_t per_row,
+                                   float eps, const float *gamma, const float *beta, float *scale,
+                                   float *shift, cudaStream_t stream);
+/* y = act(x * scale[c] + shift[c]) over rows of C channels. */
+cudaError_t mica_cuda_channel_affine(const mica_cuda_view *x, const float *scale,
+                                     const float *shift, mica_cuda_act act, const mica_cuda_view *y,
+                                     cudaStream_t stream);
+
+/* p[b][i][:] = softmax(scale * s[b][i][0..visible)), zeros behind, for i in [0, rows).
+ * visible = M, or with causal min(M, first + i + M - L + 1). A row that sees nothing is zero. */
+typedef struct mica_cuda_softmax_args {
+    const float *s;
+    void *p;
+    mica_cuda_type type;
+    int batch;
+    int64_t rows, M, ld; /* rows of s and p are ld elements apart */
+    float scale;
+    bool causal;
+    int64_t first, L;
+} mica_cuda_softmax_args;
+cudaError_t mica_cuda_softmax(const mica_cuda_softmax_args *args, cudaStream_t stream);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

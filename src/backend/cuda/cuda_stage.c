@@ -1,0 +1,114 @@
+/* cuda_stage.c - device memory, scratch, and the pinned ring through which the host's data goes.
+ *
+ *     host ──memcpy──► slot 0..3 (pinned, 16 MiB) ──queued copy──► device
+ *                         └ event: the copy is done, the slot may be written again
+ *
+ * Pinned copies are queued and return at once; the host waits only when it comes round to a slot
+ * whose copy still runs (counted as a wait). 4 slots keep PCIe (about 50 GB/s) busy while one
+ * core fills the next slot at about 10 GB/s. */
+#include "backend/cuda/cuda_backend.h"
+
+#include <stdio.h>
+
+mica_status mica_cuda_check(cudaError_t error, const char *what, mica_err *err)
+{
+    if (error == cudaSuccess)
+        return MICA_OK;
+    (void)cudaGetLastError(); /* errors of launches stay otherwise */
+    return MICA_FAIL(err, error == cudaErrorMemoryAllocation ? MICA_E_NOMEM : MICA_E_INTERNAL,
+                     "cuda: %s failed: %s", what, cudaGetErrorString(error));
+}
+
+mica_status mica_cuda_alloc(mica_cuda_backend *be, size_t size, const char *what, void **out,
+                            mica_err *err)
+{
+    const cudaError_t error = cudaMalloc(out, size ? size : 1);
+    be->base.counters.allocations++;
+    if (error == cudaSuccess)
+        return MICA_OK;
+    *out = NULL;
+    if (error != cudaErrorMemoryAllocation)
+        return mica_cuda_check(error, what, err);
+    (void)cudaGetLastError();
+    size_t free_bytes = 0, total = 0;
+    (void)cudaMemGetInfo(&free_bytes, &total);
+    return MICA_FAIL(err, MICA_E_NOMEM,
+                     "the device has no %.2f GB for %s (%.2f of %.2f GB are free); use a smaller "
+                     "picture or batch, or --device cpu",
+                     (double)size * 1e-9, what, (double)free_bytes * 1e-9, (double)total * 1e-9);
+}
+
+void mica_cuda_free(mica_cuda_backend *be, void *p)
+{
+    if (!p)
+        return;
+    be->base.counters.waits++;
+    (void)cudaFree(p);
+}
+
+mica_status mica_cuda_scratch(mica_cuda_backend *be, size_t size, void **out, mica_err *err)
+{
+    if (size > be->scratch_size) {
+        mica_cuda_free(be, be->scratch);
+        be->scratch = NULL;
+        be->scratch_size = 0;
+        const size_t wanted = mica_cuda_align(size + size / 8);
+        MICA_TRY(mica_cuda_alloc(be, wanted, "scratch", &be->scratch, err));
+        be->scratch_size = wanted;
+    }
+    *out = be->scratch;
+    return MICA_OK;
+}
+
+mica_status mica_cuda_stage_open(mica_cuda_backend *be, void **host, mica_err *err)
+{
+    mica_cuda_slot *s = &be->slots[be->slot];
+    *host = NULL;
+    if (!s->host) {
+        be->base.counters.allocations++;
+        const cudaError_t error =
+            cudaHostAlloc(&s->host, MICA_CUDA_STAGE_SIZE, cudaHostAllocDefault);
+        if (error != cudaSuccess) {
+            s->host = NULL;
+            return mica_cuda_check(error, "allocating pinned memory", err);
+        }
+        MICA_TRY(mica_cuda_check(cudaEventCreateWithFlags(&s->settled, cudaEventDisableTiming),
+                                 "creating an event", err));
+    }
+    if (s->busy) {
+        if (cudaEventQuery(s->settled) == cudaErrorNotReady) {
+            be->base.counters.waits++;
+            MICA_TRY(mica_cuda_check(cudaEventSynchronize(s->settled), "staging", err));
+        }
+        s->busy = false;
+    }
+    *host = s->host;
+    return MICA_OK;
+}
+
+mica_status mica_cuda_stage_close(mica_cuda_backend *be, mica_err *err)
+{
+    mica_cuda_slot *s = &be->slots[be->slot];
+    MICA_TRY(mica_cuda_check(cudaEventRecord(s->settled, be->stream), "staging", err));
+    s->busy = true;
+    be->slot = (be->slot + 1) % MICA_CUDA_STAGE_SLOTS;
+    return MICA_OK;
+}
+
+void mica_cuda_stage_deinit(mica_cuda_backend *be)
+{
+    for (int i = 0; i < MICA_CUDA_STAGE_SLOTS; i++) {
+        mica_cuda_slot *s = &be->slots[i];
+        if (s->settled)
+            (void)cudaEventDestroy(s->settled);
+        if (s->host)
+            (void)cudaFreeHost(s->host);
+        *s = (mica_cuda_slot){0};
+    }
+}
+
+mica_status mica_cuda_wait(mica_cuda_backend *be, const char *what, mica_err *err)
+{
+    be->base.counters.waits++;
+    return mica_cuda_check(cudaStreamSynchronize(be->stream), what, err);
+}

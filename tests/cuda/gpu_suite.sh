@@ -1,0 +1,102 @@
+#!/bin/sh
+# gpu_suite.sh LOG - everything that needs a GPU, in one go; make test-cuda runs it on a build tree.
+#
+#   1 operations   every operation of backend.h on the device against the CPU
+#   2 golden       whole models through the command line against the references' numbers
+#   3 timings      single operations at Qwen-Image's shapes, then two blocks at full width
+#   4 memory       1 again under compute-sanitizer
+#
+# A failing step does not end the run: LOG has everything, the summary comes last, and the status
+# is 1 if any step failed. Each step is held by `timeout`. Environment: MICA, COMPARE
+# (compare_backends), GOLDEN_CLI, DATA (tests/golden), STEPS (default "operations golden timings memory").
+set -u
+log=$1
+steps=${STEPS:-operations golden timings memory}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+: >"$log"
+passed=0
+failed=0
+
+# step SECONDS NAME command...
+step() {
+    seconds=$1
+    name=$2
+    shift 2
+    begin=$(date +%s)
+    echo "== $name" >>"$log"
+    timeout "$seconds" "$@" >"$work/out" 2>&1
+    status=$?
+    cat "$work/out" >>"$log"
+    took=$(($(date +%s) - begin))
+    if [ "$status" -eq 0 ]; then
+        passed=$((passed + 1))
+        echo "ok      ${took}s $name" | tee -a "$work/summary"
+    else
+        failed=$((failed + 1))
+        echo "FAILED  ${took}s $name (status $status)" | tee -a "$work/summary"
+        grep -E 'FAILED|mica:|golden_cli:|error|ERROR' "$work/out" | head -n 6
+    fi
+}
+
+operations() {
+    step 60 'operations f32' "$COMPARE" cpu:f32 cuda:f32 --rounds 3
+    step 60 'operations bf16' "$COMPARE" cpu:f32 cuda:bf16 --rounds 3
+    step 60 'operations bf16, unfused' "$COMPARE" cpu:f32 cuda:bf16:unfused --seed 2
+}
+
+# one_case MODEL_FOLDER CASE_FOLDER [WORDS...], in both precisions
+one_case() {
+    model=$1
+    case=$2
+    shift 2
+    for precision in f32 bf16; do
+        step 30 "golden $case $precision" "$GOLDEN_CLI" "$MICA" "$DATA/$case" "$DATA/$model" $precision \
+            "$work" --device cuda "$@"
+    done
+}
+
+golden() {
+    one_case qwen_image/model qwen_image/cases/t2i_cfg
+    one_case qwen_image/model qwen_image/cases/t2i_nocfg
+    one_case qwen_image/edit_model qwen_image/cases/edit --edit single
+    one_case qwen_image/edit_model qwen_image/cases/edit_plus
+    for name in turbo cfg cfg_norm; do
+        one_case z_image/model z_image/cases/$name
+    done
+    for name in base_cfg distilled edit edit_two; do
+        one_case flux2_klein/model flux2_klein/cases/$name
+    done
+}
+
+timings() {
+    step 60 'timings of operations, bf16' "$COMPARE" --bench cuda:bf16
+    step 60 'bench qwen-image, 2 layers, 1024' "$MICA" bench --synthetic qwen-image:layers=2 \
+        -W 1024 -H 1024 --steps 5 --device cuda --precision bf16
+    step 60 'timings of operations, f32' "$COMPARE" --bench cuda:f32
+}
+
+memory() {
+    command -v compute-sanitizer >/dev/null || {
+        echo 'skipped: no compute-sanitizer' | tee -a "$work/summary"
+        return
+    }
+    for precision in bf16 f32; do
+        step 120 "memcheck $precision" compute-sanitizer --tool memcheck --error-exitcode 9 \
+            "$COMPARE" cpu:f32 cuda:$precision --seed 3
+    done
+    step 120 'racecheck bf16' compute-sanitizer --tool racecheck --error-exitcode 9 \
+        "$COMPARE" cpu:f32 cuda:bf16 --seed 4
+}
+
+nvidia-smi -L >>"$log" 2>&1
+for one in $steps; do
+    "$one"
+done
+{
+    echo '== summary'
+    cat "$work/summary"
+    echo "$passed passed, $failed failed"
+} >>"$log"
+echo "$passed passed, $failed failed; all of it in $log"
+[ "$passed" -gt 0 ] && [ "$failed" -eq 0 ]
