@@ -3,222 +3,22 @@
  * Layouts are made from the tiny model of the golden vectors by renaming and re-encoding its
  * tensors. An fp8 copy must give what an f32 copy of its decoded values gives: the encoding may
  * cost accuracy, reading it may not. */
-#include "golden_support.h"
+#include "golden_layout.h"
 
-#include "base/arena.h"
-#include "base/file.h"
-#include "base/half.h"
 #include "base/mem.h"
 
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #define SOURCE MICA_TEST_DATA "/qwen_image/model"
+/* Matrices of the blocks are re-encoded, as the published fp8 files have it. */
+#define BLOCKS "transformer_blocks."
 
-/* How a copy of a weight file differs from its source. */
-typedef enum encoding { KEEP, FP8_PLAIN, FP8_SCALED, FP8_SCALED_AS_F32, FP8_PLAIN_AS_F32 } encoding;
-typedef struct copy_spec {
-    const char *prefix;    /* put before every name; NULL: none */
-    const char *from, *to; /* beginning of names replaced; NULL: none */
-    encoding encoding;
-    const char *drop;    /* tensor left out */
-    const char *reshape; /* tensor whose last dimension loses one column */
-    const char *poison;  /* tensor whose first value becomes NaN */
-    const char *extra;   /* tensor added */
-} copy_spec;
-
-/* ------------------------------------------------------------------ re-encoding -- */
-
-static uint8_t nearest_f8(float x)
+static void comfy_make(golden_comfy *c, const golden_layout *transformer,
+                       const golden_layout *text_encoder)
 {
-    uint8_t best = 0;
-    float distance = INFINITY;
-    for (int code = 0; code < 256; code++) {
-        const float v = mica_f8_e4m3_to_f32((uint8_t)code);
-        if (!isnan(v) && fabsf(v - x) < distance) {
-            distance = fabsf(v - x);
-            best = (uint8_t)code;
-        }
-    }
-    return best;
-}
-
-/* Matrices of the blocks, as the published fp8 files have it. */
-static bool is_encoded(const char *name, const mica_tensor *t)
-{
-    return t->ndim == 2 && strstr(name, "transformer_blocks.") && strstr(name, "weight");
-}
-
-typedef struct copy_file {
-    mica_safetensors_entry *entries;
-    mica_tensor *tensors;
-    size_t count, cap;
-    mica_arena arena; /* entries and re-encoded tensors */
-} copy_file;
-
-static void *new_bytes(copy_file *f, size_t n)
-{
-    void *p = mica_arena_calloc(&f->arena, 1, n ? n : 1);
-    assert_non_null(p);
-    return p;
-}
-
-static void add(copy_file *f, const char *name, mica_tensor t)
-{
-    assert_true(f->count < f->cap);
-    f->tensors[f->count] = t;
-    f->entries[f->count] = (mica_safetensors_entry){
-        mica_arena_strndup(&f->arena, name, strlen(name)), &f->tensors[f->count]};
-    f->count++;
-}
-
-static void add_encoded(copy_file *f, const char *name, const mica_tensor *t, encoding e)
-{
-    const int64_t n = mica_tensor_count(t);
-    const bool scaled = e == FP8_SCALED || e == FP8_SCALED_AS_F32;
-    const bool as_f32 = e == FP8_SCALED_AS_F32 || e == FP8_PLAIN_AS_F32;
-    float most = 0.0f;
-    for (int64_t i = 0; i < n; i++)
-        most = fmaxf(most, fabsf(mica_tensor_read_f32(t, i)));
-    const float scale = scaled ? most / 448.0f : 1.0f;
-    uint8_t *codes = new_bytes(f, (size_t)n);
-    float *values = new_bytes(f, (size_t)n * sizeof *values);
-    for (int64_t i = 0; i < n; i++) {
-        codes[i] = nearest_f8(mica_tensor_read_f32(t, i) / scale);
-        values[i] = mica_f8_e4m3_to_f32(codes[i]) * scale;
-    }
-    add(f, name,
-        as_f32 ? mica_tensor_make(values, MICA_DTYPE_F32, 2, t->shape_)
-               : mica_tensor_make(codes, MICA_DTYPE_F8_E4M3, 2, t->shape_));
-    if (scaled && !as_f32) {
-        char scale_name[256];
-        float *s = new_bytes(f, sizeof *s);
-        *s = scale;
-        snprintf(scale_name, sizeof scale_name, "%.*sscale_weight",
-                 (int)(strlen(name) - strlen("weight")), name);
-        add(f, scale_name, mica_tensor_make(s, MICA_DTYPE_F32, 0, NULL));
-    }
-}
-
-static void new_name(const copy_spec *spec, const char *name, char out[256])
-{
-    if (spec->from && strncmp(name, spec->from, strlen(spec->from)) == 0)
-        snprintf(out, 256, "%s%s", spec->to, name + strlen(spec->from));
-    else
-        snprintf(out, 256, "%s%s", spec->prefix ? spec->prefix : "", name);
-}
-
-static void add_copy(copy_file *f, const copy_spec *spec, const char *name, const mica_tensor *t)
-{
-    char renamed[256];
-    new_name(spec, name, renamed);
-    if (spec->drop && strcmp(name, spec->drop) == 0)
-        return;
-    if (spec->encoding != KEEP && is_encoded(name, t)) {
-        add_encoded(f, renamed, t, spec->encoding);
-        return;
-    }
-    mica_tensor copy = *t;
-    if (spec->reshape && strcmp(name, spec->reshape) == 0) {
-        int64_t shape[MICA_MAX_DIMS];
-        memcpy(shape, t->shape_, sizeof shape);
-        shape[t->ndim - 1]--;
-        copy = mica_tensor_make(t->data, t->dtype, t->ndim, shape);
-    }
-    if (spec->poison && strcmp(name, spec->poison) == 0) {
-        uint16_t *data = new_bytes(f, mica_tensor_size(t));
-        memcpy(data, t->data, mica_tensor_size(t));
-        data[0] = 0x7fc0;
-        copy.data = data;
-    }
-    add(f, renamed, copy);
-}
-
-/* Writes `to` from the weight file or folder `from` (relative to the model). */
-static void write_copy(const char *from, const char *to, const copy_spec *spec)
-{
-    char path[512];
-    mica_weights *w = NULL;
-    mica_err err = {0};
-    snprintf(path, sizeof path, SOURCE "/%s", from);
-    assert_int_equal(mica_weights_open(&w, path, &err), MICA_OK);
-    copy_file f = {.cap = 2 * mica_weights_count(w) + 8};
-    mica_arena_init(&f.arena, 1 << 16);
-    f.entries = new_bytes(&f, f.cap * sizeof *f.entries);
-    f.tensors = new_bytes(&f, f.cap * sizeof *f.tensors);
-    for (size_t i = 0; i < mica_weights_count(w); i++)
-        add_copy(&f, spec, mica_weights_name(w, i), mica_weights_tensor(w, i));
-    if (spec->encoding == FP8_SCALED) {
-        char marker[128];
-        snprintf(marker, sizeof marker, "%sscaled_fp8", spec->prefix ? spec->prefix : "");
-        add(&f, marker,
-            mica_tensor_make(new_bytes(&f, 1), MICA_DTYPE_F8_E4M3, 1, (const int64_t[]){0}));
-    }
-    if (spec->extra)
-        add(&f, spec->extra,
-            mica_tensor_make(new_bytes(&f, 8), MICA_DTYPE_F32, 1, (const int64_t[]){2}));
-    const mica_status st = mica_safetensors_write(to, f.entries, f.count, NULL, &err);
-    if (st)
-        fail_msg("%s", err.text);
-    mica_weights_close(&w);
-    mica_arena_deinit(&f.arena);
-}
-
-static void copy_text(const char *from, const char *to)
-{
-    char path[512], *data = NULL;
-    size_t size = 0;
-    mica_file_out out;
-    mica_err err = {0};
-    snprintf(path, sizeof path, SOURCE "/%s", from);
-    assert_int_equal(mica_file_read(path, 1 << 20, &data, &size, &err), MICA_OK);
-    assert_int_equal(mica_file_out_open(&out, to, &err), MICA_OK);
-    assert_int_equal(mica_file_out_write(&out, data, size, &err), MICA_OK);
-    assert_int_equal(mica_file_out_commit(&out, &err), MICA_OK);
-    mica_mem_free(data);
-}
-
-/* ----------------------------------------------------------------- a Comfy folder -- */
-
-typedef struct comfy {
-    char dir[256];
-    char transformer[320], text_encoder[320], vae[320];
-} comfy;
-
-static void comfy_make(comfy *c, const copy_spec *transformer, const copy_spec *text_encoder)
-{
-    char path[400];
-    static const char *const FOLDERS[] = {"diffusion_models", "text_encoders", "vae"};
-    golden_temp_folder(c->dir, sizeof c->dir);
-    for (size_t i = 0; i < MICA_ARRAY_LEN(FOLDERS); i++) {
-        snprintf(path, sizeof path, "%s/%s", c->dir, FOLDERS[i]);
-        assert_int_equal(mkdir(path, 0700), 0);
-    }
-    snprintf(c->transformer, sizeof c->transformer, "%s/diffusion_models/a.safetensors", c->dir);
-    snprintf(c->text_encoder, sizeof c->text_encoder, "%s/text_encoders/b.safetensors", c->dir);
-    snprintf(c->vae, sizeof c->vae, "%s/vae/c.safetensors", c->dir);
-    write_copy("transformer", c->transformer, transformer);
-    write_copy("text_encoder", c->text_encoder, text_encoder);
-    write_copy("vae", c->vae, &(copy_spec){0});
-    /* The sizes of the tiny model cannot be told from its tensors alone. */
-    snprintf(path, sizeof path, "%s/diffusion_models/a.json", c->dir);
-    copy_text("transformer/config.json", path);
-    snprintf(path, sizeof path, "%s/text_encoders/b.json", c->dir);
-    copy_text("text_encoder/config.json", path);
-    snprintf(path, sizeof path, "%s/vae/c.json", c->dir);
-    copy_text("vae/config.json", path);
-    snprintf(path, sizeof path, "%s/scheduler_config.json", c->dir);
-    copy_text("scheduler/scheduler_config.json", path);
-}
-
-static mica_engine_options comfy_options(const comfy *c)
-{
-    return (mica_engine_options){
-        .size = sizeof(mica_engine_options), .model = c->dir, .tokenizer = SOURCE "/tokenizer"};
+    golden_comfy_make(c, "qwen_image/model", transformer, text_encoder, &(golden_layout){0});
 }
 
 static void run_case(golden_run *r, const mica_engine_options *options, golden_case *c)
@@ -246,10 +46,10 @@ static void check_renamed(const mica_engine_options *options)
 static void test_comfy_folder(void **state)
 {
     (void)state;
-    comfy c;
-    comfy_make(&c, &(copy_spec){.prefix = "model.diffusion_model."},
-               &(copy_spec){.from = "model.", .to = "model.language_model."});
-    const mica_engine_options o = comfy_options(&c);
+    golden_comfy c;
+    comfy_make(&c, &(golden_layout){.prefix = "model.diffusion_model."},
+               &(golden_layout){.from = "model.", .to = "model.language_model."});
+    const mica_engine_options o = golden_comfy_options(&c);
     check_renamed(&o);
     golden_remove_folder(c.dir);
 }
@@ -257,8 +57,8 @@ static void test_comfy_folder(void **state)
 static void test_parts_one_by_one(void **state)
 {
     (void)state;
-    comfy c;
-    comfy_make(&c, &(copy_spec){0}, &(copy_spec){.extra = "something.else"});
+    golden_comfy c;
+    comfy_make(&c, &(golden_layout){0}, &(golden_layout){.extra = "something.else"});
     const mica_engine_options o = {.size = sizeof o,
                                    .transformer = c.transformer,
                                    .text_encoder = c.text_encoder,
@@ -271,16 +71,18 @@ static void test_parts_one_by_one(void **state)
     golden_remove_folder(c.dir);
 }
 
-static void compare_encodings(encoding packed, encoding decoded)
+static void compare_encodings(golden_encoding packed, golden_encoding decoded)
 {
-    comfy a, b;
+    golden_comfy a, b;
     golden_case c;
     golden_run x, y;
-    comfy_make(&a, &(copy_spec){.prefix = "model.diffusion_model.", .encoding = packed},
-               &(copy_spec){0});
-    comfy_make(&b, &(copy_spec){.encoding = decoded}, &(copy_spec){0});
+    comfy_make(
+        &a,
+        &(golden_layout){.prefix = "model.diffusion_model.", .encoding = packed, .encoded = BLOCKS},
+        &(golden_layout){0});
+    comfy_make(&b, &(golden_layout){.encoding = decoded, .encoded = BLOCKS}, &(golden_layout){0});
     golden_case_open(&c, "qwen_image", "t2i_cfg");
-    const mica_engine_options oa = comfy_options(&a), ob = comfy_options(&b);
+    const mica_engine_options oa = golden_comfy_options(&a), ob = golden_comfy_options(&b);
     run_case(&x, &oa, &c);
     run_case(&y, &ob, &c);
     golden_assert_near("step2.latents", mica_trace_find(x.trace, "step2.latents"),
@@ -300,54 +102,33 @@ static void compare_encodings(encoding packed, encoding decoded)
 static void test_fp8_plain(void **state)
 {
     (void)state;
-    compare_encodings(FP8_PLAIN, FP8_PLAIN_AS_F32);
+    compare_encodings(GOLDEN_FP8_PLAIN, GOLDEN_FP8_PLAIN_AS_F32);
 }
 
 static void test_fp8_scaled(void **state)
 {
     (void)state;
-    compare_encodings(FP8_SCALED, FP8_SCALED_AS_F32);
+    compare_encodings(GOLDEN_FP8_SCALED, GOLDEN_FP8_SCALED_AS_F32);
 }
 
 /* ----------------------------------------------------------------- broken models -- */
-
-static void expect_refused(const mica_engine_options *options, mica_status status,
-                           const char *const *words)
-{
-    mica_model_parts parts;
-    const mica_model_kind *kind;
-    mica_model *m = NULL;
-    mica_err err = {0};
-    mica_status st = mica_model_parts_resolve(&parts, &kind, options, &err);
-    if (!st) {
-        st = kind->open(&m, &parts, &err);
-        assert_null(m);
-        mica_model_parts_deinit(&parts);
-    }
-    if (st != status)
-        fail_msg("got %s (%s), expected %s", mica_status_name(st), err.text,
-                 mica_status_name(status));
-    for (; *words; words++)
-        if (!strstr(err.text, *words))
-            fail_msg("\"%s\" does not say \"%s\"", err.text, *words);
-}
 
 /* Two parts are wrong in three ways: one message tells all three. */
 static void test_all_problems_listed(void **state)
 {
     (void)state;
-    comfy c;
-    comfy_make(
-        &c,
-        &(copy_spec){.drop = "transformer_blocks.1.attn.to_k.weight", .reshape = "proj_out.weight"},
-        &(copy_spec){.drop = "model.layers.0.mlp.up_proj.weight"});
-    const mica_engine_options o = comfy_options(&c);
-    expect_refused(&o, MICA_E_FORMAT,
-                   (const char *const[]){"transformer_blocks.1.attn.to_k.weight: missing, expected "
-                                         "[64, 64]",
-                                         "proj_out.weight: got [64, 63] bf16, expected [64, 64]",
-                                         "model.layers.0.mlp.up_proj.weight: missing", "2 of its",
-                                         NULL});
+    golden_comfy c;
+    comfy_make(&c,
+               &(golden_layout){.drop = "transformer_blocks.1.attn.to_k.weight",
+                                .reshape = "proj_out.weight"},
+               &(golden_layout){.drop = "model.layers.0.mlp.up_proj.weight"});
+    const mica_engine_options o = golden_comfy_options(&c);
+    golden_expect_refused(
+        &o, MICA_E_FORMAT,
+        (const char *const[]){"transformer_blocks.1.attn.to_k.weight: missing, expected "
+                              "[64, 64]",
+                              "proj_out.weight: got [64, 63] bf16, expected [64, 64]",
+                              "model.layers.0.mlp.up_proj.weight: missing", "2 of its", NULL});
     golden_remove_folder(c.dir);
 }
 
@@ -355,23 +136,24 @@ static void test_missing_parts(void **state)
 {
     (void)state;
     const mica_engine_options o = {.size = sizeof o, .transformer = SOURCE "/transformer"};
-    expect_refused(&o, MICA_E_MISSING,
-                   (const char *const[]){"text encoder", "VAE", "tokenizer", "--vae", NULL});
+    golden_expect_refused(&o, MICA_E_MISSING,
+                          (const char *const[]){"text encoder", "VAE", "tokenizer", "--vae", NULL});
     const mica_engine_options absent = {.size = sizeof absent, .model = SOURCE "/nothing"};
-    expect_refused(&absent, MICA_E_MISSING, (const char *const[]){"nothing", NULL});
+    golden_expect_refused(&absent, MICA_E_MISSING, (const char *const[]){"nothing", NULL});
     const mica_engine_options mixed = {
         .size = sizeof mixed, .model = SOURCE, .vae = SOURCE "/text_encoder"};
-    expect_refused(&mixed, MICA_E_FORMAT, (const char *const[]){"not a Qwen-Image VAE", NULL});
+    golden_expect_refused(&mixed, MICA_E_FORMAT,
+                          (const char *const[]){"not a Qwen-Image VAE", NULL});
 }
 
 static void test_variants_refused(void **state)
 {
     (void)state;
-    comfy c;
-    comfy_make(&c, &(copy_spec){.extra = "time_text_embed.addition_t_embedding.weight"},
-               &(copy_spec){0});
-    const mica_engine_options o = comfy_options(&c);
-    expect_refused(&o, MICA_E_UNSUPPORTED, (const char *const[]){"Layered", NULL});
+    golden_comfy c;
+    comfy_make(&c, &(golden_layout){.extra = "time_text_embed.addition_t_embedding.weight"},
+               &(golden_layout){0});
+    const mica_engine_options o = golden_comfy_options(&c);
+    golden_expect_refused(&o, MICA_E_UNSUPPORTED, (const char *const[]){"Layered", NULL});
     golden_remove_folder(c.dir);
 }
 
@@ -402,12 +184,12 @@ static void expect_run_fails(const mica_model *m, const mica_image_options *o, m
     golden_run_close(&r);
 }
 
-static void poison_and_run(const copy_spec *transformer, const copy_spec *text_encoder,
+static void poison_and_run(const golden_layout *transformer, const golden_layout *text_encoder,
                            const char *word)
 {
-    comfy c;
+    golden_comfy c;
     comfy_make(&c, transformer, text_encoder);
-    const mica_engine_options e = comfy_options(&c);
+    const mica_engine_options e = golden_comfy_options(&c);
     const mica_image_options o = {
         .size = sizeof o, .prompt = "a fox", .width = 32, .height = 32, .steps = 2};
     mica_model *m = golden_model_open(&e);
@@ -419,8 +201,10 @@ static void poison_and_run(const copy_spec *transformer, const copy_spec *text_e
 static void test_nan_is_an_error(void **state)
 {
     (void)state;
-    poison_and_run(&(copy_spec){.poison = "proj_out.bias"}, &(copy_spec){0}, "after step 1 of 2");
-    poison_and_run(&(copy_spec){0}, &(copy_spec){.poison = "model.norm.weight"}, "text encoder");
+    poison_and_run(&(golden_layout){.poison = "proj_out.bias"}, &(golden_layout){0},
+                   "after step 1 of 2");
+    poison_and_run(&(golden_layout){0}, &(golden_layout){.poison = "model.norm.weight"},
+                   "text encoder");
 }
 
 static void test_bad_options(void **state)

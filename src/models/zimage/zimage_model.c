@@ -31,14 +31,13 @@ void mica_zimage_choose_state(mica_lm_config *c)
     c->states[0] = (int)c->layers - 1;
 }
 
-/* The width is the transformer's; 2560 when that could not be read. */
+/* The width is the transformer's, any when that could not be read. */
 static mica_status open_text_encoder(mica_zimage *m, const mica_model_parts *parts, mica_err *err)
 {
-    const int64_t read = m->transformer.config.text_width;
     mica_lm_config *c = &m->text_encoder.config;
     MICA_TRY(mica_qwen3_open(&m->text_files, c, parts->path[MICA_PART_TEXT_ENCODER],
                              parts->config[MICA_PART_TEXT_ENCODER], "Z-Image",
-                             read > 0 ? read : MICA_QWEN3_WIDTH_4B, err));
+                             m->transformer.config.text_width, err));
     mica_zimage_choose_state(c);
     return mica_lm_bind(&m->text_encoder, m->text_files, "text encoder", &m->arena, err);
 }
