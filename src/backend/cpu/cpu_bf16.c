@@ -1,33 +1,30 @@
 /* cpu_bf16.c - linears with bf16 operands, on CPUs that multiply bf16 in hardware.
  *
  *     x f32 ──► x bf16, rounded once per call (shared scratch)
- *     w bf16 in its file ──────────────────────► oneDNN matmul ──► acc f32 ──► epilogue
- *     w in another format ──► bf16 rows of the group (thread scratch) ──┘
+ *     w bf16, few rows of x ───────────────────► oneDNN matmul ──► acc f32 ──► epilogue
+ *     w bf16 ──► panels of the group (thread scratch) ──┤
+ *     w in another format ──► bf16 rows of the group ───┘
  *
- * oneDNN takes row-major bf16 weights at 94-99 % of the speed of packed ones (Zen 4, two
- * cores, 423 GFLOP/s), so nothing is prepared and start-up costs nothing; where the processor has
- * tile instructions it uses them. Its order of summation may depend on the shape of a matmul:
- * blocks here depend on the shapes of the tensors alone, never on the thread count. A linear has
- * up to four shapes of block, inner and last ones, each a serial primitive found by its key. */
+ * Nothing is prepared, so start-up costs nothing. oneDNN turns row-major weights itself, for
+ * every block anew: 5 % of a block's time on Zen 5, more where a matrix unit multiplies. A task
+ * packs the weights of its group once and runs all its rows on them; a few rows are not
+ * worth it. oneDNN's order of summation may depend on the shape of a matmul: blocks here depend
+ * on the shapes of the tensors alone, never on the thread count. A linear has up to four shapes
+ * of block, inner and last ones, each a serial primitive found by its key. */
 #include "backend/cpu/cpu_linear.h"
 
 #include "backend/cpu/cpu_dnnl.h"
 
-#define ROWS    512
-#define COLUMNS 256
+#define ROWS        512
+#define PANEL_ROWS  256 /* packed weights cost a block nothing: keep sums and x in L2 */
+#define PANEL_LEAST 64  /* fewest rows that repay packing */
+#define COLUMNS     256
+#define PANEL_DEPTH 32  /* bf16 of depth that oneDNN's panels are made of */
+#define PANEL_SLICE 512 /* with 256 rows and columns, 768 KiB: the smallest L2 that matters */
 
 static size_t align64(size_t n)
 {
     return (n + 63) & ~(size_t)63;
-}
-
-void mica_cpu_bf16_plan(mica_cpu_linear_job *j)
-{
-    const int blocks = (j->m + ROWS - 1) / ROWS;
-    j->mb = (j->m + blocks - 1) / blocks;
-    j->columns = MICA_MIN(COLUMNS, j->n);
-    j->groups = (j->n + j->columns - 1) / j->columns;
-    j->cuts = blocks;
 }
 
 /* Weights that oneDNN can read where they are. */
@@ -37,33 +34,57 @@ static bool in_place(const mica_cpu_linear_job *j)
            (uintptr_t)j->w->data % sizeof(uint16_t) == 0;
 }
 
-static mica_status get_op(mica_cpu_linear_job *j, int rows, int columns, mica_dnnl_op **out,
-                          mica_err *err)
+/* Row stride of the sums of `columns` outputs; from panels oneDNN wants no gaps. */
+static int sum_stride(const mica_cpu_linear_job *j, int columns)
+{
+    return j->nb ? (columns + j->nb - 1) / j->nb * j->nb : j->columns;
+}
+
+void mica_cpu_bf16_plan(mica_cpu_linear_job *j)
+{
+    const bool panels = j->be->use_dnnl && in_place(j) && j->m >= PANEL_LEAST && j->depth > 0 &&
+                        j->depth % PANEL_DEPTH == 0;
+    const int most = panels ? PANEL_ROWS : ROWS, blocks = (j->m + most - 1) / most;
+    j->nb = panels ? MICA_DNNL_PANEL : 0;
+    j->mb = (j->m + blocks - 1) / blocks;
+    j->columns = panels ? COLUMNS : MICA_MIN(COLUMNS, j->n);
+    j->groups = (j->n + j->columns - 1) / j->columns;
+    if (panels) {
+        j->slice = MICA_MIN(PANEL_SLICE, j->depth);
+        j->slices = (j->depth + j->slice - 1) / j->slice;
+    }
+    j->cuts = panels ? MICA_MIN(blocks, (4 * j->be->threads + j->groups - 1) / j->groups) : blocks;
+}
+
+static mica_status get_op(mica_cpu_linear_job *j, int rows, int columns, int slice,
+                          mica_dnnl_op **out, mica_err *err)
 {
     mica_dnnl_key key = {0};
     key.kind = MICA_DNNL_MATMUL;
     key.src_type = key.weight_type = MICA_DNNL_BF16;
     key.dst_type = MICA_DNNL_F32;
     key.m = rows;
-    key.n = columns;
-    key.k = j->depth;
-    key.ld_src = j->depth_pad;
+    key.n = j->nb ? sum_stride(j, columns) : columns;
+    key.packed = j->nb ? MICA_DNNL_PANELS : MICA_DNNL_PLAIN;
+    key.k = j->nb ? mica_cpu_slice_depth(j, slice) : j->depth;
+    key.ld_src = mica_cpu_slice_depth(j, slice);
+    key.sum = slice > 0;
     key.ld_weight = in_place(j) ? (int32_t)j->w->stride_[0] : j->depth;
-    key.ld_dst = j->columns;
-    MICA_TRY(mica_dnnl_get(j->be->dnnl, &key, out, err));
-    return MICA_OK;
+    key.ld_dst = sum_stride(j, columns);
+    return mica_dnnl_get(j->be->dnnl, &key, out, err);
 }
 
 mica_status mica_cpu_bf16_prepare(mica_cpu_linear_job *j, mica_err *err)
 {
-    return mica_cpu_linear_get_ops(j, get_op, j->op, err);
+    return mica_cpu_linear_get_ops(j, get_op, j->slices, j->op, err);
 }
 
 size_t mica_cpu_bf16_scratch_layout(const mica_cpu_linear_job *j, uint8_t *base,
                                     mica_cpu_bf16_scratch *s)
 {
-    const size_t weights =
-        in_place(j) ? 0 : align64((size_t)j->columns * (size_t)j->depth * sizeof(uint16_t));
+    const size_t weights = in_place(j) && !j->nb
+                               ? 0
+                               : align64((size_t)j->columns * (size_t)j->depth * sizeof(uint16_t));
     const size_t row = in_place(j) ? 0 : align64((size_t)j->depth * sizeof(float));
     if (base) {
         s->weights = (uint16_t *)(void *)base;
@@ -73,11 +94,24 @@ size_t mica_cpu_bf16_scratch_layout(const mica_cpu_linear_job *j, uint8_t *base,
     return weights + row + j->dnnl_scratch;
 }
 
+static void pack_group(const mica_cpu_linear_job *j, int columns, mica_cpu_bf16_scratch *s)
+{
+    for (int i = 0; i < j->slices; i++) {
+        const ptrdiff_t from = (ptrdiff_t)i * j->slice;
+        j->k->pack_bf16_from_bf16(columns, mica_cpu_slice_depth(j, i), s->source + from,
+                                  (ptrdiff_t)j->w->stride_[0], NULL, j->nb,
+                                  s->weights + from * sum_stride(j, columns));
+    }
+    s->source = s->weights;
+}
+
 void mica_cpu_bf16_begin(const mica_cpu_linear_job *j, int column, int columns,
                          mica_cpu_bf16_scratch *s)
 {
     if (in_place(j)) {
         s->source = (const uint16_t *)j->w->data + (ptrdiff_t)column * j->w->stride_[0];
+        if (j->nb)
+            pack_group(j, columns, s);
         return;
     }
     for (int i = 0; i < columns; i++) {
@@ -88,8 +122,16 @@ void mica_cpu_bf16_begin(const mica_cpu_linear_job *j, int column, int columns,
 }
 
 void mica_cpu_bf16_block(mica_cpu_linear_job *j, int thread, int row, int rows, int columns,
-                         const mica_cpu_bf16_scratch *s, float *acc)
+                         const mica_cpu_bf16_scratch *s, float *acc, mica_epilogue *e)
 {
-    mica_cpu_linear_run(j, j->op[rows != j->mb][columns != j->columns], thread,
-                        j->x_bf16 + (ptrdiff_t)row * j->depth_pad, s->source, acc, s->dnnl);
+    const mica_cpu_block b = {.row = row,
+                              .rows = rows,
+                              .columns = columns,
+                              .stride = sum_stride(j, columns),
+                              .size = sizeof(uint16_t),
+                              .x = j->x_bf16,
+                              .weights = s->source};
+    for (int i = 0; i < j->slices; i++) /* slices after the first add */
+        mica_cpu_linear_run_slice(j, thread, &b, i, acc, s->dnnl);
+    e->ldacc = sum_stride(j, columns);
 }

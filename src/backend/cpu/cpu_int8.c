@@ -40,6 +40,7 @@
  * all three fit the 2 MiB of L2 that processors with AMX have. */
 #define DNNL_ROWS    256
 #define DNNL_COLUMNS 256
+#define DNNL_SLICE   3072 /* deeper products are added up here: oneDNN's sum rounds to f32 */
 
 static size_t align64(size_t n)
 {
@@ -72,6 +73,8 @@ void mica_cpu_int8_plan_dnnl(mica_cpu_linear_job *j)
     j->columns = DNNL_COLUMNS;
     j->groups = (j->n + j->columns - 1) / j->columns;
     j->mb = (j->m + blocks - 1) / blocks;
+    j->slice = MICA_MIN(DNNL_SLICE, j->depth_pad);
+    j->slices = j->slice > 0 ? (j->depth_pad + j->slice - 1) / j->slice : 1;
     j->cuts = MICA_MAX(1, MICA_MIN(blocks, (wanted + j->groups - 1) / j->groups));
 }
 
@@ -98,15 +101,16 @@ static mica_status get_sum_op(mica_cpu_linear_job *j, int rows, int columns, int
     return mica_dnnl_get(j->be->dnnl, &key, out, err);
 }
 
-static mica_status get_op(mica_cpu_linear_job *j, int rows, int columns, mica_dnnl_op **out,
-                          mica_err *err)
+static mica_status get_op(mica_cpu_linear_job *j, int rows, int columns, int slice,
+                          mica_dnnl_op **out, mica_err *err)
 {
-    return get_sum_op(j, rows, columns, j->depth_pad, out, err);
+    return get_sum_op(j, rows, columns, mica_cpu_slice_depth(j, slice), out, err);
 }
 
-static mica_status get_outlier_op(mica_cpu_linear_job *j, int rows, int columns, mica_dnnl_op **out,
-                                  mica_err *err)
+static mica_status get_outlier_op(mica_cpu_linear_job *j, int rows, int columns, int slice,
+                                  mica_dnnl_op **out, mica_err *err)
 {
+    (void)slice;
     return get_sum_op(j, rows, columns, OUTLIERS, out, err);
 }
 
@@ -152,6 +156,16 @@ static size_t quantise_scratch(const mica_cpu_linear_job *j)
     return align64((size_t)j->nb * (size_t)j->depth_pad) + (size_t)j->depth * sizeof(float);
 }
 
+/* Where in the prepared form the panel of output `first` has its part of a slice: slices of one
+ * group of columns stand behind each other. */
+static ptrdiff_t panel_offset(const mica_cpu_linear_job *j, int first, int slice)
+{
+    const int column = first / j->columns * j->columns;
+    const int stride = MICA_MIN(j->columns, panel_count(j) * j->nb - column);
+    return (ptrdiff_t)column * j->depth_pad + (ptrdiff_t)slice * j->slice * stride +
+           (ptrdiff_t)(first - column) * mica_cpu_slice_depth(j, slice);
+}
+
 static void quantise_panel(void *user, int64_t panel, int thread)
 {
     const quantise_job *p = user;
@@ -166,10 +180,13 @@ static void quantise_panel(void *user, int64_t panel, int thread)
             file_scale *
             quantise_row(j, first + i, rows + (ptrdiff_t)i * j->depth, &p->sum[first + i], temp);
     }
-    int8_t *to = p->panels + (size_t)panel * (size_t)j->nb * (size_t)j->depth_pad;
-    const size_t packed = (size_t)((j->depth + 3) / 4 * 4);
-    j->k->pack_s8(count, j->depth, rows, j->depth, j->nb, to);
-    memset(to + packed * (size_t)j->nb, 0, ((size_t)j->depth_pad - packed) * (size_t)j->nb);
+    for (int s = 0; s < j->slices; s++) {
+        const int from = s * j->slice, all = mica_cpu_slice_depth(j, s);
+        const int there = MICA_MIN(all, j->depth - from), packed = (there + 3) / 4 * 4;
+        int8_t *to = p->panels + panel_offset(j, first, s);
+        j->k->pack_s8(count, there, rows + from, j->depth, j->nb, to);
+        memset(to + (ptrdiff_t)packed * j->nb, 0, (size_t)(all - packed) * (size_t)j->nb);
+    }
 }
 
 static mica_status quantise_weight(mica_cpu_backend *be, mica_weight *weight, mica_cpu_prepared *p,
@@ -188,17 +205,17 @@ static mica_status quantise_weight(mica_cpu_backend *be, mica_weight *weight, mi
 mica_status mica_cpu_int8_prepare(mica_cpu_linear_job *j, mica_err *err)
 {
     const mica_cpu_prepared *p = NULL;
-    MICA_TRY(mica_cpu_prepared_get(j->be, j->args->w_OD, MICA_CPU_PREPARED_INT8, (uint64_t)j->nb,
-                                   panels_size(j) + 2 * vector_size(j), quantise_weight, j, &p,
-                                   err));
+    MICA_TRY(mica_cpu_prepared_get(
+        j->be, j->args->w_OD, MICA_CPU_PREPARED_INT8, (uint64_t)j->nb << 32 | (uint64_t)j->slice,
+        panels_size(j) + 2 * vector_size(j), quantise_weight, j, &p, err));
     const uint8_t *data = p->data;
     j->w_q = (const int8_t *)data;
     j->w_scale = (const float *)(const void *)(data + panels_size(j));
     j->w_sum = (const int32_t *)(const void *)(data + panels_size(j) + vector_size(j));
     if (!j->by_dnnl)
         return MICA_OK;
-    MICA_TRY(mica_cpu_linear_get_ops(j, get_op, j->op, err));
-    return mica_cpu_linear_get_ops(j, get_outlier_op, j->outlier_op, err);
+    MICA_TRY(mica_cpu_linear_get_ops(j, get_op, j->slices, j->op, err));
+    return mica_cpu_linear_get_ops(j, get_outlier_op, 1, j->outlier_op, err);
 }
 
 /* ------------------------------------------------------------- outliers -- */
@@ -291,7 +308,8 @@ static void quantise_input(void *user, int64_t row, int thread)
 {
     const mica_cpu_linear_job *j = user;
     const float *x = (const float *)j->args->x_MD->data + row * j->ldx;
-    uint8_t *q = j->x_q + row * j->depth_pad;
+    float *temp = mica_cpu_thread_scratch(j->be, thread);
+    uint8_t *q = j->slices == 1 ? j->x_q + row * j->depth_pad : (uint8_t *)(temp + j->depth);
     memset(q + j->depth, 0, (size_t)(j->depth_pad - j->depth)); /* meets packed zeros */
     if (!j->k->all_finite(j->depth, x)) {
         /* Integers cannot carry a NaN to the check at the end of the phase; the scale can. */
@@ -300,10 +318,19 @@ static void quantise_input(void *user, int64_t row, int thread)
         j->x_scale[row] = NAN;
         j->x_zero[row] = 0;
     } else if (j->outliers > 0) {
-        row_with_outliers(j, (int)row, x, q, mica_cpu_thread_scratch(j->be, thread));
+        row_with_outliers(j, (int)row, x, q, temp);
     } else {
         j->x_scale[row] = j->k->quantize_u8_from_f32(j->depth, x, q, &j->x_zero[row]);
     }
+    for (int s = 0; j->slices > 1 && s < j->slices; s++) {
+        const ptrdiff_t from = (ptrdiff_t)s * j->slice, depth = mica_cpu_slice_depth(j, s);
+        memcpy(j->x_q + from * j->m + row * depth, q + from, (size_t)depth);
+    }
+}
+
+size_t mica_cpu_int8_row_scratch(const mica_cpu_linear_job *j)
+{
+    return (size_t)j->depth * sizeof(float) + (size_t)j->depth_pad;
 }
 
 void mica_cpu_int8_inputs(mica_cpu_linear_job *j)
@@ -340,10 +367,10 @@ void mica_cpu_int8_begin(const mica_cpu_linear_job *j, int column, int columns,
     memset(s->panels, 0, (size_t)j->columns * (size_t)depth);
     memset(s->offset, 0, (size_t)j->columns * sizeof *s->offset);
     for (int first = 0; first < columns; first += nb) {
-        const int8_t *from = j->w_q + (ptrdiff_t)(column + first) * j->depth_pad;
         int8_t *to = s->panels + (ptrdiff_t)first * depth;
         for (int i = 0; i < j->outliers; i++) {
-            const int c = j->channel[i];
+            const int slice = j->channel[i] / j->slice, c = j->channel[i] % j->slice;
+            const int8_t *from = j->w_q + panel_offset(j, column + first, slice);
             for (int n = 0; n < nb; n++) {
                 const int8_t v = from[((ptrdiff_t)(c / 4) * nb + n) * 4 + c % 4];
                 to[((ptrdiff_t)(i / 4) * nb + n) * 4 + i % 4] = v;
@@ -351,16 +378,6 @@ void mica_cpu_int8_begin(const mica_cpu_linear_job *j, int column, int columns,
             }
         }
     }
-}
-
-/* c[rows x columns] = a w over `depth`, by the route of the job. */
-static void multiply(mica_cpu_linear_job *j, mica_dnnl_op *op, int thread, const mica_gemm_s8 *g,
-                     const mica_cpu_int8_scratch *s)
-{
-    if (j->by_dnnl)
-        mica_cpu_linear_run(j, op, thread, g->a, g->b, g->c, s->dnnl);
-    else
-        j->k->gemm_s8(g);
 }
 
 /* acc += 256 * (high - 128) . w over the outlier channels. */
@@ -376,12 +393,28 @@ static void add_outliers(mica_cpu_linear_job *j, int thread, int row, int32_t *a
                             .b = s->panels,
                             .c = s->sums,
                             .ldc = stride};
-    multiply(j, j->outlier_op[e->m != j->mb][e->n != j->columns], thread, &g, s);
+    if (j->by_dnnl)
+        mica_cpu_linear_run(j, j->outlier_op[e->m != j->mb][e->n != j->columns][0], thread, g.a,
+                            g.b, g.c, s->dnnl);
+    else
+        j->k->gemm_s8(&g);
     for (int i = 0; i < e->m; i++) {
         int32_t *to = acc + (ptrdiff_t)i * stride;
         const int32_t *from = s->sums + (ptrdiff_t)i * stride;
         for (int n = 0; n < e->n; n++)
             to[n] += 256 * from[n] - s->offset[n];
+    }
+}
+
+static void add_slices(mica_cpu_linear_job *j, int thread, const mica_cpu_block *b, int32_t *acc,
+                       const mica_cpu_int8_scratch *s)
+{
+    const int32_t *sums = s->sums;
+    mica_cpu_linear_run_slice(j, thread, b, 0, acc, s->dnnl);
+    for (int i = 1; i < j->slices; i++) {
+        mica_cpu_linear_run_slice(j, thread, b, i, s->sums, s->dnnl);
+        for (ptrdiff_t e = 0; e < (ptrdiff_t)b->rows * b->stride; e++)
+            acc[e] += sums[e];
     }
 }
 
@@ -397,7 +430,17 @@ void mica_cpu_int8_block(mica_cpu_linear_job *j, int thread, int column, int row
                             .b = j->w_q + (ptrdiff_t)column * j->depth_pad,
                             .c = acc,
                             .ldc = stride};
-    multiply(j, j->op[e->e.m != j->mb][e->e.n != j->columns], thread, &g, s);
+    const mica_cpu_block b = {.row = row,
+                              .rows = e->e.m,
+                              .columns = e->e.n,
+                              .stride = stride,
+                              .size = 1,
+                              .x = j->x_q,
+                              .weights = g.b};
+    if (j->by_dnnl)
+        add_slices(j, thread, &b, acc, s);
+    else
+        j->k->gemm_s8(&g);
     if (j->outliers > 0)
         add_outliers(j, thread, row, acc, s, &e->e);
     e->acc = acc;

@@ -51,7 +51,8 @@ static void plan(mica_cpu_linear_job *j)
     const mica_kernels *k = j->k;
     const bool f32 = j->path == MICA_CPU_F32;
     const int mr = f32 ? k->gemm_f32_mr : k->gemm_s8_mr;
-    j->depth_pad = (j->depth + 3) / 4 * 4;
+    j->depth_pad = j->slice = (j->depth + 3) / 4 * 4;
+    j->slices = 1;
     if (j->path == MICA_CPU_BF16) {
         mica_cpu_bf16_plan(j);
         return;
@@ -170,15 +171,22 @@ static int last_of(int count, int size)
     return count - (count - 1) / size * size;
 }
 
-mica_status mica_cpu_linear_get_ops(mica_cpu_linear_job *j, mica_cpu_get_op_fn get,
-                                    mica_dnnl_op *ops[2][2], mica_err *err)
+int mica_cpu_slice_depth(const mica_cpu_linear_job *j, int slice)
 {
-    for (int r = 0; r < 2; r++)
-        for (int c = 0; c < 2; c++) {
-            MICA_TRY(get(j, r ? last_of(j->m, j->mb) : j->mb,
-                         c ? last_of(j->n, j->columns) : j->columns, &ops[r][c], err));
-            j->dnnl_scratch = MICA_MAX(j->dnnl_scratch, mica_dnnl_scratch_size(ops[r][c]));
-        }
+    return MICA_MIN(j->slice, j->depth_pad - slice * j->slice);
+}
+
+mica_status mica_cpu_linear_get_ops(mica_cpu_linear_job *j, mica_cpu_get_op_fn get, int slices,
+                                    mica_dnnl_op *ops[2][2][3], mica_err *err)
+{
+    const int shapes = MICA_MIN(slices, 3);
+    for (int i = 0; i < 4 * shapes; i++) {
+        const int r = i / 2 % 2, c = i % 2, at = i / 4 == 0 ? 0 : i / 4 + 3 - shapes;
+        const int slice = at == 2 ? slices - 1 : at;
+        MICA_TRY(get(j, r ? last_of(j->m, j->mb) : j->mb,
+                     c ? last_of(j->n, j->columns) : j->columns, slice, &ops[r][c][at], err));
+        j->dnnl_scratch = MICA_MAX(j->dnnl_scratch, mica_dnnl_scratch_size(ops[r][c][at]));
+    }
     return MICA_OK;
 }
 
@@ -191,6 +199,19 @@ void mica_cpu_linear_run(mica_cpu_linear_job *j, mica_dnnl_op *op, int thread, c
         mica_dnnl_run(j->be->dnnl, op, thread, src, weights, NULL, dst, scratch, &err);
     if (st != MICA_OK)
         atomic_compare_exchange_strong(&j->dnnl_status, &expected, (int)st);
+}
+
+void mica_cpu_linear_run_slice(mica_cpu_linear_job *j, int thread, const mica_cpu_block *b,
+                               int slice, void *dst, void *scratch)
+{
+    const int at = slice == 0 ? 0 : slice < j->slices - 1 ? 1 : 2;
+    const size_t before = (size_t)slice * (size_t)j->slice;
+    const size_t x =
+        before * (size_t)j->m + (size_t)b->row * (size_t)mica_cpu_slice_depth(j, slice);
+    mica_cpu_linear_run(j, j->op[b->rows != j->mb][b->columns != j->columns][at], thread,
+                        (const uint8_t *)b->x + x * b->size,
+                        (const uint8_t *)b->weights + before * (size_t)b->stride * b->size, dst,
+                        scratch);
 }
 
 /* ---------------------------------------------------------------- tiles -- */
@@ -262,7 +283,7 @@ static void run_block(mica_cpu_linear_job *j, int thread, int column, int row, i
         return;
     }
     if (j->path == MICA_CPU_BF16)
-        mica_cpu_bf16_block(j, thread, row, rows, columns, &s->bf16, s->acc);
+        mica_cpu_bf16_block(j, thread, row, rows, columns, &s->bf16, s->acc, &e.e);
     else
         block_f32(j, column, columns, row, rows, s);
     j->k->epilogue_tile(&e.e);
@@ -293,10 +314,14 @@ static void convert_row(void *user, int64_t row, int thread)
     const mica_cpu_linear_job *j = user;
     const float *x = (const float *)j->args->x_MD->data + row * j->ldx;
     (void)thread;
-    uint16_t *out = j->x_bf16 + row * j->depth_pad;
-    j->k->bf16_from_f32(j->depth, x, 1.0f, out);
-    for (int i = j->depth; i < j->depth_pad; i++)
-        out[i] = 0;
+    for (int s = 0; s < j->slices; s++) {
+        const int from = s * j->slice, depth = mica_cpu_slice_depth(j, s);
+        uint16_t *out = j->x_bf16 + (ptrdiff_t)from * j->m + row * depth;
+        const int there = MICA_MIN(depth, j->depth - from);
+        j->k->bf16_from_f32(there, x + from, 1.0f, out);
+        for (int i = there; i < depth; i++)
+            out[i] = 0;
+    }
 }
 
 /* The passes after an unfused product, one per technique that fusion saves. */
@@ -400,7 +425,7 @@ mica_status mica_cpu_linear(mica_backend *base, const mica_linear_args *args, mi
     if (j.path == MICA_CPU_BF16)
         MICA_TRY(mica_cpu_bf16_prepare(&j, err));
     task_scratch unused = {0};
-    const size_t row_size = (size_t)j.depth * sizeof(float); /* for quantising x */
+    const size_t row_size = mica_cpu_int8_row_scratch(&j); /* for quantising x */
     MICA_TRY(mica_cpu_scratch_reserve(be, shared_layout(&j, NULL),
                                       MICA_MAX(scratch_layout(&j, NULL, &unused), row_size), err));
     shared_layout(&j, mica_cpu_shared_scratch(be));

@@ -17,25 +17,26 @@ typedef struct mica_cpu_linear_job {
     mica_cpu_path path;
     int m, n, depth;           /* y is m x n, w is n x depth */
     ptrdiff_t ldx, ldy, ldres; /* row strides in floats */
-    int nb;                    /* columns of a panel */
+    int nb;                    /* columns of a panel; bf16: 0 without panels */
     int columns;               /* columns of a task, whole panels */
     int groups, cuts;          /* tasks across and down */
     int mb;                    /* rows of a block */
-    int slice;                 /* depth expanded at a time */
     int depth_pad;             /* depth as the packed form has it */
+    int slice, slices;         /* depth of one product of oneDNN (the last may be less); how many */
     /* In the shared scratch; NULL where the path has none. */
     float *bias, *row_scale;
-    uint16_t *x_bf16; /* m x depth_pad */
-    uint8_t *x_q;     /* m x depth_pad */
+    uint16_t *x_bf16; /* m x depth_pad, slice after slice */
+    uint8_t *x_q;     /* m x depth_pad, likewise */
     float *x_scale;   /* m */
     int32_t *x_zero;  /* m */
     float *x_max;     /* depth: largest magnitude of each channel */
     int32_t *channel; /* MICA_CPU_INT8_OUTLIERS: channels kept in 16 bits */
     uint8_t *x_high;  /* m x MICA_CPU_INT8_OUTLIERS: their upper digits + 128 */
     int outliers;     /* channels chosen */
-    /* Products of oneDNN: blocks by [last row block][last group], their scratch, first failure. */
+    /* Products of oneDNN: blocks by [last row block][last group][first, inner, last slice], their
+     * scratch, first failure. */
     bool by_dnnl; /* int8 blocks are products of oneDNN too */
-    struct mica_dnnl_op *op[2][2], *outlier_op[2][2];
+    struct mica_dnnl_op *op[2][2][3], *outlier_op[2][2][3];
     size_t dnnl_scratch;
     atomic_int dnnl_status;
     float *unfused; /* m x n, ablation only */
@@ -45,22 +46,33 @@ typedef struct mica_cpu_linear_job {
     const int32_t *w_sum;
 } mica_cpu_linear_job;
 
-/* Runs one block of oneDNN's; a failure is kept in dnnl_status. */
+/* Runs one product of oneDNN; a failure is kept in dnnl_status. */
 void mica_cpu_linear_run(mica_cpu_linear_job *j, struct mica_dnnl_op *op, int thread,
                          const void *src, const void *weights, void *dst, void *scratch);
-/* Calls get for every block shape: inner and last rows and columns. */
-typedef mica_status (*mica_cpu_get_op_fn)(mica_cpu_linear_job *j, int rows, int columns,
+/* A block over one slice. x: first element of the input in its form, of `size` bytes each;
+ * weights: the group's, slice after slice, `stride` columns wide. */
+typedef struct mica_cpu_block {
+    int row, rows, columns, stride;
+    size_t size;
+    const void *x, *weights;
+} mica_cpu_block;
+void mica_cpu_linear_run_slice(mica_cpu_linear_job *j, int thread, const mica_cpu_block *b,
+                               int slice, void *dst, void *scratch);
+int mica_cpu_slice_depth(const mica_cpu_linear_job *j, int slice);
+/* Calls get for every block shape: inner and last rows, columns and slices. */
+typedef mica_status (*mica_cpu_get_op_fn)(mica_cpu_linear_job *j, int rows, int columns, int slice,
                                           struct mica_dnnl_op **out, mica_err *err);
-mica_status mica_cpu_linear_get_ops(mica_cpu_linear_job *j, mica_cpu_get_op_fn get,
-                                    struct mica_dnnl_op *ops[2][2], mica_err *err);
+mica_status mica_cpu_linear_get_ops(mica_cpu_linear_job *j, mica_cpu_get_op_fn get, int slices,
+                                    struct mica_dnnl_op *ops[2][2][3], mica_err *err);
 
 /* Blocks that do not depend on the number of threads. */
 void mica_cpu_bf16_plan(mica_cpu_linear_job *j);
 /* Finds or makes the matmul of every block shape. */
 mica_status mica_cpu_bf16_prepare(mica_cpu_linear_job *j, mica_err *err);
 typedef struct mica_cpu_bf16_scratch {
-    uint16_t *weights; /* columns x depth, when the weight is not bf16 in its file */
-    float *row;        /* depth, likewise */
+    uint16_t
+        *weights; /* columns x depth: panels, or rows when the weight is not bf16 in its file */
+    float *row;   /* depth, likewise */
     void *dnnl;
     const uint16_t *source; /* the group's weights, set by begin */
 } mica_cpu_bf16_scratch;
@@ -68,9 +80,9 @@ size_t mica_cpu_bf16_scratch_layout(const mica_cpu_linear_job *j, uint8_t *base,
                                     mica_cpu_bf16_scratch *s);
 void mica_cpu_bf16_begin(const mica_cpu_linear_job *j, int column, int columns,
                          mica_cpu_bf16_scratch *s);
-/* acc[rows x columns] (ld j->columns) = x w^T; a failure goes to dnnl_status. */
+/* acc[rows x columns] = x w^T, its stride goes to e; a failure goes to dnnl_status. */
 void mica_cpu_bf16_block(mica_cpu_linear_job *j, int thread, int row, int rows, int columns,
-                         const mica_cpu_bf16_scratch *s, float *acc);
+                         const mica_cpu_bf16_scratch *s, float *acc, mica_epilogue *e);
 
 #define MICA_CPU_INT8_OUTLIERS 64 /* most channels kept in 16 bits; a panel's depth of oneDNN */
 
@@ -81,7 +93,8 @@ void mica_cpu_int8_plan_dnnl(mica_cpu_linear_job *j);
 mica_status mica_cpu_int8_prepare(mica_cpu_linear_job *j, mica_err *err);
 /* Lays the x_* arrays out from `base` (NULL: only counts); returns bytes. */
 size_t mica_cpu_int8_layout(mica_cpu_linear_job *j, uint8_t *base);
-/* Quantises x. Thread scratch: at least depth floats. */
+/* Quantises x; bytes of thread scratch that it takes. */
+size_t mica_cpu_int8_row_scratch(const mica_cpu_linear_job *j);
 void mica_cpu_int8_inputs(mica_cpu_linear_job *j);
 
 /* The outlier channels' own part of a task, in thread scratch. */
