@@ -36,6 +36,7 @@ int cli_print(const char *text);
 /* Whether a picture can be written to path, before any work: known kind, folder there and
  * writable, path itself no folder. */
 mica_status cli_output_check(const char *path, mica_err *err);
+bool cli_output_is_jpeg(const char *path);
 /* The folder part alone, for files of any kind (--trace). */
 mica_status cli_output_check_folder(const char *path, mica_err *err);
 /* Name of picture `index` of `count`: path itself, or with -1, -2, ... before the extension.

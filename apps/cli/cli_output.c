@@ -88,6 +88,12 @@ static bool is_known_kind(const char *path)
     return false;
 }
 
+bool cli_output_is_jpeg(const char *path)
+{
+    const char *extension = find_extension(path);
+    return strcasecmp(extension, ".jpg") == 0 || strcasecmp(extension, ".jpeg") == 0;
+}
+
 /* Access bits do not tell it all (root, read-only and special file systems): a temporary file is
  * begun beside the output and dropped. */
 static mica_status try_to_write(const char *path, mica_err *err)

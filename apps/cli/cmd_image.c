@@ -124,7 +124,14 @@ static mica_status open_model(image_run *run, mica_err *err)
         return image_take_text(status, run->engine ? mica_engine_errmsg(run->engine) : NULL, err);
     status = mica_session_open(&run->session, run->engine);
     run->open_seconds = mica_clock_seconds() - start;
-    return image_take_text(status, run->session ? mica_session_errmsg(run->session) : NULL, err);
+    MICA_TRY(image_take_text(status, run->session ? mica_session_errmsg(run->session) : NULL, err));
+    if (mica_session_channels(run->session) == 4 && makes_picture(run->args) &&
+        cli_output_is_jpeg(output_path(run->args)))
+        return MICA_FAIL(err, MICA_E_USAGE,
+                         "output '%s': a JPEG cannot hold the transparency of layers; use .png or "
+                         ".webp",
+                         output_path(run->args));
+    return MICA_OK;
 }
 
 static void fill_inputs(image_run *run, mica_image_options *out)
@@ -168,6 +175,7 @@ static void fill_options(image_run *run, mica_image_options *out)
                                 .ref_pixels = a->ref_pixels,
                                 .vision_pixels = a->vision_pixels,
                                 .edit = (mica_edit)a->edit,
+                                .layers = a->layers,
                                 .picture_positions = (mica_positions)a->picture_positions,
                                 .distilled = (mica_choice)a->distilled,
                                 .cfg_normalization = a->cfg_normalization,

@@ -16,7 +16,7 @@ typedef struct image_args {
     const char *prompt, *negative, *output, *noise, *trace;
     int width, height, steps, batch, solver, schedule, noise_rng, round_timesteps, vae_tile;
     int max_text_tokens;
-    int distilled, ref_pixels, vision_pixels, edit, picture_positions;
+    int distilled, ref_pixels, vision_pixels, edit, picture_positions, layers;
     double guidance, strength, cfg_normalization, cfg_truncation;
     cli_texts inputs;
     const char *mask;

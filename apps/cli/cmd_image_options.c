@@ -142,6 +142,13 @@ static const cli_option input_table[] = {
      .value = "E",
      .help = "what Qwen-Image takes pictures for: single (Edit), plus (2509, 2511), off, or what "
              "the model's files say; one of"},
+    {.name = "layers",
+     .kind = CLI_INT,
+     .offset = AT(layers),
+     .lo = 1,
+     .hi = 63,
+     .value = "N",
+     .help = "pictures that Qwen-Image-Layered takes one apart into (4)"},
     {.name = "picture-positions",
      .kind = CLI_WORD,
      .offset = AT(picture_positions),

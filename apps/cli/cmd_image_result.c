@@ -55,7 +55,7 @@ static void add_outputs_json(const image_run *run, mica_text *out)
         mica_text_add(out, "%s{\"path\":", i ? "," : "");
         mica_text_add_json_string(out, run->paths[i]);
         mica_text_add(out, ",\"seed\":%" PRIu64 ",\"width\":%d,\"height\":%d}",
-                      run->args->seed + (uint64_t)i, mica_image_width(run->image),
+                      mica_image_seed(run->image, i), mica_image_width(run->image),
                       mica_image_height(run->image));
     }
     mica_text_add(out, "]");
@@ -82,7 +82,7 @@ static void add_summary(const image_run *run, const mica_run_stats *s, mica_text
     for (int i = 0; i < run->path_count; i++)
         mica_text_add(out, "%s: %dx%d, seed %" PRIu64 "\n", run->paths[i],
                       mica_image_width(run->image), mica_image_height(run->image),
-                      run->args->seed + (uint64_t)i);
+                      mica_image_seed(run->image, i));
     mica_text_add(out,
                   "%.2f s (text %.2f, prepare %.2f, denoise %.2f at %.3g steps/s, decode %.2f)",
                   mica_clock_seconds() - run->start, s->seconds[MICA_PHASE_TEXT],

@@ -213,7 +213,8 @@ typedef struct mica_image_options {
     int vision_pixels; /* the same for the text encoder's vision part */
     mica_edit edit;    /* how Qwen-Image edits */
     mica_positions picture_positions;
-    mica_choice distilled;    /* few steps without guidance; AUTO: what the model's files say */
+    int layers;            /* Qwen-Image-Layered: how many pictures one is taken apart into; 0: 4 */
+    mica_choice distilled; /* few steps without guidance; AUTO: what the model's files say */
     double cfg_normalization; /* Z-Image: limit of the guided prediction's length as a multiple of
                                  the prompt's; 0: none */
     double cfg_truncation;    /* Z-Image: no guidance from this part of the run on, 0 to 1; 0: 1 */
@@ -228,7 +229,10 @@ MICA_API void mica_image_close(mica_image **image);
 MICA_API int mica_image_count(const mica_image *image);
 MICA_API int mica_image_width(const mica_image *image);
 MICA_API int mica_image_height(const mica_image *image);
-/* RGB, 8 bits, rows top to bottom without padding; borrowed. NULL when index is out of range. */
+MICA_API int mica_image_channels(const mica_image *image); /* 3, or 4: layers have transparency */
+MICA_API uint64_t mica_image_seed(const mica_image *image, int index);
+/* RGB or RGBA, 8 bits, rows top to bottom without padding; borrowed. NULL when index is out of
+ * range. */
 MICA_API const uint8_t *mica_image_rgb(const mica_image *image, int index);
 /* Writes one picture by the extension of `path` (.png, .jpg, .jpeg, .webp) with its
  * recipe in the metadata; the file appears whole or not at all. `message` (may be
@@ -250,6 +254,10 @@ typedef struct mica_run_stats {
     uint64_t modulation_matmuls; /* batched modulation matmuls */
 } mica_run_stats;
 MICA_API mica_status mica_session_stats(const mica_session *session, mica_run_stats *stats);
+
+/* Channels of the pictures that the session's model makes: 3, or 4 with transparency, which a JPEG
+ * cannot hold. */
+MICA_API int mica_session_channels(const mica_session *session);
 
 /* Token ids the session's model sees for `text`, template included for prompts.
  * *ids is borrowed until the next call on the session. */

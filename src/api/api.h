@@ -31,7 +31,9 @@ struct mica_session {
 };
 
 struct mica_image {
-    int count, width, height;
+    int count, width, height, channels;
+    uint64_t seed; /* of the first picture */
+    bool one_seed; /* and of the others */
     uint8_t *rgb;
     char **recipes;    /* JSON, one per picture */
     char **parameters; /* the one-text form that web interfaces read */

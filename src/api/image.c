@@ -38,6 +38,21 @@ int mica_image_height(const mica_image *image)
     return image ? image->height : 0;
 }
 
+int mica_image_channels(const mica_image *image)
+{
+    return image ? image->channels : 0;
+}
+
+uint64_t mica_image_seed(const mica_image *image, int index)
+{
+    return image ? image->seed + (image->one_seed ? 0 : (uint64_t)index) : 0;
+}
+
+static size_t size_of(const mica_image *image)
+{
+    return (size_t)image->width * (size_t)image->height * (size_t)image->channels;
+}
+
 static bool has_index(const mica_image *image, int index)
 {
     return image && index >= 0 && index < image->count;
@@ -47,7 +62,7 @@ const uint8_t *mica_image_rgb(const mica_image *image, int index)
 {
     if (!has_index(image, index))
         return NULL;
-    return image->rgb + (size_t)index * (size_t)image->width * (size_t)image->height * 3;
+    return image->rgb + (size_t)index * size_of(image);
 }
 
 const char *mica_image_recipe(const mica_image *image, int index)
@@ -59,11 +74,10 @@ static mica_status write_file(const mica_image *image, int index, const char *pa
 {
     if (!has_index(image, index) || !path)
         return MICA_FAIL(err, MICA_E_USAGE, "there is no picture %d to write", index);
-    const size_t size = (size_t)image->width * (size_t)image->height * 3;
     const mica_picture picture = {.width = image->width,
                                   .height = image->height,
-                                  .channels = 3,
-                                  .pixels = image->rgb + (size_t)index * size};
+                                  .channels = image->channels,
+                                  .pixels = image->rgb + (size_t)index * size_of(image)};
     const mica_picture_text texts[] = {{"parameters", image->parameters[index]},
                                        {"mica", image->recipes[index]}};
     return mica_picture_write(&picture, path, texts, MICA_ARRAY_LEN(texts), 0, err);

@@ -54,6 +54,8 @@ static void write_inputs(const mica_image_options *o, const mica_diffusion_resul
         mica_text_add(t, ",\"ref_pixels\":%d", o->ref_pixels);
     if (o->vision_pixels)
         mica_text_add(t, ",\"vision_pixels\":%d", o->vision_pixels);
+    if (o->layers)
+        mica_text_add(t, ",\"layers\":%d", o->layers);
     if (o->edit != MICA_EDIT_AUTO)
         mica_text_add(t, ",\"edit\":\"%s\"", edit_names[o->edit]);
     if (o->picture_positions == MICA_POSITIONS_GRID)
@@ -120,9 +122,10 @@ mica_status api_recipes(mica_image *image, const mica_session *session,
     image->parameters = mica_mem_calloc(count, sizeof *image->parameters);
     bool ok = image->recipes && image->parameters;
     for (size_t i = 0; ok && i < count; i++) {
+        const uint64_t seed = mica_image_seed(image, (int)i);
         mica_text json = {0}, text = {0};
-        write_json(session, options, result, options->seed + i, &json);
-        write_parameters(session, options, result, options->seed + i, &text);
+        write_json(session, options, result, seed, &json);
+        write_parameters(session, options, result, seed, &text);
         image->recipes[i] = json.data;
         image->parameters[i] = text.data;
         ok = !json.failed && !text.failed;

@@ -70,6 +70,9 @@ static mica_status take_image(mica_session *s, const mica_image_options *options
     image->count = r->count;
     image->width = r->width;
     image->height = r->height;
+    image->channels = r->channels;
+    image->seed = options->seed;
+    image->one_seed = r->one_seed;
     image->rgb = r->rgb;
     r->rgb = NULL;
     const mica_status st = api_recipes(image, s, options, r, &s->err);
@@ -115,6 +118,11 @@ mica_status mica_image_generate(mica_session *session, const mica_image_options 
     }
     mica_diffusion_result_deinit(&result);
     return st;
+}
+
+int mica_session_channels(const mica_session *session)
+{
+    return !session ? 0 : session->engine->model->has_alpha ? 4 : 3;
 }
 
 mica_status mica_session_stats(const mica_session *session, mica_run_stats *stats)

@@ -133,7 +133,9 @@ static mica_status predict(mica_diffusion *d, int e, mica_tensor *velocity_PC, m
     char name[32];
     name_evaluation(d, name);
     *velocity_PC = cond;
-    tap_times(d, e, name, p->pictures * (guided && d->traits.times_per_item ? 2 : 1));
+    tap_times(d, e, name,
+              (p->pictures - p->hidden * d->traits.layers) *
+                  (guided && d->traits.times_per_item ? 2 : 1));
     if (!guided) {
         MICA_TRY(run_pass(d, e, 0, 1, &cond, err));
         mica_diffusion_tap(d, &cond, form, "%s.cond", name);
@@ -192,6 +194,8 @@ static mica_status resolve(mica_diffusion *d, mica_err *err)
         return MICA_FAIL(err, MICA_E_USAGE, "a prompt is needed; it may be empty");
     MICA_TRY(mica_diffusion_inputs_read(d, err));
     MICA_TRY(d->ops->describe(d, &d->traits, err));
+    if (!d->traits.picture_channels)
+        d->traits.picture_channels = 3;
     MICA_TRY(mica_diffusion_inputs_assign(d, err));
     return mica_diffusion_plan_make(d, err);
 }
@@ -217,7 +221,9 @@ static mica_status run_phases(mica_diffusion *d, mica_err *err)
 static void fill_result(const mica_diffusion *d, mica_diffusion_result *r)
 {
     const mica_diffusion_plan *p = &d->plan;
-    r->count = p->pictures;
+    r->count = p->pictures - p->hidden;
+    r->channels = d->traits.picture_channels;
+    r->one_seed = d->traits.layers > 0;
     r->width = p->out_width;
     r->height = p->out_height;
     r->steps = p->steps_asked;

@@ -36,7 +36,9 @@ typedef struct mica_diffusion_switches {
 /* What a run gives: pictures and what they cost. */
 typedef struct mica_diffusion_result {
     int count, width, height;
-    uint8_t *rgb; /* count * height * width * 3, mica_mem_free */
+    int channels;  /* 3, or 4 with transparency */
+    bool one_seed; /* the pictures are layers of one: all come from the first seed */
+    uint8_t *rgb;  /* count * height * width * channels, mica_mem_free */
     /* The run as it was resolved, for the recipe. */
     int steps;       /* asked for; `strength` runs the last part of them */
     double guidance; /* 1 when guidance was off */
@@ -67,10 +69,21 @@ typedef enum mica_latent_packing {
 } mica_latent_packing;
 
 /* Options that only some models have; others give a notice. */
-enum { MICA_KNOWS_DISTILLED = 1, MICA_KNOWS_CFG_LIMITS = 2, MICA_KNOWS_VISION_PIXELS = 4 };
+enum {
+    MICA_KNOWS_DISTILLED = 1,
+    MICA_KNOWS_CFG_LIMITS = 2,
+    MICA_KNOWS_VISION_PIXELS = 4,
+    MICA_KNOWS_EDIT = 8,
+    MICA_KNOWS_LAYERS = 16
+};
 
 /* Facts of a model; those that are not zero by nature must be set by `describe`. */
 typedef struct mica_diffusion_traits {
+    int picture_channels; /* of the VAE's pictures; 0 means 3, 4 has transparency */
+    /* Above 0: what is made are so many layers of a reference. Then the plan's pictures are their
+     * composite, which is not decoded, and the layers; one seed gives the noise of all of them, and
+     * files have their rows behind each other. No batch, no start picture. */
+    int layers;
     int scale;    /* pixels per latent and side: 8 */
     int patch;    /* latents per patch and side: 2 */
     int channels; /* of a latent */
@@ -104,6 +117,7 @@ typedef struct mica_diffusion_plan {
     int h, w;                  /* patches */
     int64_t P, C;
     int pictures;
+    int hidden; /* pictures before the first that is decoded */
     int steps_asked;
     double guidance; /* 1: off */
     bool guided;
@@ -136,7 +150,7 @@ typedef struct mica_diffusion {
     mica_run run;
     mica_diffusion_traits traits;
     mica_diffusion_plan plan;
-    /* Pictures the user gave, RGB. */
+    /* Pictures the user gave, RGB; RGBA where the VAE's pictures have transparency. */
     mica_picture *inputs;
     int input_count;
     mica_picture mask;                /* pixels NULL: none; RGB */
@@ -189,7 +203,7 @@ struct mica_diffusion_ops {
      * uncond + scale * (cond - uncond). */
     void (*guide)(mica_diffusion *d, double scale, mica_tensor *cond_PC,
                   const mica_tensor *uncond_PC);
-    /* One picture between the VAE's latents [Y, X, c] and pixels [8Y, 8X, 3] in [-1, 1], all f32
+    /* One picture between the VAE's latents [Y, X, c] and pixels [8Y, 8X, 3 or 4] in [-1, 1], all f32
      * state. Progress through mica_diffusion_vae_progress. taps may be NULL. logvar is not clamped.
      * encode NULL: the VAE cannot. */
     mica_status (*decode)(mica_diffusion *d, const mica_tensor *z_YXC, mica_tensor *picture_YXC,

@@ -1,7 +1,7 @@
 /* diffusion_decode.c - between pixels and latents: the last phase, and pictures on their way in.
  *
- *   rows [P, C] ─► scale_latents ─► [Y, X, c] ─► decode ─► [8Y, 8X, 3] ─► bytes, cut to size
- *   bytes ─► resize ─► [8Y, 8X, 3] ─► encode ─► [Y, X, c] ─► rows ─► scale_latents
+ *   rows [P, C] ─► scale_latents ─► [Y, X, c] ─► decode ─► [8Y, 8X, 3 or 4] ─► bytes, cut to size
+ *   bytes ─► resize ─► [8Y, 8X, 3 or 4] ─► encode ─► [Y, X, c] ─► rows ─► scale_latents
  *
  * Reference: the end of the pipelines' __call__; image_processor.py, preprocess (Lanczos, x / 127.5 -
  * 1 written as 2 (x / 255) - 1) and postprocess: (x / 2 + 0.5) clamped to [0, 1], times 255, rounded
@@ -53,7 +53,7 @@ static mica_status tap_channels_last(mica_diffusion *d, const float *x_YXC, int 
 typedef struct decode_buffers {
     float *rows_PC; /* all pictures */
     float *z_YXc;   /* all pictures, channels last */
-    float *picture; /* one picture [Y, X, 3], or all */
+    float *picture; /* one picture [Y, X, 3 or 4], or all that are decoded */
     bool keeps_pictures;
 } decode_buffers;
 
@@ -61,13 +61,15 @@ static mica_status buffers_init(decode_buffers *b, const mica_diffusion *d, mica
 {
     const mica_diffusion_plan *p = &d->plan;
     const size_t n = (size_t)p->pictures, values = (size_t)(p->P * p->C);
+    const size_t channels = (size_t)d->traits.picture_channels, shown = n - (size_t)p->hidden;
     const size_t pixels = (size_t)p->width * (size_t)p->height;
     const size_t out = (size_t)p->out_width * (size_t)p->out_height;
     *b = (decode_buffers){.keeps_pictures = mica_tap_wants(d->run.taps, "vae_decode.output")};
     b->rows_PC = mica_mem_calloc(values * n, sizeof(float));
     b->z_YXc = mica_mem_calloc(values * n, sizeof(float));
-    b->picture = mica_mem_calloc(pixels * 3 * (b->keeps_pictures ? n : 1), sizeof(float));
-    d->result->rgb = mica_mem_calloc(out * 3, n);
+    b->picture =
+        mica_mem_calloc(pixels * channels * (b->keeps_pictures ? shown : 1), sizeof(float));
+    d->result->rgb = mica_mem_calloc(out * channels, shown);
     if (!b->rows_PC || !b->z_YXc || !b->picture || !d->result->rgb)
         return MICA_FAIL(err, MICA_E_NOMEM, "no memory for %d pictures of %d x %d", p->pictures,
                          p->width, p->height);
@@ -96,7 +98,7 @@ static mica_status run_decoder(mica_diffusion *d, const float *z_YXc, float *pic
     const mica_pool_mark mark = mica_pool_get_mark(d->be, MICA_POOL_SESSION);
     const int64_t z_shape[] = {(int64_t)p->h * d->traits.patch, (int64_t)p->w * d->traits.patch,
                                d->traits.channels};
-    const int64_t shape[] = {p->height, p->width, 3};
+    const int64_t shape[] = {p->height, p->width, d->traits.picture_channels};
     const mica_tensor z_YXC = mica_state_tensor(d->be, MICA_POOL_SESSION, 3, z_shape);
     mica_tensor picture_YXC = mica_state_tensor(d->be, MICA_POOL_SESSION, 3, shape);
     mica_upload_f32(d->be, &z_YXC, z_YXc);
@@ -113,24 +115,27 @@ static mica_status run_decoder(mica_diffusion *d, const float *z_YXc, float *pic
 }
 
 /* The upper left part of the picture, as bytes. */
-static void to_bytes(const mica_diffusion_plan *p, const float *picture, uint8_t *rgb)
+static void to_bytes(const mica_diffusion_plan *p, int channels, const float *picture, uint8_t *rgb)
 {
     for (int y = 0; y < p->out_height; y++)
-        mica_pixels_to_8bit(picture + (int64_t)y * p->width * 3,
-                            rgb + (int64_t)y * p->out_width * 3, (size_t)p->out_width * 3);
+        mica_pixels_to_8bit(picture + (int64_t)y * p->width * channels,
+                            rgb + (int64_t)y * p->out_width * channels,
+                            (size_t)p->out_width * (size_t)channels);
 }
 
+/* index counts what is decoded. */
 static mica_status decode_one(mica_diffusion *d, decode_buffers *b, int index, mica_err *err)
 {
     const mica_diffusion_plan *p = &d->plan;
-    const int64_t pixels = (int64_t)p->width * p->height, values = p->P * p->C;
-    const int64_t out = (int64_t)p->out_width * p->out_height * 3;
-    float *picture = b->picture + (b->keeps_pictures ? index * pixels * 3 : 0);
+    const int channels = d->traits.picture_channels;
+    const int64_t values = (int64_t)p->width * p->height * channels;
+    const int64_t out = (int64_t)p->out_width * p->out_height * channels;
+    float *picture = b->picture + (b->keeps_pictures ? index * values : 0);
     uint8_t *rgb = d->result->rgb + index * out;
-    MICA_TRY(run_decoder(d, b->z_YXc + index * values, picture, index, err));
+    MICA_TRY(run_decoder(d, b->z_YXc + (p->hidden + index) * p->P * p->C, picture, index, err));
     if (d->traits.clamps)
-        clamp(picture, (size_t)pixels * 3);
-    to_bytes(p, picture, rgb);
+        clamp(picture, (size_t)values);
+    to_bytes(p, channels, picture, rgb);
     mica_diffusion_restore_masked(d, rgb);
     return MICA_OK;
 }
@@ -138,11 +143,11 @@ static mica_status decode_one(mica_diffusion *d, decode_buffers *b, int index, m
 static mica_status tap_pictures(mica_diffusion *d, const decode_buffers *b, mica_err *err)
 {
     const mica_diffusion_plan *p = &d->plan;
-    const int n = p->pictures;
-    const int64_t bytes[] = {n, p->out_height, p->out_width, 3};
+    const int n = p->pictures - p->hidden, channels = d->traits.picture_channels;
+    const int64_t bytes[] = {n, p->out_height, p->out_width, channels};
     if (b->keeps_pictures)
-        MICA_TRY(
-            tap_channels_last(d, b->picture, n, 3, p->height, p->width, "vae_decode.output", err));
+        MICA_TRY(tap_channels_last(d, b->picture, n, channels, p->height, p->width,
+                                   "vae_decode.output", err));
     const mica_tensor u8 = n == 1 ? mica_tensor_make(d->result->rgb, MICA_DTYPE_U8, 3, bytes + 1)
                                   : mica_tensor_make(d->result->rgb, MICA_DTYPE_U8, 4, bytes);
     mica_tap_host(d->run.taps, &u8, "image_u8");
@@ -158,8 +163,9 @@ static mica_status unpack_all(mica_diffusion *d, decode_buffers *b, mica_err *er
     for (int i = 0; i < p->pictures; i++)
         mica_latents_unpack(d, b->rows_PC + i * p->P * p->C, p->h, p->w,
                             b->z_YXc + i * p->P * p->C);
-    return tap_channels_last(d, b->z_YXc, p->pictures, d->traits.channels, p->h * d->traits.patch,
-                             p->w * d->traits.patch, "vae_decode.input", err);
+    return tap_channels_last(d, b->z_YXc + p->hidden * p->P * p->C, p->pictures - p->hidden,
+                             d->traits.channels, p->h * d->traits.patch, p->w * d->traits.patch,
+                             "vae_decode.input", err);
 }
 
 mica_status mica_diffusion_decode(mica_diffusion *d, mica_err *err)
@@ -168,7 +174,7 @@ mica_status mica_diffusion_decode(mica_diffusion *d, mica_err *err)
     mica_status st = buffers_init(&b, d, err);
     if (!st)
         st = unpack_all(d, &b, err);
-    for (int i = 0; i < d->plan.pictures && !st; i++)
+    for (int i = 0; i < d->plan.pictures - d->plan.hidden && !st; i++)
         st = decode_one(d, &b, i, err);
     if (!st)
         st = tap_pictures(d, &b, err);
@@ -181,7 +187,7 @@ mica_status mica_diffusion_decode(mica_diffusion *d, mica_err *err)
 /* 2 (v / 255) - 1 in f32, as numpy and torch compute it. */
 static void to_floats(const mica_picture *picture, float *out)
 {
-    const size_t n = (size_t)picture->width * (size_t)picture->height * 3;
+    const size_t n = (size_t)picture->width * (size_t)picture->height * (size_t)picture->channels;
     for (size_t i = 0; i < n; i++)
         out[i] = 2.0f * ((float)picture->pixels[i] / 255.0f) - 1.0f;
 }
@@ -191,7 +197,7 @@ static mica_status run_encoder(mica_diffusion *d, const mica_picture *picture, i
                                float *floats, float *mean, float *logvar, mica_err *err)
 {
     const mica_pool_mark mark = mica_pool_get_mark(d->be, MICA_POOL_SESSION);
-    const int64_t shape[] = {picture->height, picture->width, 3};
+    const int64_t shape[] = {picture->height, picture->width, picture->channels};
     const int64_t z_shape[] = {picture->height / d->traits.scale, picture->width / d->traits.scale,
                                d->traits.channels};
     const mica_tensor picture_YXC = mica_state_tensor(d->be, MICA_POOL_SESSION, 3, shape);
@@ -220,14 +226,14 @@ static mica_status run_encoder(mica_diffusion *d, const mica_picture *picture, i
 static mica_status encode_sized(mica_diffusion *d, const mica_picture *picture, int index,
                                 float *mean_YXc, float *logvar_YXc, mica_err *err)
 {
-    const int Y = picture->height, X = picture->width;
+    const int Y = picture->height, X = picture->width, channels = picture->channels;
     char name[48];
-    float *floats = mica_mem_calloc((size_t)Y * (size_t)X * 3, sizeof *floats);
+    float *floats = mica_mem_calloc((size_t)Y * (size_t)X * (size_t)channels, sizeof *floats);
     if (!floats)
         return MICA_FAIL(err, MICA_E_NOMEM, "no memory for a picture of %d x %d", X, Y);
     to_floats(picture, floats);
     snprintf(name, sizeof name, "vae_encode.%d.input", index);
-    mica_status st = tap_channels_last(d, floats, 1, 3, Y, X, name, err);
+    mica_status st = tap_channels_last(d, floats, 1, channels, Y, X, name, err);
     if (!st)
         st = run_encoder(d, picture, index, floats, mean_YXc, logvar_YXc, err);
     snprintf(name, sizeof name, "vae_encode.%d.mean", index);

@@ -4,7 +4,8 @@
  *     none of them, model refers     all are references
  *     none of them, model does not   inputs[0] is where denoising starts
  *
- * Reading drops transparency, as the reference pipelines' convert("RGB") does. */
+ * Transparency is dropped, or opacity added, as the reference pipelines' convert("RGB") and
+ * convert("RGBA") do. */
 #include "diffusion/diffusion_internal.h"
 
 #include "base/checked.h"
@@ -26,6 +27,37 @@ static void drop_alpha(mica_picture *p)
     p->channels = 3;
 }
 
+static mica_status add_alpha(mica_picture *p, mica_err *err)
+{
+    const size_t n = (size_t)p->width * (size_t)p->height;
+    if (p->channels == 4)
+        return MICA_OK;
+    uint8_t *pixels = mica_mem_calloc(n, 4);
+    if (!pixels)
+        return MICA_FAIL(err, MICA_E_NOMEM, "no memory for a picture of %d x %d", p->width,
+                         p->height);
+    for (size_t i = 0; i < n; i++) {
+        memcpy(pixels + 4 * i, p->pixels + 3 * i, 3);
+        pixels[4 * i + 3] = 255;
+    }
+    mica_mem_free(p->pixels);
+    p->pixels = pixels;
+    p->channels = 4;
+    return MICA_OK;
+}
+
+static mica_status set_channels(mica_diffusion *d, mica_err *err)
+{
+    drop_alpha(&d->mask);
+    for (int i = 0; i < d->input_count; i++) {
+        if (d->traits.picture_channels == 4)
+            MICA_TRY(add_alpha(&d->inputs[i], err));
+        else
+            drop_alpha(&d->inputs[i]);
+    }
+    return MICA_OK;
+}
+
 static mica_status copy_pixels(const mica_image_input *in, mica_picture *out, mica_err *err)
 {
     size_t bytes;
@@ -45,9 +77,7 @@ static mica_status read_input(const mica_image_input *in, mica_picture *out, mic
 {
     if (!in->path)
         return copy_pixels(in, out, err);
-    MICA_TRY(mica_picture_read(out, in->path, err));
-    drop_alpha(out);
-    return MICA_OK;
+    return mica_picture_read(out, in->path, err);
 }
 
 static bool expands(const mica_image_options *o)
@@ -106,6 +136,7 @@ static mica_status check_borders(const mica_diffusion *d, mica_err *err)
 mica_status mica_diffusion_inputs_assign(mica_diffusion *d, mica_err *err)
 {
     const int most = d->traits.max_references;
+    MICA_TRY(set_channels(d, err));
     MICA_TRY(check_borders(d, err));
     if (d->input_count && !most && !d->from_picture) {
         d->from_picture = true;

@@ -79,8 +79,9 @@ int mica_latents_shape(const mica_diffusion *d, mica_latent_form form, int n, in
                        int64_t shape[5])
 {
     const mica_diffusion_traits *t = &d->traits;
-    const int64_t Y = (int64_t)h * t->patch, X = (int64_t)w * t->patch;
-    const int64_t shapes[][5] = {[MICA_LATENT_ROWS] = {n, (int64_t)h * w, d->plan.C},
+    const int64_t Y = (int64_t)h * t->patch, X = (int64_t)w * t->patch, P = (int64_t)h * w;
+    const int joined = t->layers ? n : 1; /* rows of layers stand behind each other */
+    const int64_t shapes[][5] = {[MICA_LATENT_ROWS] = {n / joined, joined * P, d->plan.C},
                                  [MICA_LATENT_PATCHES] = {n, d->plan.C, h, w},
                                  [MICA_LATENT_PIXELS] = {n, t->channels, Y, X},
                                  [MICA_LATENT_FRAMES] = {n, t->channels, 1, Y, X},
@@ -144,7 +145,7 @@ static void draw(const mica_diffusion *d, mica_mt19937 *g, mica_latent_form form
     mica_latents_to_rows(d, form, scratch, p->h, p->w, rows_PC);
 }
 
-/* Each picture has its own generator, so that it does not depend on its neighbours. */
+/* Each picture has its own generator, so that it does not depend on its neighbours; layers share one. */
 static mica_status draw_all(const mica_diffusion *d, float *posterior_PC, float *noise_PC,
                             mica_err *err)
 {
@@ -153,9 +154,10 @@ static mica_status draw_all(const mica_diffusion *d, float *posterior_PC, float 
     float *scratch = mica_mem_calloc((size_t)n, sizeof *scratch);
     if (!scratch)
         return MICA_FAIL(err, MICA_E_NOMEM, "no memory for noise of %lld values", (long long)n);
+    mica_mt19937 g;
     for (int b = 0; b < p->pictures; b++) {
-        mica_mt19937 g;
-        mica_mt19937_init(&g, d->options->seed + (uint64_t)b);
+        if (b == 0 || !d->traits.layers)
+            mica_mt19937_init(&g, d->options->seed + (uint64_t)b);
         if (posterior_PC)
             draw(d, &g, MICA_LATENT_PIXELS, scratch, posterior_PC + b * n);
         draw(d, &g, d->traits.drawn, scratch, noise_PC + b * n);
@@ -170,7 +172,7 @@ static bool noise_fits(const mica_diffusion *d, const mica_tensor *t)
     int64_t shape[5];
     const int ndim =
         mica_latents_shape(d, d->traits.initial, d->plan.pictures, d->plan.h, d->plan.w, shape);
-    const int skip = d->plan.pictures == 1 && t->ndim == ndim - 1;
+    const int skip = (d->plan.pictures == 1 || d->traits.layers) && t->ndim == ndim - 1;
     if (t->ndim != ndim - skip)
         return false;
     return memcmp(t->shape_, shape + skip, (size_t)t->ndim * sizeof *shape) == 0;

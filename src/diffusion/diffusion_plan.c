@@ -83,6 +83,27 @@ static mica_status resolve_size(mica_diffusion *d, mica_err *err)
 
 /* --------------------------------------------------------------------- counts -- */
 
+/* The composite and its layers are denoised together. */
+static mica_status resolve_layers(mica_diffusion *d, mica_err *err)
+{
+    mica_diffusion_plan *p = &d->plan;
+    if (!d->traits.layers)
+        return MICA_OK;
+    if (p->pictures > 1)
+        return MICA_FAIL(err, MICA_E_USAGE, "batch %d: layers are made of one picture at a time",
+                         p->pictures);
+    if (d->traits.layers < 1 || d->traits.layers >= MAX_PICTURES)
+        return MICA_FAIL(err, MICA_E_USAGE, "%d layers are out of range; it must be 1 to %d",
+                         d->traits.layers, MAX_PICTURES - 1);
+    if (d->from_picture)
+        return MICA_FAIL(err, MICA_E_USAGE,
+                         "layers are made of a whole picture: strength, mask and extension do not "
+                         "apply");
+    p->pictures = 1 + d->traits.layers;
+    p->hidden = 1;
+    return MICA_OK;
+}
+
 static mica_status resolve_counts(mica_diffusion *d, mica_err *err)
 {
     mica_diffusion_plan *p = &d->plan;
@@ -91,6 +112,7 @@ static mica_status resolve_counts(mica_diffusion *d, mica_err *err)
     if (p->pictures < 1 || p->pictures > MAX_PICTURES)
         return MICA_FAIL(err, MICA_E_USAGE, "batch %d is out of range; it must be 1 to %d",
                          o->batch, MAX_PICTURES);
+    MICA_TRY(resolve_layers(d, err));
     if (o->sigma_count < 0 || (o->sigma_count && !o->sigmas))
         return MICA_FAIL(err, MICA_E_USAGE, "%d sigmas announced, none given", o->sigma_count);
     p->steps_asked = o->sigma_count ? o->sigma_count
@@ -254,6 +276,10 @@ static void note_unused(mica_diffusion *d)
     note_unknown(d, "guidance normalization", o->cfg_normalization != 0.0,
                  knows & MICA_KNOWS_CFG_LIMITS);
     note_unknown(d, "guidance truncation", o->cfg_truncation != 0.0, knows & MICA_KNOWS_CFG_LIMITS);
+    note_unknown(d, "a way of editing",
+                 o->edit != MICA_EDIT_AUTO || o->picture_positions != MICA_POSITIONS_SEQUENCE,
+                 knows & MICA_KNOWS_EDIT);
+    note_unknown(d, "a number of layers", o->layers != 0, knows & MICA_KNOWS_LAYERS);
     note_unknown(d, "an area for references", o->ref_pixels != 0, d->traits.max_references > 0);
     note_unknown(d, "an area for the vision part", o->vision_pixels != 0,
                  knows & MICA_KNOWS_VISION_PIXELS);

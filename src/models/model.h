@@ -38,7 +38,8 @@ typedef struct mica_model_parts {
 typedef struct mica_model_kind mica_model_kind;
 typedef struct mica_model {
     const mica_model_kind *kind;
-    char hash[17]; /* identifies the weights in recipes */
+    char hash[17];  /* identifies the weights in recipes */
+    bool has_alpha; /* its pictures have transparency */
 } mica_model;
 typedef struct mica_model_session {
     const mica_model_kind *kind;

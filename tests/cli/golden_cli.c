@@ -120,10 +120,10 @@ static void add_pictures(command *c, const golden_case *g)
                  name->valuestring);
         add_pair(c, "-i", c->pictures[count++]);
     }
-    if (areas) {
+    if (areas)
         add_number(c, "--ref-pixels", number(areas, "vae_image_area", 0));
+    if (number(areas, "condition_image_area", 0) > 0)
         add_number(c, "--vision-pixels", number(areas, "condition_image_area", 0));
-    }
 }
 
 /* What only FLUX.2-klein's calls have; the folder says distilled, some cases are not. */
@@ -154,7 +154,12 @@ static void build_command(command *c, const golden_case *g, const char *program,
     add_guidance(c, g);
     add_flux2(c, g);
     add_pictures(c, g);
-    add_pair(c, "--noise", g->expected_path);
+    if (number(g->call, "layers", 0) > 0)
+        add_number(c, "--layers", number(g->call, "layers", 0));
+    if (mica_json_find(g->call, "seed"))
+        add_number(c, "--seed", number(g->call, "seed", 0));
+    else
+        add_pair(c, "--noise", g->expected_path);
     add_pair(c, "--precision", precision);
     add_pair(c, "--trace", g->trace_path);
     add_pair(c, "-o", g->picture_path);
@@ -269,19 +274,17 @@ static void compare_tensor(golden_case *g, const char *name, const mica_tensor *
     }
 }
 
-static void compare_picture(golden_case *g)
+/* expected: [height, width, channels] */
+static void compare_picture(golden_case *g, const char *path, const mica_tensor *expected,
+                            const struct cJSON *bounds)
 {
-    const mica_tensor *expected = mica_weights_find(g->expected, "image_u8");
-    const struct cJSON *bounds = mica_json_find(g->tolerance, "image_u8");
     mica_picture picture;
     mica_err err = {0};
-    if (!expected || !bounds || expected->dtype != MICA_DTYPE_U8)
-        stop("no picture to compare with", g->expected_path);
-    if (mica_picture_read(&picture, g->picture_path, &err))
-        stop(g->picture_path, err.text);
-    if (picture.channels != 3 || picture.height != expected->shape_[0] ||
+    if (mica_picture_read(&picture, path, &err))
+        stop(path, err.text);
+    if (picture.channels != expected->shape_[2] || picture.height != expected->shape_[0] ||
         picture.width != expected->shape_[1])
-        stop(g->picture_path, "wrong size");
+        stop(path, "wrong size");
     const size_t count = (size_t)mica_tensor_count(expected);
     double sum = 0.0, largest = 0.0;
     for (size_t i = 0; i < count; i++) {
@@ -297,6 +300,25 @@ static void compare_picture(golden_case *g)
     mica_picture_deinit(&picture);
 }
 
+/* One picture, or as many as the tensor holds: picture-1.png, picture-2.png, ... */
+static void compare_pictures(golden_case *g)
+{
+    const mica_tensor *all = mica_weights_find(g->expected, "image_u8");
+    const struct cJSON *bounds = mica_json_find(g->tolerance, "image_u8");
+    if (!all || !bounds || all->dtype != MICA_DTYPE_U8 || all->ndim < 3)
+        stop("no picture to compare with", g->expected_path);
+    if (all->ndim == 3)
+        compare_picture(g, g->picture_path, all, bounds);
+    for (int64_t i = 0; all->ndim == 4 && i < all->shape_[0]; i++) {
+        char path[PATH_CAP];
+        const mica_tensor rows = mica_tensor_rows(all, i, 1);
+        const mica_tensor one = mica_tensor_reshape(&rows, 3, all->shape_ + 1);
+        snprintf(path, sizeof path, "%.*s-%" PRId64 ".png",
+                 (int)(strlen(g->picture_path) - strlen(".png")), g->picture_path, i + 1);
+        compare_picture(g, path, &one, bounds);
+    }
+}
+
 static void compare(golden_case *g)
 {
     mica_err err = {0};
@@ -305,7 +327,7 @@ static void compare(golden_case *g)
         stop("cannot open", err.text);
     for (size_t i = 0; i < mica_weights_count(g->expected); i++)
         compare_tensor(g, mica_weights_name(g->expected, i), mica_weights_tensor(g->expected, i));
-    compare_picture(g);
+    compare_pictures(g);
 }
 
 int main(int argc, char **argv)

@@ -42,6 +42,17 @@ END
     fails 2 'needs a picture' image "$edit" -p x --edit plus $small -o d.png
     fails 2 'image_pad' image "$edit" -p 'a <|image_pad|>' -i "$fox" $areas $small -o d.png
     fails 2 '120 x 88.*256 pixels' image "$edit" -p x -i "$fox" --ref-pixels 256 $small -o d.png
+    # Layers have transparency, and take one picture.
+    layered="$MICA_GOLDEN/layered_model --text-encoder $edit/text_encoder --tokenizer $edit/tokenizer"
+    works image $layered -p x -i "$fox" --ref-pixels 1024 --layers 3 --steps 1 --quiet --json -o l.png
+    check 'one file and one seed a layer' sh -c '[ "$(cat)" = "l-1.png l-3.png 0 32 " ]' <<END
+$(json_get outputs.0.path outputs.2.path outputs.2.seed outputs.2.width <"$out" | tr '\n' ' ')
+END
+    works inspect l-2.png --json
+    check 'the recipe has the layers' grep -q '"layers":3' "$out"
+    fails 2 'l.jpg.*transparency' image $layered -p x -i "$fox" --ref-pixels 1024 --quiet -o l.jpg
+    fails 2 'layers.*1 to 63' image nowhere -p x --layers 64
+    fails 2 'takes a picture apart' image $layered -p x --quiet -o d.png
     head -c 3000 "$fox" >cut.png
     fails 1 'cut.png' image "$edit" -p x -i cut.png $areas $small -o d.png
     check 'no picture after a failure' test ! -e d.png

@@ -146,6 +146,7 @@ static void test_missing_parts(void **state)
                           (const char *const[]){"not a Qwen-Image VAE", NULL});
 }
 
+/* Weights of Layered under the plain model's configuration. */
 static void test_variants_refused(void **state)
 {
     (void)state;

@@ -104,17 +104,8 @@ static void derive(mica_qwen_image_config *c, const mica_weights *w)
     c->ffn =
         mica_config_size_of(w, "transformer_blocks.0.img_mlp.net.0.proj.weight", 0, 4 * c->width);
     c->heads = MICA_MAX(1, c->width / c->head_dim);
+    c->layered = mica_weights_find(w, "time_text_embed.addition_t_embedding.weight") != NULL;
     c->zero_cond_t = mica_weights_find(w, "__index_timestep_zero__") != NULL; /* ComfyUI's mark */
-}
-
-/* Variants by what only they have; NULL: plain Qwen-Image. */
-static const char *variant_of(const mica_qwen_image_config *c, const mica_weights *w)
-{
-    if (mica_weights_find(w, "time_text_embed.addition_t_embedding.weight"))
-        return "Qwen-Image-Layered (it has time_text_embed.addition_t_embedding)";
-    if (c->in_channels == 128)
-        return "Mage-Flow (img_in takes 128 channels)";
-    return NULL;
 }
 
 /* --------------------------------------------------------------------- JSON -- */
@@ -148,14 +139,33 @@ static mica_status read_axes(mica_qwen_image_config *c, const mica_json *j, mica
     return MICA_OK;
 }
 
+/* The two come together: a second embedding beside the timestep's, positions with layers. */
+static mica_status read_layered(mica_qwen_image_config *c, const mica_json *j, mica_err *err)
+{
+    bool condition = c->layered, rope = c->layered;
+    MICA_TRY(mica_json_opt_bool(j, j->root, "use_additional_t_cond", &condition, err));
+    MICA_TRY(mica_json_opt_bool(j, j->root, "use_layer3d_rope", &rope, err));
+    if (c->layered && !condition)
+        return MICA_FAIL(err, MICA_E_UNSUPPORTED,
+                         "%s: use_additional_t_cond is false, the weights hold "
+                         "time_text_embed.addition_t_embedding (Qwen-Image-Layered)",
+                         j->name);
+    if (condition != rope)
+        return MICA_FAIL(err, MICA_E_UNSUPPORTED,
+                         "%s: use_additional_t_cond and use_layer3d_rope are supported together "
+                         "only (Qwen-Image-Layered)",
+                         j->name);
+    c->layered = condition;
+    return MICA_OK;
+}
+
 static mica_status read_transformer(mica_qwen_image_config *c, const mica_json *j, mica_err *err)
 {
     const struct cJSON *o = j->root;
     int64_t patch = 2, out_channels = c->in_channels / 4;
     MICA_TRY(mica_config_check_class(j, "QwenImageTransformer2DModel", err));
     MICA_TRY(refuse_flag(j, "guidance_embeds", "a guidance-distilled variant", err));
-    MICA_TRY(refuse_flag(j, "use_additional_t_cond", "Qwen-Image-Layered", err));
-    MICA_TRY(refuse_flag(j, "use_layer3d_rope", "Qwen-Image-Layered", err));
+    MICA_TRY(read_layered(c, j, err));
     MICA_TRY(mica_json_opt_bool(j, o, "zero_cond_t", &c->zero_cond_t, err));
     MICA_TRY(mica_json_opt_int(j, o, "num_layers", 1, 1000, &c->layers, err));
     MICA_TRY(mica_json_opt_int(j, o, "num_attention_heads", 1, 1024, &c->heads, err));
@@ -177,10 +187,11 @@ static mica_status read_transformer(mica_qwen_image_config *c, const mica_json *
 static mica_status check_sizes(const mica_qwen_image_config *c, const mica_weights *w,
                                mica_err *err)
 {
-    const char *variant = variant_of(c, w);
-    if (variant)
-        return MICA_FAIL(err, MICA_E_UNSUPPORTED, "%s: this is %s, which is not supported",
-                         mica_weights_path(w), variant);
+    if (c->in_channels == 128)
+        return MICA_FAIL(
+            err, MICA_E_UNSUPPORTED,
+            "%s: this is Mage-Flow (img_in takes 128 channels), which is not supported",
+            mica_weights_path(w));
     if (c->head_dim % 2 || c->width != c->heads * c->head_dim || c->in_channels % 4)
         return MICA_FAIL(err, MICA_E_FORMAT,
                          "%s: width %lld, head size %lld and %lld input channels do not make a "

@@ -15,6 +15,7 @@ typedef struct mica_qwen_image_config {
     int64_t text_width;  /* 3584: what the text encoder gives */
     int64_t in_channels; /* 64: 2 x 2 patches of 16 latent channels */
     bool zero_cond_t;    /* Edit-2511: rows of reference pictures are modulated at timestep 0 */
+    bool layered;        /* Qwen-Image-Layered: a picture is taken apart into layers */
     int axes[3];         /* 16, 56, 56: rotary dimensions of frame, row, column; sum head_dim */
 } mica_qwen_image_config;
 

@@ -1,8 +1,8 @@
 /* qwen_image_edit.c - references of an editing run; see qwen_image_edit.h.
  *
- * Reference: diffusers pipeline_qwenimage_edit.py and pipeline_qwenimage_edit_plus.py, __call__ and
- * prepare_latents. Both resize with Lanczos first; the processor of the text encoder resizes
- * once more (qwen_vision_pixels.h). */
+ * Reference: diffusers pipeline_qwenimage_edit.py, pipeline_qwenimage_edit_plus.py and
+ * pipeline_qwenimage_layered.py, __call__ and prepare_latents. All resize with Lanczos first; the
+ * processor of the text encoder resizes once more (qwen_vision_pixels.h). */
 #include "models/qwen_image/qwen_image_edit.h"
 
 #include "base/mem.h"
@@ -15,6 +15,8 @@
 #define OUTPUT_AREA (1024 * 1024)
 #define VAE_AREA    (1024 * 1024)
 #define VISION_AREA (384 * 384)
+#define LAYERS_AREA (640 * 640)
+#define LAYERS      4
 #define MULTIPLE    32
 #define MAX_SIDE    8192
 
@@ -111,11 +113,50 @@ static mica_status check_sight(const mica_qwen_image *m, const mica_image_option
     return MICA_OK;
 }
 
+/* Whoever takes a picture apart describes it: the reference would let its text encoder write the
+ * caption, which needs a language model that goes on writing. */
+static mica_status describe_layered(mica_qwen_image_edit *e, mica_diffusion *d,
+                                    mica_diffusion_traits *t, mica_err *err)
+{
+    const mica_image_options *o = d->options;
+    const int area = o->ref_pixels ? o->ref_pixels : LAYERS_AREA;
+    if (!d->input_count)
+        return MICA_FAIL(err, MICA_E_USAGE,
+                         "Qwen-Image-Layered takes a picture apart; give one with -i");
+    if (o->prompt[strspn(o->prompt, " ")] == '\0')
+        return MICA_FAIL(err, MICA_E_USAGE,
+                         "Qwen-Image-Layered needs a prompt that describes the whole picture");
+    if (o->edit != MICA_EDIT_AUTO)
+        mica_run_notice(&d->run, "a way of editing has no effect with this model");
+    t->max_references = 1;
+    t->picture_channels = 4;
+    t->layers = e->layers = o->layers ? o->layers : LAYERS;
+    t->knows |= MICA_KNOWS_LAYERS | MICA_KNOWS_EDIT;
+    if (d->input_count > 1)
+        return MICA_OK; /* refused with the number by the caller */
+    e->count = 1;
+    MICA_TRY(check_area(o->ref_pixels, "references", err));
+    MICA_TRY(
+        mica_qwen_image_fit_area(area, d->inputs[0].width, d->inputs[0].height, &e->vae_[0], err));
+    const int multiple = t->scale * t->patch;
+    e->R = (int64_t)(e->vae_[0].width / multiple) * (e->vae_[0].height / multiple);
+    t->default_width = e->vae_[0].width;
+    t->default_height = e->vae_[0].height;
+    return MICA_OK;
+}
+
 mica_status mica_qwen_image_edit_describe(mica_qwen_image_edit *e, mica_diffusion *d,
                                           const mica_qwen_image *m, mica_diffusion_traits *t,
                                           mica_err *err)
 {
     mica_qwen_image_area area;
+    if (MULTIPLE % (t->scale * t->patch))
+        return MICA_FAIL(err, MICA_E_UNSUPPORTED,
+                         "this VAE makes patches of %d pixels, %d is not a multiple of them",
+                         t->scale * t->patch, MULTIPLE);
+    if (m->transformer.config.layered)
+        return describe_layered(e, d, t, err);
+    t->knows |= MICA_KNOWS_EDIT;
     MICA_TRY(resolve_kind(e, d, m, err));
     if (e->kind == MICA_EDIT_OFF)
         return MICA_OK;
@@ -124,10 +165,6 @@ mica_status mica_qwen_image_edit_describe(mica_qwen_image_edit *e, mica_diffusio
     t->knows |= e->kind == MICA_EDIT_PLUS ? MICA_KNOWS_VISION_PIXELS : 0;
     if (d->input_count > t->max_references)
         return MICA_OK; /* refused with the number by the caller */
-    if (MULTIPLE % (t->scale * t->patch))
-        return MICA_FAIL(err, MICA_E_UNSUPPORTED,
-                         "this VAE makes patches of %d pixels, %d is not a multiple of them",
-                         t->scale * t->patch, MULTIPLE);
     e->count = d->input_count;
     MICA_TRY(check_sight(m, d->options, err));
     MICA_TRY(resolve_areas(e, d, err));
@@ -260,11 +297,12 @@ mica_status mica_qwen_image_edit_encode_text(mica_qwen_image_edit *e, mica_diffu
 
 /* ---------------------------------------------------------------------- latents -- */
 
-/* Noise rows, then reference rows, of every picture. */
+/* Noise rows, then reference rows, of every picture (of all layers together). */
 static mica_status tap_input(const mica_qwen_image_edit *e, mica_diffusion *d, const float *refs_RC,
                              mica_err *err)
 {
-    const int64_t P = d->plan.P, C = d->plan.C, n = d->plan.pictures, L = P + e->R;
+    const int64_t n = e->layers ? 1 : d->plan.pictures, C = d->plan.C;
+    const int64_t P = d->plan.P * d->plan.pictures / n, L = P + e->R;
     if (!mica_tap_wants(d->run.taps, "transformer_input"))
         return MICA_OK;
     float *noise = mica_mem_calloc((size_t)(n * P * C), sizeof *noise);

@@ -6,6 +6,8 @@
  *     Edit            one picture; both see it at 1024 x 1024 pixels' area
  *     Edit-Plus       several (2509, 2511); the vision tower sees them at 384 x 384
  *
+ *     Layered         one, with transparency; VAE alone, at 640 x 640. A run makes a composite and layers
+ *
  * Sides are rounded to multiples of 32 in the picture's own shape. */
 #ifndef MICA_MODELS_QWEN_IMAGE_QWEN_IMAGE_EDIT_H
 #define MICA_MODELS_QWEN_IMAGE_QWEN_IMAGE_EDIT_H
@@ -20,6 +22,7 @@ typedef struct mica_qwen_image_area {
 
 typedef struct mica_qwen_image_edit {
     mica_edit kind; /* MICA_EDIT_OFF, _SINGLE or _PLUS */
+    int layers;     /* 0: not Layered */
     int count;      /* references */
     mica_qwen_image_area vae_[MICA_QWEN_IMAGE_PICTURES];
     mica_qwen_image_area vision_[MICA_QWEN_IMAGE_PICTURES];

@@ -23,6 +23,7 @@ static mica_status open_transformer(mica_qwen_image *m, const mica_model_parts *
     MICA_TRY(mica_qwen_image_rename(m->transformer_files, err));
     MICA_TRY(mica_qwen_image_config_read(
         &m->transformer.config, parts->config[MICA_PART_TRANSFORMER], m->transformer_files, err));
+    m->base.has_alpha = m->transformer.config.layered;
     mica_weights_hash(m->transformer_files, m->base.hash);
     return mica_qwen_image_weights_bind(&m->transformer, m->transformer_files, &m->arena, err);
 }
@@ -181,10 +182,11 @@ mica_status mica_qwen_image_check_parts(const mica_qwen_image *m, mica_err *err)
                          "the transformer's %lld channels are not four times the VAE's %d; they "
                          "belong to different models",
                          (long long)t->in_channels, m->vae_config.z_dim);
-    if (m->vae_config.picture_channels != 3)
-        return MICA_FAIL(err, MICA_E_UNSUPPORTED,
-                         "the VAE makes pictures of %d channels, expected 3",
-                         m->vae_config.picture_channels);
+    if (m->vae_config.picture_channels != (t->layered ? 4 : 3))
+        return MICA_FAIL(
+            err, MICA_E_UNSUPPORTED, "the VAE makes pictures of %d channels, %s takes %d",
+            m->vae_config.picture_channels, t->layered ? "Qwen-Image-Layered" : "this transformer",
+            t->layered ? 4 : 3);
     return MICA_OK;
 }
 

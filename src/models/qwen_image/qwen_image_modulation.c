@@ -60,6 +60,18 @@ static void tap_embedding(const mica_qwen_image_modulation *m, mica_backend *be,
     mica_pool_release(be, MICA_POOL_STEP, mark);
 }
 
+/* Layered: row 0 of a small table beside the timestep's embedding; it says that the pictures have
+ * transparency (is_rgb of the reference's pipeline). */
+static void add_condition(mica_qwen_image_modulation *m, mica_backend *be, mica_tensor *temb_SD)
+{
+    static const int32_t HAS_ALPHA[MICA_QWEN_IMAGE_MODULATION_STEPS + 1] = {0};
+    if (!m->w->config.layered)
+        return;
+    mica_tensor rows = mica_act_tensor(be, MICA_POOL_STEP, 2, temb_SD->shape_);
+    mica_embed_rows(be, &m->w->addition, HAS_ALPHA, temb_SD->shape_[0], &rows);
+    mica_add(be, temb_SD, &rows, temb_SD);
+}
+
 /* silu of the timestep embedding, [count (+ zero), D]. */
 static mica_status embed_timesteps(mica_qwen_image_modulation *m, mica_backend *be, mica_run *run,
                                    mica_tensor *out_SD, mica_err *err)
@@ -77,6 +89,7 @@ static mica_status embed_timesteps(mica_qwen_image_modulation *m, mica_backend *
     mica_mem_free(host);
     mica_nn_linear_run(be, &m->w->time_1, &x_ST, MICA_ACT_SILU, &hidden_SD);
     mica_nn_linear_run(be, &m->w->time_2, &hidden_SD, MICA_ACT_NONE, out_SD);
+    add_condition(m, be, out_SD);
     tap_embedding(m, be, run, out_SD);
     mica_silu(be, out_SD, out_SD);
     return mica_backend_check(be, err);

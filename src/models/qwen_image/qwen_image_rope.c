@@ -1,6 +1,6 @@
 /* qwen_image_rope.c - three-axis rotary tables; see qwen_image_rope.h.
  *
- * Reference: diffusers transformer_qwenimage.py, QwenEmbedRope with scale_rope (rope_params,
+ * Reference: diffusers transformer_qwenimage.py, QwenEmbedRope (QwenEmbedLayer3DRope) with scale_rope (rope_params,
  * _compute_video_freqs, forward). Columns of a row: axes[0]/2 of the frame, axes[1]/2 of the row,
  * axes[2]/2 of the column; channel pairs are interleaved. */
 #include "models/qwen_image/qwen_image_rope.h"
@@ -29,13 +29,13 @@ static void fill_row(const angles *g, const int position[3], float *cos_k, float
         }
 }
 
-static void fill_image(const angles *g, mica_qwen_image_grid grid, int frame, float *cos_Pk,
-                       float *sin_Pk)
+static void fill_image(const angles *g, mica_qwen_image_grid grid, float *cos_Pk, float *sin_Pk)
 {
     for (int y = 0; y < grid.h; y++)
         for (int x = 0; x < grid.w; x++) {
             /* For an odd side the extra position is on the negative side. */
-            const int position[3] = {frame, y - (grid.h - grid.h / 2), x - (grid.w - grid.w / 2)};
+            const int position[3] = {grid.frame, y - (grid.h - grid.h / 2),
+                                     x - (grid.w - grid.w / 2)};
             const int64_t p = (int64_t)y * grid.w + x;
             fill_row(g, position, cos_Pk + p * g->half, sin_Pk + p * g->half);
         }
@@ -48,7 +48,7 @@ static void build_images(mica_backend *be, mica_pool pool, const angles *g,
     float *cos_Pk = host, *sin_Pk = host + P * g->half;
     int64_t first = 0;
     for (int n = 0; n < count; n++) {
-        fill_image(g, grids[n], n, cos_Pk + first * g->half, sin_Pk + first * g->half);
+        fill_image(g, grids[n], cos_Pk + first * g->half, sin_Pk + first * g->half);
         first += (int64_t)grids[n].h * grids[n].w;
     }
     mica_rope_table_upload(be, pool, P, g->half, cos_Pk, sin_Pk, out);
@@ -88,6 +88,8 @@ mica_status mica_qwen_image_rope_build(mica_backend *be, mica_pool pool, const i
         first = MICA_MAX(first, MICA_MAX(grids[n].h / 2, grids[n].w / 2));
         P += (int64_t)grids[n].h * grids[n].w;
     }
+    if (grids[count - 1].frame < 0) /* QwenEmbedLayer3DRope */
+        first = MICA_MAX(first, count - 1);
     MICA_TRY(check_positions(grids, first, text_tokens, err));
     const size_t rows = MICA_MAX((size_t)P, (size_t)text_tokens);
     size_t values;

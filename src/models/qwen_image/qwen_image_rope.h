@@ -4,6 +4,8 @@
  *     text token t:                          max(h/2, w/2) + t on all three axes
  *
  * n counts pictures: 0 the one that is made, then its references; the maximum is over all of them.
+ * Layered counts the composite and the layers, the reference stands at -1, and text begins behind the
+ * layers, too.
  * Rows and columns count from the middle of the picture, so that a model trained at one size
  * sees familiar positions at another; text begins behind the largest image position. */
 #ifndef MICA_MODELS_QWEN_IMAGE_QWEN_IMAGE_ROPE_H
@@ -17,6 +19,7 @@
 /* A picture in patches. */
 typedef struct mica_qwen_image_grid {
     int h, w;
+    int frame; /* position on the first axis; -1: the picture that layers are made of */
 } mica_qwen_image_grid;
 
 typedef struct mica_qwen_image_rope {

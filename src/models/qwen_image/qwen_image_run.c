@@ -10,11 +10,14 @@
 #include "models/qwen_image/qwen_image_edit.h"
 #include "models/qwen_image/qwen_image_forward.h"
 
+#include <math.h>
+
 #define DEFAULT_SIDE     128 /* latents; the reference's default_sample_size */
 #define DEFAULT_STEPS    50
 #define DEFAULT_GUIDANCE 4.0
 #define DEFAULT_STRENGTH 0.6 /* pipeline_qwenimage_img2img.py */
 #define PATCH            2
+#define MOST_GRIDS       80 /* 64 pictures in a plan, references */
 
 typedef struct qwen_image_run {
     mica_diffusion base;
@@ -81,7 +84,8 @@ uint64_t mica_qwen_image_scratch(const mica_qwen_image *m, int width, int height
 
 static uint64_t scratch(const mica_diffusion *d, int width, int height, int items)
 {
-    const int64_t references = ((const qwen_image_run *)d)->edit.R;
+    const mica_qwen_image_edit *e = &((const qwen_image_run *)d)->edit;
+    const int64_t references = e->R / (1 + e->layers);
     return mica_qwen_image_scratch(model_of(d), width, height, references, items);
 }
 
@@ -102,7 +106,7 @@ static mica_status encode_text(mica_diffusion *d, mica_err *err)
     mica_qwen_image_prompt prompts[2] = {{0}, {0}};
     mica_tensor embeds_TE[2];
     mica_status st = MICA_OK;
-    if (from(d)->edit.count)
+    if (from(d)->edit.kind > MICA_EDIT_OFF)
         return mica_qwen_image_edit_encode_text(&from(d)->edit, d, from(d)->session, err);
     for (int i = 0; i < prompt_count(d) && !st; i++)
         st = tokenize(d, i, &prompts[i], err);
@@ -162,16 +166,20 @@ static mica_status build_rope(mica_diffusion *d, mica_err *err)
 {
     qwen_image_run *r = from(d);
     const int multiple = d->traits.scale * d->traits.patch;
-    mica_qwen_image_grid grids[1 + MICA_QWEN_IMAGE_PICTURES] = {{d->plan.h, d->plan.w}};
+    mica_qwen_image_grid grids[MOST_GRIDS];
+    const int made = r->edit.layers ? d->plan.pictures : 1;
     int64_t longest = 0;
+    for (int i = 0; i < made; i++)
+        grids[i] = (mica_qwen_image_grid){d->plan.h, d->plan.w, i};
     for (int i = 0; i < prompt_count(d); i++)
         longest = MICA_MAX(longest, r->conditions[i].T);
     for (int i = 0; i < r->edit.count; i++)
-        grids[1 + i] = (mica_qwen_image_grid){r->edit.vae_[i].height / multiple,
-                                              r->edit.vae_[i].width / multiple};
+        grids[made + i] = (mica_qwen_image_grid){r->edit.vae_[i].height / multiple,
+                                                 r->edit.vae_[i].width / multiple,
+                                                 r->edit.layers ? -1 : made + i};
     MICA_TRY(mica_qwen_image_rope_build(d->be, MICA_POOL_SESSION,
                                         r->session->transformer.config.axes, grids,
-                                        1 + r->edit.count, (int)longest, &r->rope, err));
+                                        made + r->edit.count, (int)longest, &r->rope, err));
     if (d->rope_builds == 1)
         tap_rope(d);
     return MICA_OK;
@@ -183,6 +191,7 @@ static mica_status predict(mica_diffusion *d, int e, int first, int count, mica_
                            mica_err *err)
 {
     qwen_image_run *r = from(d);
+    const int joined = r->edit.layers ? d->plan.pictures : 1; /* layers see each other */
     mica_qwen_image_pass pass = {.w = &r->session->transformer,
                                  .be = d->be,
                                  .run = &d->run,
@@ -190,8 +199,8 @@ static mica_status predict(mica_diffusion *d, int e, int first, int count, mica_
                                  .mod = &r->mod,
                                  .conditions = {&r->conditions[first], &r->conditions[1]},
                                  .condition_count = count,
-                                 .pictures = d->plan.pictures,
-                                 .P = d->plan.P,
+                                 .pictures = d->plan.pictures / joined,
+                                 .P = d->plan.P * joined,
                                  .refs_RD = &r->edit.refs_RD,
                                  .R = r->edit.R,
                                  .probes = e == 0 && first == 0};
@@ -204,11 +213,27 @@ static mica_status predict(mica_diffusion *d, int e, int first, int count, mica_
     return MICA_OK;
 }
 
-/* Each token is scaled back to the length of the prompt's own prediction. */
+/* Each token is scaled back to the length of the prompt's own prediction; not so in Layered. */
 static void guide(mica_diffusion *d, double scale, mica_tensor *cond_PC, const mica_tensor *uncond)
 {
     if (uncond)
-        mica_cfg_combine(d->be, cond_PC, uncond, (float)scale, true, cond_PC);
+        mica_cfg_combine(d->be, cond_PC, uncond, (float)scale, !from(d)->edit.layers, cond_PC);
+}
+
+/* ------------------------------------------------------------------- Layered -- */
+
+/* pipeline_qwenimage_layered.py, __call__: the shift grows with the picture's side. */
+static double layered_mu(const mica_diffusion *d)
+{
+    return sqrt((double)((const qwen_image_run *)d)->edit.R / 256.0);
+}
+
+/* numpy.linspace(1, 0, steps + 1) without its end. */
+static void layered_unshifted(int steps, double *own)
+{
+    const double step = -1.0 / steps;
+    for (int i = 0; i < steps; i++)
+        own[i] = i * step + 1.0;
 }
 
 /* ------------------------------------------------------------------------ VAE -- */
@@ -277,5 +302,10 @@ mica_status mica_qwen_image_generate(mica_model_session *session, const mica_ima
 {
     mica_qwen_image_session *s = (mica_qwen_image_session *)session;
     qwen_image_run r = {.session = s};
-    return mica_diffusion_run(&r.base, &OPS, s->be, &s->switches, options, taps, result, err);
+    mica_diffusion_ops ops = OPS;
+    if (s->transformer.config.layered) {
+        ops.mu = layered_mu;
+        ops.unshifted = layered_unshifted;
+    }
+    return mica_diffusion_run(&r.base, &ops, s->be, &s->switches, options, taps, result, err);
 }

@@ -1,7 +1,7 @@
 /* qwen_image_weights.c - the tensor table of the Qwen-Image transformer.
  *
  * One row per tensor: name, shape letters, place. Letters: D width, C packed channels, E text
- * width, F MLP width, K head size, S six times D, W twice D, T the 256 sinusoids. Names are those of
+ * width, F MLP width, K head size, S six times D, W twice D, T the 256 sinusoids, A two. Names are those of
  * diffusers transformer_qwenimage.py, which ComfyUI and GGUF files keep.
  *
  * Sensitive (never below bf16): everything that sees the timestep, the first and the last
@@ -26,6 +26,9 @@ static const mica_weight_row REST_ROWS[] = {
     {"norm_out.linear.bias", "W", PLACE(norm_out.b), SENSITIVE},
     {"proj_out.weight", "CD", PLACE(proj_out.w), SENSITIVE},
     {"proj_out.bias", "C", PLACE(proj_out.b), SENSITIVE},
+};
+static const mica_weight_row LAYERED_ROWS[] = {
+    {"time_text_embed.addition_t_embedding.weight", "AD", PLACE(addition), SENSITIVE},
 };
 #undef PLACE
 
@@ -84,6 +87,7 @@ static mica_weight_dims dims_of(const mica_qwen_image_config *c)
     d.of['S'] = 6 * c->width;
     d.of['W'] = 2 * c->width;
     d.of['T'] = 256;
+    d.of['A'] = 2;
     return d;
 }
 
@@ -98,6 +102,8 @@ mica_status mica_qwen_image_weights_bind(mica_qwen_image_weights *w, const mica_
     mica_weight_binder b;
     mica_weight_binder_init(&b, files, "transformer", &dims, arena);
     mica_weight_bind(&b, REST_ROWS, MICA_ARRAY_LEN(REST_ROWS), 0, w);
+    if (w->config.layered)
+        mica_weight_bind(&b, LAYERED_ROWS, MICA_ARRAY_LEN(LAYERED_ROWS), 0, w);
     for (int n = 0; n < (int)layers; n++) {
         mica_weight_bind(&b, BLOCK_ROWS, MICA_ARRAY_LEN(BLOCK_ROWS), n, &w->blocks[n]);
         mica_weight_bind(&b, MODULATION_ROWS, MICA_ARRAY_LEN(MODULATION_ROWS), n, &w->blocks[n]);

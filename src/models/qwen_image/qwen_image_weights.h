@@ -25,6 +25,7 @@ typedef struct mica_qwen_image_weights {
     mica_nn_linear img_in, txt_in;
     mica_weight txt_norm;
     mica_nn_linear time_1, time_2; /* [D, 256], [D, D] */
+    mica_weight addition;          /* [2, D], Layered alone; row 0 is added to the timestep's */
     mica_nn_linear norm_out;       /* [2D, D]: scale, shift */
     mica_nn_linear proj_out;       /* [C, D] */
     mica_qwen_image_block *blocks;

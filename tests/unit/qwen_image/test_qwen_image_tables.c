@@ -63,12 +63,12 @@ static void test_rope(void **state)
     assert_int_equal(mica_backend_open(&be, &o, &err), MICA_OK);
     assert_int_equal(mica_weights_open(&w, MICA_TEST_DATA "/primitives/rope.safetensors", &err),
                      MICA_OK);
-    check_rope(be, w, "qwen_image_even", (const mica_qwen_image_grid[]){{4, 6}}, 1, 9);
-    check_rope(be, w, "qwen_image_odd", (const mica_qwen_image_grid[]){{7, 3}}, 1, 12);
-    check_rope(be, w, "qwen_image_two_images", (const mica_qwen_image_grid[]){{4, 5}, {3, 8}}, 2,
-               7);
+    check_rope(be, w, "qwen_image_even", (const mica_qwen_image_grid[]){{4, 6, 0}}, 1, 9);
+    check_rope(be, w, "qwen_image_odd", (const mica_qwen_image_grid[]){{7, 3, 0}}, 1, 12);
+    check_rope(be, w, "qwen_image_two_images", (const mica_qwen_image_grid[]){{4, 5, 0}, {3, 8, 1}},
+               2, 7);
     /* 8,000 patches in a row put the last text token at position 4,000 + 200. */
-    const mica_qwen_image_grid wide = {1, 8000};
+    const mica_qwen_image_grid wide = {1, 8000, 0};
     assert_int_equal(
         mica_qwen_image_rope_build(be, MICA_POOL_SESSION, AXES, &wide, 1, 200, &rope, &err),
         MICA_E_USAGE);
@@ -142,8 +142,9 @@ static void test_configs(void **state)
     expect_config("{}", MICA_OK, "");
     expect_config("{\"zero_cond_t\": true}", MICA_OK, "");
     expect_config("{\"guidance_embeds\": true}", MICA_E_UNSUPPORTED, "guidance");
-    expect_config("{\"use_layer3d_rope\": true}", MICA_E_UNSUPPORTED, "Layered");
-    expect_config("{\"use_additional_t_cond\": true}", MICA_E_UNSUPPORTED, "Layered");
+    expect_config("{\"use_layer3d_rope\": true}", MICA_E_UNSUPPORTED, "together");
+    expect_config("{\"use_additional_t_cond\": true}", MICA_E_UNSUPPORTED, "together");
+    expect_config("{\"use_additional_t_cond\": true, \"use_layer3d_rope\": true}", MICA_OK, "");
     expect_config("{\"_class_name\": \"FluxTransformer2DModel\"}", MICA_E_UNSUPPORTED, "Flux");
     expect_config("{\"num_layers\": 0}", MICA_E_FORMAT, "num_layers");
     expect_config("{\"num_layers\": 1e30}", MICA_E_FORMAT, "num_layers");
