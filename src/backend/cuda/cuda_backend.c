@@ -47,6 +47,10 @@ static void cuda_drop_weights(mica_backend *be, mica_weight *const *weights, int
             mica_cuda_weight_drop(mica_cuda_from(be), weights[i]);
 }
 
+/* A slot that backend_ops.h gains must not be forgotten here: it would be NULL. */
+enum { SLOTS = 33 };
+_Static_assert(sizeof(mica_backend_ops) == SLOTS * sizeof(void (*)(void)), "implement new slots");
+
 static const mica_backend_ops cuda_ops = {
     .close = cuda_close,
     .pool_alloc = mica_cuda_pool_alloc,
@@ -114,10 +118,14 @@ static mica_status usable(mica_err *err)
 static mica_status describe(mica_cuda_backend *be, mica_err *err)
 {
     struct cudaDeviceProp p;
+    const int v = mica_cuda_sdpa_version();
+    char attention[32] = "";
     MICA_TRY(mica_cuda_check(cudaGetDeviceProperties(&p, 0), "asking the GPU", err));
-    snprintf(be->base.name, sizeof be->base.name, "cuda %.40s, %s%s%.16s", p.name,
-             be->bf16 ? "bf16" : "f32", be->sdpa ? ", cuDNN " : "",
-             be->sdpa ? mica_cuda_sdpa_version() : "");
+    if (be->sdpa)
+        snprintf(attention, sizeof attention, ", cuDNN %d.%d.%d", v / 10000, v / 100 % 100,
+                 v % 100);
+    snprintf(be->base.name, sizeof be->base.name, "cuda %.40s, %s%s", p.name,
+             be->bf16 ? "bf16" : "f32", attention);
     return MICA_OK;
 }
 

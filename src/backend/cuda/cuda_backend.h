@@ -199,8 +199,8 @@ void mica_cuda_sdpa_close(mica_cuda_backend *be);
 bool mica_cuda_sdpa_plan(mica_cuda_backend *be, const mica_cuda_sdpa_args *args, size_t *workspace);
 mica_status mica_cuda_sdpa_run(mica_cuda_backend *be, const mica_cuda_sdpa_args *args,
                                void *workspace, mica_err *err);
-/* "9.19.0", or NULL: built without cuDNN. */
-const char *mica_cuda_sdpa_version(void);
+/* 91900 for 9.19.0; 0: built without cuDNN. */
+int mica_cuda_sdpa_version(void);
 
 /* ----------------------------------------------------------------- slots -- */
 

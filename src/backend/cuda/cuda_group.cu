@@ -16,12 +16,15 @@ static __global__ void moments_kernel(const void *x, mica_cuda_type type, int X,
     const int64_t y = blockIdx.x / G, row = y * X * (int64_t)C + (int64_t)g * D;
     const int64_t n = (int64_t)X * D;
     float sum = 0.0f;
-    for (int64_t i = threadIdx.x; i < n; i += BLOCK)
-        sum += load1(x, type, row + i / D * C + i % D);
+    for (int64_t i = threadIdx.x; i < n; i += BLOCK) {
+        const parts at = divide(i, D);
+        sum += load1(x, type, row + at.quotient * C + at.rest);
+    }
     const float mean = group_sum<BLOCK>(sum) / (float)n;
     float rest = 0.0f, squares = 0.0f;
     for (int64_t i = threadIdx.x; i < n; i += BLOCK) {
-        const float d = load1(x, type, row + i / D * C + i % D) - mean;
+        const parts at = divide(i, D);
+        const float d = load1(x, type, row + at.quotient * C + at.rest) - mean;
         rest += d;
         squares += d * d;
     }

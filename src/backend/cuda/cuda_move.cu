@@ -79,7 +79,8 @@ static __global__ void convert_kernel(const mica_cuda_convert_args a)
 {
     const int64_t items = a.rows * a.ld, step = (int64_t)gridDim.x * BLOCK;
     for (int64_t i = (int64_t)blockIdx.x * BLOCK + threadIdx.x; i < items; i += step) {
-        const int64_t row = i / a.ld, col = i % a.ld;
+        const parts at = divide(i, a.ld);
+        const int64_t row = at.quotient, col = at.rest;
         float v = 0.0f;
         if (col < a.cols) {
             v = stored_number(a.src, a.src_type, row * a.cols + col);
@@ -104,20 +105,20 @@ template <int V> static __global__ void patches_kernel(const mica_cuda_patches_a
     const int row_items = (int)(a.ld / V), filled = a.KY * a.KX * per_tap;
     const int64_t items = a.count * row_items, step = (int64_t)gridDim.x * BLOCK;
     for (int64_t i = (int64_t)blockIdx.x * BLOCK + threadIdx.x; i < items; i += step) {
-        const int64_t p = i / row_items, pixel = a.first + p;
-        const int j = (int)(i % row_items);
+        const parts at = divide(i, row_items), pixel = divide(a.first + at.quotient, a.out_x);
+        const int j = (int)at.rest;
         float v[V];
 #pragma unroll
         for (int k = 0; k < V; k++)
             v[k] = 0.0f;
         if (j < filled) {
             const int tap = j / per_tap, c = j % per_tap * V;
-            const int y = (int)(pixel / a.out_x) * a.stride + tap / a.KX - a.top;
-            const int x = (int)(pixel % a.out_x) * a.stride + tap % a.KX - a.left;
+            const int y = (int)pixel.quotient * a.stride + tap / a.KX - a.top;
+            const int x = (int)pixel.rest * a.stride + tap % a.KX - a.left;
             if (y >= 0 && y < a.Y && x >= 0 && x < a.X)
                 load<V>(a.x, a.type, ((int64_t)y * a.X + x) * a.C + c, v);
         }
-        store<V>(a.out, a.out_type, p * a.ld + (int64_t)j * V, v);
+        store<V>(a.out, a.out_type, at.quotient * a.ld + (int64_t)j * V, v);
     }
 }
 
@@ -139,12 +140,11 @@ static __global__ void double_kernel(const void *x, mica_cuda_type type, int X, 
     const int per_pixel = C / V;
     const int64_t step = (int64_t)gridDim.x * BLOCK;
     for (int64_t i = (int64_t)blockIdx.x * BLOCK + threadIdx.x; i < items; i += step) {
-        const int64_t pixel = i / per_pixel;
-        const int c = (int)(i % per_pixel) * V;
-        const int64_t row = pixel / (2 * X), col = pixel % (2 * X);
+        const parts at = divide(i, per_pixel), pixel = divide(at.quotient, 2 * X);
+        const int64_t c = at.rest * V;
         float v[V];
-        load<V>(x, type, (row / 2 * X + col / 2) * C + c, v);
-        store<V>(y, y_type, pixel * C + c, v);
+        load<V>(x, type, (pixel.quotient / 2 * X + pixel.rest / 2) * C + c, v);
+        store<V>(y, y_type, at.quotient * C + c, v);
     }
 }
 

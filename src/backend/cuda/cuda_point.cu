@@ -19,8 +19,8 @@ static __device__ __forceinline__ place place_of(const mica_cuda_view &v, int64_
 {
     if (v.rows == 1)
         return {0, i * V};
-    const int64_t per_row = v.n / V;
-    return {i / per_row, i % per_row * V};
+    const parts at = divide(i, v.n / V);
+    return {at.quotient, at.rest * V};
 }
 
 static inline int64_t items_of(const mica_cuda_view &v, int width)
