@@ -7,6 +7,7 @@
 
 #include "media/picture.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #define MODEL "qwen_image/model"
@@ -14,21 +15,22 @@
 static const golden_setup F32 = {0};
 static const golden_setup QUIET = {.no_trace = true};
 
-static void run_case(golden_case *c, golden_run *r, const char *name)
+static void run_case(golden_case *c, golden_run *r, const char *system, const char *name)
 {
-    mica_model *m = golden_model_open_folder(MODEL);
-    golden_case_open(c, "qwen_image", name);
+    char folder[64];
+    snprintf(folder, sizeof folder, "%s/model", system);
+    mica_model *m = golden_model_open_folder(folder);
+    golden_case_open(c, system, name);
     golden_generate_ok(r, m, &F32, &c->options);
     golden_assert_case(c, r->trace, 1e-4);
     golden_model_close(&m);
 }
 
-static void test_img2img(void **state)
+static void check_img2img(const char *system)
 {
-    (void)state;
     golden_case c;
     golden_run r;
-    run_case(&c, &r, "img2img");
+    run_case(&c, &r, system, "img2img");
     const mica_tensor *picture = mica_weights_find(c.expected, "image_u8");
     assert_int_equal(mica_tensor_size(picture), 3 * r.result.width * r.result.height);
     assert_in_range(
@@ -37,16 +39,22 @@ static void test_img2img(void **state)
     golden_case_close(&c);
 }
 
-/* White pixels are the reference's, black ones the start picture's. */
-static void test_inpaint(void **state)
+static void test_img2img(void **state)
 {
     (void)state;
+    check_img2img("qwen_image");
+    check_img2img("z_image");
+}
+
+/* White pixels are the reference's, black ones the start picture's. */
+static void check_inpaint(const char *system)
+{
     golden_case c;
     golden_run r;
     mica_err err = {0};
     mica_picture start = {0}, mask = {0};
     int black = 0, white = 0;
-    run_case(&c, &r, "inpaint");
+    run_case(&c, &r, system, "inpaint");
     assert_int_equal(mica_picture_read(&start, c.inputs[0].path, &err), 0);
     assert_int_equal(mica_picture_read(&mask, c.mask.path, &err), 0);
     const uint8_t *reference = mica_weights_find(c.expected, "image_u8")->data;
@@ -63,6 +71,13 @@ static void test_inpaint(void **state)
     mica_picture_deinit(&mask);
     golden_run_close(&r);
     golden_case_close(&c);
+}
+
+static void test_inpaint(void **state)
+{
+    (void)state;
+    check_inpaint("qwen_image");
+    check_inpaint("z_image");
 }
 
 /* ------------------------------------------------------------- pictures in memory -- */
