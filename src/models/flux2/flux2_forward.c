@@ -404,6 +404,20 @@ static void prefetch(const mica_flux2_pass *p, int block)
     mica_backend_prefetch_weights(p->be, list, mica_flux2_list_block(p->w, n, list));
 }
 
+/* One chunk of the pool for the whole pass: double and single blocks ask for different sizes, which
+ * would make the pool grow for another pass or two. */
+static void reserve(const mica_flux2_pass *p)
+{
+    const int64_t D = p->w->config.width, F = p->w->config.ffn;
+    const int64_t rows = (int64_t)p->condition_count * p->pictures * (p->T + p->P + p->R);
+    const int64_t piece = MICA_MIN(rows, MICA_FLUX2_MLP_ROWS) * (2 * D + 3 * F);
+    const int64_t joined = p->kv && !p->fills_kv ? 2 * (p->P + p->kv->R) * D : 0;
+    const int64_t count = 5 * rows * D + piece + joined + 1024; /* and what alignment takes */
+    const mica_pool_mark mark = mica_pool_get_mark(p->be, MICA_POOL_STEP);
+    (void)mica_act_tensor(p->be, MICA_POOL_STEP, 1, &count);
+    mica_pool_release(p->be, MICA_POOL_STEP, mark);
+}
+
 static void begin(state *s, int e)
 {
     const mica_flux2_pass *p = s->pass;
@@ -452,6 +466,7 @@ mica_status mica_flux2_forward(mica_flux2_pass *p, int e, const mica_tensor *lat
 {
     const mica_pool_mark mark = mica_pool_get_mark(p->be, MICA_POOL_STEP);
     const mica_backend_counters before = mica_backend_get_counters(p->be);
+    reserve(p);
     const mica_status st = run_blocks(p, e, latents_PC, velocity_PC, err);
     const mica_backend_counters after = mica_backend_get_counters(p->be);
     p->allocations = after.allocations - before.allocations;
