@@ -201,6 +201,12 @@ void mica_backend_drop_weights(mica_backend *be, mica_weight *const *weights, in
     be->ops->drop_weights(be, weights, count);
 }
 
+void mica_backend_release_pages(mica_backend *be, mica_weight *const *weights, int count)
+{
+    if (be->ops->release_pages)
+        be->ops->release_pages(be, weights, count);
+}
+
 /* --------------------------------------------------------------- checks -- */
 
 /* Keeps the failure "op NAME: what" with the description of both tensors. */

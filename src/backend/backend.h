@@ -111,6 +111,10 @@ void mica_download_f32(mica_backend *be, float *dst, const mica_tensor *src);
  * tells the page cache; a dropped weight may be used again (it is prepared anew). */
 void mica_backend_prefetch_weights(mica_backend *be, mica_weight *const *weights, int count);
 void mica_backend_drop_weights(mica_backend *be, mica_weight *const *weights, int count);
+/* The weights will be needed again, but not soon: pages of a file mapping may leave the process.
+ * They come back from the system's cache of the file at the next use, or from the disk where
+ * memory is short. Prepared forms stay. */
+void mica_backend_release_pages(mica_backend *be, mica_weight *const *weights, int count);
 
 /* ----------------------------------------------------------- operations -- */
 

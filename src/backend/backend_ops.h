@@ -30,6 +30,8 @@ typedef struct mica_backend_ops {
                                 mica_err *err);
     void (*prefetch_weights)(mica_backend *be, mica_weight *const *weights, int count);
     void (*drop_weights)(mica_backend *be, mica_weight *const *weights, int count);
+    /* May be NULL: nothing to release. */
+    void (*release_pages)(mica_backend *be, mica_weight *const *weights, int count);
 
     mica_status (*linear)(mica_backend *be, const mica_linear_args *args, mica_err *err);
     mica_status (*layer_norm_modulate)(mica_backend *be, const mica_tensor *x_MD,

@@ -171,6 +171,13 @@ static void prefetch_layer(mica_lm *lm, mica_backend *be, int n)
         mica_backend_prefetch_weights(be, list, list_layer(&lm->layers[n], list));
 }
 
+/* A layer is used once in a run. */
+static void release_layer(mica_lm *lm, mica_backend *be, int n)
+{
+    mica_weight *list[LAYER_WEIGHTS];
+    mica_backend_release_pages(be, list, list_layer(&lm->layers[n], list));
+}
+
 void mica_lm_drop(mica_lm *lm, mica_backend *be)
 {
     mica_weight *list[LAYER_WEIGHTS];
@@ -339,6 +346,7 @@ static mica_status run_layers(const pass *p, mica_run *run, mica_tensor *hidden_
         mica_pool_release(p->be, MICA_POOL_STEP, mark);
         run_mlp(p, &lm->layers[n], &x_LD);
         mica_pool_release(p->be, MICA_POOL_STEP, mark);
+        release_layer(lm, p->be, n);
         keep_state(p, n + 1, &x_LD, hidden_LN);
         MICA_TRY(mica_run_block(run, p->be, n + 1, layers, err));
     }

@@ -129,6 +129,13 @@ static void cpu_drop_weights(mica_backend *be, mica_weight *const *weights, int 
     }
 }
 
+static void cpu_release_pages(mica_backend *be, mica_weight *const *weights, int count)
+{
+    (void)be;
+    for (int i = 0; i < count; i++)
+        mica_cpu_drop_pages(weights[i]);
+}
+
 static const mica_backend_ops cpu_ops = {
     .close = cpu_close,
     .pool_alloc = mica_cpu_pool_alloc,
@@ -140,6 +147,7 @@ static const mica_backend_ops cpu_ops = {
     .download_f32 = mica_cpu_download_f32,
     .prefetch_weights = cpu_prefetch_weights,
     .drop_weights = cpu_drop_weights,
+    .release_pages = cpu_release_pages,
     .linear = mica_cpu_linear,
     .layer_norm_modulate = mica_cpu_layer_norm_modulate,
     .rms_norm_modulate = mica_cpu_rms_norm_modulate,

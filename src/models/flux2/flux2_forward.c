@@ -404,6 +404,15 @@ static void prefetch(const mica_flux2_pass *p, int block)
     mica_backend_prefetch_weights(p->be, list, mica_flux2_list_block(p->w, n, list));
 }
 
+/* What a pass needs of a block's weights it has had. The next step takes them from the system's file
+ * cache, which costs 1 us for 64 KB: 0.1 s for the 4B model. */
+static void release(const mica_flux2_pass *p, int block)
+{
+    mica_weight *list[MICA_FLUX2_BLOCK_WEIGHTS];
+    if (!p->keeps_pages)
+        mica_backend_release_pages(p->be, list, mica_flux2_list_block(p->w, block, list));
+}
+
 /* One chunk of the pool for the whole pass: double and single blocks ask for different sizes, which
  * would make the pool grow for another pass or two. */
 static void reserve(const mica_flux2_pass *p)
@@ -454,6 +463,7 @@ static mica_status run_blocks(mica_flux2_pass *p, int e, const mica_tensor *late
             run_double(&s);
         else
             run_single(&s);
+        release(p, s.block);
         MICA_TRY(mica_run_block(p->run, p->be, s.block + 1, blocks, err));
     }
     if (!p->fills_kv)

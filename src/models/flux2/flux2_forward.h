@@ -37,6 +37,7 @@ typedef struct mica_flux2_pass {
     mica_flux2_kv *kv;               /* NULL, or keys and values that every item sees as well */
     bool fills_kv;                   /* this pass is over the references and fills kv: T = R = 0 */
     bool probes;                     /* taps of this pass */
+    bool keeps_pages;                /* weights stay in the process between steps (ablation) */
     uint64_t allocations, waits;     /* set: what the backend counted meanwhile */
 } mica_flux2_pass;
 

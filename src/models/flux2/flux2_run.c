@@ -213,7 +213,8 @@ static mica_flux2_pass new_pass(flux2_run *r)
                              .img_rope = &r->img_rope,
                              .mod = &r->mod,
                              .condition_count = 1,
-                             .pictures = 1};
+                             .pictures = 1,
+                             .keeps_pages = d->switches->ablate_trim};
 }
 
 /* Keys and values of the references, once: they see nothing but themselves, at timestep 0. Their
