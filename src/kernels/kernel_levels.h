@@ -15,6 +15,7 @@ MICA_KERNEL_LIST(MICA_KERNEL_DECLARE)
 #undef MICA_KERNEL_DECLARE
 mica_kernel_gemm_s8 mica_gemm_s8__vnni;
 mica_kernel_gemm_bf16 mica_gemm_bf16__bf16;
+mica_kernel_softmax_step_bf16 mica_softmax_step_bf16__bf16;
 #endif
 
 #endif

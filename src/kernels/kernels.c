@@ -2,7 +2,7 @@
  *
  *     base      any CPU               v2   x86-64-v2      v3   AVX2, FMA, F16C      v4   AVX-512
  *     vnni      v4 + AVX512_VNNI      gemm_s8 alone
- *     bf16      v4 + AVX512_BF16      gemm_bf16 alone
+ *     bf16      v4 + AVX512_BF16      gemm_bf16 and softmax_step_bf16
  *
  * A level's table is constant; V4 has two, because VNNI came one generation later than the
  * rest, and V4_BF16_VNNI has two, because not every AVX512_BF16 is faster than f32. The choice
@@ -42,11 +42,13 @@ static const mica_kernels table_v4 = {
 static const mica_kernels table_v4_vnni = {
     .level = MICA_CPU_LEVEL_V4, .name = "v4+vnni", TILE(8, 48),
     MICA_KERNEL_LIST_PLAIN(USE_V4)
+    .softmax_step_bf16 = mica_softmax_step_bf16__v4,
     .gemm_bf16 = mica_gemm_bf16__v4, .gemm_s8 = mica_gemm_s8__vnni
 };
 static const mica_kernels table_v4_bf16_vnni = {
     .level = MICA_CPU_LEVEL_V4_BF16_VNNI, .name = "v4+bf16+vnni", TILE(8, 48),
     MICA_KERNEL_LIST_PLAIN(USE_V4)
+    .softmax_step_bf16 = mica_softmax_step_bf16__bf16,
     .gemm_bf16 = mica_gemm_bf16__bf16, .gemm_s8 = mica_gemm_s8__vnni, .has_bf16_dot = true
 };
 /* Intel's AVX512_BF16 runs at half the rate of f32 multiply-adds (84 GFLOP/s against 126 for the
@@ -54,6 +56,7 @@ static const mica_kernels table_v4_bf16_vnni = {
 static const mica_kernels table_v4_bf16_intel = {
     .level = MICA_CPU_LEVEL_V4_BF16_VNNI, .name = "v4+bf16+vnni, bf16 widened", TILE(8, 48),
     MICA_KERNEL_LIST_PLAIN(USE_V4)
+    .softmax_step_bf16 = mica_softmax_step_bf16__bf16,
     .gemm_bf16 = mica_gemm_bf16__v4, .gemm_s8 = mica_gemm_s8__vnni
 };
 #endif

@@ -132,9 +132,9 @@ typedef void mica_kernel_softmax_rows(int m, int n, float scale, const float *x,
  *     p[i][j] = exp(scale * s[i][j] - new)
  *     row_sum[i] = row_sum[i] * alpha[i] + sum_j p[i][j];   row_max[i] = new
  * Start with row_max = -inf and row_sum = 0. scale > 0. A block of -inf leaves everything as
- * it was (p = 0, alpha = 1). p may be s. n >= 1. In the bf16 form p is rounded, row_sum adds
- * the values before rounding, and columns [n, n_pad) of p are set to 0 (n_pad >= n, for
- * the pairs of gemm_bf16). */
+ * it was (p = 0, alpha = 1). p may be s. n >= 1. In the bf16 form exp is good to 3e-6, p is
+ * rounded (denormals may become 0), row_sum adds the values before rounding, and columns
+ * [n, n_pad) of p are set to 0 (n_pad >= n, for the pairs of gemm_bf16). */
 typedef struct mica_softmax_step {
     int m, n, n_pad;
     float scale;
@@ -285,7 +285,7 @@ typedef void mica_kernel_linear_combination(int64_t n, int terms, const float *c
 
 /* ---------------------------------------------------------------- table -- */
 
-/* All slots but the two that have compilations of their own for VNNI and BF16. */
+/* All slots but those that have compilations of their own for VNNI and BF16. */
 #define MICA_KERNEL_LIST_PLAIN(X)                                                                  \
     X(layer_norm_modulate)                                                                         \
     X(rms_norm)                                                                                    \
@@ -306,7 +306,6 @@ typedef void mica_kernel_linear_combination(int64_t n, int terms, const float *c
     X(epilogue_s32_tile)                                                                           \
     X(softmax_rows)                                                                                \
     X(softmax_step)                                                                                \
-    X(softmax_step_bf16)                                                                           \
     X(scale_rows)                                                                                  \
     X(row_max)                                                                                     \
     X(f32_from_bf16)                                                                               \
@@ -345,6 +344,7 @@ typedef void mica_kernel_linear_combination(int64_t n, int terms, const float *c
     X(linear_combination)
 #define MICA_KERNEL_LIST(X)                                                                        \
     MICA_KERNEL_LIST_PLAIN(X)                                                                      \
+    X(softmax_step_bf16)                                                                           \
     X(gemm_bf16)                                                                                   \
     X(gemm_s8)
 

@@ -187,6 +187,9 @@ MICA_VEC void vf_to_u8(uint8_t *p, vf x)
 /* Two vectors of floats to 2 * MICA_W bf16 in order. */
 MICA_VEC vi vi_bf16_from_2vf(vf low, vf high)
 {
+#ifdef __AVX512BF16__ /* the same, but denormals become zeros */
+    return (__m512i)_mm512_cvtne2ps_pbh(high, low);
+#endif
     return _mm512_inserti64x4(_mm512_castsi256_si512(vec_bf16_bits(low)), vec_bf16_bits(high), 1);
 }
 /* Lane i of both as the pair (a_i, b_i) of bf16. */

@@ -200,6 +200,8 @@ void golden_generate(golden_run *r, const mica_model *m, const golden_setup *set
     mica_model_session *s = NULL;
     *r = (golden_run){0};
     assert_ok(mica_backend_open(&be, &be_options, &r->err), &r->err);
+    if (setup->change_backend)
+        setup->change_backend(be);
     assert_ok(m->kind->session_open(&s, m, be, &setup->switches, &r->err), &r->err);
     if (!setup->no_trace)
         assert_ok(mica_trace_open(&r->trace, &r->err), &r->err);

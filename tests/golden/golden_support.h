@@ -21,6 +21,7 @@ typedef struct golden_setup {
     mica_diffusion_switches switches;
     bool ablate_fusion;
     bool no_trace;
+    void (*change_backend)(mica_backend *be); /* called once it is open; NULL: left as it is */
 } golden_setup;
 
 /* A case of the vectors: its call, its expected tensors, its manifest. */

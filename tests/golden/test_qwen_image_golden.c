@@ -5,6 +5,7 @@
  * number of threads, the batch, each technique switched off. */
 #include "golden_support.h"
 
+#include "backend/backend_ops.h"
 #include "sample/noise.h"
 
 #include <math.h>
@@ -227,6 +228,45 @@ static void test_seed_packs_noise(void **state)
     golden_model_close(&m);
 }
 
+/* A backend whose attention waits once and allocates twice, as a device's might. */
+static mica_backend_ops waiting_ops;
+static mica_status (*silent_attention)(mica_backend *be, const mica_attention_args *args,
+                                       mica_err *err);
+
+static mica_status waiting_attention(mica_backend *be, const mica_attention_args *args,
+                                     mica_err *err)
+{
+    be->counters.waits++;
+    be->counters.allocations += 2;
+    return silent_attention(be, args, err);
+}
+
+static void make_it_wait(mica_backend *be)
+{
+    waiting_ops = *be->ops;
+    silent_attention = waiting_ops.attention;
+    waiting_ops.attention = waiting_attention;
+    be->ops = &waiting_ops;
+}
+
+/* The CPU has nothing to wait for, so zeros prove nothing by themselves: waits put into the blocks
+ * are all counted, those of the text encoder, the VAE and the first evaluation are not. */
+static void test_counters_count(void **state)
+{
+    (void)state;
+    mica_model *m = golden_model_open_folder(MODEL);
+    mica_image_options o = small_options();
+    golden_run r;
+    o.steps = 4;
+    golden_generate_ok(&r, m, &(golden_setup){.no_trace = true, .change_backend = make_it_wait},
+                       &o);
+    const int calls = 3 * 2 * 2; /* evaluations after the first, blocks, prompts */
+    assert_int_equal(r.result.block_waits, calls);
+    assert_int_equal(r.result.block_allocations, 2 * calls);
+    golden_run_close(&r);
+    golden_model_close(&m);
+}
+
 static void test_counters(void **state)
 {
     (void)state;
@@ -302,6 +342,7 @@ int main(void)
         cmocka_unit_test(test_batch_equals_single_runs),
         cmocka_unit_test(test_seed_packs_noise),
         cmocka_unit_test(test_counters),
+        cmocka_unit_test(test_counters_count),
         cmocka_unit_test(test_solvers_agree),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

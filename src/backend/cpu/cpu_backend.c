@@ -28,7 +28,8 @@
 
 /* -------------------------------------------------------------- threads -- */
 
-void mica_cpu_parallel(mica_cpu_backend *be, int64_t count, mica_cpu_task_fn fn, void *user)
+MICA_NO_TSAN void mica_cpu_parallel(mica_cpu_backend *be, int64_t count, mica_cpu_task_fn fn,
+                                    void *user)
 {
     const int team = (int)MICA_MIN((int64_t)be->threads, count);
     if (team <= 1) {
@@ -36,9 +37,16 @@ void mica_cpu_parallel(mica_cpu_backend *be, int64_t count, mica_cpu_task_fn fn,
             fn(user, i, 0);
         return;
     }
-#pragma omp parallel for num_threads(team) schedule(dynamic, 1)
-    for (int64_t i = 0; i < count; i++)
-        fn(user, i, omp_get_thread_num());
+    MICA_TSAN_RELEASE(be);
+#pragma omp parallel num_threads(team)
+    {
+        MICA_TSAN_ACQUIRE(be);
+#pragma omp for schedule(dynamic, 1) nowait
+        for (int64_t i = 0; i < count; i++)
+            fn(user, i, omp_get_thread_num());
+        MICA_TSAN_RELEASE(be);
+    }
+    MICA_TSAN_ACQUIRE(be);
 }
 
 /* -------------------------------------------------------------- scratch -- */
