@@ -12,9 +12,6 @@ CTEST_FLAGS ?= --output-on-failure --no-tests=error
 
 BUILD = build
 SETUP_HINT = { echo "make: the build could not be configured; 'make deps' installs what it needs" >&2; exit 1; }
-# The demo model; until a trained one ships, the tiny random one of the tests.
-TRAINED_DEMO = models/demo
-RANDOM_DEMO = tests/golden/qwen_image/model
 
 all: build
 
@@ -47,13 +44,7 @@ build-all: configure
 
 demo: deps
 	@$(MAKE) --no-print-directory build
-	@if [ -d $(TRAINED_DEMO) ]; then \
-	    $(BUILD)/mica image $(TRAINED_DEMO) -p '$(DEMO_PROMPT)' -o demo.png; \
-	else \
-	    echo 'No trained demo model ships with this version: the tiny random model of the tests runs'; \
-	    echo 'instead. Every part works, but its picture is coloured noise.'; \
-	    $(BUILD)/mica image $(RANDOM_DEMO) -p '$(DEMO_PROMPT)' -W 256 -H 256 --steps 8 -o demo.png; \
-	fi
+	$(BUILD)/mica image -p '$(DEMO_PROMPT)' -o demo.png
 
 test: deps
 	@$(MAKE) --no-print-directory build-all

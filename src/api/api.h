@@ -12,12 +12,14 @@
 
 #include "base/json.h"
 #include "models/model.h"
+#include "models/model_defaults.h"
 
 struct mica_engine {
     mica_engine_options options; /* strings are not kept; only the plain values are valid later */
     const mica_model_kind *kind;
     mica_model *model;
     char *name; /* what the user called the model; owned */
+    mica_model_defaults defaults;
     mica_err err;
 };
 

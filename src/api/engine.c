@@ -140,6 +140,8 @@ static mica_status open_files(mica_engine *e, const mica_engine_options *given, 
     e->name = mica_mem_strdup(name ? name : "model");
     mica_status st = e->name ? MICA_OK : MICA_FAIL(err, MICA_E_NOMEM, "no memory for a name");
     if (!st)
+        st = mica_model_defaults_read(&e->defaults, options.model, err);
+    if (!st)
         st = mica_model_parts_resolve(&parts, &e->kind, &options, err);
     if (!st) {
         st = e->kind->open(&e->model, &parts, err);
@@ -172,6 +174,7 @@ void mica_engine_close(mica_engine **engine)
         return;
     if (e->model)
         e->kind->close(&e->model);
+    mica_model_defaults_deinit(&e->defaults);
     mica_mem_free(e->name);
     mica_mem_free(e);
     *engine = NULL;

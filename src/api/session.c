@@ -111,6 +111,7 @@ mica_status mica_image_generate(mica_session *session, const mica_image_options 
     MICA_TRY(api_options(&o, sizeof o, options, options ? options->size : 0, &session->err));
     if (!o.prompt)
         return MICA_FAIL(&session->err, MICA_E_USAGE, "the options have no prompt");
+    mica_model_defaults_apply(&session->engine->defaults, &o);
     mica_status st = run_traced(session, &o, &result);
     if (!st) {
         keep_stats(session, &result);

@@ -1,7 +1,9 @@
 """Writes trained weights as a model folder in the diffusers layout, by the reference's own classes,
 and proves that the small networks of model.py compute what the reference computes (f32, CPU).
 
-usage: export.py WEIGHTS.pt TOKENIZER_FOLDER OUT_FOLDER   needs diffusers and transformers
+usage: export.py TRAINED_FOLDER TOKENIZER_FOLDER OUT_FOLDER   needs diffusers and transformers
+
+TRAINED_FOLDER is --out of train.py; the word `random` instead tries the code before training.
 """
 import json
 import os
@@ -18,7 +20,9 @@ from model import Autoencoder, TextEncoder, Transformer, reference_state
 LIMIT = 1e-4  # relative L2 of every comparison
 
 
-def text_config(c):
+def text_config(c, tokenizer):
+    added = json.load(open(tokenizer + "/added_tokens.json"))
+    ends = {"bos_token_id": added["<|endoftext|>"], "eos_token_id": added["<|im_end|>"]}
     dim = c["width"] // c["heads"]
     text = {"vocab_size": c["vocab"], "hidden_size": c["width"], "intermediate_size": c["ffn"],
             "num_hidden_layers": c["layers"], "num_attention_heads": c["heads"],
@@ -26,13 +30,17 @@ def text_config(c):
             "rope_scaling": {"type": "default", "rope_type": "default", "rope_theta": 1e6,
                              "mrope_section": [dim // 2 - 2 * (dim // 6), dim // 6, dim // 6]},
             "max_position_embeddings": 4096, "use_sliding_window": False,
-            "tie_word_embeddings": True}
+            "tie_word_embeddings": True, **ends}
     vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 1,
               "out_hidden_size": c["width"], "fullatt_block_indexes": [0], "patch_size": 14}
-    return Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True)
+    pictures = {"image_token_id": added["<|image_pad|>"], "video_token_id": added["<|video_pad|>"],
+                "vision_start_token_id": added["<|vision_start|>"],
+                "vision_end_token_id": added["<|vision_end|>"]}
+    return Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True,
+                            **ends, **pictures)
 
 
-def build(config, state):
+def build(config, state, tokenizer):
     """The reference's three networks with the trained weights, f32."""
     v, t = config["vae"], config["transformer"]
     vae = AutoencoderKLQwenImage(
@@ -46,7 +54,7 @@ def build(config, state):
         axes_dims_rope=t["axes"], in_channels=64, out_channels=16)
     transformer.load_state_dict(state["transformer"])
     torch.manual_seed(config["seed"])
-    text = Qwen2_5_VLForConditionalGeneration(text_config(config["text"]))
+    text = Qwen2_5_VLForConditionalGeneration(text_config(config["text"], tokenizer))
     text.model.language_model.load_state_dict(state["text"])
     text.tie_weights()
     return vae.eval(), transformer.eval(), text.eval()
@@ -67,7 +75,7 @@ def compare(config, mine, vae, transformer, text):
     out = {"text": relative(ours, theirs)}
     mask = torch.ones(2, 12, dtype=torch.bool)
     mask[1, 7:] = False
-    x, sigma = torch.randn(2, 35 * 0 + 36, 64), torch.tensor([.9, .3])
+    x, sigma = torch.randn(2, 36, 64), torch.tensor([.9, .3])
     ours = my_transformer(x, sigma, theirs[:, 34:], mask)
     ref = transformer(hidden_states=x, timestep=sigma, encoder_hidden_states=theirs[:, 34:],
                       encoder_hidden_states_mask=mask, img_shapes=[[(1, 6, 6)]] * 2,
@@ -102,6 +110,8 @@ def write(out, vae, transformer, text, tokenizer):
              "transformer": ["diffusers", "QwenImageTransformer2DModel"],
              "vae": ["diffusers", "AutoencoderKLQwenImage"]}
     json.dump(index, open(out + "/model_index.json", "w"), indent=2)
+    defaults = {"width": 256, "height": 256, "steps": 30, "guidance": 4, "negative_prompt": " "}
+    json.dump(defaults, open(out + "/mica.json", "w"))
 
 
 def random_state(mine):
@@ -119,13 +129,15 @@ def main():
     if sys.argv[1] == "random":
         state = random_state(mine)
     else:
-        w = torch.load(sys.argv[1], map_location="cpu", weights_only=True)
+        w = {}
+        for part in ("text", "transformer", "vae"):
+            w.update(torch.load("%s/%s.pt" % (sys.argv[1], part), map_location="cpu", weights_only=True))
         for m, key in zip(mine, ("text", "transformer", "vae")):
             m.load_state_dict({k: v.float() for k, v in w[key].items()})
         state = {"text": reference_state(mine[0]), "transformer": reference_state(mine[1]),
                  "vae": reference_state(mine[2]), "latents_mean": w["latents_mean"],
                  "latents_std": w["latents_std"]}
-    networks = build(config, state)
+    networks = build(config, state, sys.argv[2])
     differences = compare(config, mine, *networks)
     print(differences)
     if not max(differences.values()) < LIMIT:
