@@ -1,5 +1,5 @@
 # test_device.sh - --device on machines without a GPU: cuda is refused in one line with the reason,
-# auto computes on the CPU, and a library that cannot be loaded is told from one that is absent.
+# auto computes on the CPU, and a library that cannot be used is told from one that is absent.
 . "$(dirname "$0")/cli_test.sh"
 
 picture="image $model -p x -W 32 -H 32 --steps 1 --quiet"
@@ -26,10 +26,10 @@ picture="image $model -p x -W 32 -H 32 --steps 1 --quiet"
     fails 1 'device cuda: libmica_cuda.so is not installed beside this library' $picture -o x.png --device cuda
     works $picture -o auto2.png --device auto
     echo 'no library' >"$folder/libmica_cuda.so"
-    fails 1 'device cuda: libmica_cuda.so cannot be loaded: ' $picture -o x.png --device cuda
+    fails 1 'device cuda: libmica_cuda.so cannot be used: ' $picture -o x.png --device cuda
     works $picture -o auto3.png --device auto
     cp "$library" "$folder/libmica_cuda.so"
-    fails 1 'device cuda: libmica_cuda.so belongs to another version' $picture -o x.png --device cuda
+    fails 1 'device cuda: libmica_cuda.so (belongs to another version|cannot be used: there is no NVIDIA driver)' $picture -o x.png --device cuda
     fails 1 'device cuda: ' $picture -o x.png --device cuda --precision fp8
     fails 1 'precision fp8: CPUs do not compute in fp8' $picture -o x.png --device auto --precision fp8
 }
