@@ -430,6 +430,48 @@ static void test_index(void **state)
     }
 }
 
+/* References whose keys are kept: the numbers of the reference's KV pipeline, and what must not
+ * change them. */
+static void test_kept_references(void **state)
+{
+    (void)state;
+    static const golden_setup SETUPS[] = {
+        {.threads = 1},
+        {.threads = 1, .switches = {.ablate_rope_once = true, .ablate_modulation_once = true}}};
+    char dir[256];
+    make_folder(dir, "model_index.json", "{\"_class_name\": \"Flux2KleinKVPipeline\"}");
+    const mica_engine_options e = {.size = sizeof e, .model = dir};
+    mica_model *m = golden_model_open(&e);
+    golden_case c;
+    golden_run r;
+    golden_case_open(&c, "flux2_klein", "edit_kv");
+    for (size_t i = 0; i < MICA_ARRAY_LEN(SETUPS); i++) {
+        golden_generate_ok(&r, m, &SETUPS[i], &c.options);
+        golden_assert_case(&c, r.trace, 1e-4);
+        const mica_tensor *picture = mica_weights_find(c.expected, "image_u8");
+        assert_in_range(
+            golden_largest_difference(r.result.rgb, picture->data, mica_tensor_size(picture)), 0,
+            1);
+        assert_int_equal(r.result.block_allocations, 0);
+        golden_run_close(&r);
+    }
+    /* Each picture of a batch sees the same references. */
+    golden_run one;
+    c.options.noise_path = NULL;
+    c.options.seed = 5;
+    golden_generate_ok(&one, m, &SETUPS[0], &c.options);
+    c.options.seed = 4;
+    c.options.batch = 2;
+    golden_generate_ok(&r, m, &SETUPS[0], &c.options);
+    const mica_tensor second = mica_tensor_rows(mica_trace_find(r.trace, "step2.latents"), 1, 1);
+    golden_assert_near("step2.latents", &second, mica_trace_find(one.trace, "step2.latents"), 1e-5);
+    golden_run_close(&r);
+    golden_run_close(&one);
+    golden_case_close(&c);
+    golden_model_close(&m);
+    golden_remove_folder(dir);
+}
+
 /* ------------------------------------------------------------------- broken runs -- */
 
 static void test_nan_is_an_error(void **state)
@@ -568,6 +610,7 @@ int main(void)
         cmocka_unit_test(test_unneeded_layers),
         cmocka_unit_test(test_variants_refused),
         cmocka_unit_test(test_index),
+        cmocka_unit_test(test_kept_references),
         cmocka_unit_test(test_nan_is_an_error),
         cmocka_unit_test(test_vae_without_encoder),
         cmocka_unit_test(test_cancel_and_notices),

@@ -78,6 +78,7 @@ static void test_inpaint(void **state)
     (void)state;
     check_inpaint("qwen_image");
     check_inpaint("z_image");
+    check_inpaint("flux2_klein"); /* where the start picture is a reference too */
 }
 
 /* ------------------------------------------------------------- pictures in memory -- */
