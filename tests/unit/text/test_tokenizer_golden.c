@@ -63,6 +63,7 @@ static void check_folder(const char *folder, const char *cases, size_t least)
 
 #define QWEN   MICA_TEST_DATA "/qwen_image/"
 #define Z      MICA_TEST_DATA "/z_image/"
+#define FLUX2  MICA_TEST_DATA "/flux2_klein/"
 #define CORPUS MICA_TEST_DATA "/tokenizer/"
 
 static void test_folder_with_tokenizer_json(void **state)
@@ -71,6 +72,7 @@ static void test_folder_with_tokenizer_json(void **state)
     check_folder(QWEN "model/tokenizer", QWEN "cases/tokenizer/cases.json", 20);
     check_folder(QWEN "model/tokenizer/tokenizer.json", QWEN "cases/tokenizer/cases.json", 20);
     check_folder(Z "model/tokenizer", Z "cases/tokenizer/cases.json", 20);
+    check_folder(FLUX2 "model/tokenizer", FLUX2 "cases/tokenizer/cases.json", 20);
 }
 
 static void test_folder_with_vocab_and_merges(void **state)
