@@ -48,7 +48,7 @@ static void cuda_drop_weights(mica_backend *be, mica_weight *const *weights, int
 }
 
 /* A slot that backend_ops.h gains must not be forgotten here: it would be NULL. */
-enum { SLOTS = 33 };
+enum { SLOTS = 34 };
 _Static_assert(sizeof(mica_backend_ops) == SLOTS * sizeof(void (*)(void)), "implement new slots");
 
 static const mica_backend_ops cuda_ops = {
@@ -62,6 +62,7 @@ static const mica_backend_ops cuda_ops = {
     .download_f32 = mica_cuda_op_download_f32,
     .prefetch_weights = cuda_prefetch_weights,
     .drop_weights = cuda_drop_weights,
+    .release_pages = NULL, /* after the upload nobody reads them */
     .linear = mica_cuda_op_linear,
     .layer_norm_modulate = mica_cuda_op_layer_norm_modulate,
     .rms_norm_modulate = mica_cuda_op_rms_norm_modulate,
