@@ -343,6 +343,16 @@ static void prefetch_block(const mica_zimage_pass *p, int n)
     mica_backend_prefetch_weights(p->be, list, mica_zimage_list_block(next, list));
 }
 
+/* What a pass needs of a block's weights it has had; the next step takes them from the system's file
+ * cache. */
+static void release_block(const mica_zimage_pass *p, int n)
+{
+    mica_weight *list[MICA_ZIMAGE_BLOCK_WEIGHTS];
+    if (!p->keeps_pages)
+        mica_backend_release_pages(p->be, list,
+                                   mica_zimage_list_block(mica_zimage_step_block(p->w, n), list));
+}
+
 /* Step block n on x_LD. */
 static mica_status run_step_block(const mica_zimage_pass *p, int n, int e, const item *items,
                                   int count, mica_tensor *x_LD, mica_err *err)
@@ -364,6 +374,7 @@ static mica_status run_step_block(const mica_zimage_pass *p, int n, int e, const
     b.taps = p->probes && b.n < 2 ? p->run->taps : NULL;
     prefetch_block(p, n + 1);
     run_block(&b, x_LD);
+    release_block(p, n);
     return mica_run_block(p->run, p->be, n + 1, mica_zimage_step_blocks(p->w), err);
 }
 

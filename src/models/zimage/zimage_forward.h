@@ -30,8 +30,9 @@ typedef struct mica_zimage_pass {
     const mica_zimage_condition *conditions[2];
     int condition_count;
     int pictures;
-    int64_t P;   /* tokens of a picture, without padding */
-    bool probes; /* write probe. taps */
+    int64_t P;        /* tokens of a picture, without padding */
+    bool probes;      /* write probe. taps */
+    bool keeps_pages; /* weights stay in the process between steps (ablation) */
     /* Counters over the blocks, see mica_run_stats. */
     uint64_t allocations, waits;
 } mica_zimage_pass;

@@ -174,6 +174,14 @@ static mica_status begin(mica_diffusion *d, int e, mica_err *err)
     return MICA_OK;
 }
 
+/* Captions are refined once in a run. */
+static void drop_context(mica_zimage_weights *w, mica_backend *be)
+{
+    mica_weight *list[MICA_ZIMAGE_BLOCK_WEIGHTS];
+    for (int n = 0; n < (int)w->config.refiners; n++)
+        mica_backend_drop_weights(be, list, mica_zimage_list_block(&w->context[n], list));
+}
+
 static mica_status prepare(mica_diffusion *d, mica_err *err)
 {
     zimage_run *r = from(d);
@@ -182,6 +190,8 @@ static mica_status prepare(mica_diffusion *d, mica_err *err)
     for (int i = 0; i < prompt_count(d); i++)
         MICA_TRY(mica_zimage_condition_build(w, d->be, &d->run, i == 0, &d->text[i].embeds_TE,
                                              &r->conditions[i], err));
+    if (!d->switches->ablate_trim)
+        drop_context(w, d->be);
     MICA_TRY(mica_zimage_modulation_init(&r->mod, w, d->be, &d->arena, p->eval_times,
                                          p->evaluations, !d->switches->ablate_modulation_once,
                                          err));
@@ -216,6 +226,7 @@ static mica_status predict(mica_diffusion *d, int e, int first, int count, mica_
                              .condition_count = count,
                              .pictures = d->plan.pictures,
                              .P = d->plan.P,
+                             .keeps_pages = d->switches->ablate_trim,
                              .probes = e == 0 && first == 0 && d->run.taps};
     MICA_TRY(mica_zimage_forward(&pass, e, &d->latents_PC, velocity_PC, err));
     /* The first evaluation fills the scratch pool; from then on both counters must stand still. */
