@@ -185,7 +185,7 @@ static void fill_options(image_run *run, mica_image_options *out)
     if (a->guidance == IMAGE_GUIDANCE_UNSET)
         out->guidance = 0.0;
     else if (a->guidance == 0.0)
-        out->guidance = 1.0;
+        out->guidance = -1.0;
 }
 
 static mica_status generate(image_run *run, mica_err *err)

@@ -185,7 +185,8 @@ typedef struct mica_image_options {
     const char *negative_prompt; /* NULL: no guidance, as the reference pipelines do */
     int width, height; /* pixels; 0: the model's default. Rounded down to the model's multiple */
     int steps;         /* 0: the model's default */
-    double guidance;   /* true classifier-free guidance scale; 0: the model's default; <= 1: off */
+    double guidance;   /* classifier-free guidance scale; 0: the model's default; negative: off;
+                          up to 1 (Z-Image, whose scale counts from 0: none): off */
     uint64_t seed;     /* image b of a batch uses seed + b */
     int batch;         /* 0 means 1 */
     mica_solver solver;

@@ -127,8 +127,8 @@ static mica_status predict(mica_diffusion *d, int e, mica_tensor *velocity_PC, m
     const mica_diffusion_plan *p = &d->plan;
     const mica_latent_form form = d->traits.velocity;
     const int64_t rows = p->pictures * p->P;
-    const double scale = !p->guided ? 1.0 : d->ops->guidance ? d->ops->guidance(d, e) : p->guidance;
-    const bool guided = scale != 1.0, apart = d->switches->ablate_batched_cfg;
+    const double scale = p->guided && d->ops->guidance ? d->ops->guidance(d, e) : p->guidance;
+    const bool guided = scale > d->traits.neutral_guidance, apart = d->switches->ablate_batched_cfg;
     mica_tensor cond = mica_tensor_rows(&d->velocity_PC, 0, rows);
     char name[32];
     name_evaluation(d, name);
@@ -139,7 +139,7 @@ static mica_status predict(mica_diffusion *d, int e, mica_tensor *velocity_PC, m
     if (!guided) {
         MICA_TRY(run_pass(d, e, 0, 1, &cond, err));
         mica_diffusion_tap(d, &cond, form, "%s.cond", name);
-        guide(d, 1.0, &cond, NULL);
+        guide(d, scale, &cond, NULL);
         return MICA_OK;
     }
     mica_tensor uncond = mica_tensor_rows(&d->velocity_PC, rows, rows);

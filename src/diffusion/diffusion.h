@@ -41,7 +41,7 @@ typedef struct mica_diffusion_result {
     uint8_t *rgb;  /* count * height * width * channels, mica_mem_free */
     /* The run as it was resolved, for the recipe. */
     int steps;       /* asked for; `strength` runs the last part of them */
-    double guidance; /* 1 when guidance was off */
+    double guidance; /* the model's neutral one when guidance was off */
     bool guided;
     mica_solver solver;
     double strength; /* 0: no start picture */
@@ -99,7 +99,8 @@ typedef struct mica_diffusion_traits {
     int default_width, default_height; /* pixels */
     int default_steps;
     double default_guidance;
-    double default_strength;      /* of a start picture without a mask */
+    double neutral_guidance; /* the scale that is none: 1, or 0 for cond + scale (cond - uncond) */
+    double default_strength; /* of a start picture without a mask */
     const char *default_negative; /* with guidance and no negative prompt; NULL: then no guidance */
     bool times_per_item;          /* traces hold a time for prompt and negative prompt each */
     bool ignores_guidance;        /* distilled: one pass per step whatever is asked */
@@ -119,7 +120,7 @@ typedef struct mica_diffusion_plan {
     int pictures;
     int hidden; /* pictures before the first that is decoded */
     int steps_asked;
-    double guidance; /* 1: off */
+    double guidance; /* neutral: off */
     bool guided;
     const char *negative; /* when guided */
     int max_tokens;
@@ -197,7 +198,7 @@ struct mica_diffusion_ops {
      * block_allocations and block_waits. */
     mica_status (*predict)(mica_diffusion *d, int e, int first, int count, mica_tensor *velocity_PC,
                            mica_err *err);
-    /* Guidance scale of evaluation e; 1: one pass. NULL: the plan's. */
+    /* Guidance scale of evaluation e; neutral: one pass. NULL: the plan's. */
     double (*guidance)(const mica_diffusion *d, int e);
     /* Outputs to the velocity dx/dsigma, in place in cond. uncond NULL: no guidance here. NULL:
      * uncond + scale * (cond - uncond). */

@@ -140,16 +140,17 @@ static mica_status resolve_counts(mica_diffusion *d, mica_err *err)
 static void note_guidance(mica_diffusion *d, double asked, bool has_negative)
 {
     const mica_image_options *o = d->options;
+    const double neutral = d->traits.neutral_guidance;
     if (d->traits.ignores_guidance) {
-        if (asked > 1.0 || o->negative_prompt)
+        if (asked > neutral || o->negative_prompt)
             mica_run_notice(&d->run, "this model is distilled: guidance and negative prompt have "
                                      "no effect");
         return;
     }
-    if (asked > 1.0 && !has_negative)
+    if (asked > neutral && !has_negative)
         mica_run_notice(
             &d->run, "guidance %g has no effect without a negative prompt (\" \" will do)", asked);
-    if (d->plan.guidance <= 1.0 && o->negative_prompt)
+    if (d->plan.guidance <= neutral && o->negative_prompt)
         mica_run_notice(&d->run, "the negative prompt has no effect at guidance %g",
                         d->plan.guidance);
 }
@@ -157,17 +158,17 @@ static void note_guidance(mica_diffusion *d, double asked, bool has_negative)
 static mica_status resolve_guidance(mica_diffusion *d, mica_err *err)
 {
     mica_diffusion_plan *p = &d->plan;
-    const double asked = d->options->guidance;
+    const double asked = d->options->guidance, neutral = d->traits.neutral_guidance;
     const char *negative = d->options->negative_prompt;
-    if (!isfinite(asked) || asked < 0.0 || asked > 1000.0)
+    if (!isfinite(asked) || asked > 1000.0)
         return MICA_FAIL(err, MICA_E_USAGE, "guidance %g is out of range; it must be 0 to 1000",
                          asked);
-    p->guidance = asked > 0.0 ? asked : d->traits.default_guidance;
+    p->guidance = asked > 0.0 ? asked : asked < 0.0 ? neutral : d->traits.default_guidance;
     p->negative = negative ? negative : d->traits.default_negative;
-    p->guided = p->guidance > 1.0 && p->negative && !d->traits.ignores_guidance;
+    p->guided = p->guidance > neutral && p->negative && !d->traits.ignores_guidance;
     note_guidance(d, asked, p->negative != NULL);
     if (!p->guided)
-        p->guidance = 1.0;
+        p->guidance = neutral;
     return MICA_OK;
 }
 

@@ -96,7 +96,7 @@ static void add_guidance(command *c, const golden_case *g)
 {
     const struct cJSON *limit = mica_json_find(g->call, "cfg_normalization");
     const double scale = number(g->call, "true_cfg_scale", number(g->call, "guidance_scale", 1));
-    add_number(c, "--guidance", scale > 0 ? scale : 1);
+    add_number(c, "--guidance", scale);
     if (limit)
         add_number(c, "--cfg-normalization",
                    cJSON_IsTrue(limit) ? 1 : number(g->call, "cfg_normalization", 0));

@@ -79,8 +79,8 @@ static void read_inputs(golden_case *c, const struct cJSON *call)
     o->mask = &c->mask;
 }
 
-/* True guidance, or the embedded or added scale of other pipelines, where 0 is none; `true` is a
- * limit of 1. */
+/* True guidance, or the embedded or added scale of other pipelines, where 0 is none (the
+ * library's 0 is the default); `true` is a limit of 1. */
 static void read_guidance(golden_case *c, const struct cJSON *call)
 {
     mica_err err = {0};
@@ -93,7 +93,7 @@ static void read_guidance(golden_case *c, const struct cJSON *call)
         mica_json_opt_double(&c->manifest, call, "guidance_scale", 0, 100, &o->guidance, &err),
         &err);
     if (mica_json_find(call, "guidance_scale") && o->guidance == 0.0)
-        o->guidance = 1.0;
+        o->guidance = -1.0;
     assert_ok(
         mica_json_opt_double(&c->manifest, call, "cfg_truncation", 0, 1, &o->cfg_truncation, &err),
         &err);

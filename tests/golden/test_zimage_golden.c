@@ -245,7 +245,16 @@ static void test_defaults(void **state)
     assert_true(r.result.guided);
     assert_true(r.result.guidance == 5.0);
     golden_run_close(&r);
+    /* The scale counts from 0: 1 guides, a negative one is off even for Base. */
     o.steps = 2;
+    o.guidance = 1.0;
+    golden_generate_ok(&r, m, &(golden_setup){.no_trace = true}, &o);
+    assert_true(r.result.guided);
+    golden_run_close(&r);
+    o.guidance = -1.0;
+    golden_generate_ok(&r, m, &(golden_setup){.no_trace = true}, &o);
+    assert_false(r.result.guided);
+    golden_run_close(&r);
     o.guidance = 2.0;
     golden_generate_ok(&r, m, &F32, &o);
     o.negative_prompt = "";

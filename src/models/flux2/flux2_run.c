@@ -90,6 +90,7 @@ static mica_status describe(mica_diffusion *d, mica_diffusion_traits *t, mica_er
                                  .vae = MICA_LATENT_PIXELS,
                                  .default_steps = distilled ? DISTILLED_STEPS : BASE_STEPS,
                                  .default_guidance = distilled ? 1.0 : DEFAULT_GUIDANCE,
+                                 .neutral_guidance = 1.0,
                                  .default_strength = DEFAULT_STRENGTH,
                                  .default_negative = "",
                                  .ignores_guidance = distilled,

@@ -62,6 +62,7 @@ static mica_status describe(mica_diffusion *d, mica_diffusion_traits *t, mica_er
                                  .default_height = DEFAULT_SIDE * scale,
                                  .default_steps = DEFAULT_STEPS,
                                  .default_guidance = DEFAULT_GUIDANCE,
+                                 .neutral_guidance = 1.0,
                                  .default_strength = DEFAULT_STRENGTH,
                                  .default_tokens = MICA_QWEN_IMAGE_MAX_TOKENS,
                                  .max_tokens = MICA_QWEN_IMAGE_MAX_TOKENS,

@@ -74,7 +74,8 @@ static mica_status describe(mica_diffusion *d, mica_diffusion_traits *t, mica_er
                                  .default_width = DEFAULT_SIDE,
                                  .default_height = DEFAULT_SIDE,
                                  .default_steps = turbo ? TURBO_STEPS : BASE_STEPS,
-                                 .default_guidance = turbo ? 1.0 : BASE_GUIDANCE,
+                                 .default_guidance = turbo ? 0.0 : BASE_GUIDANCE,
+                                 .neutral_guidance = 0.0,
                                  .default_strength = DEFAULT_STRENGTH,
                                  .default_negative = "",
                                  .times_per_item = true,
@@ -241,7 +242,7 @@ static mica_status predict(mica_diffusion *d, int e, int first, int count, mica_
 static double guidance(const mica_diffusion *d, int e)
 {
     const double truncation = d->options->cfg_truncation > 0.0 ? d->options->cfg_truncation : 1.0;
-    return d->plan.eval_times[e] > truncation ? 1.0 : d->plan.guidance;
+    return d->plan.eval_times[e] > truncation ? 0.0 : d->plan.guidance;
 }
 
 static void guide(mica_diffusion *d, double scale, mica_tensor *cond_PC, const mica_tensor *uncond)
