@@ -7,7 +7,6 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 JOBS ?=
 FUZZ_SECONDS ?= 20
-DEMO_PROMPT ?= a red fox in the snow
 CTEST_FLAGS ?= --output-on-failure --no-tests=error
 
 BUILD = build
@@ -18,7 +17,7 @@ all: build
 help:
 	@echo 'make            release build: $(BUILD)/mica and $(BUILD)/libmica.so'
 	@echo 'make deps       install the Debian packages that build and tests need'
-	@echo 'make demo       set up, build, and make a picture: demo.png'
+	@echo 'make demo       set up, build, and draw four pictures: demo.png'
 	@echo 'make test       set up, build, and run every test'
 	@echo 'make test-cuda  build with the CUDA backend and run what needs a GPU'
 	@echo 'make sanitize   asan+ubsan build of the unit, kernel, parser and replay tests, and run them'
@@ -44,7 +43,11 @@ build-all: configure
 
 demo: deps
 	@$(MAKE) --no-print-directory build
-	$(BUILD)/mica image -p '$(DEMO_PROMPT)' -o demo.png
+	@echo 'The demo model (models/demo, 23 MB, emoji-like pictures) draws four prompts into demo.png:'
+	$(BUILD)/mica image --seed 5 --sheet auto --show -o demo.png \
+	    -p 'a red fox in the snow' -p 'a purple car on a yellow background' \
+	    -p 'a rocket in space' -p 'a blue heart above a red car'
+	@echo "Try your own: $(BUILD)/mica image -p 'an owl at night'. README.md says how to get a real model."
 
 test: deps
 	@$(MAKE) --no-print-directory build-all

@@ -65,12 +65,27 @@ static mica_status check_inputs(const image_args *a, mica_err *err)
     return MICA_OK;
 }
 
+static mica_status check_prompts(const image_args *a, mica_err *err)
+{
+    int from_input = a->negative && strcmp(a->negative, "-") == 0;
+    if (!a->prompts.count)
+        return MICA_FAIL(err, MICA_E_USAGE, "image needs a prompt: -p TEXT");
+    for (int i = 0; i < a->prompts.count; i++)
+        from_input += strcmp(a->prompts.values[i], "-") == 0;
+    if (from_input > 1)
+        return MICA_FAIL(err, MICA_E_USAGE, "only one of -p and -n can read standard input");
+    if (a->trace && a->prompts.count > 1)
+        return MICA_FAIL(err, MICA_E_USAGE, "--trace takes one prompt, not %d", a->prompts.count);
+    if (a->tokens && a->prompts.count > 1)
+        return MICA_FAIL(err, MICA_E_USAGE, "--tokens takes one prompt, not %d", a->prompts.count);
+    if ((a->show || a->show_as) && a->common.json)
+        return MICA_FAIL(err, MICA_E_USAGE, "--show and --json both want standard output");
+    return MICA_OK;
+}
+
 static mica_status check_args(const image_args *a, mica_err *err)
 {
-    if (!a->prompt)
-        return MICA_FAIL(err, MICA_E_USAGE, "image needs a prompt: -p TEXT");
-    if (a->negative && strcmp(a->prompt, "-") == 0 && strcmp(a->negative, "-") == 0)
-        return MICA_FAIL(err, MICA_E_USAGE, "only one of -p and -n can read standard input");
+    MICA_TRY(check_prompts(a, err));
     MICA_TRY(check_sigmas(a, err));
     MICA_TRY(check_inputs(a, err));
     if (makes_picture(a))
@@ -89,10 +104,13 @@ static void run_deinit(image_run *run)
     for (int i = 0; i < run->path_count; i++)
         mica_mem_free(run->paths[i]);
     mica_mem_free(run->paths);
-    mica_image_close(&run->image);
+    for (int i = 0; i < run->image_count; i++)
+        mica_image_close(&run->images[i]);
+    mica_image_close(&run->sheet);
     mica_session_close(&run->session);
     mica_engine_close(&run->engine);
-    mica_mem_free(run->prompt);
+    for (int i = 0; i < run->args->prompts.count; i++)
+        mica_mem_free(run->prompts[i]);
     mica_mem_free(run->negative);
 }
 
@@ -107,9 +125,11 @@ static void note_invalid_text(const image_run *run, const char *what, const char
 
 static mica_status read_prompts(image_run *run, mica_err *err)
 {
-    MICA_TRY(cli_text_read(run->args->prompt, &run->prompt, err));
+    for (int i = 0; i < run->args->prompts.count; i++) {
+        MICA_TRY(cli_text_read(run->args->prompts.values[i], &run->prompts[i], err));
+        note_invalid_text(run, "prompt", run->prompts[i]);
+    }
     MICA_TRY(cli_text_read(run->args->negative, &run->negative, err));
-    note_invalid_text(run, "prompt", run->prompt);
     note_invalid_text(run, "negative prompt", run->negative);
     return MICA_OK;
 }
@@ -151,7 +171,7 @@ static void fill_options(image_run *run, mica_image_options *out)
 {
     const image_args *a = run->args;
     *out = (mica_image_options){.size = sizeof *out,
-                                .prompt = run->prompt,
+                                .prompt = run->prompts[run->image_count],
                                 .negative_prompt = run->negative,
                                 .width = a->width,
                                 .height = a->height,
@@ -188,30 +208,95 @@ static void fill_options(image_run *run, mica_image_options *out)
         out->guidance = -1.0;
 }
 
+static mica_status add_stats(image_run *run, mica_err *err)
+{
+    mica_run_stats s = {.size = sizeof s}, *all = &run->stats;
+    const mica_status status = mica_session_stats(run->session, &s);
+    MICA_TRY(image_take_text(status, mica_session_errmsg(run->session), err));
+    /* Steps per second of all: steps of all over seconds of all. */
+    const double steps = all->steps_per_second * all->seconds[MICA_PHASE_DENOISE] +
+                         s.steps_per_second * s.seconds[MICA_PHASE_DENOISE];
+    for (int i = 0; i < MICA_PHASE_COUNT; i++)
+        all->seconds[i] += s.seconds[i];
+    if (all->seconds[MICA_PHASE_DENOISE] > 0.0)
+        all->steps_per_second = steps / all->seconds[MICA_PHASE_DENOISE];
+    all->peak_memory = MICA_MAX(all->peak_memory, s.peak_memory);
+    all->block_allocations += s.block_allocations;
+    all->block_waits += s.block_waits;
+    all->rope_builds += s.rope_builds;
+    all->modulation_matmuls += s.modulation_matmuls;
+    return MICA_OK;
+}
+
+/* One prompt after the other; each begins with the same seed. */
 static mica_status generate(image_run *run, mica_err *err)
 {
     mica_image_options options;
-    fill_options(run, &options);
-    cli_progress_init(&run->progress, run->args->common.quiet);
     cli_signals_install();
-    const mica_status status = mica_image_generate(run->session, &options, &run->image);
-    cli_progress_end(&run->progress);
-    return image_take_text(status, mica_session_errmsg(run->session), err);
+    while (run->image_count < run->args->prompts.count) {
+        fill_options(run, &options);
+        cli_progress_init(&run->progress, run->args->common.quiet);
+        const mica_status status =
+            mica_image_generate(run->session, &options, &run->images[run->image_count]);
+        cli_progress_end(&run->progress);
+        MICA_TRY(image_take_text(status, mica_session_errmsg(run->session), err));
+        run->image_count++;
+        MICA_TRY(add_stats(run, err));
+    }
+    return MICA_OK;
+}
+
+static int picture_count(const image_run *run)
+{
+    int count = 0;
+    for (int i = 0; i < run->image_count && !run->sheet; i++)
+        count += mica_image_count(run->images[i]);
+    return run->sheet ? 1 : count;
+}
+
+const mica_image *image_picture(const image_run *run, int index, int *within)
+{
+    *within = 0;
+    for (int i = 0; i < run->image_count && !run->sheet; i++) {
+        const int count = mica_image_count(run->images[i]);
+        *within = index;
+        if (index < count)
+            return run->images[i];
+        index -= count;
+    }
+    return run->sheet;
+}
+
+static mica_status make_sheet(image_run *run, mica_err *err)
+{
+    const mica_image *images[CLI_MAX_TEXTS];
+    char message[MICA_ERR_TEXT] = "";
+    for (int i = 0; i < run->image_count; i++)
+        images[i] = run->images[i];
+    const int columns =
+        run->args->sheet > 0 ? run->args->sheet : (int)ceil(sqrt((double)picture_count(run)));
+    const mica_status status =
+        mica_image_sheet(&run->sheet, images, run->image_count, columns, message, sizeof message);
+    return image_take_text(status, message, err);
 }
 
 static mica_status write_pictures(image_run *run, mica_err *err)
 {
-    const int count = mica_image_count(run->image);
     const double start = mica_clock_seconds();
     char message[MICA_ERR_TEXT] = "";
+    if (run->args->sheet)
+        MICA_TRY(make_sheet(run, err));
+    const int count = picture_count(run);
     run->paths = mica_mem_calloc((size_t)count, sizeof *run->paths);
     if (!run->paths)
         return MICA_FAIL(err, MICA_E_NOMEM, "out of memory");
     for (int i = 0; i < count; i++) {
+        int within;
+        const mica_image *image = image_picture(run, i, &within);
         MICA_TRY(cli_output_name(output_path(run->args), i, count, &run->paths[i], err));
         run->path_count++;
         const mica_status status =
-            mica_image_write(run->image, i, run->paths[i], message, sizeof message);
+            mica_image_write(image, within, run->paths[i], message, sizeof message);
         MICA_TRY(image_take_text(status, message, err));
     }
     run->write_seconds = mica_clock_seconds() - start;

@@ -13,7 +13,9 @@
 typedef struct image_args {
     cli_common_args common;
     cli_engine_args engine;
-    const char *prompt, *negative, *output, *noise, *trace;
+    cli_texts prompts;
+    const char *negative, *output, *noise, *trace;
+    int sheet; /* columns; 0: none, -1: about as many as rows */
     int width, height, steps, batch, solver, schedule, noise_rng, round_timesteps, vae_tile;
     int max_text_tokens;
     int distilled, ref_pixels, vision_pixels, edit, picture_positions, layers;
@@ -23,17 +25,21 @@ typedef struct image_args {
     cli_doubles expand;
     uint64_t seed;
     cli_doubles sigmas;
-    bool tokens;
+    bool tokens, show;
+    int show_as; /* cli_protocol; NONE: what the terminal draws */
 } image_args;
 
 /* One run and what it leaves behind; every member is released by run_deinit. */
 typedef struct image_run {
     const image_args *args;
     const char *model;
-    char *prompt, *negative;
+    char *prompts[CLI_MAX_TEXTS], *negative;
     mica_engine *engine;
     mica_session *session;
-    mica_image *image;
+    mica_image *images[CLI_MAX_TEXTS]; /* one a prompt, each of --batch pictures */
+    int image_count;
+    mica_image *sheet;    /* NULL: none */
+    mica_run_stats stats; /* of all prompts together */
     mica_image_input inputs[CLI_MAX_TEXTS], mask;
     char **paths; /* written pictures */
     int path_count;
@@ -47,6 +53,8 @@ mica_status image_parse(image_args *args, int argc, char **argv, const char **mo
                         int *help_status, mica_err *err);
 /* Name of a --schedule word for the library; NULL: the checkpoint's. */
 const char *image_schedule_name(int word);
+/* Picture `index` of all that are written: its image, and the index there. */
+const mica_image *image_picture(const image_run *run, int index, int *within);
 /* Moves the text of a handle's failure into err; returns status. */
 mica_status image_take_text(mica_status status, const char *text, mica_err *err);
 /* Appends what standard output receives after a run. */

@@ -2,6 +2,7 @@
 #include "cmd_image.h"
 
 #include "base/mem.h"
+#include "cli_show.h"
 
 #include <string.h>
 
@@ -26,17 +27,23 @@ static const cli_word edit_words[] = {{"auto", MICA_EDIT_AUTO},
 static const cli_word position_words[] = {
     {"sequence", MICA_POSITIONS_SEQUENCE}, {"grid", MICA_POSITIONS_GRID}, {NULL, 0}};
 static const cli_word rounding_words[] = {{"none", 0}, {"bf16", 1}, {NULL, 0}};
+static const cli_word protocol_words[] = {{"auto", CLI_PROTOCOL_NONE},
+                                          {"kitty", CLI_PROTOCOL_KITTY},
+                                          {"iterm2", CLI_PROTOCOL_ITERM2},
+                                          {"sixel", CLI_PROTOCOL_SIXEL},
+                                          {NULL, 0}};
+static const cli_word sheet_words[] = {{"auto", -1}, {NULL, 0}};
 static const cli_word tile_words[] = {{"auto", 0}, {"off", -1}, {NULL, 0}};
 
 #define AT(field) offsetof(image_args, field)
 static const cli_option picture_table[] = {
     {.name = "prompt",
      .letter = 'p',
-     .kind = CLI_TEXT,
-     .offset = AT(prompt),
+     .kind = CLI_TEXTS,
+     .offset = AT(prompts),
      .value = "TEXT",
-     .help = "what to draw; @FILE reads a file, - standard input, @@... is a text that begins "
-             "with @"},
+     .help = "what to draw, may be repeated; @FILE reads a file, - standard input, @@... is a text "
+             "that begins with @"},
     {.name = "negative",
      .letter = 'n',
      .kind = CLI_TEXT,
@@ -48,7 +55,7 @@ static const cli_option picture_table[] = {
      .kind = CLI_TEXT,
      .offset = AT(output),
      .value = "FILE",
-     .help = "picture to write, .png, .jpg or .webp (out.png); with --batch 2 FILE-1, FILE-2"},
+     .help = "picture to write, .png, .jpg or .webp (out.png); several become FILE-1, FILE-2"},
     {.name = "width",
      .letter = 'W',
      .kind = CLI_INT,
@@ -90,7 +97,26 @@ static const cli_option picture_table[] = {
      .lo = 1,
      .hi = 64,
      .value = "N",
-     .help = "number of pictures (1)"},
+     .help = "number of pictures of a prompt (1)"},
+    {.name = "sheet",
+     .kind = CLI_INT,
+     .offset = AT(sheet),
+     .lo = 1,
+     .hi = 64,
+     .words = sheet_words,
+     .value = "COLUMNS",
+     .help = "write all pictures as one contact sheet, in so many columns or"},
+    {.name = "show",
+     .kind = CLI_FLAG,
+     .offset = AT(show),
+     .help = "draw what was written in the terminal, if it speaks kitty's, iTerm2's or the sixel "
+             "protocol"},
+    {.name = "show-as",
+     .kind = CLI_WORD,
+     .offset = AT(show_as),
+     .words = protocol_words,
+     .value = "P",
+     .help = "likewise, by this protocol whatever the terminal says; one of"},
     {.name = "lora", .kind = CLI_ABSENT},
 };
 static const cli_option input_table[] = {

@@ -5,6 +5,7 @@
 #include "cmd_image.h"
 
 #include "base/clock.h"
+#include "cli_show.h"
 
 #include <inttypes.h>
 
@@ -31,7 +32,7 @@ static mica_status add_tokens(image_run *run, const char *text, const char *befo
 
 static mica_status add_tokens_json(image_run *run, mica_text *out, mica_err *err)
 {
-    MICA_TRY(add_tokens(run, run->prompt, ",\"tokens\":{\"prompt\":[", ",", "]", out, err));
+    MICA_TRY(add_tokens(run, run->prompts[0], ",\"tokens\":{\"prompt\":[", ",", "]", out, err));
     if (run->negative)
         MICA_TRY(add_tokens(run, run->negative, ",\"negative\":[", ",", "]", out, err));
     mica_text_add(out, "}");
@@ -40,7 +41,7 @@ static mica_status add_tokens_json(image_run *run, mica_text *out, mica_err *err
 
 static mica_status add_tokens_plain(image_run *run, mica_text *out, mica_err *err)
 {
-    MICA_TRY(add_tokens(run, run->prompt, "", " ", "\n", out, err));
+    MICA_TRY(add_tokens(run, run->prompts[0], "", " ", "\n", out, err));
     if (run->negative)
         MICA_TRY(add_tokens(run, run->negative, "", " ", "\n", out, err));
     return MICA_OK;
@@ -52,17 +53,20 @@ static void add_outputs_json(const image_run *run, mica_text *out)
     mica_text_add_json_string(out, run->paths[0]);
     mica_text_add(out, ",\"outputs\":[");
     for (int i = 0; i < run->path_count; i++) {
+        int within;
+        const mica_image *image = image_picture(run, i, &within);
         mica_text_add(out, "%s{\"path\":", i ? "," : "");
         mica_text_add_json_string(out, run->paths[i]);
         mica_text_add(out, ",\"seed\":%" PRIu64 ",\"width\":%d,\"height\":%d}",
-                      mica_image_seed(run->image, i), mica_image_width(run->image),
-                      mica_image_height(run->image));
+                      mica_image_seed(image, within), mica_image_width(image),
+                      mica_image_height(image));
     }
     mica_text_add(out, "]");
 }
 
-static void add_stats_json(const image_run *run, const mica_run_stats *s, mica_text *out)
+static void add_stats_json(const image_run *run, mica_text *out)
 {
+    const mica_run_stats *s = &run->stats;
     mica_text_add(out,
                   ",\"seconds\":{\"open\":%.6f,\"text\":%.6f,\"prepare\":%.6f,\"denoise\":%.6f,"
                   "\"decode\":%.6f,\"write\":%.6f,\"total\":%.6f}",
@@ -77,12 +81,15 @@ static void add_stats_json(const image_run *run, const mica_run_stats *s, mica_t
                   s->block_allocations, s->block_waits, s->rope_builds, s->modulation_matmuls);
 }
 
-static void add_summary(const image_run *run, const mica_run_stats *s, mica_text *out)
+static void add_summary(const image_run *run, mica_text *out)
 {
-    for (int i = 0; i < run->path_count; i++)
-        mica_text_add(out, "%s: %dx%d, seed %" PRIu64 "\n", run->paths[i],
-                      mica_image_width(run->image), mica_image_height(run->image),
-                      mica_image_seed(run->image, i));
+    const mica_run_stats *s = &run->stats;
+    for (int i = 0; i < run->path_count; i++) {
+        int within;
+        const mica_image *image = image_picture(run, i, &within);
+        mica_text_add(out, "%s: %dx%d, seed %" PRIu64 "\n", run->paths[i], mica_image_width(image),
+                      mica_image_height(image), mica_image_seed(image, within));
+    }
     mica_text_add(out,
                   "%.2f s (text %.2f, prepare %.2f, denoise %.2f at %.3g steps/s, decode %.2f)",
                   mica_clock_seconds() - run->start, s->seconds[MICA_PHASE_TEXT],
@@ -91,30 +98,44 @@ static void add_summary(const image_run *run, const mica_run_stats *s, mica_text
     mica_text_add(out, ", peak memory %.2f GB\n", (double)s->peak_memory * 1e-9);
 }
 
+static mica_status add_shown(const image_run *run, mica_text *out, mica_err *err)
+{
+    const cli_protocol protocol = run->args->show_as ? (cli_protocol)run->args->show_as
+                                  : run->args->show  ? cli_show_find()
+                                                     : CLI_PROTOCOL_NONE;
+    if (run->args->show && protocol == CLI_PROTOCOL_NONE && !run->args->common.quiet)
+        cli_note(
+            "--show: standard output is no terminal that draws pictures (kitty, iTerm2 or sixel)");
+    for (int i = 0; i < run->path_count && protocol != CLI_PROTOCOL_NONE; i++) {
+        int within;
+        const mica_image *image = image_picture(run, i, &within);
+        const cli_pixels pixels = {mica_image_rgb(image, within), mica_image_width(image),
+                                   mica_image_height(image), mica_image_channels(image)};
+        MICA_TRY(cli_show_add(protocol, &pixels, run->paths[i], out, err));
+    }
+    return MICA_OK;
+}
+
 mica_status image_describe(image_run *run, mica_text *out, mica_err *err)
 {
     const image_args *a = run->args;
-    mica_run_stats stats = {.size = sizeof stats};
-    if (run->image) {
-        const mica_status status = mica_session_stats(run->session, &stats);
-        MICA_TRY(image_take_text(status, mica_session_errmsg(run->session), err));
-    }
+    const bool made = run->path_count > 0;
     if (!a->common.json) {
         if (a->tokens)
             MICA_TRY(add_tokens_plain(run, out, err));
-        if (run->image && !a->common.quiet)
-            add_summary(run, &stats, out);
-        return MICA_OK;
+        if (made && !a->common.quiet)
+            add_summary(run, out);
+        return made ? add_shown(run, out, err) : MICA_OK;
     }
     mica_text_add(out, "{\"command\":\"image\",\"version\":");
     mica_text_add_json_string(out, mica_version());
     if (a->tokens)
         MICA_TRY(add_tokens_json(run, out, err));
-    if (run->image) {
-        const char *recipe = mica_image_recipe(run->image, 0);
+    if (made) {
+        const char *recipe = mica_image_recipe(run->images[0], 0);
         mica_text_add(out, ",\"parameters\":%s", recipe ? recipe : "null");
         add_outputs_json(run, out);
-        add_stats_json(run, &stats, out);
+        add_stats_json(run, out);
     }
     mica_text_add(out, "}\n");
     return MICA_OK;

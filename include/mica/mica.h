@@ -240,6 +240,10 @@ MICA_API const uint8_t *mica_image_rgb(const mica_image *image, int index);
  * NULL) receives up to message_size bytes of error text. */
 MICA_API mica_status mica_image_write(const mica_image *image, int index, const char *path,
                                       char *message, size_t message_size);
+/* One picture of all pictures of `count` images of one size, row by row in `columns` columns, with a
+ * white gap between them; its recipe holds theirs. On failure *out is NULL; `message` as above. */
+MICA_API mica_status mica_image_sheet(mica_image **out, const mica_image *const *images, int count,
+                                      int columns, char *message, size_t message_size);
 /* The recipe of one picture as a JSON object (prompt, seed, steps, ...); borrowed. */
 MICA_API const char *mica_image_recipe(const mica_image *image, int index);
 
