@@ -42,6 +42,9 @@ typedef struct mica_kl_vae_config {
 mica_kl_vae_config mica_kl_vae_config_default(int z_dim);
 /* vae/config.json; absent keys keep the reference class's defaults. */
 mica_status mica_kl_vae_config_read(mica_kl_vae_config *config, const char *path, mica_err *err);
+/* The same from text in memory; name stands for the file in messages. */
+mica_status mica_kl_vae_config_parse(mica_kl_vae_config *config, const char *name, const char *text,
+                                     size_t size, mica_err *err);
 /* Without a config.json: sizes from the tensor shapes (canonical names, see _rename). The number of
  * groups cannot be seen there and is 32; z_dim is 16 or 32, whose scaling is known. */
 mica_status mica_kl_vae_config_derive(mica_kl_vae_config *config, const mica_weights *w,

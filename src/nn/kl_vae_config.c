@@ -181,6 +181,17 @@ mica_status mica_kl_vae_config_read(mica_kl_vae_config *config, const char *path
     return st;
 }
 
+mica_status mica_kl_vae_config_parse(mica_kl_vae_config *config, const char *name, const char *text,
+                                     size_t size, mica_err *err)
+{
+    mica_json j;
+    *config = mica_kl_vae_config_default(FLUX2_Z);
+    MICA_TRY(mica_json_parse(&j, name, text, size, err));
+    const mica_status st = read_all(&j, config, err);
+    mica_json_close(&j);
+    return st;
+}
+
 /* ------------------------------------------------------------------- shapes -- */
 
 /* Dimension `dim` of a tensor, 0 when it is absent or absurd: mica_kl_config_check refuses. */
