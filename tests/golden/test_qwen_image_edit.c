@@ -92,6 +92,24 @@ static void test_bf16(void **state)
     }
 }
 
+/* 8-bit operands in the transformer's large linears; vision tower and text encoder keep theirs. */
+static void test_int8(void **state)
+{
+    (void)state;
+    golden_case c;
+    golden_run r;
+    mica_model *m = golden_model_open_folder(ZERO_COND);
+    open_case(&c, &CASES[2]);
+    golden_generate_ok(&r, m, &(golden_setup){.precision = MICA_PRECISION_INT8}, &c.options);
+    golden_assert_near("prompt.embeds", mica_trace_find(r.trace, "prompt.embeds"),
+                       mica_weights_find(c.expected, "prompt.embeds"), 3e-2);
+    golden_assert_near("step0.cond", mica_trace_find(r.trace, "step0.cond"),
+                       mica_weights_find(c.expected, "step0.cond"), 3e-2);
+    golden_run_close(&r);
+    golden_case_close(&c);
+    golden_model_close(&m);
+}
+
 /* -------------------------------------------------------------- what must not matter -- */
 
 /* Two runs of a case; bound 0: the same bytes. */
@@ -544,6 +562,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_f32),
         cmocka_unit_test(test_bf16),
+        cmocka_unit_test(test_int8),
         cmocka_unit_test(test_setups),
         cmocka_unit_test(test_batch),
         cmocka_unit_test(test_counters),
