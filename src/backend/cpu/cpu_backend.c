@@ -37,16 +37,17 @@ MICA_NO_TSAN void mica_cpu_parallel(mica_cpu_backend *be, int64_t count, mica_cp
             fn(user, i, 0);
         return;
     }
-    MICA_TSAN_RELEASE(be);
+    void *const begin = be, *const end = &be->threads; /* two: members do not wait for each other */
+    MICA_TSAN_RELEASE(begin);
 #pragma omp parallel num_threads(team)
     {
-        MICA_TSAN_ACQUIRE(be);
+        MICA_TSAN_ACQUIRE(begin);
 #pragma omp for schedule(dynamic, 1) nowait
         for (int64_t i = 0; i < count; i++)
             fn(user, i, omp_get_thread_num());
-        MICA_TSAN_RELEASE(be);
+        MICA_TSAN_RELEASE(end);
     }
-    MICA_TSAN_ACQUIRE(be);
+    MICA_TSAN_ACQUIRE(end);
 }
 
 /* -------------------------------------------------------------- scratch -- */
