@@ -78,7 +78,7 @@ static mica_status check_prompts(const image_args *a, mica_err *err)
         return MICA_FAIL(err, MICA_E_USAGE, "--trace takes one prompt, not %d", a->prompts.count);
     if (a->tokens && a->prompts.count > 1)
         return MICA_FAIL(err, MICA_E_USAGE, "--tokens takes one prompt, not %d", a->prompts.count);
-    if ((a->show || a->show_as) && a->common.json)
+    if ((a->show || a->show_as || a->show_steps) && a->common.json)
         return MICA_FAIL(err, MICA_E_USAGE, "--show and --json both want standard output");
     return MICA_OK;
 }
@@ -167,6 +167,37 @@ static void fill_inputs(image_run *run, mica_image_options *out)
         out->expand_[i] = (int)a->expand.values[a->expand.count == 1 ? 0 : i];
 }
 
+/* Decided once, before the run: asking a terminal during it could take the user's keys. */
+static void find_protocol(image_run *run)
+{
+    const image_args *a = run->args;
+    if (a->show_as)
+        run->protocol = (cli_protocol)a->show_as;
+    else if (a->show || a->show_steps)
+        run->protocol = cli_show_find();
+    if ((a->show || a->show_steps) && run->protocol == CLI_PROTOCOL_NONE && !a->common.quiet)
+        cli_note("--show: standard output is no terminal that draws pictures (kitty, iTerm2 or "
+                 "sixel)");
+}
+
+/* A preview; a failure to show one does not stop the run. iTerm2 takes files, and sixels as well. */
+static void show_preview(void *user, int step, const uint8_t *rgb, int width, int height,
+                         int channels)
+{
+    image_run *run = user;
+    mica_text out = {0};
+    mica_err err = {0};
+    const cli_pixels pixels = {rgb, width, height, channels};
+    const cli_protocol protocol =
+        run->protocol == CLI_PROTOCOL_ITERM2 ? CLI_PROTOCOL_SIXEL : run->protocol;
+    cli_progress_end(&run->progress);
+    if (!cli_show_add(protocol, &pixels, NULL, &out, &err) && !out.failed)
+        mica_text_add(&out, "step %d\n", step);
+    if (out.data && !out.failed)
+        cli_print(out.data);
+    mica_text_deinit(&out);
+}
+
 static void fill_options(image_run *run, mica_image_options *out)
 {
     const image_args *a = run->args;
@@ -191,6 +222,8 @@ static void fill_options(image_run *run, mica_image_options *out)
                                 .trace_path = a->trace,
                                 .progress = cli_progress_update,
                                 .progress_user = &run->progress,
+                                .preview_user = run,
+                                .preview_every = a->show_steps,
                                 .strength = a->strength,
                                 .ref_pixels = a->ref_pixels,
                                 .vision_pixels = a->vision_pixels,
@@ -200,6 +233,8 @@ static void fill_options(image_run *run, mica_image_options *out)
                                 .distilled = (mica_choice)a->distilled,
                                 .cfg_normalization = a->cfg_normalization,
                                 .cfg_truncation = a->cfg_truncation};
+    if (a->show_steps && run->protocol != CLI_PROTOCOL_NONE)
+        out->preview = show_preview;
     fill_inputs(run, out);
     /* For the library 0 means the model's default; a user who types 0 means off. */
     if (a->guidance == IMAGE_GUIDANCE_UNSET)
@@ -233,6 +268,7 @@ static mica_status generate(image_run *run, mica_err *err)
 {
     mica_image_options options;
     cli_signals_install();
+    find_protocol(run);
     while (run->image_count < run->args->prompts.count) {
         fill_options(run, &options);
         cli_progress_init(&run->progress, run->args->common.quiet);

@@ -7,6 +7,7 @@
 #define MICA_CLI_CMD_IMAGE_H
 
 #include "cli.h"
+#include "cli_show.h"
 
 #define IMAGE_GUIDANCE_UNSET (-1.0)
 
@@ -26,7 +27,8 @@ typedef struct image_args {
     uint64_t seed;
     cli_doubles sigmas;
     bool tokens, show;
-    int show_as; /* cli_protocol; NONE: what the terminal draws */
+    int show_steps; /* steps between previews; 0: none */
+    int show_as;    /* cli_protocol; NONE: what the terminal draws */
 } image_args;
 
 /* One run and what it leaves behind; every member is released by run_deinit. */
@@ -44,6 +46,7 @@ typedef struct image_run {
     char **paths; /* written pictures */
     int path_count;
     cli_progress progress;
+    cli_protocol protocol; /* what standard output draws when pictures are to be shown */
     double start, open_seconds, write_seconds;
 } image_run;
 

@@ -2,7 +2,6 @@
 #include "cmd_image.h"
 
 #include "base/mem.h"
-#include "cli_show.h"
 
 #include <string.h>
 
@@ -117,6 +116,13 @@ static const cli_option picture_table[] = {
      .words = protocol_words,
      .value = "P",
      .help = "likewise, by this protocol whatever the terminal says; one of"},
+    {.name = "show-steps",
+     .kind = CLI_INT,
+     .offset = AT(show_steps),
+     .lo = 1,
+     .hi = 1000,
+     .value = "N",
+     .help = "draw the first picture in the terminal after every N steps, and at the end"},
     {.name = "lora", .kind = CLI_ABSENT},
 };
 static const cli_option input_table[] = {

@@ -5,7 +5,6 @@
 #include "cmd_image.h"
 
 #include "base/clock.h"
-#include "cli_show.h"
 
 #include <inttypes.h>
 
@@ -100,18 +99,12 @@ static void add_summary(const image_run *run, mica_text *out)
 
 static mica_status add_shown(const image_run *run, mica_text *out, mica_err *err)
 {
-    const cli_protocol protocol = run->args->show_as ? (cli_protocol)run->args->show_as
-                                  : run->args->show  ? cli_show_find()
-                                                     : CLI_PROTOCOL_NONE;
-    if (run->args->show && protocol == CLI_PROTOCOL_NONE && !run->args->common.quiet)
-        cli_note(
-            "--show: standard output is no terminal that draws pictures (kitty, iTerm2 or sixel)");
-    for (int i = 0; i < run->path_count && protocol != CLI_PROTOCOL_NONE; i++) {
+    for (int i = 0; i < run->path_count && run->protocol != CLI_PROTOCOL_NONE; i++) {
         int within;
         const mica_image *image = image_picture(run, i, &within);
         const cli_pixels pixels = {mica_image_rgb(image, within), mica_image_width(image),
                                    mica_image_height(image), mica_image_channels(image)};
-        MICA_TRY(cli_show_add(protocol, &pixels, run->paths[i], out, err));
+        MICA_TRY(cli_show_add(run->protocol, &pixels, run->paths[i], out, err));
     }
     return MICA_OK;
 }

@@ -179,6 +179,11 @@ typedef enum mica_positions {
 
 typedef enum mica_choice { MICA_CHOICE_AUTO = 0, MICA_CHOICE_YES, MICA_CHOICE_NO } mica_choice;
 
+/* What the first picture is about to become, after `step` solver steps; pixels as mica_image_rgb gives
+ * them, valid during the call. Called from the thread that runs. */
+typedef void (*mica_preview_fn)(void *user, int step, const uint8_t *rgb, int width, int height,
+                                int channels);
+
 typedef struct mica_image_options {
     size_t size;                 /* sizeof(mica_image_options) */
     const char *prompt;          /* required; UTF-8, invalid sequences become U+FFFD */
@@ -219,6 +224,9 @@ typedef struct mica_image_options {
     double cfg_normalization; /* Z-Image: limit of the guided prediction's length as a multiple of
                                  the prompt's; 0: none */
     double cfg_truncation;    /* Z-Image: no guidance from this part of the run on, 0 to 1; 0: 1 */
+    mica_preview_fn preview;  /* NULL: none. Costs a VAE decode each time */
+    void *preview_user;
+    int preview_every; /* steps; 0: 1 */
 } mica_image_options;
 
 /* Runs text to picture; *out receives `batch` pictures of equal size. On failure
