@@ -267,6 +267,11 @@ static bool check_linear(mica_backend *be, const mica_linear_args *a)
         return mismatch(be, "linear", a->w_OD, "weight does not fit the output", y, w);
     if (a->residual_MO && !same_shape(a->residual_MO, y))
         return mismatch(be, "linear", a->w_OD, "residual and output differ", a->residual_MO, y);
+    if (a->w_OD->adapters && !be->takes_adapters) {
+        mica_backend_fail(be, MICA_E_UNSUPPORTED, "%s: LoRA is not available on this device",
+                          a->w_OD->name ? a->w_OD->name : "weight");
+        return false;
+    }
     if (a->gate_O && !a->residual_MO)
         return mismatch(be, "linear", a->w_OD, "a gate needs a residual", a->gate_O, y);
     return check_vector(be, "linear bias of", a->w_OD, a->bias_O ? &a->bias_O->tensor : NULL, y,

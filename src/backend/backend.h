@@ -30,6 +30,23 @@ typedef struct mica_backend_options {
     bool ablate_fusion;
 } mica_backend_options;
 
+/* Something that is added to a linear's weight without touching it: a LoRA and its kin (nn/lora.h
+ * makes them). The weight's rows [first, first + count) get `scale` times rows [skip, skip + count) of
+ *
+ *     kron(mix, delta)      delta = up0 down0,  or  (up0 down0) * (up1 down1) element by element
+ *
+ *     up [p, r], down [r, q]   any float dtype, rows contiguous; down0 absent: delta is up0, [p, q]
+ *     mix [a, b] f32           absent: the number 1
+ *
+ * so the whole is [a p, b q], and b q is the width of the weight. Absent: data == NULL. Products with it
+ * are computed beside those with the weight, from its factors, and join them before bias and activation. */
+typedef struct mica_adapter {
+    const struct mica_adapter *next;
+    int64_t first, skip, count;
+    float scale;
+    mica_tensor up[2], down[2], mix;
+} mica_adapter;
+
 /* A weight as a session holds it. `tensor` views the file; `prepared` is the backend's
  * own form (packed, quantised, device copy), made at first use and let go by
  * mica_backend_drop_weights or with the backend. Weights that view the same tensor share
@@ -42,6 +59,7 @@ typedef struct mica_weight {
     bool mapped;      /* data lies in a read-only file mapping: its pages may be dropped and
                           come back from the file. False (memory of its own): never touched */
     void *prepared;
+    const mica_adapter *adapters; /* of a linear; NULL: none. Borrowed */
 } mica_weight;
 
 typedef enum mica_act {
@@ -120,7 +138,7 @@ void mica_backend_release_pages(mica_backend *be, mica_weight *const *weights, i
 
 /* y = residual + gate * act(x w^T + bias); leave residual/gate NULL for y = act(...).
  *   x_MD      activations, contiguous rows (stride_[0] >= D allowed)
- *   w         [O, D]; bias: [O] weight or NULL
+ *   w         [O, D] with what its adapters add; bias: [O] weight or NULL
  *   gate_O    f32 state tensor; needs residual
  *   y_MO      activations or f32 state; may be the residual itself (in place), not x */
 typedef struct mica_linear_args {

@@ -82,6 +82,7 @@ struct mica_backend {
     const mica_backend_ops *ops;
     mica_backend_options options; /* threads and precision resolved */
     mica_dtype act_dtype;         /* what mica_act_tensor makes */
+    bool takes_adapters;          /* `linear` knows mica_weight.adapters */
     mica_backend_counters counters;
     mica_err error; /* error.status != MICA_OK: failed, operations do nothing */
     char name[96];

@@ -26,11 +26,18 @@ static const char *const level_names[] = {"auto", "baseline",     "v2",    "v3",
 static atomic_int level_limit;
 
 #if defined(__x86_64__) && defined(__GNUC__)
-/* Not every compiler's builtin knows F16C: leaf 1, ECX bit 29. */
+/* Not every compiler's builtin knows F16C: leaf 1, ECX bit 29. cpuid leaves a virtual machine, which takes
+ * 20 to 70 us, and levels are asked for by every small operation: looked up once. */
 static bool has_f16c(void)
 {
+    static atomic_int known; /* 0: not yet, 1: no, 2: yes */
     unsigned a, b, c, d;
-    return __get_cpuid(1, &a, &b, &c, &d) && (c & (1u << 29));
+    int state = atomic_load_explicit(&known, memory_order_relaxed);
+    if (state == 0) {
+        state = __get_cpuid(1, &a, &b, &c, &d) && (c & (1u << 29)) ? 2 : 1;
+        atomic_store_explicit(&known, state, memory_order_relaxed);
+    }
+    return state == 2;
 }
 static bool has_v2(void)
 {
@@ -96,7 +103,7 @@ static bool has_amx(void)
 }
 #endif
 
-mica_cpu_level mica_cpu_best_level(void)
+static mica_cpu_level find_best_level(void)
 {
     if (has_amx())
         return MICA_CPU_LEVEL_V4_AMX;
@@ -107,6 +114,18 @@ mica_cpu_level mica_cpu_best_level(void)
     if (has_v3())
         return MICA_CPU_LEVEL_V3;
     return has_v2() ? MICA_CPU_LEVEL_V2 : MICA_CPU_LEVEL_BASELINE;
+}
+
+/* Looked up once too, because of has_amx; whoever comes at the same time finds the same. */
+mica_cpu_level mica_cpu_best_level(void)
+{
+    static atomic_int known; /* AUTO: not yet */
+    int best = atomic_load_explicit(&known, memory_order_relaxed);
+    if (best == MICA_CPU_LEVEL_AUTO) {
+        best = (int)find_best_level();
+        atomic_store_explicit(&known, best, memory_order_relaxed);
+    }
+    return (mica_cpu_level)best;
 }
 
 mica_cpu_level mica_cpu_get_level(void)

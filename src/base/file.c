@@ -234,3 +234,47 @@ void mica_file_out_abort(mica_file_out *f)
         unlink(f->temp_path);
     forget(f);
 }
+
+/* ---------------------------------------------------------------- keeping -- */
+
+bool mica_file_stat(const char *path, uint64_t *size, double *changed)
+{
+    struct stat info;
+    if (stat(path, &info) != 0 || !S_ISREG(info.st_mode))
+        return false;
+    *size = (uint64_t)info.st_size;
+    *changed = (double)info.st_mtim.tv_sec + 1e-9 * (double)info.st_mtim.tv_nsec;
+    return true;
+}
+
+void mica_file_touch(const char *path)
+{
+    (void)!utimensat(AT_FDCWD, path, NULL, 0);
+}
+
+void mica_file_remove(const char *path)
+{
+    (void)!unlink(path);
+}
+
+mica_status mica_path_make_dirs(const char *path, mica_err *err)
+{
+    char *copy = mica_mem_strdup(path);
+    int failed = 0;
+    if (!copy)
+        return MICA_FAIL(err, MICA_E_NOMEM, "%s: out of memory", path);
+    for (char *p = copy; *p && !failed; p++) {
+        if (p[1] != '/' && p[1] != '\0')
+            continue;
+        const char next = p[1];
+        p[1] = '\0';
+        /* Another process may make it at the same time. */
+        failed = mkdir(copy, 0777) != 0 && errno != EEXIST && !mica_path_is_dir(copy);
+        p[1] = next;
+    }
+    mica_mem_free(copy);
+    return failed || !mica_path_is_dir(path)
+               ? MICA_FAIL(err, MICA_E_IO, "%s: cannot make this folder: %s", path,
+                           failed ? strerror(errno) : "something else is there")
+               : MICA_OK;
+}

@@ -34,6 +34,14 @@ mica_status mica_file_out_write(mica_file_out *f, const void *data, size_t size,
 mica_status mica_file_out_commit(mica_file_out *f, mica_err *err);
 void mica_file_out_abort(mica_file_out *f);
 
+/* Size in bytes and time of the last change in seconds; false when there is no such file. */
+bool mica_file_stat(const char *path, uint64_t *size, double *changed);
+/* Sets that time to now. Failures do no harm and are not told. */
+void mica_file_touch(const char *path);
+void mica_file_remove(const char *path);
+/* Makes the folder and those above it that are missing; those that are there are fine. */
+mica_status mica_path_make_dirs(const char *path, mica_err *err);
+
 bool mica_path_is_dir(const char *path);
 bool mica_path_is_file(const char *path);
 /* "a/b" from parts; NULL when memory ran out. Freed with mica_mem_free. */

@@ -203,6 +203,7 @@ mica_status mica_cpu_backend_open(mica_backend **out, const mica_backend_options
     be->base.ops = &cpu_ops;
     be->base.options = *options;
     be->base.act_dtype = MICA_DTYPE_F32;
+    be->base.takes_adapters = true;
     if (options->precision == MICA_PRECISION_AUTO)
         be->base.options.precision = MICA_PRECISION_BF16;
     be->threads = MICA_MAX(1, MICA_MIN(threads, MAX_THREADS));

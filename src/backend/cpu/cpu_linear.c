@@ -30,7 +30,7 @@
 #define ROW_BLOCK_INT8 196  /* nothing to expand: keep the sums in L2 */
 #define MOST           512  /* columns of a group at most: a strip of the kernels */
 #define LEAST          128  /* and at least, so that copying x stays below 8 % */
-#define SLICE          256  /* depth expanded at a time, as the kernels cut it */
+#define SLICE          MICA_CPU_SLICE
 
 /* ---------------------------------------------------------------- plan -- */
 
@@ -81,75 +81,60 @@ static void plan(mica_cpu_linear_job *j)
 
 /* -------------------------------------------------------------- panels -- */
 
-/* Rows [row, row + rows) and depth [from, from + depth) of a weight. */
-typedef struct weight_slice {
-    const void *data;
-    ptrdiff_t ld;
-    int row, rows, from, depth;
-    const float *scale;
-} weight_slice;
-
-static weight_slice slice_of(const mica_cpu_linear_job *j, int row, int rows, int from)
-{
-    const mica_tensor *w = j->w;
-    const size_t size = (size_t)mica_dtype_get(w->dtype)->size;
-    const size_t first = (size_t)row * (size_t)w->stride_[0] + (size_t)from;
-    return (weight_slice){.data = (const uint8_t *)w->data + first * size,
-                          .ld = (ptrdiff_t)w->stride_[0],
-                          .row = row,
-                          .rows = rows,
-                          .from = from,
-                          .depth = MICA_MIN(SLICE, j->depth - from),
-                          .scale = j->row_scale ? j->row_scale + row : NULL};
-}
-
 /* The slice as plain rows of f32, scales applied, for formats without a packer. */
-static void slice_to_f32(const mica_cpu_linear_job *j, const weight_slice *s, float *temp)
+static void slice_to_f32(const mica_cpu_slice *s, float *temp)
 {
     for (int r = 0; r < s->rows; r++)
-        mica_cpu_weight_to_f32(j->w, (int64_t)(s->row + r) * j->depth + s->from, s->depth,
+        mica_cpu_weight_to_f32(s->w, (int64_t)(s->row + r) * s->w->shape_[1] + s->from, s->depth,
                                temp + (ptrdiff_t)r * s->depth);
 }
 
-/* Into f32 panels. temp: rows * depth floats (f64 only). */
-static void pack_f32(const mica_cpu_linear_job *j, const weight_slice *s, float *dst, float *temp)
+void mica_cpu_pack_slice(const mica_kernels *k, const mica_cpu_slice *s, int nb, float *dst,
+                         float *temp)
 {
-    const mica_kernels *k = j->k;
-    switch (j->w->dtype) {
+    const mica_tensor *w = s->w;
+    const size_t size = (size_t)mica_dtype_get(w->dtype)->size;
+    const size_t first = (size_t)s->row * (size_t)w->stride_[0] + (size_t)s->from;
+    const void *data = (const uint8_t *)w->data + first * size;
+    const ptrdiff_t ld = (ptrdiff_t)w->stride_[0];
+    switch (w->dtype) {
     case MICA_DTYPE_F32:
-        k->pack_f32_from_f32(s->rows, s->depth, s->data, s->ld, s->scale, j->nb, dst);
+        k->pack_f32_from_f32(s->rows, s->depth, data, ld, s->scale, nb, dst);
         break;
     case MICA_DTYPE_BF16:
-        k->pack_f32_from_bf16(s->rows, s->depth, s->data, s->ld, s->scale, j->nb, dst);
+        k->pack_f32_from_bf16(s->rows, s->depth, data, ld, s->scale, nb, dst);
         break;
     case MICA_DTYPE_F16:
-        k->pack_f32_from_f16(s->rows, s->depth, s->data, s->ld, s->scale, j->nb, dst);
+        k->pack_f32_from_f16(s->rows, s->depth, data, ld, s->scale, nb, dst);
         break;
     case MICA_DTYPE_F8_E4M3:
-        k->pack_f32_from_f8_e4m3(s->rows, s->depth, s->data, s->ld, s->scale, j->nb, dst);
+        k->pack_f32_from_f8_e4m3(s->rows, s->depth, data, ld, s->scale, nb, dst);
         break;
     case MICA_DTYPE_F8_E5M2:
-        k->pack_f32_from_f8_e5m2(s->rows, s->depth, s->data, s->ld, s->scale, j->nb, dst);
+        k->pack_f32_from_f8_e5m2(s->rows, s->depth, data, ld, s->scale, nb, dst);
         break;
     default:
-        slice_to_f32(j, s, temp);
-        k->pack_f32_from_f32(s->rows, s->depth, temp, s->depth, NULL, j->nb, dst);
+        slice_to_f32(s, temp);
+        k->pack_f32_from_f32(s->rows, s->depth, temp, s->depth, NULL, nb, dst);
     }
 }
 
-/* Thread scratch: [sums of a block][f32: panels of a slice, plain rows of f64 | path's own]. */
+/* Thread scratch: [adapters][sums of a block][f32: panels of a slice, plain rows of f64 | path's own]. */
 typedef struct task_scratch {
     float *acc; /* mb x columns; int32 sums on the int8 path */
     float *panels, *temp;
     mica_cpu_int8_scratch int8;
     mica_cpu_bf16_scratch bf16;
+    mica_cpu_side_scratch side;
 } task_scratch;
 
 static size_t scratch_layout(const mica_cpu_linear_job *j, uint8_t *base, task_scratch *s)
 {
-    const size_t acc = align64((size_t)j->mb * (size_t)j->columns * sizeof(float));
+    const size_t side = mica_cpu_side_scratch_layout(j, base, &s->side);
+    base = base ? base + side : NULL;
+    const size_t acc = side + align64((size_t)j->mb * (size_t)j->columns * sizeof(float));
     const size_t slice = align64((size_t)j->columns * SLICE * sizeof(float));
-    uint8_t *rest = base ? base + acc : NULL;
+    uint8_t *rest = base ? base + acc - side : NULL;
     if (base)
         s->acc = (float *)(void *)base;
     if (j->path == MICA_CPU_INT8)
@@ -222,7 +207,12 @@ static void block_f32(const mica_cpu_linear_job *j, int column, int columns, int
 {
     int from = 0;
     do { /* once for an empty depth: the sums become zeros */
-        const weight_slice w = slice_of(j, column, columns, from);
+        const mica_cpu_slice w = {.w = j->w,
+                                  .row = column,
+                                  .rows = columns,
+                                  .from = from,
+                                  .depth = MICA_MIN(SLICE, j->depth - from),
+                                  .scale = j->row_scale ? j->row_scale + column : NULL};
         const mica_gemm_f32 g = {.m = rows,
                                  .n = columns,
                                  .k = w.depth,
@@ -232,7 +222,7 @@ static void block_f32(const mica_cpu_linear_job *j, int column, int columns, int
                                  .c = s->acc,
                                  .ldc = j->columns,
                                  .accumulate = from > 0};
-        pack_f32(j, &w, s->panels, s->temp);
+        mica_cpu_pack_slice(j->k, &w, j->nb, s->panels, s->temp);
         j->k->gemm_f32(&g);
         from += w.depth;
     } while (from < j->depth);
@@ -271,21 +261,33 @@ static void store_unfused(const mica_cpu_linear_job *j, int row, int rows, int c
     e->e = plain;
 }
 
+/* Integer sums of a block as floats in s->side.sums, so that adapters can be added. */
+static void block_int8_to_f32(mica_cpu_linear_job *j, int thread, int column, int columns, int row,
+                              int rows, const task_scratch *s)
+{
+    mica_epilogue_s32 e = {.e = {.m = rows, .n = columns, .y = s->side.sums, .ldy = j->columns}};
+    mica_cpu_int8_block(j, thread, column, row, (int32_t *)(void *)s->acc, &s->int8, &e);
+}
+
 static void run_block(mica_cpu_linear_job *j, int thread, int column, int row, int rows,
                       const task_scratch *s)
 {
     const int columns = MICA_MIN(j->columns, j->n - column);
-    mica_epilogue_s32 e = {.e = epilogue_of(j, row, rows, column, columns, s->acc)};
+    float *acc = j->path == MICA_CPU_INT8 && j->side_count ? s->side.sums : s->acc;
+    mica_epilogue_s32 e = {.e = epilogue_of(j, row, rows, column, columns, acc)};
     if (j->unfused)
         store_unfused(j, row, rows, column, columns, &e);
-    if (j->path == MICA_CPU_INT8) {
+    if (j->path == MICA_CPU_INT8 && !j->side_count) {
         mica_cpu_int8_block(j, thread, column, row, (int32_t *)(void *)s->acc, &s->int8, &e);
         return;
     }
-    if (j->path == MICA_CPU_BF16)
+    if (j->path == MICA_CPU_INT8)
+        block_int8_to_f32(j, thread, column, columns, row, rows, s);
+    else if (j->path == MICA_CPU_BF16)
         mica_cpu_bf16_block(j, thread, row, rows, columns, &s->bf16, s->acc, &e.e);
     else
         block_f32(j, column, columns, row, rows, s);
+    mica_cpu_sides_add(j, column, columns, row, rows, &s->side, acc, e.e.ldacc);
     j->k->epilogue_tile(&e.e);
 }
 
@@ -402,9 +404,9 @@ static mica_status check_job(const mica_linear_args *a, mica_err *err)
     return MICA_OK;
 }
 
-mica_status mica_cpu_linear(mica_backend *base, const mica_linear_args *args, mica_err *err)
+mica_status mica_cpu_linear_with(mica_cpu_backend *be, const mica_linear_args *args,
+                                 const mica_cpu_side *sides, int side_count, mica_err *err)
 {
-    mica_cpu_backend *be = mica_cpu_from(base);
     MICA_TRY(check_job(args, err));
     const mica_tensor *w = &args->w_OD->tensor;
     mica_cpu_linear_job j = {.be = be,
@@ -417,7 +419,9 @@ mica_status mica_cpu_linear(mica_backend *base, const mica_linear_args *args, mi
                              .depth = (int)w->shape_[1],
                              .ldx = row_stride(args->x_MD),
                              .ldy = row_stride(args->y_MO),
-                             .ldres = args->residual_MO ? row_stride(args->residual_MO) : 0};
+                             .ldres = args->residual_MO ? row_stride(args->residual_MO) : 0,
+                             .sides = sides,
+                             .side_count = side_count};
     j.by_dnnl = j.path == MICA_CPU_INT8 && be->use_dnnl;
     plan(&j);
     if (j.path == MICA_CPU_INT8)
@@ -445,4 +449,19 @@ mica_status mica_cpu_linear(mica_backend *base, const mica_linear_args *args, mi
         return MICA_FAIL(err, (mica_status)status, "%s: oneDNN failed to run a matmul",
                          args->w_OD->name ? args->w_OD->name : "weight");
     return MICA_OK;
+}
+
+mica_status mica_cpu_linear(mica_backend *base, const mica_linear_args *args, mica_err *err)
+{
+    mica_cpu_backend *be = mica_cpu_from(base);
+    const mica_cpu_side *sides;
+    int count;
+    if (!args->w_OD->adapters)
+        return mica_cpu_linear_with(be, args, NULL, 0, err);
+    const mica_pool_mark mark = mica_cpu_pool_get_mark(base, MICA_POOL_STEP);
+    mica_status st = mica_cpu_sides_make(be, args, &sides, &count, err);
+    if (!st)
+        st = mica_cpu_linear_with(be, args, sides, count, err);
+    mica_cpu_pool_release(base, MICA_POOL_STEP, mark);
+    return st;
 }

@@ -9,6 +9,17 @@
 
 typedef enum mica_cpu_path { MICA_CPU_F32 = 0, MICA_CPU_BF16, MICA_CPU_INT8 } mica_cpu_path;
 
+#define MICA_CPU_SLICE 256 /* depth expanded at a time, as the kernels cut it */
+
+/* An adapter under way: y[row] += t[row] of each block times up^T, see cpu_adapter.c. */
+typedef struct mica_cpu_side {
+    const mica_adapter *adapter;
+    mica_tensor up; /* [p, depth] */
+    const float *t; /* m rows of blocks * depth floats */
+    ptrdiff_t ldt;
+    int blocks, p, depth;
+} mica_cpu_side;
+
 typedef struct mica_cpu_linear_job {
     mica_cpu_backend *be;
     const mica_kernels *k;
@@ -39,12 +50,43 @@ typedef struct mica_cpu_linear_job {
     struct mica_dnnl_op *op[2][2][3], *outlier_op[2][2][3];
     size_t dnnl_scratch;
     atomic_int dnnl_status;
-    float *unfused; /* m x n, ablation only */
+    float *unfused;             /* m x n, ablation only */
+    const mica_cpu_side *sides; /* adapters of the weight */
+    int side_count;
     /* int8 weights, prepared: panels, then one scale and one sum per output. */
     const int8_t *w_q;
     const float *w_scale;
     const int32_t *w_sum;
 } mica_cpu_linear_job;
+
+/* Rows [row, row + rows) and depth [from, from + depth) of a weight; scale: one factor per row of the
+ * slice, or NULL. */
+typedef struct mica_cpu_slice {
+    const mica_tensor *w;
+    int row, rows, from, depth;
+    const float *scale;
+} mica_cpu_slice;
+/* Into the panels of gemm_f32, nb wide. temp: rows * depth floats (f64 weights only). */
+void mica_cpu_pack_slice(const mica_kernels *k, const mica_cpu_slice *s, int nb, float *dst,
+                         float *temp);
+
+/* y = ... of one linear, with `sides` for its adapters. */
+mica_status mica_cpu_linear_with(mica_cpu_backend *be, const mica_linear_args *args,
+                                 const mica_cpu_side *sides, int side_count, mica_err *err);
+
+/* Everything that a linear's adapters need before its tiles run; memory from the step pool. */
+mica_status mica_cpu_sides_make(mica_cpu_backend *be, const mica_linear_args *args,
+                                const mica_cpu_side **sides, int *count, mica_err *err);
+typedef struct mica_cpu_side_scratch {
+    float *sums;   /* mb x columns, int8 only: the block in f32 */
+    float *panels; /* a slice of `up` */
+    float *scale;  /* columns */
+} mica_cpu_side_scratch;
+size_t mica_cpu_side_scratch_layout(const mica_cpu_linear_job *j, uint8_t *base,
+                                    mica_cpu_side_scratch *s);
+/* acc[rows x columns] += what the adapters say. */
+void mica_cpu_sides_add(const mica_cpu_linear_job *j, int column, int columns, int row, int rows,
+                        const mica_cpu_side_scratch *s, float *acc, ptrdiff_t ld);
 
 /* Runs one product of oneDNN; a failure is kept in dnnl_status. */
 void mica_cpu_linear_run(mica_cpu_linear_job *j, struct mica_dnnl_op *op, int thread,
