@@ -31,6 +31,8 @@ int cli_report(mica_status status, const char *text);
 int cli_report_err(const mica_err *err);
 /* A remark, "mica: note: TEXT", same cleaning. */
 void cli_note(const char *text);
+/* The same for every line of text. */
+void cli_note_lines(const char *text);
 /* Text to stdout; CLI_FAILED with a message when stdout cannot take it (disk full, closed). */
 int cli_print(const char *text);
 /* Whether a picture can be written to path, before any work: known kind, folder there and
@@ -52,6 +54,7 @@ mica_status cli_text_read(const char *argument, char **out, mica_err *err);
 typedef struct cli_engine_args {
     const char *transformer, *text_encoder, *vae, *tokenizer;
     int device, precision, cpu_level, threads;
+    cli_texts loras; /* FILE[:SCALE] */
 } cli_engine_args;
 typedef struct cli_common_args {
     bool json, quiet, help;
@@ -59,6 +62,13 @@ typedef struct cli_common_args {
 extern const cli_option cli_engine_table[], cli_common_table[];
 extern const size_t cli_engine_table_count, cli_common_table_count;
 void cli_engine_fill(const cli_engine_args *args, const char *model, mica_engine_options *out);
+/* The files and scales of --lora; paths are freed by cli_loras_deinit. */
+typedef struct cli_loras {
+    mica_lora_input inputs[CLI_MAX_TEXTS];
+    int count;
+} cli_loras;
+mica_status cli_loras_read(const cli_engine_args *args, cli_loras *out, mica_err *err);
+void cli_loras_deinit(cli_loras *loras);
 /* Help asked for: prints the page. */
 int cli_print_help(const cli_spec *spec);
 

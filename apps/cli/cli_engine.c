@@ -1,6 +1,13 @@
 /* cli_engine.c - the options that every command with a model takes, in one table. */
 #include "cli.h"
 
+#include "base/file.h"
+#include "base/mem.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
 static const cli_word device_words[] = {
     {"auto", MICA_DEVICE_AUTO}, {"cpu", MICA_DEVICE_CPU}, {"cuda", MICA_DEVICE_CUDA}, {NULL, 0}};
 static const cli_word precision_words[] = {
@@ -30,6 +37,11 @@ const cli_option cli_engine_table[] = {
      .offset = AT(tokenizer),
      .value = "PATH",
      .help = "tokenizer folder or tokenizer.json"},
+    {.name = "lora",
+     .kind = CLI_TEXTS,
+     .offset = AT(loras),
+     .value = "FILE[:SCALE]",
+     .help = "a LoRA, LoHa or LoKr file, SCALE times (1); may be repeated"},
     {.name = "device",
      .kind = CLI_WORD,
      .offset = AT(device),
@@ -86,4 +98,47 @@ void cli_engine_fill(const cli_engine_args *args, const char *model, mica_engine
                                  .precision = (mica_precision)args->precision,
                                  .cpu_level = (mica_cpu_level)args->cpu_level,
                                  .threads = args->threads};
+}
+
+/* ------------------------------------------------------------------ LoRA -- */
+
+/* "FILE:SCALE" into path and scale. A file whose own name is the whole text wins, so that colons in
+ * names do no harm. */
+static mica_status read_lora(const char *text, mica_lora_input *out, mica_err *err)
+{
+    const char *colon = strrchr(text, ':');
+    char *end = NULL, *path = NULL;
+    double scale = 1.0;
+    size_t length = strlen(text);
+    if (colon && !strchr(colon, '/') && !mica_path_is_file(text)) {
+        length = (size_t)(colon - text);
+        scale = strspn(colon + 1, "+-.0123456789eE") ? strtod(colon + 1, &end) : 0.0;
+        if (!end || *end || !isfinite(scale) || scale == 0.0 || fabs(scale) > 100.0)
+            return MICA_FAIL(err, MICA_E_USAGE,
+                             "--lora takes FILE or FILE:SCALE with a SCALE from -100 to 100 that "
+                             "is not 0; got '%s'",
+                             text);
+    }
+    if (length == 0)
+        return MICA_FAIL(err, MICA_E_USAGE, "--lora takes FILE[:SCALE]; got '%s'", text);
+    path = mica_mem_strndup(text, length);
+    *out = (mica_lora_input){path, scale};
+    return path ? MICA_OK : MICA_FAIL(err, MICA_E_NOMEM, "no memory for a file name");
+}
+
+mica_status cli_loras_read(const cli_engine_args *args, cli_loras *out, mica_err *err)
+{
+    out->count = 0;
+    for (int i = 0; i < args->loras.count; i++) {
+        MICA_TRY(read_lora(args->loras.values[i], &out->inputs[i], err));
+        out->count++;
+    }
+    return MICA_OK;
+}
+
+void cli_loras_deinit(cli_loras *loras)
+{
+    for (int i = 0; i < loras->count; i++)
+        mica_mem_free((char *)(uintptr_t)loras->inputs[i].path);
+    loras->count = 0;
 }

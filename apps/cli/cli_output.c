@@ -47,6 +47,18 @@ void cli_note(const char *text)
     print_line("note: ", text);
 }
 
+void cli_note_lines(const char *text)
+{
+    char line[1024];
+    while (*text) {
+        const size_t n = strcspn(text, "\n"), shown = MICA_MIN(n, sizeof line - 1);
+        memcpy(line, text, shown);
+        line[shown] = '\0';
+        cli_note(line);
+        text += n + (text[n] == '\n');
+    }
+}
+
 int cli_print(const char *text)
 {
     if (fputs(text, stdout) == EOF || fflush(stdout) == EOF) {

@@ -85,8 +85,16 @@ static int run_bench(const bench_args *args, const char *model)
                                   .kernels = args->kernels,
                                   .line = print_bench_line,
                                   .user = &is_silent};
+    cli_loras loras;
+    mica_err err = {0};
     cli_engine_fill(&args->engine, model, &options.engine);
     options.engine.synthetic = args->synthetic;
+    if (cli_loras_read(&args->engine, &loras, &err)) {
+        cli_loras_deinit(&loras);
+        return cli_report_err(&err);
+    }
+    options.engine.loras = loras.inputs;
+    options.engine.lora_count = loras.count;
 
     mica_report *report = NULL;
     const mica_status status = mica_bench_run(&options, &report);
@@ -99,6 +107,7 @@ static int run_bench(const bench_args *args, const char *model)
             exit_status = cli_print("\n");
     }
     mica_report_close(&report);
+    cli_loras_deinit(&loras);
     return exit_status;
 }
 

@@ -14,6 +14,7 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* ---------------------------------------------------------------- checks -- */
@@ -78,7 +79,7 @@ static mica_status check_prompts(const image_args *a, mica_err *err)
         return MICA_FAIL(err, MICA_E_USAGE, "--trace takes one prompt, not %d", a->prompts.count);
     if (a->tokens && a->prompts.count > 1)
         return MICA_FAIL(err, MICA_E_USAGE, "--tokens takes one prompt, not %d", a->prompts.count);
-    if ((a->show || a->show_as || a->show_steps) && a->common.json)
+    if ((a->show || a->show_as) && a->common.json)
         return MICA_FAIL(err, MICA_E_USAGE, "--show and --json both want standard output");
     return MICA_OK;
 }
@@ -109,6 +110,8 @@ static void run_deinit(image_run *run)
     mica_image_close(&run->sheet);
     mica_session_close(&run->session);
     mica_engine_close(&run->engine);
+    cli_loras_deinit(&run->loras);
+    mica_mem_free(run->cache);
     for (int i = 0; i < run->args->prompts.count; i++)
         mica_mem_free(run->prompts[i]);
     mica_mem_free(run->negative);
@@ -134,14 +137,31 @@ static mica_status read_prompts(image_run *run, mica_err *err)
     return MICA_OK;
 }
 
+/* Where the system keeps caches: $XDG_CACHE_HOME, else ~/.cache. Relative paths there are to be
+ * ignored (XDG base directory specification). Without either there is no cache. */
+static mica_status find_cache(image_run *run, mica_err *err)
+{
+    const char *base = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    const bool has_base = base && base[0] == '/';
+    if (run->args->no_cache || (!has_base && !(home && home[0] == '/')))
+        return MICA_OK;
+    run->cache =
+        mica_path_join(has_base ? base : home, has_base ? "mica/prompts" : ".cache/mica/prompts");
+    return run->cache ? MICA_OK : MICA_FAIL(err, MICA_E_NOMEM, "out of memory");
+}
+
 static mica_status open_model(image_run *run, mica_err *err)
 {
     mica_engine_options options;
     const double start = mica_clock_seconds();
     cli_engine_fill(&run->args->engine, run->model, &options);
+    options.loras = run->loras.inputs;
+    options.lora_count = run->loras.count;
     mica_status status = mica_engine_open(&run->engine, &options);
     if (status)
         return image_take_text(status, run->engine ? mica_engine_errmsg(run->engine) : NULL, err);
+    if (!run->args->common.quiet)
+        cli_note_lines(mica_engine_notes(run->engine));
     status = mica_session_open(&run->session, run->engine);
     run->open_seconds = mica_clock_seconds() - start;
     MICA_TRY(image_take_text(status, run->session ? mica_session_errmsg(run->session) : NULL, err));
@@ -165,37 +185,6 @@ static void fill_inputs(image_run *run, mica_image_options *out)
     out->mask = a->mask ? &run->mask : NULL;
     for (int i = 0; i < 4 && a->expand.count; i++)
         out->expand_[i] = (int)a->expand.values[a->expand.count == 1 ? 0 : i];
-}
-
-/* Decided once, before the run: asking a terminal during it could take the user's keys. */
-static void find_protocol(image_run *run)
-{
-    const image_args *a = run->args;
-    if (a->show_as)
-        run->protocol = (cli_protocol)a->show_as;
-    else if (a->show || a->show_steps)
-        run->protocol = cli_show_find();
-    if ((a->show || a->show_steps) && run->protocol == CLI_PROTOCOL_NONE && !a->common.quiet)
-        cli_note("--show: standard output is no terminal that draws pictures (kitty, iTerm2 or "
-                 "sixel)");
-}
-
-/* A preview; a failure to show one does not stop the run. iTerm2 takes files, and sixels as well. */
-static void show_preview(void *user, int step, const uint8_t *rgb, int width, int height,
-                         int channels)
-{
-    image_run *run = user;
-    mica_text out = {0};
-    mica_err err = {0};
-    const cli_pixels pixels = {rgb, width, height, channels};
-    const cli_protocol protocol =
-        run->protocol == CLI_PROTOCOL_ITERM2 ? CLI_PROTOCOL_SIXEL : run->protocol;
-    cli_progress_end(&run->progress);
-    if (!cli_show_add(protocol, &pixels, NULL, &out, &err) && !out.failed)
-        mica_text_add(&out, "step %d\n", step);
-    if (out.data && !out.failed)
-        cli_print(out.data);
-    mica_text_deinit(&out);
 }
 
 static void fill_options(image_run *run, mica_image_options *out)
@@ -222,8 +211,6 @@ static void fill_options(image_run *run, mica_image_options *out)
                                 .trace_path = a->trace,
                                 .progress = cli_progress_update,
                                 .progress_user = &run->progress,
-                                .preview_user = run,
-                                .preview_every = a->show_steps,
                                 .strength = a->strength,
                                 .ref_pixels = a->ref_pixels,
                                 .vision_pixels = a->vision_pixels,
@@ -232,9 +219,9 @@ static void fill_options(image_run *run, mica_image_options *out)
                                 .picture_positions = (mica_positions)a->picture_positions,
                                 .distilled = (mica_choice)a->distilled,
                                 .cfg_normalization = a->cfg_normalization,
+                                .prompt_cache = run->cache,
+                                .prompt_cache_bytes = (uint64_t)a->cache_megabytes << 20,
                                 .cfg_truncation = a->cfg_truncation};
-    if (a->show_steps && run->protocol != CLI_PROTOCOL_NONE)
-        out->preview = show_preview;
     fill_inputs(run, out);
     /* For the library 0 means the model's default; a user who types 0 means off. */
     if (a->guidance == IMAGE_GUIDANCE_UNSET)
@@ -260,6 +247,7 @@ static mica_status add_stats(image_run *run, mica_err *err)
     all->block_waits += s.block_waits;
     all->rope_builds += s.rope_builds;
     all->modulation_matmuls += s.modulation_matmuls;
+    all->prompt_cache_hits += s.prompt_cache_hits;
     return MICA_OK;
 }
 
@@ -268,7 +256,6 @@ static mica_status generate(image_run *run, mica_err *err)
 {
     mica_image_options options;
     cli_signals_install();
-    find_protocol(run);
     while (run->image_count < run->args->prompts.count) {
         fill_options(run, &options);
         cli_progress_init(&run->progress, run->args->common.quiet);
@@ -345,7 +332,9 @@ static mica_status run_image(image_run *run, mica_text *result, mica_err *err)
 {
     run->start = mica_clock_seconds();
     MICA_TRY(check_args(run->args, err));
+    MICA_TRY(cli_loras_read(&run->args->engine, &run->loras, err));
     MICA_TRY(read_prompts(run, err));
+    MICA_TRY(find_cache(run, err));
     MICA_TRY(open_model(run, err));
     if (makes_picture(run->args)) {
         MICA_TRY(generate(run, err));

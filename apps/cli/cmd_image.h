@@ -7,7 +7,6 @@
 #define MICA_CLI_CMD_IMAGE_H
 
 #include "cli.h"
-#include "cli_show.h"
 
 #define IMAGE_GUIDANCE_UNSET (-1.0)
 
@@ -26,9 +25,9 @@ typedef struct image_args {
     cli_doubles expand;
     uint64_t seed;
     cli_doubles sigmas;
-    bool tokens, show;
-    int show_steps; /* steps between previews; 0: none */
-    int show_as;    /* cli_protocol; NONE: what the terminal draws */
+    bool tokens, show, no_cache;
+    int cache_megabytes; /* 0: the library's default */
+    int show_as;         /* cli_protocol; NONE: what the terminal draws */
 } image_args;
 
 /* One run and what it leaves behind; every member is released by run_deinit. */
@@ -43,10 +42,11 @@ typedef struct image_run {
     mica_image *sheet;    /* NULL: none */
     mica_run_stats stats; /* of all prompts together */
     mica_image_input inputs[CLI_MAX_TEXTS], mask;
+    cli_loras loras;
+    char *cache;  /* folder of cached prompts; NULL: none */
     char **paths; /* written pictures */
     int path_count;
     cli_progress progress;
-    cli_protocol protocol; /* what standard output draws when pictures are to be shown */
     double start, open_seconds, write_seconds;
 } image_run;
 

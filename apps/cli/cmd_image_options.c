@@ -2,6 +2,7 @@
 #include "cmd_image.h"
 
 #include "base/mem.h"
+#include "cli_show.h"
 
 #include <string.h>
 
@@ -116,14 +117,6 @@ static const cli_option picture_table[] = {
      .words = protocol_words,
      .value = "P",
      .help = "likewise, by this protocol whatever the terminal says; one of"},
-    {.name = "show-steps",
-     .kind = CLI_INT,
-     .offset = AT(show_steps),
-     .lo = 1,
-     .hi = 1000,
-     .value = "N",
-     .help = "draw the first picture in the terminal after every N steps, and at the end"},
-    {.name = "lora", .kind = CLI_ABSENT},
 };
 static const cli_option input_table[] = {
     {.name = "input",
@@ -249,6 +242,17 @@ static const cli_option sampling_table[] = {
      .hi = 100000,
      .value = "N",
      .help = "longest prompt; the model's limit"},
+    {.name = "no-cache",
+     .kind = CLI_FLAG,
+     .offset = AT(no_cache),
+     .help = "neither read nor keep the text features of prompts on disk"},
+    {.name = "cache-size",
+     .kind = CLI_INT,
+     .offset = AT(cache_megabytes),
+     .lo = 1,
+     .hi = 1000000,
+     .value = "MB",
+     .help = "what they may take on disk (512); those not used for longest go first"},
     {.name = "vae-tile",
      .kind = CLI_INT,
      .offset = AT(vae_tile),

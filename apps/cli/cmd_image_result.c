@@ -5,6 +5,7 @@
 #include "cmd_image.h"
 
 #include "base/clock.h"
+#include "cli_show.h"
 
 #include <inttypes.h>
 
@@ -76,8 +77,10 @@ static void add_stats_json(const image_run *run, mica_text *out)
                   s->peak_memory);
     mica_text_add(out,
                   ",\"counters\":{\"block_allocations\":%" PRIu64 ",\"block_waits\":%" PRIu64
-                  ",\"rope_builds\":%" PRIu64 ",\"modulation_matmuls\":%" PRIu64 "}",
-                  s->block_allocations, s->block_waits, s->rope_builds, s->modulation_matmuls);
+                  ",\"rope_builds\":%" PRIu64 ",\"modulation_matmuls\":%" PRIu64
+                  ",\"prompt_cache_hits\":%" PRIu64 "}",
+                  s->block_allocations, s->block_waits, s->rope_builds, s->modulation_matmuls,
+                  s->prompt_cache_hits);
 }
 
 static void add_summary(const image_run *run, mica_text *out)
@@ -99,12 +102,18 @@ static void add_summary(const image_run *run, mica_text *out)
 
 static mica_status add_shown(const image_run *run, mica_text *out, mica_err *err)
 {
-    for (int i = 0; i < run->path_count && run->protocol != CLI_PROTOCOL_NONE; i++) {
+    const cli_protocol protocol = run->args->show_as ? (cli_protocol)run->args->show_as
+                                  : run->args->show  ? cli_show_find()
+                                                     : CLI_PROTOCOL_NONE;
+    if (run->args->show && protocol == CLI_PROTOCOL_NONE && !run->args->common.quiet)
+        cli_note(
+            "--show: standard output is no terminal that draws pictures (kitty, iTerm2 or sixel)");
+    for (int i = 0; i < run->path_count && protocol != CLI_PROTOCOL_NONE; i++) {
         int within;
         const mica_image *image = image_picture(run, i, &within);
         const cli_pixels pixels = {mica_image_rgb(image, within), mica_image_width(image),
                                    mica_image_height(image), mica_image_channels(image)};
-        MICA_TRY(cli_show_add(run->protocol, &pixels, run->paths[i], out, err));
+        MICA_TRY(cli_show_add(protocol, &pixels, run->paths[i], out, err));
     }
     return MICA_OK;
 }

@@ -36,7 +36,9 @@ int cmd_inspect(int argc, char **argv)
         .usage = "PATH [--json]",
         .about =
             "Says what PATH is. A model folder or weight file: family, parts, parameters, dtypes,\n"
-            "memory needed, what is missing. A picture made by mica: its recipe.",
+            "memory needed, what is missing. A LoRA: rank, layers, which family it fits. A picture "
+            "made\n"
+            "by mica: its recipe.",
         .groups = groups,
         .group_count = MICA_ARRAY_LEN(groups),
         .operand_limit = 1,

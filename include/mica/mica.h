@@ -89,6 +89,12 @@ typedef enum mica_cpu_level {
     MICA_CPU_LEVEL_V4_AMX        /* these with the matrix unit: AMX_TILE, AMX_BF16 and AMX_INT8 */
 } mica_cpu_level;
 
+/* A LoRA, LoHa or LoKr file and how much of it: scale 1 is as it was trained; it may be negative. 0: 1. */
+typedef struct mica_lora_input {
+    const char *path;
+    double scale;
+} mica_lora_input;
+
 typedef struct mica_engine_options {
     size_t size;             /* sizeof(mica_engine_options) */
     const char *model;       /* folder or file; NULL: the demo model */
@@ -108,6 +114,9 @@ typedef struct mica_engine_options {
     bool ablate_trim;
     /* Random full-width weights instead of files, e.g. "qwen-image:layers=2"; see docs/CLI.md. */
     const char *synthetic;
+    /* Adapters for the transformer, any weights and precision; those of one layer add up. */
+    const mica_lora_input *loras;
+    int lora_count; /* at most 64 */
 } mica_engine_options;
 
 /* Opens and checks a model: every tensor's name, shape, dtype and range, without
@@ -115,6 +124,9 @@ typedef struct mica_engine_options {
 MICA_API mica_status mica_engine_open(mica_engine **out, const mica_engine_options *options);
 MICA_API void mica_engine_close(mica_engine **engine);
 MICA_API const char *mica_engine_errmsg(const mica_engine *engine);
+/* What opening has to tell beside success: one line per remark (layers of a LoRA that the model does not
+ * have, ...), "" when there is nothing. */
+MICA_API const char *mica_engine_notes(const mica_engine *engine);
 
 /* --------------------------------------------------------------- session -- */
 
@@ -179,11 +191,6 @@ typedef enum mica_positions {
 
 typedef enum mica_choice { MICA_CHOICE_AUTO = 0, MICA_CHOICE_YES, MICA_CHOICE_NO } mica_choice;
 
-/* What the first picture is about to become, after `step` solver steps; pixels as mica_image_rgb gives
- * them, valid during the call. Called from the thread that runs. */
-typedef void (*mica_preview_fn)(void *user, int step, const uint8_t *rgb, int width, int height,
-                                int channels);
-
 typedef struct mica_image_options {
     size_t size;                 /* sizeof(mica_image_options) */
     const char *prompt;          /* required; UTF-8, invalid sequences become U+FFFD */
@@ -224,9 +231,10 @@ typedef struct mica_image_options {
     double cfg_normalization; /* Z-Image: limit of the guided prediction's length as a multiple of
                                  the prompt's; 0: none */
     double cfg_truncation;    /* Z-Image: no guidance from this part of the run on, 0 to 1; 0: 1 */
-    mica_preview_fn preview;  /* NULL: none. Costs a VAE decode each time */
-    void *preview_user;
-    int preview_every; /* steps; 0: 1 */
+    const char
+        *prompt_cache; /* folder where text features of prompts are kept between runs, made when
+                                 needed; may be shared by processes. NULL: none */
+    uint64_t prompt_cache_bytes; /* what it may hold; 0: 512 MiB */
 } mica_image_options;
 
 /* Runs text to picture; *out receives `batch` pictures of equal size. On failure
@@ -265,6 +273,7 @@ typedef struct mica_run_stats {
     uint64_t block_waits;        /* host-device waits inside blocks: 0 */
     uint64_t rope_builds;        /* rotary tables built: 1 per generation */
     uint64_t modulation_matmuls; /* batched modulation matmuls */
+    uint64_t prompt_cache_hits;  /* 1: the text encoder was not needed */
 } mica_run_stats;
 MICA_API mica_status mica_session_stats(const mica_session *session, mica_run_stats *stats);
 

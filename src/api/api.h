@@ -1,6 +1,7 @@
 /* api.h - what lies behind the handles of mica.h; private to src/api.
  *
  *     mica_engine ──► mica_model (shared, immutable)       engine.c
+ *                     LoRA files that hang on it           loras.c
  *     mica_session ─► mica_backend + mica_model_session    session.c
  *     mica_image ───► pixels + one recipe per picture      image.c, recipe.c
  *     mica_report ──► two texts                            report.c, bench.c
@@ -14,12 +15,21 @@
 #include "models/model.h"
 #include "models/model_defaults.h"
 
+/* A LoRA of an engine; its scale for the recipe. */
+typedef struct api_lora {
+    mica_lora *file;
+    double scale;
+} api_lora;
+
 struct mica_engine {
     mica_engine_options options; /* strings are not kept; only the plain values are valid later */
     const mica_model_kind *kind;
     mica_model *model;
     char *name; /* what the user called the model; owned */
     mica_model_defaults defaults;
+    api_lora *loras;
+    int lora_count;
+    mica_text notes;
     mica_err err;
 };
 
@@ -52,6 +62,10 @@ mica_precision api_precision(const mica_engine *engine); /* AUTO resolved */
 /* AUTO becomes CUDA where a GPU can be used and computes in the precision asked for, else CPU. CUDA
  * that cannot be used is refused with the reason, never replaced. */
 mica_status api_resolve_device(mica_engine_options *o, mica_err *err);
+
+/* loras.c: adds the LoRA files of the options to e->model. They must be closed after the model. */
+mica_status api_loras_open(mica_engine *e, const mica_engine_options *options, mica_err *err);
+void api_loras_close(mica_engine *e);
 
 /* recipe.c: fills image->recipes and ->parameters. */
 mica_status api_recipes(mica_image *image, const mica_session *session,

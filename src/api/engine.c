@@ -163,8 +163,9 @@ mica_status mica_engine_open(mica_engine **out, const mica_engine_options *optio
     MICA_TRY(api_resolve_device(&e->options, &e->err));
     if (e->options.cpu_level != MICA_CPU_LEVEL_AUTO)
         MICA_TRY(mica_cpu_set_level(e->options.cpu_level, &e->err));
-    return e->options.synthetic ? open_synthetic(e, e->options.synthetic, &e->err)
-                                : open_files(e, &e->options, &e->err);
+    MICA_TRY(e->options.synthetic ? open_synthetic(e, e->options.synthetic, &e->err)
+                                  : open_files(e, &e->options, &e->err));
+    return api_loras_open(e, &e->options, &e->err);
 }
 
 void mica_engine_close(mica_engine **engine)
@@ -175,6 +176,7 @@ void mica_engine_close(mica_engine **engine)
     if (e->model)
         e->kind->close(&e->model);
     mica_model_defaults_deinit(&e->defaults);
+    api_loras_close(e);
     mica_mem_free(e->name);
     mica_mem_free(e);
     *engine = NULL;

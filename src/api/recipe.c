@@ -62,6 +62,25 @@ static void write_inputs(const mica_image_options *o, const mica_diffusion_resul
         mica_text_add(t, ",\"picture_positions\":\"grid\"");
 }
 
+static void write_loras(const mica_engine *e, mica_text *t)
+{
+    for (int i = 0; i < e->lora_count; i++) {
+        mica_text_add(t, i ? ",{\"name\":" : ",\"loras\":[{\"name\":");
+        mica_text_add_json_string(t, mica_lora_name(e->loras[i].file));
+        mica_text_add(t, ",\"scale\":%g,\"hash\":\"%s\"}%s", e->loras[i].scale,
+                      mica_lora_hash(e->loras[i].file), i + 1 == e->lora_count ? "]" : "");
+    }
+}
+
+/* As web interfaces write them: names and hashes here, names and scales in the prompt's line. */
+static void write_lora_hashes(const mica_engine *e, mica_text *t)
+{
+    for (int i = 0; i < e->lora_count; i++)
+        mica_text_add(t, "%s%s: %s%s", i ? ", " : ", Lora hashes: \"",
+                      mica_lora_name(e->loras[i].file), mica_lora_hash(e->loras[i].file),
+                      i + 1 == e->lora_count ? "\"" : "");
+}
+
 static void write_json(const mica_session *s, const mica_image_options *o,
                        const mica_diffusion_result *r, uint64_t seed, mica_text *t)
 {
@@ -92,6 +111,7 @@ static void write_json(const mica_session *s, const mica_image_options *o,
         add_file_name(t, o->noise_path);
     }
     write_inputs(o, r, t);
+    write_loras(s->engine, t);
     mica_text_add(t, ",\"precision\":\"%s\",\"family\":\"%s\",\"model\":",
                   precision_names[mica_backend_precision(s->be)], s->engine->kind->id);
     add_file_name(t, s->engine->name);
@@ -102,13 +122,18 @@ static void write_json(const mica_session *s, const mica_image_options *o,
 static void write_parameters(const mica_session *s, const mica_image_options *o,
                              const mica_diffusion_result *r, uint64_t seed, mica_text *t)
 {
-    mica_text_add(t, "%s\n", o->prompt);
+    mica_text_add(t, "%s", o->prompt);
+    for (int i = 0; i < s->engine->lora_count; i++)
+        mica_text_add(t, " <lora:%s:%g>", mica_lora_name(s->engine->loras[i].file),
+                      s->engine->loras[i].scale);
+    mica_text_add(t, "\n");
     if (o->negative_prompt)
         mica_text_add(t, "Negative prompt: %s\n", o->negative_prompt);
     mica_text_add(t, "Steps: %d, Sampler: %s, CFG scale: %g, Seed: %" PRIu64 ", Size: %dx%d",
                   r->steps, solver_titles[r->solver], r->guidance, seed, r->width, r->height);
     if (r->strength > 0.0)
         mica_text_add(t, ", Denoising strength: %g", r->strength);
+    write_lora_hashes(s->engine, t);
     mica_text_add(t, ", Model hash: %s, Model: %s, Version: mica %s", s->engine->model->hash,
                   s->engine->kind->title, mica_version());
 }

@@ -1,4 +1,4 @@
-/* report.c - mica_inspect: what a model folder, a weight file or a picture is. */
+/* report.c - mica_inspect: what a model folder, a weight file, a LoRA or a picture is. */
 #include "api/api.h"
 
 #include "base/file.h"
@@ -75,6 +75,8 @@ mica_status mica_inspect(const char *path, mica_report **out)
         return MICA_FAIL(&r->err, MICA_E_USAGE, "no path to inspect");
     if (is_png(path))
         MICA_TRY(inspect_picture(r, path));
+    else if (mica_lora_is_file(path))
+        MICA_TRY(mica_lora_inspect(path, &r->text, &r->json, &r->err));
     else
         MICA_TRY(mica_model_inspect(path, &r->text, &r->json, &r->err));
     if (r->text.failed || r->json.failed)

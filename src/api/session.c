@@ -57,7 +57,8 @@ static void keep_stats(mica_session *s, const mica_diffusion_result *r)
                                 .block_allocations = r->block_allocations,
                                 .block_waits = r->block_waits,
                                 .rope_builds = r->rope_builds,
-                                .modulation_matmuls = r->modulation_matmuls};
+                                .modulation_matmuls = r->modulation_matmuls,
+                                .prompt_cache_hits = r->prompt_cache_hits};
     memcpy(s->stats.seconds, r->seconds, sizeof s->stats.seconds);
 }
 

@@ -165,14 +165,6 @@ static mica_status finish_step(mica_diffusion *d, int step, mica_err *err)
     return mica_run_step(&d->run, d->be, step + 1, d->plan.steps, err);
 }
 
-/* The last step's picture comes by itself. */
-static bool wants_preview(const mica_diffusion *d, int steps_done)
-{
-    const mica_image_options *o = d->options;
-    return o->preview && steps_done < d->plan.steps &&
-           steps_done % MICA_MAX(1, o->preview_every) == 0;
-}
-
 static mica_status denoise(mica_diffusion *d, mica_err *err)
 {
     MICA_TRY(mica_run_step(&d->run, d->be, 0, d->plan.steps, err));
@@ -190,8 +182,6 @@ static mica_status denoise(mica_diffusion *d, mica_err *err)
         mica_solver_step(&d->solver, d->be, &velocity_PC, &d->latents_PC, &done);
         if (done)
             MICA_TRY(finish_step(d, step, err));
-        if (done && wants_preview(d, step + 1))
-            MICA_TRY(mica_diffusion_preview(d, &velocity_PC, step, err));
     }
     return MICA_OK;
 }
@@ -246,6 +236,7 @@ static void fill_result(const mica_diffusion *d, mica_diffusion_result *r)
     r->block_waits = d->block_waits;
     r->rope_builds = d->rope_builds;
     r->modulation_matmuls = d->modulation_matmuls;
+    r->prompt_cache_hits = d->prompt_cache_hits;
     r->passes = d->passes;
 }
 

@@ -48,6 +48,7 @@ typedef struct mica_diffusion_result {
     /* What it cost. */
     double seconds[MICA_PHASE_COUNT];
     uint64_t block_allocations, block_waits, rope_builds, modulation_matmuls;
+    uint64_t prompt_cache_hits;
     int passes; /* network evaluations; a guided pair in one batch counts once */
 } mica_diffusion_result;
 void mica_diffusion_result_deinit(mica_diffusion_result *r);
@@ -170,6 +171,7 @@ typedef struct mica_diffusion {
     mica_solver_state solver;
     /* Counters of mica_run_stats; models add to all but `passes`. */
     uint64_t block_allocations, block_waits, rope_builds, modulation_matmuls;
+    uint64_t prompt_cache_hits;
     int passes;
 } mica_diffusion;
 

@@ -182,51 +182,6 @@ mica_status mica_diffusion_decode(mica_diffusion *d, mica_err *err)
     return st;
 }
 
-/* x0 of the first picture that is shown: x_t - sigma_t * velocity; rows on the host. */
-static mica_status predict_picture(mica_diffusion *d, const mica_tensor *velocity_PC, int step,
-                                   float *rows_PC, float *v_PC, mica_err *err)
-{
-    const mica_diffusion_plan *p = &d->plan;
-    const mica_tensor x = mica_tensor_rows(&d->latents_PC, p->hidden * p->P, p->P);
-    const mica_tensor v = mica_tensor_rows(velocity_PC, p->hidden * p->P, p->P);
-    mica_download_f32(d->be, rows_PC, &x);
-    mica_download_f32(d->be, v_PC, &v);
-    MICA_TRY(mica_backend_check(d->be, err));
-    for (int64_t i = 0; i < p->P * p->C; i++)
-        rows_PC[i] -= p->sigmas[step + 1] * v_PC[i];
-    d->ops->scale_latents(d, rows_PC, p->P, true);
-    mica_latents_unpack(d, rows_PC, p->h, p->w, v_PC);
-    return MICA_OK;
-}
-
-mica_status mica_diffusion_preview(mica_diffusion *d, const mica_tensor *velocity_PC, int step,
-                                   mica_err *err)
-{
-    const mica_diffusion_plan *p = &d->plan;
-    const mica_image_options *o = d->options;
-    const int channels = d->traits.picture_channels;
-    const size_t pixels = (size_t)p->width * (size_t)p->height * (size_t)channels;
-    float *rows_PC = mica_mem_calloc((size_t)(p->P * p->C), sizeof *rows_PC);
-    float *z_YXc = mica_mem_calloc((size_t)(p->P * p->C), sizeof *z_YXc);
-    float *picture = mica_mem_calloc(pixels, sizeof *picture);
-    uint8_t *rgb = mica_mem_calloc(pixels, 1);
-    mica_status st = rows_PC && z_YXc && picture && rgb
-                         ? predict_picture(d, velocity_PC, step, rows_PC, z_YXc, err)
-                         : MICA_FAIL(err, MICA_E_NOMEM, "no memory for a preview");
-    if (!st)
-        st = run_decoder(d, z_YXc, picture, 1, err); /* 1: not traced */
-    if (!st) {
-        to_bytes(p, channels, picture, rgb);
-        mica_diffusion_restore_masked(d, rgb);
-        o->preview(o->preview_user, step + 1, rgb, p->out_width, p->out_height, channels);
-    }
-    mica_mem_free(rows_PC);
-    mica_mem_free(z_YXc);
-    mica_mem_free(picture);
-    mica_mem_free(rgb);
-    return st;
-}
-
 /* --------------------------------------------------------------------- encode -- */
 
 /* 2 (v / 255) - 1 in f32, as numpy and torch compute it. */

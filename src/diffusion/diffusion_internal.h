@@ -39,10 +39,6 @@ void mica_diffusion_restore_masked(const mica_diffusion *d, uint8_t *rgb);
 
 /* diffusion_decode.c: latents to result->rgb. */
 mica_status mica_diffusion_decode(mica_diffusion *d, mica_err *err);
-/* Shows the first picture as the prediction of `step` leaves it: what the latents, which have taken
- * that step, become if the velocity stays what it was. */
-mica_status mica_diffusion_preview(mica_diffusion *d, const mica_tensor *velocity_PC, int step,
-                                   mica_err *err);
 /* One picture of a size that is computed, through the VAE: mean and logvar (may be NULL) channels
  * last, in the VAE's own range. Taps as mica_diffusion_encode_picture. */
 mica_status mica_diffusion_encode_posterior(mica_diffusion *d, const mica_picture *picture,

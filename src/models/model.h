@@ -14,6 +14,7 @@
 #include "backend/backend.h"
 #include "diffusion/diffusion.h"
 #include "format/weights.h"
+#include "nn/lora.h"
 #include "nn/tap.h"
 
 typedef enum mica_model_part {
@@ -69,6 +70,10 @@ struct mica_model_kind {
                           mica_err *err);
     /* Bytes that a run needs beside the mapped weights, at a picture size. */
     uint64_t (*scratch_bytes)(const mica_model *model, int width, int height);
+    /* For LoRA files, before the first session; NULL: the family takes none. The second gives what the
+     * family's slots want as `weights`. */
+    const mica_lora_family *lora;
+    void *(*lora_weights)(mica_model *model);
 };
 
 /* registry.c */

@@ -19,6 +19,10 @@ mica_status mica_model_parts_resolve(mica_model_parts *parts, const mica_model_k
 void mica_model_parts_deinit(mica_model_parts *parts);
 const char *mica_model_part_name(mica_model_part part); /* "text encoder" */
 
+/* Whether the file holds adapters and nothing else that is known (lora_inspect.c). */
+bool mica_lora_is_file(const char *path);
+mica_status mica_lora_inspect(const char *path, mica_text *text, mica_text *json, mica_err *err);
+
 /* What a model folder or weight file is, for people and as one JSON object. Reads headers only. */
 mica_status mica_model_inspect(const char *path, mica_text *text, mica_text *json, mica_err *err);
 

@@ -9,7 +9,10 @@
 # gives the verdict. Environment: MICA the program, MICA_TOOLS the helpers, MICA_GOLDEN the data.
 set -u
 scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
+XDG_CACHE_HOME=$(mktemp -d) # a user's own is nobody's business
+export XDG_CACHE_HOME
+caches=$XDG_CACHE_HOME
+trap 'rm -rf "$scratch" "$caches"' EXIT
 cd "$scratch" || exit 1
 model=$MICA_GOLDEN/model
 out=$scratch/.stdout

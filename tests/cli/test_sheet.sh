@@ -44,21 +44,12 @@ check 'the recipe lists both prompts' sh -c 'grep -q "a fox" "$1" && grep -q "an
         works image "$model" -p 'a fox' $small -o t.png --quiet --show-as $protocol
         cp "$out" $protocol.txt
     done
-    works image "$model" -p 'a fox' -W 32 -H 32 --steps 5 --precision f32 -o n.png --quiet
-    works image "$model" -p 'a fox' -W 32 -H 32 --steps 5 --precision f32 -o v.png --quiet \
-        --show-as kitty --show-steps 2
-    cp "$out" steps.txt
     works image "$model" -p 'a fox' $small -o t.jpg --quiet --show-as iterm2
 }
 esc=$(printf '\033')
 check 'kitty: pixels and size' grep -q "^${esc}_Ga=T,q=2,f=24,s=32,v=32,m=0;[A-Za-z0-9+/]*${esc}" kitty.txt
 check 'kitty: 3,072 bytes are 4,096 characters' test "$(tr -cd 'A-Za-z0-9+/=' <kitty.txt | wc -c)" -gt 4096
 check 'iTerm2: the file' sh -c 'sed "s/^.*://; s/\a.*$//" iterm2.txt | base64 -d | cmp - t.png'
-check 'previews after steps 2 and 4, then the picture' \
-    test "$(grep -c "^${esc}_Ga=T" steps.txt) $(grep -c '^step [24]$' steps.txt)" = '3 2'
-check 'previews change nothing' pixels n.png v.png
-check 'previews differ from the picture' \
-    test "$(grep "^${esc}_Ga=T" steps.txt | sort -u | wc -l)" = 3
 check 'sixel: size' grep -q "^${esc}P0;1q\"1;1;32;32#0;2;0;0;0" sixel.txt
 check 'sixel: six bands' test "$(tr -cd -- '-' <sixel.txt | wc -c)" -ge 6
 
@@ -67,7 +58,6 @@ fails 2 'standard input' image "$model" -p - -p - -o x.png
 fails 2 'trace' image "$model" -p a -p b --trace x.safetensors -o x.png
 fails 2 'tokens' image "$model" -p a -p b --tokens
 fails 2 'json' image "$model" -p a --show --json
-fails 2 'show-steps' image "$model" -p a --show-steps 0
 fails 2 'sheet' image "$model" -p a --sheet 0
 fails 2 'show-as' image "$model" -p a --show-as paper
 finish

@@ -36,7 +36,10 @@ fails 2 '--schedule takes one of' image -p x --schedule cosine
 fails 2 '--vae-tile takes one of auto, off' image -p x --vae-tile half
 fails 2 '--batch must be from 1 to 64' image -p x --batch 0
 fails 2 '--quiet takes no value' image -p x --quiet=yes
-fails 2 'this version has no --lora' image -p x --lora a.safetensors
+fails 2 'SCALE from -100 to 100' image -p x --lora a.safetensors:x
+fails 2 'SCALE from -100 to 100' image -p x --lora a.safetensors:0
+fails 2 'SCALE from -100 to 100' bench --lora a.safetensors:1e9
+fails 2 '--lora takes FILE' image -p x --lora ''
 fails 2 "one MODEL; got '.*' and 'second'" image "$model" second -p x
 fails 2 '--sigmas must fall' image -p x --sigmas 0.5,0.7
 fails 2 '--steps is 3 but --sigmas gives 2' image -p x --sigmas 1,0.5 --steps 3

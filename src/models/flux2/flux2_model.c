@@ -378,6 +378,11 @@ static uint64_t scratch_bytes(const mica_model *model, int width, int height)
     return mica_flux2_scratch(m, width, height, m->variant.distilled ? 1 : 2, 0);
 }
 
+static void *lora_weights(mica_model *model)
+{
+    return &((mica_flux2 *)model)->transformer;
+}
+
 const mica_model_kind mica_flux2_kind = {
     .id = "flux2-klein",
     .title = "FLUX.2-klein",
@@ -390,4 +395,6 @@ const mica_model_kind mica_flux2_kind = {
     .generate = mica_flux2_generate,
     .tokens = tokens,
     .scratch_bytes = scratch_bytes,
+    .lora = &mica_flux2_lora,
+    .lora_weights = lora_weights,
 };

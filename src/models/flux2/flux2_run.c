@@ -8,6 +8,7 @@
  * Prompts are padded to the longest length; padding has features of its own and is part of the
  * sequence, as in training. Reference: diffusers pipeline_flux2_klein.py __call__, and for
  * references whose keys are kept pipeline_flux2_klein_kv.py. */
+#include "diffusion/prompt_cache.h"
 #include "models/flux2/flux2.h"
 #include "models/flux2/flux2_forward.h"
 #include "models/flux2/flux2_reference.h"
@@ -181,14 +182,31 @@ static mica_status run_encoder(mica_diffusion *d, const mica_qwen3_prompt *promp
     return mica_backend_check(d->be, err);
 }
 
+/* With the padding, which is seen too. */
+static mica_prompt_key key_of(const mica_diffusion *d, const mica_qwen3_prompt *prompts)
+{
+    mica_prompt_key key = {
+        .family = mica_flux2_kind.id, .encoder = model_of(d)->text_files, .count = prompt_count(d)};
+    for (int i = 0; i < key.count; i++) {
+        key.prompts[i].ids = prompts[i].ids;
+        key.prompts[i].count = prompts[i].length;
+        key.prompts[i].valid = prompts[i].count;
+    }
+    return key;
+}
+
 static mica_status encode_text(mica_diffusion *d, mica_err *err)
 {
     mica_qwen3_prompt prompts[2] = {{0}, {0}};
     mica_status st = MICA_OK;
     for (int i = 0; i < prompt_count(d) && !st; i++)
         st = tokenize(d, i, &prompts[i], err);
-    if (!st)
+    const mica_prompt_key key = key_of(d, prompts);
+    if (!st && !mica_prompt_cache_find(d, &key)) {
         st = run_encoder(d, prompts, err);
+        if (!st)
+            mica_prompt_cache_keep(d, &key);
+    }
     for (int i = 0; i < 2; i++)
         mica_qwen3_prompt_deinit(&prompts[i]);
     return st;

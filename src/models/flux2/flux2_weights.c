@@ -149,3 +149,53 @@ int mica_flux2_list_rest(mica_flux2_weights *w, mica_weight *list[MICA_FLUX2_BLO
 {
     return mica_weight_list(REST_ROWS, MICA_ARRAY_LEN(REST_ROWS), w, list);
 }
+
+/* ---------------------------------------------------------------------- LoRA -- */
+
+enum { REST, DOUBLE, SINGLE };
+
+static void *lora_block(void *weights, size_t group, int index)
+{
+    mica_flux2_weights *w = weights;
+    if (group == REST)
+        return w;
+    if (group == DOUBLE)
+        return index < w->config.layers ? &w->doubles[index] : NULL;
+    return index < w->config.single_layers ? &w->singles[index] : NULL;
+}
+
+static const mica_lora_group LORA_GROUPS[] = {
+    [REST] = {REST_ROWS, MICA_ARRAY_LEN(REST_ROWS)},
+    [DOUBLE] = {DOUBLE_ROWS, MICA_ARRAY_LEN(DOUBLE_ROWS)},
+    [SINGLE] = {SINGLE_ROWS, MICA_ARRAY_LEN(SINGLE_ROWS)},
+};
+/* Layers that the tables have in parts, and the names of BFL. */
+static const char *const LORA_ALIASES[] = {
+    "norm_out.linear",
+    "single_transformer_blocks.%d.attn.to_qkv_mlp_proj",
+    "double_blocks.%d.img_attn.qkv",
+    "double_blocks.%d.img_attn.proj",
+    "double_blocks.%d.img_mlp.0",
+    "double_blocks.%d.img_mlp.2",
+    "double_blocks.%d.txt_attn.qkv",
+    "double_blocks.%d.txt_attn.proj",
+    "double_blocks.%d.txt_mlp.0",
+    "double_blocks.%d.txt_mlp.2",
+    "single_blocks.%d.linear1",
+    "single_blocks.%d.linear2",
+    "img_in",
+    "txt_in",
+    "time_in.in_layer",
+    "time_in.out_layer",
+    "double_stream_modulation_img.lin",
+    "double_stream_modulation_txt.lin",
+    "single_stream_modulation.lin",
+    "final_layer.linear",
+    "final_layer.adaLN_modulation.1",
+    NULL,
+};
+const mica_lora_family mica_flux2_lora = {.groups = LORA_GROUPS,
+                                          .group_count = MICA_ARRAY_LEN(LORA_GROUPS),
+                                          .aliases = LORA_ALIASES,
+                                          .rename = mica_flux2_rename,
+                                          .block = lora_block};

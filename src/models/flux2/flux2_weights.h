@@ -9,6 +9,7 @@
 #define MICA_MODELS_FLUX2_FLUX2_WEIGHTS_H
 
 #include "models/flux2/flux2_config.h"
+#include "nn/lora.h"
 
 typedef struct mica_flux2_stream {
     mica_nn_linear q, k, v, out;    /* [D, D] */
@@ -44,6 +45,9 @@ mica_status mica_flux2_weights_copy(mica_flux2_weights *out, const mica_flux2_we
                                     mica_arena *arena, mica_err *err);
 mica_status mica_flux2_weights_fill(const mica_flux2_config *config, mica_weights *files,
                                     mica_arena *arena, mica_err *err);
+
+/* How LoRA files find these tensors; `weights` of its slots is a mica_flux2_weights. */
+extern const mica_lora_family mica_flux2_lora;
 
 /* Blocks in the order of use: doubles, then singles. */
 int mica_flux2_block_count(const mica_flux2_config *c);

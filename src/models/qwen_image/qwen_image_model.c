@@ -323,6 +323,11 @@ static uint64_t scratch_bytes(const mica_model *model, int width, int height)
     return mica_qwen_image_scratch((const mica_qwen_image *)model, width, height, 0, 2);
 }
 
+static void *lora_weights(mica_model *model)
+{
+    return &((mica_qwen_image *)model)->transformer;
+}
+
 const mica_model_kind mica_qwen_image_kind = {
     .id = "qwen-image",
     .title = "Qwen-Image",
@@ -335,4 +340,6 @@ const mica_model_kind mica_qwen_image_kind = {
     .generate = mica_qwen_image_generate,
     .tokens = tokens,
     .scratch_bytes = scratch_bytes,
+    .lora = &mica_qwen_image_lora,
+    .lora_weights = lora_weights,
 };

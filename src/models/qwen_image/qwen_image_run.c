@@ -6,6 +6,7 @@
  *     references (qwen_image_edit.h) ─► [R, D] ─────┘
  *
  * Reference: diffusers pipeline_qwenimage.py __call__. */
+#include "diffusion/prompt_cache.h"
 #include "models/qwen_image/qwen_image.h"
 #include "models/qwen_image/qwen_image_edit.h"
 #include "models/qwen_image/qwen_image_forward.h"
@@ -102,6 +103,20 @@ static mica_status tokenize(mica_diffusion *d, int i, mica_qwen_image_prompt *ou
     return MICA_OK;
 }
 
+/* Ids up to the limit, which is counted behind the template. */
+static mica_prompt_key key_of(const mica_diffusion *d, const mica_qwen_image_prompt *prompts)
+{
+    mica_prompt_key key = {.family = mica_qwen_image_kind.id,
+                           .encoder = model_of(d)->text_files,
+                           .count = prompt_count(d)};
+    for (int i = 0; i < key.count; i++) {
+        const size_t most = prompts[i].dropped + (size_t)d->plan.max_tokens;
+        key.prompts[i].ids = prompts[i].ids;
+        key.prompts[i].count = key.prompts[i].valid = (int64_t)MICA_MIN(prompts[i].count, most);
+    }
+    return key;
+}
+
 static mica_status encode_text(mica_diffusion *d, mica_err *err)
 {
     mica_qwen_image_prompt prompts[2] = {{0}, {0}};
@@ -111,11 +126,15 @@ static mica_status encode_text(mica_diffusion *d, mica_err *err)
         return mica_qwen_image_edit_encode_text(&from(d)->edit, d, from(d)->session, err);
     for (int i = 0; i < prompt_count(d) && !st; i++)
         st = tokenize(d, i, &prompts[i], err);
-    if (!st)
+    const mica_prompt_key key = key_of(d, prompts);
+    const bool found = !st && mica_prompt_cache_find(d, &key);
+    if (!st && !found)
         st = mica_qwen_image_encode(&from(d)->session->text_encoder, d->be, &d->run, prompts,
                                     prompt_count(d), d->plan.max_tokens, NULL, embeds_TE, err);
-    for (int i = 0; i < prompt_count(d) && !st; i++)
+    for (int i = 0; i < prompt_count(d) && !st && !found; i++)
         d->text[i] = (mica_diffusion_text){embeds_TE[i], embeds_TE[i].shape_[0]};
+    if (!st && !found)
+        mica_prompt_cache_keep(d, &key);
     for (int i = 0; i < 2; i++)
         mica_qwen_image_prompt_deinit(&prompts[i]);
     return st;

@@ -161,3 +161,25 @@ int mica_qwen_image_list_rest(mica_qwen_image_weights *w,
 {
     return mica_weight_list(REST_ROWS, MICA_ARRAY_LEN(REST_ROWS), w, list);
 }
+
+/* ---------------------------------------------------------------------- LoRA -- */
+
+enum { REST, BLOCK, MODULATION };
+
+static void *lora_block(void *weights, size_t group, int index)
+{
+    mica_qwen_image_weights *w = weights;
+    if (group == REST)
+        return w;
+    return index < w->config.layers ? &w->blocks[index] : NULL;
+}
+
+static const mica_lora_group LORA_GROUPS[] = {
+    [REST] = {REST_ROWS, MICA_ARRAY_LEN(REST_ROWS)},
+    [BLOCK] = {BLOCK_ROWS, MICA_ARRAY_LEN(BLOCK_ROWS)},
+    [MODULATION] = {MODULATION_ROWS, MICA_ARRAY_LEN(MODULATION_ROWS)},
+};
+const mica_lora_family mica_qwen_image_lora = {.groups = LORA_GROUPS,
+                                               .group_count = MICA_ARRAY_LEN(LORA_GROUPS),
+                                               .rename = mica_qwen_image_rename,
+                                               .block = lora_block};

@@ -8,6 +8,7 @@
 #define MICA_MODELS_QWEN_IMAGE_QWEN_IMAGE_WEIGHTS_H
 
 #include "models/qwen_image/qwen_image_config.h"
+#include "nn/lora.h"
 
 typedef struct mica_qwen_image_stream {
     mica_nn_linear mod;          /* [6D, D]: shift, scale, gate of attention; the same of the MLP */
@@ -40,6 +41,9 @@ mica_status mica_qwen_image_weights_copy(mica_qwen_image_weights *out,
                                          mica_err *err);
 mica_status mica_qwen_image_weights_fill(const mica_qwen_image_config *config, mica_weights *files,
                                          mica_arena *arena, mica_err *err);
+
+/* How LoRA files find these tensors; `weights` of its slots is a mica_qwen_image_weights. */
+extern const mica_lora_family mica_qwen_image_lora;
 
 /* Groups for prefetch and drop. */
 #define MICA_QWEN_IMAGE_BLOCK_WEIGHTS 32

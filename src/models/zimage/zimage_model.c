@@ -271,6 +271,11 @@ static uint64_t scratch_bytes(const mica_model *model, int width, int height)
     return mica_zimage_scratch((const mica_zimage *)model, width, height, 2);
 }
 
+static void *lora_weights(mica_model *model)
+{
+    return &((mica_zimage *)model)->transformer;
+}
+
 const mica_model_kind mica_zimage_kind = {
     .id = "z-image",
     .title = "Z-Image",
@@ -283,4 +288,6 @@ const mica_model_kind mica_zimage_kind = {
     .generate = mica_zimage_generate,
     .tokens = tokens,
     .scratch_bytes = scratch_bytes,
+    .lora = &mica_zimage_lora,
+    .lora_weights = lora_weights,
 };

@@ -7,6 +7,7 @@
  * Reference: diffusers pipeline_z_image.py __call__. Its time runs from 0 (noise) to 1, and the
  * network's output points from noise to picture: the velocity dx/dsigma is its opposite. Its
  * guidance is cond + scale * (cond - uncond). */
+#include "diffusion/prompt_cache.h"
 #include "models/zimage/zimage.h"
 #include "models/zimage/zimage_forward.h"
 #include "models/zimage/zimage_probe.h"
@@ -152,14 +153,31 @@ static mica_status run_encoder(mica_diffusion *d, const mica_qwen3_prompt *promp
     return mica_backend_check(d->be, err);
 }
 
+static mica_prompt_key key_of(const mica_diffusion *d, const mica_qwen3_prompt *prompts)
+{
+    mica_prompt_key key = {.family = mica_zimage_kind.id,
+                           .encoder = model_of(d)->text_files,
+                           .count = prompt_count(d)};
+    for (int i = 0; i < key.count; i++) {
+        key.prompts[i].ids = prompts[i].ids;
+        key.prompts[i].count = prompts[i].count;
+        key.prompts[i].valid = prompts[i].count;
+    }
+    return key;
+}
+
 static mica_status encode_text(mica_diffusion *d, mica_err *err)
 {
     mica_qwen3_prompt prompts[2] = {{0}, {0}};
     mica_status st = MICA_OK;
     for (int i = 0; i < prompt_count(d) && !st; i++)
         st = tokenize(d, i, &prompts[i], err);
-    if (!st)
+    const mica_prompt_key key = key_of(d, prompts);
+    if (!st && !mica_prompt_cache_find(d, &key)) {
         st = run_encoder(d, prompts, err);
+        if (!st)
+            mica_prompt_cache_keep(d, &key);
+    }
     for (int i = 0; i < 2; i++)
         mica_qwen3_prompt_deinit(&prompts[i]);
     return st;

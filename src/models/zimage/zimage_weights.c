@@ -185,3 +185,43 @@ int mica_zimage_list_rest(mica_zimage_weights *w, mica_weight *list[MICA_ZIMAGE_
 {
     return mica_weight_list(REST_ROWS, MICA_ARRAY_LEN(REST_ROWS), w, list);
 }
+
+/* ---------------------------------------------------------------------- LoRA -- */
+
+/* Group 0 is what lies outside the blocks; behind it come two for every stack. */
+static void *lora_block(void *weights, size_t group, int index)
+{
+    mica_zimage_weights *w = weights;
+    if (group == 0)
+        return w;
+    const stack *s = &STACKS[(group - 1) / 2];
+    return index < count_of(&w->config, s) ? *blocks_of(w, s) + index : NULL;
+}
+
+static const mica_lora_group LORA_GROUPS[] = {
+    {REST_ROWS, MICA_ARRAY_LEN(REST_ROWS)},
+    {STACKS[0].block, BLOCK_ROWS},
+    {STACKS[0].modulation, MODULATION_ROWS},
+    {STACKS[1].block, BLOCK_ROWS},
+    {STACKS[1].modulation, 0}, /* context refiners are not modulated */
+    {STACKS[2].block, BLOCK_ROWS},
+    {STACKS[2].modulation, MODULATION_ROWS},
+};
+/* ComfyUI's names, with q, k and v in one. */
+static const char *const LORA_ALIASES[] = {
+    "layers.%d.attention.qkv",
+    "layers.%d.attention.out",
+    "noise_refiner.%d.attention.qkv",
+    "noise_refiner.%d.attention.out",
+    "context_refiner.%d.attention.qkv",
+    "context_refiner.%d.attention.out",
+    "x_embedder",
+    "final_layer.linear",
+    "final_layer.adaLN_modulation.1",
+    NULL,
+};
+const mica_lora_family mica_zimage_lora = {.groups = LORA_GROUPS,
+                                           .group_count = MICA_ARRAY_LEN(LORA_GROUPS),
+                                           .aliases = LORA_ALIASES,
+                                           .rename = mica_zimage_rename,
+                                           .block = lora_block};

@@ -9,6 +9,7 @@
 #define MICA_MODELS_ZIMAGE_ZIMAGE_WEIGHTS_H
 
 #include "models/zimage/zimage_config.h"
+#include "nn/lora.h"
 #include "nn/weight_table.h"
 
 typedef struct mica_zimage_block {
@@ -39,6 +40,9 @@ mica_status mica_zimage_weights_copy(mica_zimage_weights *out, const mica_zimage
                                      mica_arena *arena, mica_err *err);
 mica_status mica_zimage_weights_fill(const mica_zimage_config *config, mica_weights *files,
                                      mica_arena *arena, mica_err *err);
+
+/* How LoRA files find these tensors; `weights` of its slots is a mica_zimage_weights. */
+extern const mica_lora_family mica_zimage_lora;
 
 /* The blocks that a step runs, noise refiners first: 0 .. refiners + layers - 1. */
 mica_zimage_block *mica_zimage_step_block(const mica_zimage_weights *w, int n);
