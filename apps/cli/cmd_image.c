@@ -219,6 +219,7 @@ static void fill_options(image_run *run, mica_image_options *out)
                                 .picture_positions = (mica_positions)a->picture_positions,
                                 .distilled = (mica_choice)a->distilled,
                                 .cfg_normalization = a->cfg_normalization,
+                                .step_caching = (mica_step_caching)a->step_caching,
                                 .prompt_cache = run->cache,
                                 .prompt_cache_bytes = (uint64_t)a->cache_megabytes << 20,
                                 .cfg_truncation = a->cfg_truncation};
@@ -248,6 +249,7 @@ static mica_status add_stats(image_run *run, mica_err *err)
     all->rope_builds += s.rope_builds;
     all->modulation_matmuls += s.modulation_matmuls;
     all->prompt_cache_hits += s.prompt_cache_hits;
+    all->skipped_evaluations += s.skipped_evaluations;
     return MICA_OK;
 }
 

@@ -26,6 +26,10 @@ static const cli_word edit_words[] = {{"auto", MICA_EDIT_AUTO},
                                       {NULL, 0}};
 static const cli_word position_words[] = {
     {"sequence", MICA_POSITIONS_SEQUENCE}, {"grid", MICA_POSITIONS_GRID}, {NULL, 0}};
+static const cli_word caching_words[] = {{"off", MICA_STEP_CACHING_OFF},
+                                         {"balanced", MICA_STEP_CACHING_BALANCED},
+                                         {"fast", MICA_STEP_CACHING_FAST},
+                                         {NULL, 0}};
 static const cli_word rounding_words[] = {{"none", 0}, {"bf16", 1}, {NULL, 0}};
 static const cli_word protocol_words[] = {{"auto", CLI_PROTOCOL_NONE},
                                           {"kitty", CLI_PROTOCOL_KITTY},
@@ -242,6 +246,12 @@ static const cli_option sampling_table[] = {
      .hi = 100000,
      .value = "N",
      .help = "longest prompt; the model's limit"},
+    {.name = "cache",
+     .kind = CLI_WORD,
+     .offset = AT(step_caching),
+     .words = caching_words,
+     .value = "C",
+     .help = "leave evaluations of the network out where its output hardly changes; one of"},
     {.name = "no-cache",
      .kind = CLI_FLAG,
      .offset = AT(no_cache),

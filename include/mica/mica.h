@@ -191,6 +191,13 @@ typedef enum mica_positions {
 
 typedef enum mica_choice { MICA_CHOICE_AUTO = 0, MICA_CHOICE_YES, MICA_CHOICE_NO } mica_choice;
 
+/* Steps that take the network's output of the step before where it hardly changes. */
+typedef enum mica_step_caching {
+    MICA_STEP_CACHING_OFF = 0,
+    MICA_STEP_CACHING_BALANCED,
+    MICA_STEP_CACHING_FAST
+} mica_step_caching;
+
 typedef struct mica_image_options {
     size_t size;                 /* sizeof(mica_image_options) */
     const char *prompt;          /* required; UTF-8, invalid sequences become U+FFFD */
@@ -235,6 +242,7 @@ typedef struct mica_image_options {
         *prompt_cache; /* folder where text features of prompts are kept between runs, made when
                                  needed; may be shared by processes. NULL: none */
     uint64_t prompt_cache_bytes; /* what it may hold; 0: 512 MiB */
+    mica_step_caching step_caching;
 } mica_image_options;
 
 /* Runs text to picture; *out receives `batch` pictures of equal size. On failure
@@ -267,13 +275,14 @@ MICA_API const char *mica_image_recipe(const mica_image *image, int index);
 typedef struct mica_run_stats {
     size_t size; /* set by the caller */
     double seconds[MICA_PHASE_COUNT];
-    double steps_per_second;     /* over MICA_PHASE_DENOISE */
-    uint64_t peak_memory;        /* bytes resident at the worst moment, process-wide */
-    uint64_t block_allocations;  /* allocations inside blocks after the first step: 0 */
-    uint64_t block_waits;        /* host-device waits inside blocks: 0 */
-    uint64_t rope_builds;        /* rotary tables built: 1 per generation */
-    uint64_t modulation_matmuls; /* batched modulation matmuls */
-    uint64_t prompt_cache_hits;  /* 1: the text encoder was not needed */
+    double steps_per_second;      /* over MICA_PHASE_DENOISE */
+    uint64_t peak_memory;         /* bytes resident at the worst moment, process-wide */
+    uint64_t block_allocations;   /* allocations inside blocks after the first step: 0 */
+    uint64_t block_waits;         /* host-device waits inside blocks: 0 */
+    uint64_t rope_builds;         /* rotary tables built: 1 per generation */
+    uint64_t modulation_matmuls;  /* batched modulation matmuls */
+    uint64_t prompt_cache_hits;   /* 1: the text encoder was not needed */
+    uint64_t skipped_evaluations; /* of the network, by step_caching */
 } mica_run_stats;
 MICA_API mica_status mica_session_stats(const mica_session *session, mica_run_stats *stats);
 

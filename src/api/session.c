@@ -58,7 +58,8 @@ static void keep_stats(mica_session *s, const mica_diffusion_result *r)
                                 .block_waits = r->block_waits,
                                 .rope_builds = r->rope_builds,
                                 .modulation_matmuls = r->modulation_matmuls,
-                                .prompt_cache_hits = r->prompt_cache_hits};
+                                .prompt_cache_hits = r->prompt_cache_hits,
+                                .skipped_evaluations = r->skipped_evaluations};
     memcpy(s->stats.seconds, r->seconds, sizeof s->stats.seconds);
 }
 

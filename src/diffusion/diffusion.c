@@ -78,6 +78,8 @@ static mica_status prepare(mica_diffusion *d, mica_err *err)
         mica_solver_init(&d->solver, d->be, p->solver, p->steps, p->sigmas, &d->latents_PC, err));
     const int64_t rows = p->pictures * p->P * (p->guided ? 2 : 1), shape[] = {rows, p->C};
     d->velocity_PC = mica_state_tensor(d->be, MICA_POOL_SESSION, 2, shape);
+    MICA_TRY(mica_step_cache_init(&d->step_cache, d->options->step_caching,
+                                  p->pictures * p->P * p->C, &d->arena, err));
     /* The rotary tables come last: the ablation that rebuilds them releases down to this mark. */
     d->rope_mark = mica_pool_get_mark(d->be, MICA_POOL_SESSION);
     MICA_TRY(build_rope(d, err));
@@ -133,6 +135,8 @@ static mica_status predict(mica_diffusion *d, int e, mica_tensor *velocity_PC, m
     char name[32];
     name_evaluation(d, name);
     *velocity_PC = cond;
+    if (mica_step_cache_may_skip(&d->step_cache, d->be, e, p->evaluations, scale, &d->latents_PC))
+        return MICA_OK; /* the velocity of the evaluation before still stands there */
     tap_times(d, e, name,
               (p->pictures - p->hidden * d->traits.layers) *
                   (guided && d->traits.times_per_item ? 2 : 1));
@@ -140,6 +144,7 @@ static mica_status predict(mica_diffusion *d, int e, mica_tensor *velocity_PC, m
         MICA_TRY(run_pass(d, e, 0, 1, &cond, err));
         mica_diffusion_tap(d, &cond, form, "%s.cond", name);
         guide(d, scale, &cond, NULL);
+        mica_step_cache_update(&d->step_cache, d->be, scale, &d->latents_PC, &cond);
         return MICA_OK;
     }
     mica_tensor uncond = mica_tensor_rows(&d->velocity_PC, rows, rows);
@@ -149,6 +154,7 @@ static mica_status predict(mica_diffusion *d, int e, mica_tensor *velocity_PC, m
     mica_diffusion_tap(d, &cond, form, "%s.cond", name);
     mica_diffusion_tap(d, &uncond, form, "%s.uncond", name);
     guide(d, scale, &cond, &uncond);
+    mica_step_cache_update(&d->step_cache, d->be, scale, &d->latents_PC, &cond);
     return MICA_OK;
 }
 
@@ -237,6 +243,7 @@ static void fill_result(const mica_diffusion *d, mica_diffusion_result *r)
     r->rope_builds = d->rope_builds;
     r->modulation_matmuls = d->modulation_matmuls;
     r->prompt_cache_hits = d->prompt_cache_hits;
+    r->skipped_evaluations = d->step_cache.skipped;
     r->passes = d->passes;
 }
 

@@ -20,6 +20,7 @@
 #define MICA_DIFFUSION_DIFFUSION_H
 
 #include "base/arena.h"
+#include "diffusion/step_cache.h"
 #include "media/picture.h"
 #include "nn/run.h"
 #include "sample/schedule.h"
@@ -48,7 +49,7 @@ typedef struct mica_diffusion_result {
     /* What it cost. */
     double seconds[MICA_PHASE_COUNT];
     uint64_t block_allocations, block_waits, rope_builds, modulation_matmuls;
-    uint64_t prompt_cache_hits;
+    uint64_t prompt_cache_hits, skipped_evaluations;
     int passes; /* network evaluations; a guided pair in one batch counts once */
 } mica_diffusion_result;
 void mica_diffusion_result_deinit(mica_diffusion_result *r);
@@ -169,6 +170,7 @@ typedef struct mica_diffusion {
     mica_tensor kept_PC;            /* scratch for what it keeps */
     mica_pool_mark rope_mark;
     mica_solver_state solver;
+    mica_step_cache step_cache;
     /* Counters of mica_run_stats; models add to all but `passes`. */
     uint64_t block_allocations, block_waits, rope_builds, modulation_matmuls;
     uint64_t prompt_cache_hits;

@@ -1,0 +1,31 @@
+# test_step_cache.sh - --cache: evaluations left out, their count, what they do to the latents.
+. "$(dirname "$0")/cli_test.sh"
+
+json_get() { "$MICA_TOOLS/json_get" "$@"; }
+skipped() { json_get counters.skipped_evaluations <"$out"; }
+run="-p ball --steps 20 --seed 3 --no-cache --quiet --json"
+
+# The demo model: the tiny ones of the golden vectors are random and have no smooth path.
+# shellcheck disable=SC2086 # $run holds several options
+{
+    works image $run -o plain.png
+    check 'off is the default' test "$(skipped)" = 0
+    works image $run --cache off -o off.png
+    check 'and changes nothing' cmp plain.png off.png
+    works image $run --cache balanced -o balanced.png
+    balanced=$(skipped)
+    check 'balanced leaves some out' test "$balanced" -ge 1
+    works image $run --cache fast -o fast.png
+    fast=$(skipped)
+    check 'fast leaves out more' test "$fast" -gt "$balanced"
+    check 'but at most three of four' test "$fast" -le 13
+    works image $run --cache fast --threads 1 -o again.png
+    check 'the same ones with one thread' cmp fast.png again.png
+    works image $run -n ' ' --guidance 3 --cache fast -o guided.png
+    check 'with guidance too' test "$(skipped)" -ge 1
+    works image $run --steps 3 --cache fast -o few.png
+    check 'the first two and the last are never left out' test "$(skipped)" = 0
+    works image $run --solver heun --cache balanced -o heun.png
+    fails 2 '--cache takes one of off, balanced, fast' image -p x --cache slow
+}
+finish
