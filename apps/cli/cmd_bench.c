@@ -11,7 +11,7 @@ typedef struct bench_args {
     cli_engine_args engine;
     const char *synthetic;
     int width, height, steps, text_tokens;
-    bool ablate, kernels;
+    bool ablate, kernels, caching;
 } bench_args;
 
 #define AT(field) offsetof(bench_args, field)
@@ -26,6 +26,11 @@ static const cli_option bench_table[] = {
      .kind = CLI_FLAG,
      .offset = AT(ablate),
      .help = "measure again with each technique switched off"},
+    {.name = "cache",
+     .kind = CLI_FLAG,
+     .offset = AT(caching),
+     .help = "whole runs (of 20 steps) with step caching off, balanced and fast: evaluations left "
+             "out, and how far the latents move"},
     {.name = "kernels",
      .kind = CLI_FLAG,
      .offset = AT(kernels),
@@ -83,6 +88,7 @@ static int run_bench(const bench_args *args, const char *model)
                                   .text_tokens = args->text_tokens,
                                   .ablate = args->ablate,
                                   .kernels = args->kernels,
+                                  .caching = args->caching,
                                   .line = print_bench_line,
                                   .user = &is_silent};
     cli_loras loras;

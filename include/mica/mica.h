@@ -317,6 +317,8 @@ typedef struct mica_bench_options {
     bool kernels;                               /* the kernel table instead of a model */
     void (*line)(void *user, const char *text); /* receives human-readable lines; may be NULL */
     void *user;
+    bool caching; /* whole runs with step caching off, balanced and
+                                                   fast instead; steps 0: 20 */
 } mica_bench_options;
 
 /* Measures; *out receives a report whose JSON holds every figure. */

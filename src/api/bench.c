@@ -12,7 +12,7 @@
  * the peak of its own operand type. A run is guided: two passes in one batch. With `ablate` it
  * is repeated once for every technique switched off. `kernels` measures single operations at
  * Qwen-Image's shapes instead. */
-#include "api/api.h"
+#include "api/bench.h"
 
 #include "base/clock.h"
 #include "base/half.h"
@@ -27,13 +27,7 @@
 #define DEFAULT_TEXT_TOKENS 20
 #define MIN_SECONDS         0.4 /* per single operation */
 
-typedef struct bench {
-    mica_bench_options options;
-    mica_report *report;
-} bench;
-
-static void say(const bench *b, const char *format, ...) MICA_PRINTF(2, 3);
-static void say(const bench *b, const char *format, ...)
+void api_bench_say(const api_bench *b, const char *format, ...)
 {
     char line[512];
     va_list args;
@@ -69,21 +63,26 @@ static mica_backend_counters counters_since(const mica_backend *be, mica_backend
     return c;
 }
 
-static mica_status run_once(const bench *b, mica_session *s, int steps)
+/* Synthetic models have no tokenizer: they take a length. Real ones get a text. */
+mica_image_options api_bench_picture(const api_bench *b, char prompt[64], int steps)
+{
+    const int tokens = b->options.text_tokens ? b->options.text_tokens : DEFAULT_TEXT_TOKENS;
+    if (b->options.engine.synthetic)
+        snprintf(prompt, 64, "tokens=%d", tokens);
+    else
+        snprintf(prompt, 64, "a red fox sitting in fresh snow under a pine tree");
+    return (mica_image_options){.size = sizeof(mica_image_options),
+                                .prompt = prompt,
+                                .negative_prompt = b->options.engine.synthetic ? "tokens=6" : " ",
+                                .width = b->options.width ? b->options.width : DEFAULT_SIDE,
+                                .height = b->options.height ? b->options.height : DEFAULT_SIDE,
+                                .steps = steps};
+}
+
+static mica_status run_once(const api_bench *b, mica_session *s, int steps)
 {
     char prompt[64];
-    const int tokens = b->options.text_tokens ? b->options.text_tokens : DEFAULT_TEXT_TOKENS;
-    /* Synthetic models have no tokenizer: they take a length. Real ones get a text. */
-    if (b->options.engine.synthetic)
-        snprintf(prompt, sizeof prompt, "tokens=%d", tokens);
-    else
-        snprintf(prompt, sizeof prompt, "a red fox sitting in fresh snow under a pine tree");
-    const mica_image_options o = {.size = sizeof o,
-                                  .prompt = prompt,
-                                  .negative_prompt = b->options.engine.synthetic ? "tokens=6" : " ",
-                                  .width = b->options.width ? b->options.width : DEFAULT_SIDE,
-                                  .height = b->options.height ? b->options.height : DEFAULT_SIDE,
-                                  .steps = steps};
+    const mica_image_options o = api_bench_picture(b, prompt, steps);
     mica_image *image = NULL;
     const mica_status st = mica_image_generate(s, &o, &image);
     if (st)
@@ -111,7 +110,7 @@ static void take_round(measured *m, const mica_backend_counters *c, const mica_r
     m->stats.block_waits += best.stats.block_waits;
 }
 
-static mica_status measure_round(const bench *b, mica_session *s, measured *m)
+static mica_status measure_round(const api_bench *b, mica_session *s, measured *m)
 {
     const mica_precision precision = mica_backend_precision(s->be);
     mica_run_stats stats = {.size = sizeof stats};
@@ -127,7 +126,7 @@ static mica_status measure_round(const bench *b, mica_session *s, measured *m)
     return mica_backend_check(s->be, &b->report->err);
 }
 
-static mica_status measure(const bench *b, mica_session *s, measured *m)
+static mica_status measure(const api_bench *b, mica_session *s, measured *m)
 {
     const int rounds = b->options.steps ? b->options.steps : DEFAULT_STEPS;
     const mica_backend_counters start = mica_backend_get_counters(s->be);
@@ -142,32 +141,32 @@ static mica_status measure(const bench *b, mica_session *s, measured *m)
     return MICA_OK;
 }
 
-static void say_rate(const bench *b, const char *what, double flops, double seconds, double peak,
-                     const char *key)
+static void say_rate(const api_bench *b, const char *what, double flops, double seconds,
+                     double peak, const char *key)
 {
     if (seconds <= 0.0)
         return;
-    say(b, "  %-12s %8.2f s  %8.1f GFLOP  %7.1f GFLOP/s  %3.0f %% of peak", what, seconds,
-        flops * 1e-9, flops / seconds * 1e-9, 100.0 * flops / seconds / peak);
+    api_bench_say(b, "  %-12s %8.2f s  %8.1f GFLOP  %7.1f GFLOP/s  %3.0f %% of peak", what, seconds,
+                  flops * 1e-9, flops / seconds * 1e-9, 100.0 * flops / seconds / peak);
     mica_text_add(
         &b->report->json,
         ",\"%s\":{\"seconds\":%.6f,\"gflop\":%.3f,\"gflops\":%.3f,\"share_of_peak\":%.4f}", key,
         seconds, flops * 1e-9, flops / seconds * 1e-9, flops / seconds / peak);
 }
 
-static void say_measured(const bench *b, const mica_session *s, const char *variant,
+static void say_measured(const api_bench *b, const mica_session *s, const char *variant,
                          const measured *m)
 {
     const mica_backend_counters *c = &m->counters;
     const double step = m->stats.steps_per_second > 0.0 ? 1.0 / m->stats.steps_per_second : 0.0;
-    say(b, "%s: %s, %s", variant, s->engine->name, mica_backend_name(s->be));
-    say(b, "  %-12s %8.1f GFLOP/s (matrix product of the library, same run)", "peak",
-        m->peak * 1e-9);
-    say(b, "  %-12s %8.2f s", "text", m->stats.seconds[MICA_PHASE_TEXT]);
-    say(b, "  %-12s %8.2f s", "prepare", m->stats.seconds[MICA_PHASE_PREPARE]);
-    say(b, "  %-12s %8.2f s  %8.3f s a step", "denoise", m->stats.seconds[MICA_PHASE_DENOISE],
-        step);
-    say(b, "  %-12s %8.2f s", "decode", m->stats.seconds[MICA_PHASE_DECODE]);
+    api_bench_say(b, "%s: %s, %s", variant, s->engine->name, mica_backend_name(s->be));
+    api_bench_say(b, "  %-12s %8.1f GFLOP/s (matrix product of the library, same run)", "peak",
+                  m->peak * 1e-9);
+    api_bench_say(b, "  %-12s %8.2f s", "text", m->stats.seconds[MICA_PHASE_TEXT]);
+    api_bench_say(b, "  %-12s %8.2f s", "prepare", m->stats.seconds[MICA_PHASE_PREPARE]);
+    api_bench_say(b, "  %-12s %8.2f s  %8.3f s a step", "denoise",
+                  m->stats.seconds[MICA_PHASE_DENOISE], step);
+    api_bench_say(b, "  %-12s %8.2f s", "decode", m->stats.seconds[MICA_PHASE_DECODE]);
     mica_text_add(&b->report->json,
                   "{\"variant\":\"%s\",\"peak_gflops\":%.3f,\"text_seconds\":%.6f,"
                   "\"prepare_seconds\":%.6f,\"denoise_seconds\":%.6f,\"step_seconds\":%.6f,"
@@ -188,16 +187,17 @@ static void say_measured(const bench *b, const mica_session *s, const char *vari
                  "attention");
         say_rate(b, "convolutions", c->conv_flops, c->conv_seconds, m->float_peak, "convolutions");
     }
-    say(b, "  %-12s %8.2f GB peak, %" PRIu64 " allocations and %" PRIu64 " waits in blocks",
-        "memory", (double)m->stats.peak_memory * 1e-9, m->stats.block_allocations,
-        m->stats.block_waits);
+    api_bench_say(b,
+                  "  %-12s %8.2f GB peak, %" PRIu64 " allocations and %" PRIu64 " waits in blocks",
+                  "memory", (double)m->stats.peak_memory * 1e-9, m->stats.block_allocations,
+                  m->stats.block_waits);
     mica_text_add(&b->report->json,
                   ",\"peak_memory\":%" PRIu64 ",\"block_allocations\":%" PRIu64
                   ",\"block_waits\":%" PRIu64 "}",
                   m->stats.peak_memory, m->stats.block_allocations, m->stats.block_waits);
 }
 
-static mica_status bench_variant(const bench *b, mica_engine *e, const char *variant)
+static mica_status bench_variant(const api_bench *b, mica_engine *e, const char *variant)
 {
     mica_session *s = NULL;
     measured m = {0};
@@ -212,7 +212,7 @@ static mica_status bench_variant(const bench *b, mica_engine *e, const char *var
     return st;
 }
 
-static mica_status bench_ablated(const bench *b, mica_engine *e)
+static mica_status bench_ablated(const api_bench *b, mica_engine *e)
 {
     mica_engine_options *o = &e->options;
     const struct {
@@ -233,7 +233,7 @@ static mica_status bench_ablated(const bench *b, mica_engine *e)
     return MICA_OK;
 }
 
-static mica_status bench_model(const bench *b)
+static mica_status bench_model(const api_bench *b)
 {
     mica_engine *e = NULL;
     const double start = mica_clock_seconds();
@@ -241,12 +241,12 @@ static mica_status bench_model(const bench *b)
     if (st && e)
         b->report->err = e->err;
     if (!st) {
-        say(b, "open: %.3f s", mica_clock_seconds() - start);
+        api_bench_say(b, "open: %.3f s", mica_clock_seconds() - start);
         mica_text_add(&b->report->json, "{\"open_seconds\":%.6f,\"runs\":[",
                       mica_clock_seconds() - start);
-        st = bench_variant(b, e, "all techniques");
+        st = b->options.caching ? api_bench_caching(b, e) : bench_variant(b, e, "all techniques");
     }
-    if (!st && b->options.ablate)
+    if (!st && b->options.ablate && !b->options.caching)
         st = bench_ablated(b, e);
     mica_text_add(&b->report->json, "]}");
     mica_engine_close(&e);
@@ -317,19 +317,19 @@ static void run_attention(mica_backend *be, const void *args)
     mica_attention(be, args);
 }
 
-static void say_operation(const bench *b, const char *name, double flops, double seconds,
+static void say_operation(const api_bench *b, const char *name, double flops, double seconds,
                           double peak)
 {
     const bool is_first = b->report->json.size == 1;
-    say(b, "  %-34s %9.2f ms %8.1f GFLOP/s %4.0f %% of peak", name, seconds * 1e3,
-        flops / seconds * 1e-9, 100.0 * flops / seconds / peak);
+    api_bench_say(b, "  %-34s %9.2f ms %8.1f GFLOP/s %4.0f %% of peak", name, seconds * 1e3,
+                  flops / seconds * 1e-9, 100.0 * flops / seconds / peak);
     mica_text_add(
         &b->report->json,
         "%s{\"operation\":\"%s\",\"seconds\":%.9f,\"gflops\":%.3f,\"share_of_peak\":%.4f}",
         is_first ? "" : ",", name, seconds, flops / seconds * 1e-9, flops / seconds / peak);
 }
 
-static mica_status bench_linear(const bench *b, mica_backend *be, int m, int o, int d,
+static mica_status bench_linear(const api_bench *b, mica_backend *be, int m, int o, int d,
                                 const char *precision, mica_err *err)
 {
     const mica_pool_mark mark = mica_pool_get_mark(be, MICA_POOL_SESSION);
@@ -358,7 +358,7 @@ static mica_status bench_linear(const bench *b, mica_backend *be, int m, int o, 
     return st;
 }
 
-static mica_status bench_attention(const bench *b, mica_backend *be, int tokens, int heads,
+static mica_status bench_attention(const api_bench *b, mica_backend *be, int tokens, int heads,
                                    int width, const char *precision, mica_err *err)
 {
     const mica_pool_mark mark = mica_pool_get_mark(be, MICA_POOL_SESSION);
@@ -378,7 +378,7 @@ static mica_status bench_attention(const bench *b, mica_backend *be, int tokens,
     return st;
 }
 
-static mica_status bench_precision(const bench *b, mica_precision precision, const char *name)
+static mica_status bench_precision(const api_bench *b, mica_precision precision, const char *name)
 {
     static const int rows[] = {276, 1044, 4352};
     static const int shapes[][2] = {{3072, 3072}, {12288, 3072}, {3072, 12288}};
@@ -389,7 +389,7 @@ static mica_status bench_precision(const bench *b, mica_precision precision, con
     mica_err *err = &b->report->err;
     mica_status st = mica_backend_open(&be, &o, err);
     if (!st)
-        say(b, "%s, %s", mica_backend_name(be), name);
+        api_bench_say(b, "%s, %s", mica_backend_name(be), name);
     for (size_t m = 0; !st && m < MICA_ARRAY_LEN(rows); m++)
         for (size_t i = 0; !st && i < MICA_ARRAY_LEN(shapes); i++)
             st = bench_linear(b, be, rows[m], shapes[i][0], shapes[i][1], name, err);
@@ -399,7 +399,7 @@ static mica_status bench_precision(const bench *b, mica_precision precision, con
     return st;
 }
 
-static mica_status bench_operations(bench *b)
+static mica_status bench_operations(api_bench *b)
 {
     MICA_TRY(api_resolve_device(&b->options.engine, &b->report->err));
     mica_text_add(&b->report->json, "[");
@@ -414,7 +414,7 @@ static mica_status bench_operations(bench *b)
 mica_status mica_bench_run(const mica_bench_options *options, mica_report **out)
 {
     mica_report *r = mica_mem_calloc(1, sizeof *r);
-    bench b = {.report = r};
+    api_bench b = {.report = r};
     *out = r;
     if (!r)
         return MICA_E_NOMEM;

@@ -1,0 +1,20 @@
+/* bench.h - what the files of mica_bench_run share. */
+#ifndef MICA_API_BENCH_H
+#define MICA_API_BENCH_H
+
+#include "api/api.h"
+
+typedef struct api_bench {
+    mica_bench_options options;
+    mica_report *report;
+} api_bench;
+
+/* One line for people: into the report and to the caller's callback. */
+void api_bench_say(const api_bench *b, const char *format, ...) MICA_PRINTF(2, 3);
+/* The run that is measured; `prompt` keeps its text. */
+mica_image_options api_bench_picture(const api_bench *b, char prompt[64], int steps);
+
+/* bench_caching.c: whole runs with step caching off, balanced and fast; JSON objects behind "runs":[. */
+mica_status api_bench_caching(const api_bench *b, mica_engine *e);
+
+#endif
