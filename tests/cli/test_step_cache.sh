@@ -26,6 +26,8 @@ run="-p ball --steps 20 --seed 3 --no-cache --quiet --json"
     works image $run --steps 3 --cache fast -o few.png
     check 'the first two and the last are never left out' test "$(skipped)" = 0
     works image $run --solver heun --cache balanced -o heun.png
+    works bench --cache --json -W 64 -H 64 --steps 12
+    check 'bench tells what was left out' "$MICA_TOOLS/json_get" runs.2.skip_ratio runs.2.relative_l2 runs.2.caching <"$out"
     fails 2 '--cache takes one of off, balanced, fast' image -p x --cache slow
 }
 finish
