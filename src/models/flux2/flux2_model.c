@@ -234,33 +234,18 @@ mica_status mica_flux2_check_parts(const mica_flux2 *m, mica_err *err)
     return MICA_OK;
 }
 
-/* Puts `more` behind what err says already. */
-static void join_errors(mica_err *err, const mica_err *more, int failures)
-{
-    if (failures == 1) {
-        *err = *more;
-        return;
-    }
-    const size_t used = strlen(err->text);
-    const mica_status first = err->status;
-    mica_err joined;
-    mica_err_set(&joined, first, "%.*s\n%s", (int)used, err->text, more->text);
-    *err = joined;
-}
-
 static mica_status open_parts(mica_flux2 *m, const mica_model_parts *parts, mica_err *err)
 {
     static const open_part_fn PARTS[] = {open_transformer, open_text_encoder, open_vae,
                                          open_tokenizer,   open_scheduler,    open_index};
     mica_err all = {0};
-    int failures = 0;
     MICA_TRY(check_present(parts, err));
     for (size_t i = 0; i < MICA_ARRAY_LEN(PARTS); i++) {
         mica_err one = {0};
         if (PARTS[i](m, parts, &one))
-            join_errors(&all, &one, ++failures);
+            mica_err_join(&all, &one);
     }
-    if (failures)
+    if (all.status)
         return MICA_FAIL(err, all.status, "%s", all.text);
     return mica_flux2_check_parts(m, err);
 }
