@@ -80,23 +80,29 @@ static void digest_of(const mica_tensor *const *tensors, int count, char out[17]
 }
 
 /* The tensors of an entry, in order, when all of it is as it was written. */
-static bool check_entry(const mica_weights *w, const mica_text *key, int count,
+static bool check_entry(const mica_weights *w, const mica_prompt_key *k, const mica_text *key,
                         const mica_tensor *tensors[3])
 {
     static const char *const NAMES[3] = {"valid", "text.0", "text.1"};
     const char *own = mica_weights_metadata(w, "key");
     const char *digest = mica_weights_metadata(w, "digest");
     char computed[17];
-    for (int i = 0; i <= count; i++) {
+    for (int i = 0; i <= k->count; i++) {
         tensors[i] = mica_weights_find(w, NAMES[i]);
         if (!tensors[i] || !mica_tensor_is_contiguous(tensors[i]) ||
             tensors[i]->ndim != (i ? 2 : 1) ||
             tensors[i]->dtype != (i ? MICA_DTYPE_F32 : MICA_DTYPE_I32))
             return false;
     }
-    if (tensors[0]->shape_[0] != count || !own || !digest || strcmp(own, key->data) != 0)
+    if (tensors[0]->shape_[0] != k->count || !own || !digest || strcmp(own, key->data) != 0)
         return false;
-    digest_of(tensors, count + 1, computed);
+    for (int i = 0; i < k->count; i++) {
+        const int64_t *shape = tensors[i + 1]->shape_;
+        if (((const int32_t *)tensors[0]->data)[i] != k->prompts[i].rows ||
+            shape[0] != k->prompts[i].rows || shape[1] != k->width)
+            return false;
+    }
+    digest_of(tensors, k->count + 1, computed);
     return strcmp(digest, computed) == 0;
 }
 
@@ -121,7 +127,7 @@ static bool read_entry(mica_diffusion *d, const mica_prompt_key *k, const mica_t
     size_t size;
     bool found = mica_file_read(path, MOST_BYTES, &data, &size, NULL) == MICA_OK &&
                  mica_weights_open_memory(&w, path, data, size, NULL) == MICA_OK &&
-                 check_entry(w, key, k->count, tensors);
+                 check_entry(w, k, key, tensors);
     found = found && take_entry(d, k, tensors);
     mica_weights_close(&w);
     mica_mem_free(data);

@@ -10,7 +10,8 @@
  *
  * Entries appear whole or not at all and are never changed: any number of processes may share a folder.
  * What does not read back exactly as it was written (damaged, another version's, a collision of names) counts
- * as absent and is written anew. Nothing here can fail a run. */
+ * as absent and is written anew. So does an entry whose features are not [rows, width] of its prompts: a digest
+ * proves nothing about who wrote it. Nothing here can fail a run. */
 #ifndef MICA_DIFFUSION_PROMPT_CACHE_H
 #define MICA_DIFFUSION_PROMPT_CACHE_H
 
@@ -20,11 +21,13 @@
 typedef struct mica_prompt_key {
     const char *family; /* and so which hidden states and rows are features */
     const mica_weights *encoder;
-    int count; /* 1, or 2 with a negative prompt */
+    int64_t width; /* of the features */
+    int count;     /* 1, or 2 with a negative prompt */
     struct {
         const int32_t *ids;
         int64_t count;
         int64_t valid; /* those that are not padding */
+        int64_t rows;  /* of the features, none of which is hidden from queries */
     } prompts[2];
 } mica_prompt_key;
 

@@ -185,12 +185,15 @@ static mica_status run_encoder(mica_diffusion *d, const mica_qwen3_prompt *promp
 /* With the padding, which is seen too. */
 static mica_prompt_key key_of(const mica_diffusion *d, const mica_qwen3_prompt *prompts)
 {
-    mica_prompt_key key = {
-        .family = mica_flux2_kind.id, .encoder = model_of(d)->text_files, .count = prompt_count(d)};
+    mica_prompt_key key = {.family = mica_flux2_kind.id,
+                           .encoder = model_of(d)->text_files,
+                           .width = mica_lm_result_width(&model_of(d)->text_encoder.config),
+                           .count = prompt_count(d)};
     for (int i = 0; i < key.count; i++) {
         key.prompts[i].ids = prompts[i].ids;
         key.prompts[i].count = prompts[i].length;
         key.prompts[i].valid = prompts[i].count;
+        key.prompts[i].rows = d->plan.max_tokens;
     }
     return key;
 }

@@ -108,11 +108,13 @@ static mica_prompt_key key_of(const mica_diffusion *d, const mica_qwen_image_pro
 {
     mica_prompt_key key = {.family = mica_qwen_image_kind.id,
                            .encoder = model_of(d)->text_files,
+                           .width = model_of(d)->text_encoder.config.width,
                            .count = prompt_count(d)};
     for (int i = 0; i < key.count; i++) {
         const size_t most = prompts[i].dropped + (size_t)d->plan.max_tokens;
         key.prompts[i].ids = prompts[i].ids;
         key.prompts[i].count = key.prompts[i].valid = (int64_t)MICA_MIN(prompts[i].count, most);
+        key.prompts[i].rows = key.prompts[i].count - (int64_t)prompts[i].dropped;
     }
     return key;
 }

@@ -157,11 +157,12 @@ static mica_prompt_key key_of(const mica_diffusion *d, const mica_qwen3_prompt *
 {
     mica_prompt_key key = {.family = mica_zimage_kind.id,
                            .encoder = model_of(d)->text_files,
+                           .width = model_of(d)->text_encoder.config.width,
                            .count = prompt_count(d)};
     for (int i = 0; i < key.count; i++) {
         key.prompts[i].ids = prompts[i].ids;
         key.prompts[i].count = prompts[i].count;
-        key.prompts[i].valid = prompts[i].count;
+        key.prompts[i].valid = key.prompts[i].rows = prompts[i].count;
     }
     return key;
 }
