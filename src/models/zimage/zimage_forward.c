@@ -320,18 +320,30 @@ static void enter_pictures(const mica_zimage_pass *p, const layout *l,
         write_padding(p->be, &p->w->x_pad, x_LD, i * l->padded + p->P, l->padded - p->P);
 }
 
+/* Rows [first, + count) become zero: made from the row before them, which is finite. */
+static void write_zeros(mica_backend *be, const mica_tensor *x_LD, int64_t first, int64_t count)
+{
+    if (count < 1)
+        return;
+    const mica_pool_mark mark = mica_pool_get_mark(be, MICA_POOL_STEP);
+    const mica_tensor last = mica_tensor_rows(x_LD, first - 1, 1);
+    mica_tensor zero = mica_state_tensor(be, MICA_POOL_STEP, 2, last.shape_);
+    mica_copy(be, &last, &zero);
+    mica_linear_combination(be, 1, (const float[]){0.0f}, (const mica_tensor *[]){&zero}, &zero);
+    for (int64_t r = 0; r < count; r++) {
+        mica_tensor row = mica_tensor_rows(x_LD, first + r, 1);
+        mica_copy(be, &zero, &row);
+    }
+    mica_pool_release(be, MICA_POOL_STEP, mark);
+}
+
 static void enter_captions(const mica_zimage_pass *p, const layout *l, mica_tensor *x_LD)
 {
     for (int i = 0; i < l->count; i++) {
         const segment *g = &l->items[i].segments[1];
         mica_tensor rows = mica_tensor_rows(x_LD, g->first, g->keys);
         mica_copy(p->be, &p->conditions[i / p->pictures]->cap_TD, &rows);
-        const mica_tensor last = mica_tensor_rows(&rows, g->keys - 1, 1);
-        for (int64_t r = g->keys; r < g->rows; r++) {
-            mica_tensor zero = mica_tensor_rows(x_LD, g->first + r, 1);
-            mica_linear_combination(p->be, 1, (const float[]){0.0f}, (const mica_tensor *[]){&last},
-                                    &zero);
-        }
+        write_zeros(p->be, x_LD, g->first + g->keys, g->rows - g->keys);
     }
 }
 
