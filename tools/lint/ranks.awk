@@ -3,7 +3,7 @@
 #     base 1   tensor kernels text media 2   backend format 3   nn sample 4   diffusion 5   models 6   api 7
 #
 # A folder includes itself and folders of a smaller rank. Two folders of one rank are strangers,
-# and so are two models. apps/ see base and their own files. An include is written "folder/file.h".
+# and so are two models; models/common/ is what they share. apps/ see base and their own files. An include is written "folder/file.h".
 
 function folder_of(path,    parts, n) {
     n = split(path, parts, "/")
@@ -41,6 +41,7 @@ BEGIN {
     # models/*.c is the registry over its folders; models/*.h is what each of them implements.
     if (from == "models" && to ~ /^models\//) next
     if (to == "models" && from ~ /^models\//) next
+    if (to == "models/common" && from ~ /^models\//) next
     if (rank_of(to) >= rank_of(from))
         complain(from " (rank " rank_of(from) ") must not include " to " (rank " rank_of(to) ")")
 }

@@ -7,10 +7,9 @@
 #define MICA_MODELS_FLUX2_FLUX2_H
 
 #include "models/flux2/flux2_weights.h"
-#include "models/model.h"
+#include "models/common/picture_model.h"
 #include "nn/kl_vae.h"
 #include "nn/qwen3.h"
-#include "sample/schedule.h"
 
 #define MICA_FLUX2_MAX_TOKENS     512 /* every prompt is padded to it unless told otherwise */
 #define MICA_FLUX2_MAX_REFERENCES 10
@@ -24,30 +23,21 @@ typedef struct mica_flux2_variant {
 } mica_flux2_variant;
 
 typedef struct mica_flux2 {
-    mica_model base;
-    mica_arena arena;
-    mica_weights *transformer_files, *text_files, *vae_files;
-    mica_tokenizer *tokenizer; /* NULL in a synthetic model: prompts become made-up ids */
+    mica_picture_model base;
     mica_flux2_weights transformer;
-    mica_lm text_encoder;
     mica_kl_vae_config vae_config;
     float *latent_mean_C, *latent_std_C; /* the VAE's batch norm over packed channels */
-    mica_schedule_config schedule;
     mica_flux2_variant variant;
 } mica_flux2;
 
 typedef struct mica_flux2_session {
-    mica_model_session base;
-    const mica_flux2 *model;
-    mica_backend *be;
-    mica_diffusion_switches switches;
-    mica_arena arena;
+    mica_picture_session base;
     mica_flux2_weights transformer;
-    mica_lm text_encoder;
     mica_kl_vae *vae;
 } mica_flux2_session;
 
 extern const mica_model_kind mica_flux2_kind;
+extern const mica_picture_family mica_flux2_family;
 
 /* flux2_run.c: the `generate` slot, and working memory of a run of `items` (pictures times
  * conditions) with `references` rows of reference latents each. */
@@ -59,10 +49,9 @@ uint64_t mica_flux2_scratch(const mica_flux2 *model, int width, int height, int 
 /* flux2_synthetic.c: the `open_synthetic` slot. */
 mica_status mica_flux2_open_synthetic(mica_model **out, const char *spec, mica_err *err);
 /* flux2_model.c: the schedule of the released models, the hidden states that the transformer reads,
- * configs against each other, room for the latent statistics (mean 0, deviation 1). */
+ * room for the latent statistics (mean 0, deviation 1). */
 void mica_flux2_schedule_default(mica_schedule_config *c);
 void mica_flux2_set_states(mica_lm_config *c);
-mica_status mica_flux2_check_parts(const mica_flux2 *m, mica_err *err);
 mica_status mica_flux2_alloc_statistics(mica_flux2 *m, mica_err *err);
 
 #endif

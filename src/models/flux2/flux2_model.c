@@ -1,13 +1,9 @@
-/* flux2_model.c - opens the parts of a FLUX.2-klein model and binds sessions to them.
- *
- * All parts are opened even when one fails, so that one error text tells everything that is
- * wrong with a download. No weight data is read here but the 256 numbers of the latent batch norm.
+/* flux2_model.c - the parts of a FLUX.2-klein model, for models/common/picture_model.h. No weight data
+ * is read here but the 256 numbers of the latent batch norm.
  *
  * Distilled and base checkpoints have the same tensors; which it is stands in model_index.json
  * (`is_distilled`, and the class of the pipeline for the one with cached references). */
 #include "models/flux2/flux2.h"
-
-#include "base/mem.h"
 
 #include <math.h>
 #include <string.h>
@@ -16,21 +12,20 @@
 
 /* ------------------------------------------------------------------- opening -- */
 
-typedef mica_status (*open_part_fn)(mica_flux2 *m, const mica_model_parts *parts, mica_err *err);
-
-static mica_status open_transformer(mica_flux2 *m, const mica_model_parts *parts, mica_err *err)
+static mica_status open_transformer(mica_picture_model *base, const mica_model_parts *parts,
+                                    mica_err *err)
 {
+    mica_flux2 *m = (mica_flux2 *)base;
     const char *path = parts->path[MICA_PART_TRANSFORMER];
     mica_flux2_weights *w = &m->transformer;
-    MICA_TRY(mica_weights_open(&m->transformer_files, path, err));
-    if (!mica_flux2_is_transformer(m->transformer_files))
+    MICA_TRY(mica_weights_open(&m->base.transformer_files, path, err));
+    if (!mica_flux2_is_transformer(m->base.transformer_files))
         return MICA_FAIL(err, MICA_E_FORMAT, "%s: its tensors are not a FLUX.2 transformer's",
                          path);
-    MICA_TRY(mica_flux2_rename(m->transformer_files, err));
+    MICA_TRY(mica_flux2_rename(m->base.transformer_files, err));
     MICA_TRY(mica_flux2_config_read(&w->config, parts->config[MICA_PART_TRANSFORMER],
-                                    m->transformer_files, err));
-    mica_weights_hash(m->transformer_files, m->base.hash);
-    return mica_flux2_weights_bind(w, m->transformer_files, &m->arena, err);
+                                    m->base.transformer_files, err));
+    return mica_flux2_weights_bind(w, m->base.transformer_files, &m->base.arena, err);
 }
 
 void mica_flux2_set_states(mica_lm_config *c)
@@ -42,21 +37,24 @@ void mica_flux2_set_states(mica_lm_config *c)
 }
 
 /* Its width is known when the transformer's is. */
-static mica_status open_text_encoder(mica_flux2 *m, const mica_model_parts *parts, mica_err *err)
+static mica_status open_text_encoder(mica_picture_model *base, const mica_model_parts *parts,
+                                     mica_err *err)
 {
-    mica_lm_config *c = &m->text_encoder.config;
-    MICA_TRY(mica_qwen3_open(&m->text_files, c, parts->path[MICA_PART_TEXT_ENCODER],
+    mica_flux2 *m = (mica_flux2 *)base;
+    mica_lm_config *c = &m->base.text_encoder.config;
+    MICA_TRY(mica_qwen3_open(&m->base.text_files, c, parts->path[MICA_PART_TEXT_ENCODER],
                              parts->config[MICA_PART_TEXT_ENCODER], FAMILY,
                              m->transformer.config.text_width / 3, err));
     mica_flux2_set_states(c);
-    return mica_lm_bind(&m->text_encoder, m->text_files, "text encoder", &m->arena, err);
+    return mica_lm_bind(&m->base.text_encoder, m->base.text_files, "text encoder", &m->base.arena,
+                        err);
 }
 
 mica_status mica_flux2_alloc_statistics(mica_flux2 *m, mica_err *err)
 {
     const size_t C = (size_t)m->vae_config.z_dim * MICA_FLUX2_PATCH * MICA_FLUX2_PATCH;
-    m->latent_mean_C = mica_arena_calloc(&m->arena, C, sizeof(float));
-    m->latent_std_C = mica_arena_calloc(&m->arena, C, sizeof(float));
+    m->latent_mean_C = mica_arena_calloc(&m->base.arena, C, sizeof(float));
+    m->latent_std_C = mica_arena_calloc(&m->base.arena, C, sizeof(float));
     if (!m->latent_mean_C || !m->latent_std_C)
         return MICA_FAIL(err, MICA_E_NOMEM, "no memory for the latents' statistics");
     for (size_t i = 0; i < C; i++)
@@ -93,9 +91,9 @@ static mica_status check_statistics(const mica_tensor *t, const char *name, int6
 static mica_status read_statistics(mica_flux2 *m, const char *json_path, mica_err *err)
 {
     const int64_t C = (int64_t)m->vae_config.z_dim * MICA_FLUX2_PATCH * MICA_FLUX2_PATCH;
-    const mica_tensor *mean = mica_weights_find(m->vae_files, "bn.running_mean");
-    const mica_tensor *var = mica_weights_find(m->vae_files, "bn.running_var");
-    const char *path = mica_weights_path(m->vae_files);
+    const mica_tensor *mean = mica_weights_find(m->base.vae_files, "bn.running_mean");
+    const mica_tensor *var = mica_weights_find(m->base.vae_files, "bn.running_var");
+    const char *path = mica_weights_path(m->base.vae_files);
     double eps;
     MICA_TRY(read_eps(json_path, &eps, err));
     MICA_TRY(check_statistics(mean, "bn.running_mean", C, path, err));
@@ -114,12 +112,13 @@ static mica_status read_statistics(mica_flux2 *m, const char *json_path, mica_er
 }
 
 /* The tables of the VAE belong to its own module; opening it once checks every tensor. */
-static mica_status open_vae(mica_flux2 *m, const mica_model_parts *parts, mica_err *err)
+static mica_status open_vae(mica_picture_model *base, const mica_model_parts *parts, mica_err *err)
 {
+    mica_flux2 *m = (mica_flux2 *)base;
     mica_kl_vae *vae = NULL;
     const char *json = parts->config[MICA_PART_VAE], *path = parts->path[MICA_PART_VAE];
-    MICA_TRY(mica_weights_open(&m->vae_files, path, err));
-    const int z = mica_kl_vae_probe(m->vae_files);
+    MICA_TRY(mica_weights_open(&m->base.vae_files, path, err));
+    const int z = mica_kl_vae_probe(m->base.vae_files);
     if (!z)
         return MICA_FAIL(err, MICA_E_FORMAT, "%s: its tensors are not a FLUX.2 VAE's", path);
     if (z == 16)
@@ -127,17 +126,12 @@ static mica_status open_vae(mica_flux2 *m, const mica_model_parts *parts, mica_e
                          "%s: this is the VAE of FLUX.1 (16 latent channels); %s needs that of "
                          "FLUX.2 (32)",
                          path, FAMILY);
-    MICA_TRY(mica_kl_vae_rename(m->vae_files, err));
+    MICA_TRY(mica_kl_vae_rename(m->base.vae_files, err));
     MICA_TRY(json ? mica_kl_vae_config_read(&m->vae_config, json, err)
-                  : mica_kl_vae_config_derive(&m->vae_config, m->vae_files, err));
-    MICA_TRY(mica_kl_vae_open(&vae, &m->vae_config, m->vae_files, err));
+                  : mica_kl_vae_config_derive(&m->vae_config, m->base.vae_files, err));
+    MICA_TRY(mica_kl_vae_open(&vae, &m->vae_config, m->base.vae_files, err));
     mica_kl_vae_close(&vae);
     return read_statistics(m, json, err);
-}
-
-static mica_status open_tokenizer(mica_flux2 *m, const mica_model_parts *parts, mica_err *err)
-{
-    return mica_tokenizer_open(&m->tokenizer, parts->path[MICA_PART_TOKENIZER], err);
 }
 
 /* scheduler/scheduler_config.json of FLUX.2-klein; the released models share it. Its shift comes
@@ -154,11 +148,13 @@ void mica_flux2_schedule_default(mica_schedule_config *c)
 }
 
 /* Single files come without a scheduler. */
-static mica_status open_scheduler(mica_flux2 *m, const mica_model_parts *parts, mica_err *err)
+static mica_status open_scheduler(mica_picture_model *base, const mica_model_parts *parts,
+                                  mica_err *err)
 {
+    mica_flux2 *m = (mica_flux2 *)base;
     const char *path = parts->path[MICA_PART_SCHEDULER];
-    mica_flux2_schedule_default(&m->schedule);
-    return path ? mica_schedule_config_read(&m->schedule, path, err) : MICA_OK;
+    mica_flux2_schedule_default(&m->base.schedule);
+    return path ? mica_schedule_config_read(&m->base.schedule, path, err) : MICA_OK;
 }
 
 static mica_status read_index(const mica_json *j, mica_flux2_variant *v, mica_err *err)
@@ -175,8 +171,10 @@ static mica_status read_index(const mica_json *j, mica_flux2_variant *v, mica_er
     return mica_json_opt_bool(j, j->root, "is_distilled", &v->distilled, err);
 }
 
-static mica_status open_index(mica_flux2 *m, const mica_model_parts *parts, mica_err *err)
+static mica_status open_index(mica_picture_model *base, const mica_model_parts *parts,
+                              mica_err *err)
 {
+    mica_flux2 *m = (mica_flux2 *)base;
     const char *path = parts->path[MICA_PART_INDEX];
     mica_json j;
     m->variant = (mica_flux2_variant){.distilled = true};
@@ -188,35 +186,11 @@ static mica_status open_index(mica_flux2 *m, const mica_model_parts *parts, mica
     return st;
 }
 
-static mica_status check_present(const mica_model_parts *parts, mica_err *err)
+static mica_status check(const mica_picture_model *base, mica_err *err)
 {
-    static const struct {
-        mica_model_part part;
-        const char *text;
-    } NEEDED[] = {
-        {MICA_PART_TRANSFORMER, "transformer (--transformer FILE)"},
-        {MICA_PART_TEXT_ENCODER, "text encoder Qwen3-4B or -8B (--text-encoder FILE)"},
-        {MICA_PART_VAE, "VAE (--vae FILE)"},
-        {MICA_PART_TOKENIZER, "tokenizer (--tokenizer FOLDER with tokenizer.json, or vocab.json "
-                              "and merges.txt)"},
-    };
-    mica_text missing = {0};
-    for (size_t i = 0; i < MICA_ARRAY_LEN(NEEDED); i++)
-        if (!parts->path[NEEDED[i].part])
-            mica_text_add(&missing, "%s%s", missing.size ? ", " : "", NEEDED[i].text);
-    const mica_status st =
-        missing.failed ? MICA_FAIL(err, MICA_E_NOMEM, "no memory to open the model")
-        : missing.size
-            ? MICA_FAIL(err, MICA_E_MISSING, "%s is missing its %s", FAMILY, missing.data)
-            : MICA_OK;
-    mica_text_deinit(&missing);
-    return st;
-}
-
-mica_status mica_flux2_check_parts(const mica_flux2 *m, mica_err *err)
-{
+    const mica_flux2 *m = (const mica_flux2 *)base;
     const mica_flux2_config *t = &m->transformer.config;
-    const int64_t text = mica_lm_result_width(&m->text_encoder.config);
+    const int64_t text = mica_lm_result_width(&m->base.text_encoder.config);
     if (t->text_width != text)
         return MICA_FAIL(err, MICA_E_FORMAT,
                          "the transformer takes text features of width %lld, the text encoder "
@@ -232,50 +206,6 @@ mica_status mica_flux2_check_parts(const mica_flux2 *m, mica_err *err)
                          "the VAE makes pictures of %d channels, expected 3",
                          m->vae_config.picture_channels);
     return MICA_OK;
-}
-
-static mica_status open_parts(mica_flux2 *m, const mica_model_parts *parts, mica_err *err)
-{
-    static const open_part_fn PARTS[] = {open_transformer, open_text_encoder, open_vae,
-                                         open_tokenizer,   open_scheduler,    open_index};
-    mica_err all = {0};
-    MICA_TRY(check_present(parts, err));
-    for (size_t i = 0; i < MICA_ARRAY_LEN(PARTS); i++) {
-        mica_err one = {0};
-        if (PARTS[i](m, parts, &one))
-            mica_err_join(&all, &one);
-    }
-    if (all.status)
-        return MICA_FAIL(err, all.status, "%s", all.text);
-    return mica_flux2_check_parts(m, err);
-}
-
-static void close_model(mica_model **model)
-{
-    mica_flux2 *m = model ? (mica_flux2 *)*model : NULL;
-    if (!m)
-        return;
-    mica_tokenizer_close(&m->tokenizer);
-    mica_weights_close(&m->transformer_files);
-    mica_weights_close(&m->text_files);
-    mica_weights_close(&m->vae_files);
-    mica_arena_deinit(&m->arena);
-    mica_mem_free(m);
-    *model = NULL;
-}
-
-static mica_status open_model(mica_model **out, const mica_model_parts *parts, mica_err *err)
-{
-    mica_flux2 *m = mica_mem_calloc(1, sizeof *m);
-    *out = m ? &m->base : NULL;
-    if (!m)
-        return MICA_FAIL(err, MICA_E_NOMEM, "no memory to open the model");
-    m->base.kind = &mica_flux2_kind;
-    mica_arena_init(&m->arena, 1 << 18);
-    const mica_status st = open_parts(m, parts, err);
-    if (st)
-        close_model(out);
-    return st;
 }
 
 /* Other families have a Qwen3 too; a file alone is then the first one's that asks. */
@@ -307,48 +237,45 @@ static void drop_vae(mica_kl_vae *vae, mica_backend *be)
     }
 }
 
-static void close_session(mica_model_session **session)
+static void unbind(mica_picture_session *base)
 {
-    mica_flux2_session *s = session ? (mica_flux2_session *)*session : NULL;
-    if (!s)
-        return;
-    drop_transformer(&s->transformer, s->be);
-    if (s->text_encoder.layers)
-        mica_lm_drop(&s->text_encoder, s->be);
+    mica_flux2_session *s = (mica_flux2_session *)base;
+    drop_transformer(&s->transformer, base->be);
     if (s->vae)
-        drop_vae(s->vae, s->be);
+        drop_vae(s->vae, base->be);
     mica_kl_vae_close(&s->vae);
-    mica_arena_deinit(&s->arena);
-    mica_mem_free(s);
-    *session = NULL;
 }
 
-static mica_status open_session(mica_model_session **out, const mica_model *model, mica_backend *be,
-                                const mica_diffusion_switches *switches, mica_err *err)
+static mica_status bind(mica_picture_session *base, mica_err *err)
 {
-    const mica_flux2 *m = (const mica_flux2 *)model;
-    mica_flux2_session *s = mica_mem_calloc(1, sizeof *s);
-    *out = s ? &s->base : NULL;
-    if (!s)
-        return MICA_FAIL(err, MICA_E_NOMEM, "no memory for a session");
-    *s = (mica_flux2_session){
-        .base = {&mica_flux2_kind}, .model = m, .be = be, .switches = *switches};
-    mica_arena_init(&s->arena, 1 << 16);
-    mica_status st = mica_flux2_weights_copy(&s->transformer, &m->transformer, &s->arena, err);
-    if (!st)
-        st = mica_lm_copy(&s->text_encoder, &m->text_encoder, &s->arena, err);
-    if (!st)
-        st = mica_kl_vae_open(&s->vae, &m->vae_config, m->vae_files, err);
-    if (st)
-        close_session(out);
-    return st;
+    mica_flux2_session *s = (mica_flux2_session *)base;
+    const mica_flux2 *m = (const mica_flux2 *)base->model;
+    MICA_TRY(mica_flux2_weights_copy(&s->transformer, &m->transformer, &base->arena, err));
+    return mica_kl_vae_open(&s->vae, &m->vae_config, m->base.vae_files, err);
+}
+
+const mica_picture_family mica_flux2_family = {
+    .kind = &mica_flux2_kind,
+    .model_size = sizeof(mica_flux2),
+    .session_size = sizeof(mica_flux2_session),
+    .text_encoder = "text encoder Qwen3-4B or -8B",
+    .vae = "VAE",
+    .open = {open_transformer, open_text_encoder, open_vae, open_scheduler, open_index},
+    .check = check,
+    .bind = bind,
+    .unbind = unbind,
+};
+
+static mica_status open_model(mica_model **out, const mica_model_parts *parts, mica_err *err)
+{
+    return mica_picture_model_open(out, &mica_flux2_family, parts, err);
 }
 
 static mica_status tokens(const mica_model *model, const char *text, int32_t **ids, size_t *count,
                           mica_err *err)
 {
     mica_qwen3_prompt p;
-    const mica_tokenizer *t = ((const mica_flux2 *)model)->tokenizer;
+    const mica_tokenizer *t = ((const mica_picture_model *)model)->tokenizer;
     if (!t)
         return MICA_FAIL(err, MICA_E_UNSUPPORTED, "a synthetic model has no tokenizer");
     MICA_TRY(mica_qwen3_tokenize(t, text, false, MICA_FLUX2_MAX_TOKENS, &p, err));
@@ -374,9 +301,9 @@ const mica_model_kind mica_flux2_kind = {
     .classify = classify,
     .open = open_model,
     .open_synthetic = mica_flux2_open_synthetic,
-    .close = close_model,
-    .session_open = open_session,
-    .session_close = close_session,
+    .close = mica_picture_model_close,
+    .session_open = mica_picture_session_open,
+    .session_close = mica_picture_session_close,
     .generate = mica_flux2_generate,
     .tokens = tokens,
     .scratch_bytes = scratch_bytes,

@@ -40,7 +40,7 @@ static flux2_run *from(mica_diffusion *d)
 
 static const mica_flux2 *model_of(const mica_diffusion *d)
 {
-    return ((const flux2_run *)d)->session->model;
+    return (const mica_flux2 *)((const flux2_run *)d)->session->base.model;
 }
 
 static int prompt_count(const mica_diffusion *d)
@@ -59,7 +59,7 @@ static bool is_distilled(mica_diffusion *d)
 {
     const mica_flux2_variant *v = &model_of(d)->variant;
     const mica_choice asked = d->options->distilled;
-    if (asked == MICA_CHOICE_AUTO && !v->known && model_of(d)->tokenizer)
+    if (asked == MICA_CHOICE_AUTO && !v->known && model_of(d)->base.tokenizer)
         mica_run_notice(&d->run, "the files do not say whether this checkpoint is distilled; "
                                  "taking it for distilled (--distilled no: 50 steps, guidance)");
     return asked == MICA_CHOICE_AUTO ? v->distilled : asked == MICA_CHOICE_YES;
@@ -100,7 +100,7 @@ static mica_status describe(mica_diffusion *d, mica_diffusion_traits *t, mica_er
                                  .max_references = MICA_FLUX2_MAX_REFERENCES,
                                  .refers_to_start = true,
                                  .knows = MICA_KNOWS_DISTILLED,
-                                 .schedule = &m->schedule};
+                                 .schedule = &m->base.schedule};
     return default_size(d, t, err);
 }
 
@@ -149,7 +149,7 @@ static uint64_t scratch(const mica_diffusion *d, int width, int height, int item
 static mica_status tokenize(mica_diffusion *d, int i, mica_qwen3_prompt *out, mica_err *err)
 {
     static const char *const NAMES[2] = {"prompt", "negative"};
-    const mica_tokenizer *tokenizer = model_of(d)->tokenizer;
+    const mica_tokenizer *tokenizer = model_of(d)->base.tokenizer;
     const char *text = i ? d->plan.negative : d->options->prompt;
     const int64_t length = d->plan.max_tokens;
     MICA_TRY(tokenizer ? mica_qwen3_tokenize(tokenizer, text, false, length, out, err)
@@ -162,7 +162,7 @@ static mica_status tokenize(mica_diffusion *d, int i, mica_qwen3_prompt *out, mi
 static mica_status run_encoder(mica_diffusion *d, const mica_qwen3_prompt *prompts, mica_err *err)
 {
     static const char *const NAMES[2] = {"prompt", "negative"};
-    mica_lm *lm = &from(d)->session->text_encoder;
+    mica_lm *lm = &from(d)->session->base.text_encoder;
     const int64_t T = d->plan.max_tokens, E = mica_lm_result_width(&lm->config);
     const int n = prompt_count(d);
     mica_lm_prompt rows[2];
@@ -186,8 +186,8 @@ static mica_status run_encoder(mica_diffusion *d, const mica_qwen3_prompt *promp
 static mica_prompt_key key_of(const mica_diffusion *d, const mica_qwen3_prompt *prompts)
 {
     mica_prompt_key key = {.family = mica_flux2_kind.id,
-                           .encoder = model_of(d)->text_files,
-                           .width = mica_lm_result_width(&model_of(d)->text_encoder.config),
+                           .encoder = model_of(d)->base.text_files,
+                           .width = mica_lm_result_width(&model_of(d)->base.text_encoder.config),
                            .count = prompt_count(d)};
     for (int i = 0; i < key.count; i++) {
         key.prompts[i].ids = prompts[i].ids;
@@ -401,7 +401,7 @@ static void scale_latents(const mica_diffusion *d, float *rows_PC, int64_t n, bo
 static void drop(mica_diffusion *d, mica_phase phase)
 {
     if (phase == MICA_PHASE_TEXT)
-        mica_lm_drop(&from(d)->session->text_encoder, d->be);
+        mica_lm_drop(&from(d)->session->base.text_encoder, d->be);
 }
 
 static const mica_diffusion_ops OPS = {.describe = describe,
@@ -423,5 +423,6 @@ mica_status mica_flux2_generate(mica_model_session *session, const mica_image_op
 {
     mica_flux2_session *s = (mica_flux2_session *)session;
     flux2_run r = {.session = s};
-    return mica_diffusion_run(&r.base, &OPS, s->be, &s->switches, options, taps, result, err);
+    return mica_diffusion_run(&r.base, &OPS, s->base.be, &s->base.switches, options, taps, result,
+                              err);
 }

@@ -6,20 +6,15 @@
 #ifndef MICA_MODELS_QWEN_IMAGE_QWEN_IMAGE_H
 #define MICA_MODELS_QWEN_IMAGE_QWEN_IMAGE_H
 
-#include "models/model.h"
+#include "models/common/picture_model.h"
 #include "models/qwen_image/qwen_image_text.h"
 #include "models/qwen_image/qwen_image_vae.h"
 #include "models/qwen_image/qwen_image_weights.h"
 #include "models/qwen_image/qwen_vision.h"
-#include "sample/schedule.h"
 
 typedef struct mica_qwen_image {
-    mica_model base;
-    mica_arena arena;
-    mica_weights *transformer_files, *text_files, *vae_files;
-    mica_tokenizer *tokenizer; /* NULL in a synthetic model: prompts become made-up ids */
+    mica_picture_model base;
     mica_qwen_image_weights transformer;
-    mica_lm text_encoder;
     /* For editing. layers NULL: pictures cannot be looked at, and vision_problem says why; text
      * to picture does not care. */
     mica_qwen_vision vision;
@@ -27,22 +22,17 @@ typedef struct mica_qwen_image {
     mica_qwen_pixels_config pixels;
     mica_edit editing; /* what the files say: AUTO, when they do not */
     mica_qwen_vae_config vae_config;
-    mica_schedule_config schedule;
 } mica_qwen_image;
 
 typedef struct mica_qwen_image_session {
-    mica_model_session base;
-    const mica_qwen_image *model;
-    mica_backend *be;
-    mica_diffusion_switches switches;
-    mica_arena arena;
+    mica_picture_session base;
     mica_qwen_image_weights transformer;
-    mica_lm text_encoder;
     mica_qwen_vision vision;
     mica_qwen_vae *vae;
 } mica_qwen_image_session;
 
 extern const mica_model_kind mica_qwen_image_kind;
+extern const mica_picture_family mica_qwen_image_family;
 
 /* qwen_image_run.c: the `generate` slot. */
 mica_status mica_qwen_image_generate(mica_model_session *session, const mica_image_options *options,
@@ -60,7 +50,5 @@ mica_status mica_qwen_image_synthetic_prompt(const char *text, mica_qwen_image_p
 mica_status mica_qwen_image_open_synthetic(mica_model **out, const char *spec, mica_err *err);
 /* qwen_image_model.c: the schedule of the released models. */
 void mica_qwen_image_schedule_default(mica_schedule_config *c);
-/* qwen_image_model.c: configs against each other. */
-mica_status mica_qwen_image_check_parts(const mica_qwen_image *m, mica_err *err);
 
 #endif

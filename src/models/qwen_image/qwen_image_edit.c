@@ -105,7 +105,7 @@ static mica_status check_sight(const mica_qwen_image *m, const mica_image_option
                          "different models",
                          (long long)p->patch, (long long)p->merge, (long long)p->merge,
                          (long long)c->patch, (long long)c->merge, (long long)c->merge);
-    const int *s = m->text_encoder.config.sections;
+    const int *s = m->base.text_encoder.config.sections;
     if (o->picture_positions == MICA_POSITIONS_GRID && s[0] + s[1] + s[2] == 0)
         return MICA_FAIL(err, MICA_E_MISSING,
                          "the text encoder's configuration has no mrope_section, which placing "
@@ -251,10 +251,15 @@ static mica_status tokenize(const mica_qwen_image_edit *e, mica_diffusion *d,
                                                 .grid = d->options->picture_positions ==
                                                         MICA_POSITIONS_GRID,
                                                 .max_tokens = d->plan.max_tokens};
-    MICA_TRY(mica_qwen_image_edit_tokenize(m->tokenizer, &prompt, out, err));
+    MICA_TRY(mica_qwen_image_edit_tokenize(m->base.tokenizer, &prompt, out, err));
     mica_diffusion_note_cut(d, i, (int64_t)(out->full_count - out->dropped - out->picture_rows),
                             d->plan.max_tokens);
     return MICA_OK;
+}
+
+static const mica_qwen_image *model_of(const mica_qwen_image_session *s)
+{
+    return (const mica_qwen_image *)s->base.model;
 }
 
 static mica_status encode(const mica_qwen_image_edit *e, mica_diffusion *d,
@@ -264,12 +269,12 @@ static mica_status encode(const mica_qwen_image_edit *e, mica_diffusion *d,
     const int count = d->plan.guided ? 2 : 1;
     mica_tensor pictures_ND[MICA_QWEN_IMAGE_PICTURES], embeds_TE[2];
     for (int i = 0; i < count; i++)
-        MICA_TRY(tokenize(e, d, s->model, pixels, i, &prompts[i], err));
+        MICA_TRY(tokenize(e, d, model_of(s), pixels, i, &prompts[i], err));
     MICA_TRY(tap_pixels(d, pixels, e->count, err));
     MICA_TRY(look(e, d, s, pixels, pictures_ND, err));
     if (!d->switches->ablate_trim)
         mica_qwen_vision_drop(&s->vision, d->be);
-    MICA_TRY(mica_qwen_image_encode(&s->text_encoder, d->be, &d->run, prompts, count,
+    MICA_TRY(mica_qwen_image_encode(&s->base.text_encoder, d->be, &d->run, prompts, count,
                                     d->plan.max_tokens, pictures_ND, embeds_TE, err));
     for (int i = 0; i < count; i++)
         d->text[i] = (mica_diffusion_text){embeds_TE[i], embeds_TE[i].shape_[0]};
@@ -284,7 +289,7 @@ mica_status mica_qwen_image_edit_encode_text(mica_qwen_image_edit *e, mica_diffu
     const mica_pool_mark mark = mica_pool_get_mark(d->be, MICA_POOL_STEP);
     mica_status st = MICA_OK;
     for (int i = 0; i < e->count && !st; i++)
-        st = make_pixels(e, d, s->model, i, &pixels[i], err);
+        st = make_pixels(e, d, model_of(s), i, &pixels[i], err);
     if (!st)
         st = encode(e, d, s, pixels, prompts, err);
     mica_pool_release(d->be, MICA_POOL_STEP, mark);

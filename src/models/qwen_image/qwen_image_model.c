@@ -1,51 +1,47 @@
-/* qwen_image_model.c - opens the parts of a Qwen-Image model and binds sessions to them.
- *
- * All parts are opened even when one fails, so that one error text tells everything that is
- * wrong with a download. No weight data is read here. */
+/* qwen_image_model.c - the parts of a Qwen-Image model, for models/common/picture_model.h. No weight
+ * data is read here. */
 #include "models/qwen_image/qwen_image.h"
-
-#include "base/mem.h"
 
 #include <string.h>
 
 /* ------------------------------------------------------------------- opening -- */
 
-typedef mica_status (*open_part_fn)(mica_qwen_image *m, const mica_model_parts *parts,
-                                    mica_err *err);
-
-static mica_status open_transformer(mica_qwen_image *m, const mica_model_parts *parts,
+static mica_status open_transformer(mica_picture_model *base, const mica_model_parts *parts,
                                     mica_err *err)
 {
-    MICA_TRY(mica_weights_open(&m->transformer_files, parts->path[MICA_PART_TRANSFORMER], err));
-    if (!mica_qwen_image_is_transformer(m->transformer_files))
+    mica_qwen_image *m = (mica_qwen_image *)base;
+    MICA_TRY(
+        mica_weights_open(&m->base.transformer_files, parts->path[MICA_PART_TRANSFORMER], err));
+    if (!mica_qwen_image_is_transformer(m->base.transformer_files))
         return MICA_FAIL(err, MICA_E_FORMAT, "%s: its tensors are not a Qwen-Image transformer's",
                          parts->path[MICA_PART_TRANSFORMER]);
-    MICA_TRY(mica_qwen_image_rename(m->transformer_files, err));
-    MICA_TRY(mica_qwen_image_config_read(
-        &m->transformer.config, parts->config[MICA_PART_TRANSFORMER], m->transformer_files, err));
-    m->base.has_alpha = m->transformer.config.layered;
-    mica_weights_hash(m->transformer_files, m->base.hash);
-    return mica_qwen_image_weights_bind(&m->transformer, m->transformer_files, &m->arena, err);
+    MICA_TRY(mica_qwen_image_rename(m->base.transformer_files, err));
+    MICA_TRY(mica_qwen_image_config_read(&m->transformer.config,
+                                         parts->config[MICA_PART_TRANSFORMER],
+                                         m->base.transformer_files, err));
+    m->base.base.has_alpha = m->transformer.config.layered;
+    return mica_qwen_image_weights_bind(&m->transformer, m->base.transformer_files, &m->base.arena,
+                                        err);
 }
 
 static mica_status bind_vision(mica_qwen_image *m, const mica_model_parts *parts, mica_err *err)
 {
     const char *path = parts->path[MICA_PART_TEXT_ENCODER];
-    if (!mica_qwen_vision_is_present(m->text_files))
+    if (!mica_qwen_vision_is_present(m->base.text_files))
         return MICA_FAIL(err, MICA_E_MISSING,
                          "%s: this text encoder has no vision tower (tensors visual.*), which "
                          "editing pictures needs; use the whole Qwen2.5-VL-7B",
                          path);
     MICA_TRY(mica_qwen_vision_config_read(&m->vision.config, parts->config[MICA_PART_TEXT_ENCODER],
-                                          m->text_files, err));
-    if (m->vision.config.out_width != m->text_encoder.config.width)
+                                          m->base.text_files, err));
+    if (m->vision.config.out_width != m->base.text_encoder.config.width)
         return MICA_FAIL(err, MICA_E_FORMAT,
                          "%s: the vision tower gives rows of width %lld, the text encoder takes "
                          "%lld",
                          path, (long long)m->vision.config.out_width,
-                         (long long)m->text_encoder.config.width);
+                         (long long)m->base.text_encoder.config.width);
     MICA_TRY(mica_qwen_pixels_config_read(&m->pixels, parts->path[MICA_PART_PROCESSOR], err));
-    return mica_qwen_vision_bind(&m->vision, m->text_files, &m->arena, err);
+    return mica_qwen_vision_bind(&m->vision, m->base.text_files, &m->base.arena, err);
 }
 
 /* Only editing needs the vision tower: what is wrong with it is told by a run that does. */
@@ -57,41 +53,40 @@ static mica_status open_vision(mica_qwen_image *m, const mica_model_parts *parts
     return st == MICA_E_NOMEM ? MICA_FAIL(err, st, "%s", m->vision_problem.text) : MICA_OK;
 }
 
-static mica_status open_text_encoder(mica_qwen_image *m, const mica_model_parts *parts,
+static mica_status open_text_encoder(mica_picture_model *base, const mica_model_parts *parts,
                                      mica_err *err)
 {
-    MICA_TRY(mica_weights_open(&m->text_files, parts->path[MICA_PART_TEXT_ENCODER], err));
-    if (!mica_qwen_image_is_text_encoder(m->text_files))
+    mica_qwen_image *m = (mica_qwen_image *)base;
+    MICA_TRY(mica_weights_open(&m->base.text_files, parts->path[MICA_PART_TEXT_ENCODER], err));
+    if (!mica_qwen_image_is_text_encoder(m->base.text_files))
         return MICA_FAIL(err, MICA_E_FORMAT, "%s: its tensors are not a Qwen2.5-VL text encoder's",
                          parts->path[MICA_PART_TEXT_ENCODER]);
-    MICA_TRY(mica_qwen_image_text_rename(m->text_files, err));
-    MICA_TRY(mica_qwen_image_text_config_read(
-        &m->text_encoder.config, parts->config[MICA_PART_TEXT_ENCODER], m->text_files, err));
-    MICA_TRY(mica_lm_bind(&m->text_encoder, m->text_files, "text encoder", &m->arena, err));
+    MICA_TRY(mica_qwen_image_text_rename(m->base.text_files, err));
+    MICA_TRY(mica_qwen_image_text_config_read(&m->base.text_encoder.config,
+                                              parts->config[MICA_PART_TEXT_ENCODER],
+                                              m->base.text_files, err));
+    MICA_TRY(mica_lm_bind(&m->base.text_encoder, m->base.text_files, "text encoder", &m->base.arena,
+                          err));
     return open_vision(m, parts, err);
 }
 
 /* The tables of the VAE belong to its own module; opening it once checks every tensor. */
-static mica_status open_vae(mica_qwen_image *m, const mica_model_parts *parts, mica_err *err)
+static mica_status open_vae(mica_picture_model *base, const mica_model_parts *parts, mica_err *err)
 {
+    mica_qwen_image *m = (mica_qwen_image *)base;
     mica_qwen_vae *vae = NULL;
     const char *json = parts->config[MICA_PART_VAE];
-    MICA_TRY(mica_weights_open(&m->vae_files, parts->path[MICA_PART_VAE], err));
-    if (!mica_qwen_vae_probe(m->vae_files))
+    MICA_TRY(mica_weights_open(&m->base.vae_files, parts->path[MICA_PART_VAE], err));
+    if (!mica_qwen_vae_probe(m->base.vae_files))
         return MICA_FAIL(err, MICA_E_FORMAT, "%s: its tensors are not a Qwen-Image VAE's",
                          parts->path[MICA_PART_VAE]);
-    MICA_TRY(mica_qwen_vae_rename(m->vae_files, err));
+    MICA_TRY(mica_qwen_vae_rename(m->base.vae_files, err));
     m->vae_config = mica_qwen_vae_config_default();
     MICA_TRY(json ? mica_qwen_vae_config_read(&m->vae_config, json, err)
-                  : mica_qwen_vae_config_derive(&m->vae_config, m->vae_files, err));
-    MICA_TRY(mica_qwen_vae_open(&vae, &m->vae_config, m->vae_files, err));
+                  : mica_qwen_vae_config_derive(&m->vae_config, m->base.vae_files, err));
+    MICA_TRY(mica_qwen_vae_open(&vae, &m->vae_config, m->base.vae_files, err));
     mica_qwen_vae_close(&vae);
     return MICA_OK;
-}
-
-static mica_status open_tokenizer(mica_qwen_image *m, const mica_model_parts *parts, mica_err *err)
-{
-    return mica_tokenizer_open(&m->tokenizer, parts->path[MICA_PART_TOKENIZER], err);
 }
 
 /* scheduler/scheduler_config.json of Qwen-Image; the released models share it. */
@@ -107,19 +102,23 @@ void mica_qwen_image_schedule_default(mica_schedule_config *c)
 }
 
 /* Single files come without a scheduler. */
-static mica_status open_scheduler(mica_qwen_image *m, const mica_model_parts *parts, mica_err *err)
+static mica_status open_scheduler(mica_picture_model *base, const mica_model_parts *parts,
+                                  mica_err *err)
 {
+    mica_qwen_image *m = (mica_qwen_image *)base;
     const char *path = parts->path[MICA_PART_SCHEDULER];
-    mica_schedule_config_init(&m->schedule);
+    mica_schedule_config_init(&m->base.schedule);
     if (path)
-        return mica_schedule_config_read(&m->schedule, path, err);
-    mica_qwen_image_schedule_default(&m->schedule);
+        return mica_schedule_config_read(&m->base.schedule, path, err);
+    mica_qwen_image_schedule_default(&m->base.schedule);
     return MICA_OK;
 }
 
 /* model_index.json names the pipeline; single files tell Edit-2511 at most. */
-static mica_status open_index(mica_qwen_image *m, const mica_model_parts *parts, mica_err *err)
+static mica_status open_index(mica_picture_model *base, const mica_model_parts *parts,
+                              mica_err *err)
 {
+    mica_qwen_image *m = (mica_qwen_image *)base;
     static const struct {
         const char *pipeline;
         mica_edit editing;
@@ -144,39 +143,15 @@ static mica_status open_index(mica_qwen_image *m, const mica_model_parts *parts,
     return st;
 }
 
-static mica_status check_present(const mica_model_parts *parts, mica_err *err)
+static mica_status check(const mica_picture_model *base, mica_err *err)
 {
-    static const struct {
-        mica_model_part part;
-        const char *text;
-    } NEEDED[] = {
-        {MICA_PART_TRANSFORMER, "transformer (--transformer FILE)"},
-        {MICA_PART_TEXT_ENCODER, "text encoder Qwen2.5-VL-7B (--text-encoder FILE)"},
-        {MICA_PART_VAE, "VAE (--vae FILE)"},
-        {MICA_PART_TOKENIZER, "tokenizer (--tokenizer FOLDER with tokenizer.json, or vocab.json "
-                              "and merges.txt)"},
-    };
-    mica_text missing = {0};
-    for (size_t i = 0; i < MICA_ARRAY_LEN(NEEDED); i++)
-        if (!parts->path[NEEDED[i].part])
-            mica_text_add(&missing, "%s%s", missing.size ? ", " : "", NEEDED[i].text);
-    const mica_status st =
-        missing.failed ? MICA_FAIL(err, MICA_E_NOMEM, "no memory to open the model")
-        : missing.size
-            ? MICA_FAIL(err, MICA_E_MISSING, "Qwen-Image is missing its %s", missing.data)
-            : MICA_OK;
-    mica_text_deinit(&missing);
-    return st;
-}
-
-mica_status mica_qwen_image_check_parts(const mica_qwen_image *m, mica_err *err)
-{
+    const mica_qwen_image *m = (const mica_qwen_image *)base;
     const mica_qwen_image_config *t = &m->transformer.config;
-    if (t->text_width != m->text_encoder.config.width)
+    if (t->text_width != m->base.text_encoder.config.width)
         return MICA_FAIL(err, MICA_E_FORMAT,
                          "the transformer takes text features of width %lld, the text encoder "
                          "gives %lld; they belong to different models",
-                         (long long)t->text_width, (long long)m->text_encoder.config.width);
+                         (long long)t->text_width, (long long)m->base.text_encoder.config.width);
     if (t->in_channels != 4 * m->vae_config.z_dim)
         return MICA_FAIL(err, MICA_E_FORMAT,
                          "the transformer's %lld channels are not four times the VAE's %d; they "
@@ -188,50 +163,6 @@ mica_status mica_qwen_image_check_parts(const mica_qwen_image *m, mica_err *err)
             m->vae_config.picture_channels, t->layered ? "Qwen-Image-Layered" : "this transformer",
             t->layered ? 4 : 3);
     return MICA_OK;
-}
-
-static mica_status open_parts(mica_qwen_image *m, const mica_model_parts *parts, mica_err *err)
-{
-    static const open_part_fn PARTS[] = {open_transformer, open_text_encoder, open_vae,
-                                         open_tokenizer,   open_scheduler,    open_index};
-    mica_err all = {0};
-    MICA_TRY(check_present(parts, err));
-    for (size_t i = 0; i < MICA_ARRAY_LEN(PARTS); i++) {
-        mica_err one = {0};
-        if (PARTS[i](m, parts, &one))
-            mica_err_join(&all, &one);
-    }
-    if (all.status)
-        return MICA_FAIL(err, all.status, "%s", all.text);
-    return mica_qwen_image_check_parts(m, err);
-}
-
-static void close_model(mica_model **model)
-{
-    mica_qwen_image *m = model ? (mica_qwen_image *)*model : NULL;
-    if (!m)
-        return;
-    mica_tokenizer_close(&m->tokenizer);
-    mica_weights_close(&m->transformer_files);
-    mica_weights_close(&m->text_files);
-    mica_weights_close(&m->vae_files);
-    mica_arena_deinit(&m->arena);
-    mica_mem_free(m);
-    *model = NULL;
-}
-
-static mica_status open_model(mica_model **out, const mica_model_parts *parts, mica_err *err)
-{
-    mica_qwen_image *m = mica_mem_calloc(1, sizeof *m);
-    *out = m ? &m->base : NULL;
-    if (!m)
-        return MICA_FAIL(err, MICA_E_NOMEM, "no memory to open the model");
-    m->base.kind = &mica_qwen_image_kind;
-    mica_arena_init(&m->arena, 1 << 18);
-    const mica_status st = open_parts(m, parts, err);
-    if (st)
-        close_model(out);
-    return st;
 }
 
 static mica_model_part classify(const mica_weights *w)
@@ -264,52 +195,49 @@ static void drop_vae(mica_qwen_vae *vae, mica_backend *be)
     }
 }
 
-static void close_session(mica_model_session **session)
+static void unbind(mica_picture_session *base)
 {
-    mica_qwen_image_session *s = session ? (mica_qwen_image_session *)*session : NULL;
-    if (!s)
-        return;
-    drop_transformer(&s->transformer, s->be);
-    if (s->text_encoder.layers)
-        mica_lm_drop(&s->text_encoder, s->be);
+    mica_qwen_image_session *s = (mica_qwen_image_session *)base;
+    drop_transformer(&s->transformer, base->be);
     if (s->vision.layers)
-        mica_qwen_vision_drop(&s->vision, s->be);
+        mica_qwen_vision_drop(&s->vision, base->be);
     if (s->vae)
-        drop_vae(s->vae, s->be);
+        drop_vae(s->vae, base->be);
     mica_qwen_vae_close(&s->vae);
-    mica_arena_deinit(&s->arena);
-    mica_mem_free(s);
-    *session = NULL;
 }
 
-static mica_status open_session(mica_model_session **out, const mica_model *model, mica_backend *be,
-                                const mica_diffusion_switches *switches, mica_err *err)
+static mica_status bind(mica_picture_session *base, mica_err *err)
 {
-    const mica_qwen_image *m = (const mica_qwen_image *)model;
-    mica_qwen_image_session *s = mica_mem_calloc(1, sizeof *s);
-    *out = s ? &s->base : NULL;
-    if (!s)
-        return MICA_FAIL(err, MICA_E_NOMEM, "no memory for a session");
-    *s = (mica_qwen_image_session){
-        .base = {&mica_qwen_image_kind}, .model = m, .be = be, .switches = *switches};
-    mica_arena_init(&s->arena, 1 << 16);
-    mica_status st = mica_qwen_image_weights_copy(&s->transformer, &m->transformer, &s->arena, err);
-    if (!st)
-        st = mica_lm_copy(&s->text_encoder, &m->text_encoder, &s->arena, err);
-    if (!st && m->vision.layers)
-        st = mica_qwen_vision_copy(&s->vision, &m->vision, &s->arena, err);
-    if (!st)
-        st = mica_qwen_vae_open(&s->vae, &m->vae_config, m->vae_files, err);
-    if (st)
-        close_session(out);
-    return st;
+    mica_qwen_image_session *s = (mica_qwen_image_session *)base;
+    const mica_qwen_image *m = (const mica_qwen_image *)base->model;
+    MICA_TRY(mica_qwen_image_weights_copy(&s->transformer, &m->transformer, &base->arena, err));
+    if (m->vision.layers)
+        MICA_TRY(mica_qwen_vision_copy(&s->vision, &m->vision, &base->arena, err));
+    return mica_qwen_vae_open(&s->vae, &m->vae_config, m->base.vae_files, err);
+}
+
+const mica_picture_family mica_qwen_image_family = {
+    .kind = &mica_qwen_image_kind,
+    .model_size = sizeof(mica_qwen_image),
+    .session_size = sizeof(mica_qwen_image_session),
+    .text_encoder = "text encoder Qwen2.5-VL-7B",
+    .vae = "VAE",
+    .open = {open_transformer, open_text_encoder, open_vae, open_scheduler, open_index},
+    .check = check,
+    .bind = bind,
+    .unbind = unbind,
+};
+
+static mica_status open_model(mica_model **out, const mica_model_parts *parts, mica_err *err)
+{
+    return mica_picture_model_open(out, &mica_qwen_image_family, parts, err);
 }
 
 static mica_status tokens(const mica_model *model, const char *text, int32_t **ids, size_t *count,
                           mica_err *err)
 {
     mica_qwen_image_prompt p;
-    const mica_tokenizer *t = ((const mica_qwen_image *)model)->tokenizer;
+    const mica_tokenizer *t = ((const mica_picture_model *)model)->tokenizer;
     if (!t)
         return MICA_FAIL(err, MICA_E_UNSUPPORTED, "a synthetic model has no tokenizer");
     MICA_TRY(mica_qwen_image_tokenize(t, text, &p, err));
@@ -334,9 +262,9 @@ const mica_model_kind mica_qwen_image_kind = {
     .classify = classify,
     .open = open_model,
     .open_synthetic = mica_qwen_image_open_synthetic,
-    .close = close_model,
-    .session_open = open_session,
-    .session_close = close_session,
+    .close = mica_picture_model_close,
+    .session_open = mica_picture_session_open,
+    .session_close = mica_picture_session_close,
     .generate = mica_qwen_image_generate,
     .tokens = tokens,
     .scratch_bytes = scratch_bytes,

@@ -36,7 +36,7 @@ static qwen_image_run *from(mica_diffusion *d)
 
 static const mica_qwen_image *model_of(const mica_diffusion *d)
 {
-    return ((const qwen_image_run *)d)->session->model;
+    return (const mica_qwen_image *)((const qwen_image_run *)d)->session->base.model;
 }
 
 static int prompt_count(const mica_diffusion *d)
@@ -67,7 +67,7 @@ static mica_status describe(mica_diffusion *d, mica_diffusion_traits *t, mica_er
                                  .default_strength = DEFAULT_STRENGTH,
                                  .default_tokens = MICA_QWEN_IMAGE_MAX_TOKENS,
                                  .max_tokens = MICA_QWEN_IMAGE_MAX_TOKENS,
-                                 .schedule = &m->schedule};
+                                 .schedule = &m->base.schedule};
     return mica_qwen_image_edit_describe(&from(d)->edit, d, m, t, err);
 }
 
@@ -95,7 +95,7 @@ static uint64_t scratch(const mica_diffusion *d, int width, int height, int item
 
 static mica_status tokenize(mica_diffusion *d, int i, mica_qwen_image_prompt *out, mica_err *err)
 {
-    const mica_tokenizer *tokenizer = model_of(d)->tokenizer;
+    const mica_tokenizer *tokenizer = model_of(d)->base.tokenizer;
     const char *text = i ? d->plan.negative : d->options->prompt;
     MICA_TRY(tokenizer ? mica_qwen_image_tokenize(tokenizer, text, out, err)
                        : mica_qwen_image_synthetic_prompt(text, out, err));
@@ -107,8 +107,8 @@ static mica_status tokenize(mica_diffusion *d, int i, mica_qwen_image_prompt *ou
 static mica_prompt_key key_of(const mica_diffusion *d, const mica_qwen_image_prompt *prompts)
 {
     mica_prompt_key key = {.family = mica_qwen_image_kind.id,
-                           .encoder = model_of(d)->text_files,
-                           .width = model_of(d)->text_encoder.config.width,
+                           .encoder = model_of(d)->base.text_files,
+                           .width = model_of(d)->base.text_encoder.config.width,
                            .count = prompt_count(d)};
     for (int i = 0; i < key.count; i++) {
         const size_t most = prompts[i].dropped + (size_t)d->plan.max_tokens;
@@ -131,7 +131,7 @@ static mica_status encode_text(mica_diffusion *d, mica_err *err)
     const mica_prompt_key key = key_of(d, prompts);
     const bool found = !st && mica_prompt_cache_find(d, &key);
     if (!st && !found)
-        st = mica_qwen_image_encode(&from(d)->session->text_encoder, d->be, &d->run, prompts,
+        st = mica_qwen_image_encode(&from(d)->session->base.text_encoder, d->be, &d->run, prompts,
                                     prompt_count(d), d->plan.max_tokens, NULL, embeds_TE, err);
     for (int i = 0; i < prompt_count(d) && !st && !found; i++)
         d->text[i] = (mica_diffusion_text){embeds_TE[i], embeds_TE[i].shape_[0]};
@@ -300,7 +300,7 @@ static void drop(mica_diffusion *d, mica_phase phase)
 {
     mica_qwen_image_session *s = from(d)->session;
     if (phase == MICA_PHASE_TEXT)
-        mica_lm_drop(&s->text_encoder, d->be);
+        mica_lm_drop(&s->base.text_encoder, d->be);
     if (phase == MICA_PHASE_TEXT && s->vision.layers)
         mica_qwen_vision_drop(&s->vision, d->be);
 }
@@ -329,5 +329,6 @@ mica_status mica_qwen_image_generate(mica_model_session *session, const mica_ima
         ops.mu = layered_mu;
         ops.unshifted = layered_unshifted;
     }
-    return mica_diffusion_run(&r.base, &ops, s->be, &s->switches, options, taps, result, err);
+    return mica_diffusion_run(&r.base, &ops, s->base.be, &s->base.switches, options, taps, result,
+                              err);
 }

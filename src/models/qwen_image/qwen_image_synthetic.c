@@ -11,78 +11,39 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct spec_key {
-    const char *name;
-    int64_t *value;
-} spec_key;
-
-/* "name=number" of length n. */
-static mica_status read_setting(const char *text, size_t n, const spec_key *keys, mica_err *err)
-{
-    for (; keys->name; keys++) {
-        const size_t k = strlen(keys->name);
-        if (n <= k + 1 || strncmp(text, keys->name, k) != 0 || text[k] != '=')
-            continue;
-        char *end;
-        const long value = strtol(text + k + 1, &end, 10);
-        if (end != text + n || value < 1 || value > 1000)
-            return MICA_FAIL(err, MICA_E_USAGE, "\"%.*s\": the number must be 1 to 1000", (int)n,
-                             text);
-        *keys->value = value;
-        return MICA_OK;
-    }
-    return MICA_FAIL(err, MICA_E_USAGE,
-                     "\"%.*s\" is not a setting of a synthetic qwen-image; there are layers=N and "
-                     "text_layers=N",
-                     (int)n, text);
-}
-
 static mica_status read_spec(mica_qwen_image *m, const char *spec, mica_err *err)
 {
-    const spec_key keys[] = {{"layers", &m->transformer.config.layers},
-                             {"text_layers", &m->text_encoder.config.layers},
-                             {NULL, NULL}};
-    while (*spec) {
-        const size_t n = strcspn(spec, ",");
-        MICA_TRY(read_setting(spec, n, keys, err));
-        spec += n + (spec[n] == ',');
-    }
-    return MICA_OK;
+    const mica_synthetic_key keys[] = {
+        {"layers", &m->transformer.config.layers, 1000, NULL},
+        {"text_layers", &m->base.text_encoder.config.layers, 1000, NULL}};
+    return mica_synthetic_read(spec, "qwen-image", keys, MICA_ARRAY_LEN(keys), err);
 }
 
 static mica_status fill(mica_qwen_image *m, mica_err *err)
 {
-    MICA_TRY(mica_weights_open_empty(&m->transformer_files, err));
-    MICA_TRY(mica_weights_open_empty(&m->text_files, err));
-    MICA_TRY(mica_weights_open_empty(&m->vae_files, err));
-    MICA_TRY(
-        mica_qwen_image_weights_fill(&m->transformer.config, m->transformer_files, &m->arena, err));
-    MICA_TRY(mica_lm_fill(&m->text_encoder.config, m->text_files, &m->arena, err));
-    MICA_TRY(mica_qwen_vae_fill(&m->vae_config, m->vae_files, &m->arena, err));
-    MICA_TRY(mica_qwen_image_weights_bind(&m->transformer, m->transformer_files, &m->arena, err));
-    MICA_TRY(mica_lm_bind(&m->text_encoder, m->text_files, "text encoder", &m->arena, err));
-    memcpy(m->base.hash, "synthetic", sizeof "synthetic");
-    return mica_qwen_image_check_parts(m, err);
+    mica_picture_model *b = &m->base;
+    mica_qwen_image_weights *w = &m->transformer;
+    MICA_TRY(mica_qwen_image_weights_fill(&w->config, b->transformer_files, &b->arena, err));
+    MICA_TRY(mica_lm_fill(&b->text_encoder.config, b->text_files, &b->arena, err));
+    MICA_TRY(mica_qwen_vae_fill(&m->vae_config, b->vae_files, &b->arena, err));
+    MICA_TRY(mica_qwen_image_weights_bind(w, b->transformer_files, &b->arena, err));
+    return mica_lm_bind(&b->text_encoder, b->text_files, "text encoder", &b->arena, err);
+}
+
+static mica_status build(mica_picture_model *base, const char *spec, mica_err *err)
+{
+    mica_qwen_image *m = (mica_qwen_image *)base;
+    m->transformer.config = mica_qwen_image_config_default();
+    base->text_encoder.config = mica_qwen_image_text_config_default();
+    m->vae_config = mica_qwen_vae_config_default();
+    mica_qwen_image_schedule_default(&base->schedule);
+    MICA_TRY(read_spec(m, spec, err));
+    return fill(m, err);
 }
 
 mica_status mica_qwen_image_open_synthetic(mica_model **out, const char *spec, mica_err *err)
 {
-    mica_qwen_image *m = mica_mem_calloc(1, sizeof *m);
-    *out = m ? &m->base : NULL;
-    if (!m)
-        return MICA_FAIL(err, MICA_E_NOMEM, "no memory for a synthetic model");
-    m->base.kind = &mica_qwen_image_kind;
-    mica_arena_init(&m->arena, 1 << 20);
-    m->transformer.config = mica_qwen_image_config_default();
-    m->text_encoder.config = mica_qwen_image_text_config_default();
-    m->vae_config = mica_qwen_vae_config_default();
-    mica_qwen_image_schedule_default(&m->schedule);
-    mica_status st = read_spec(m, spec, err);
-    if (!st)
-        st = fill(m, err);
-    if (st)
-        mica_qwen_image_kind.close(out);
-    return st;
+    return mica_picture_model_synthetic(out, &mica_qwen_image_family, spec, build, err);
 }
 
 mica_status mica_qwen_image_synthetic_prompt(const char *text, mica_qwen_image_prompt *out,

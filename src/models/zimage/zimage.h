@@ -6,36 +6,26 @@
 #ifndef MICA_MODELS_ZIMAGE_ZIMAGE_H
 #define MICA_MODELS_ZIMAGE_ZIMAGE_H
 
-#include "models/model.h"
+#include "models/common/picture_model.h"
 #include "models/zimage/zimage_weights.h"
 #include "nn/kl_vae.h"
 #include "nn/qwen3.h"
-#include "sample/schedule.h"
 
 typedef struct mica_zimage {
-    mica_model base;
-    mica_arena arena;
-    mica_weights *transformer_files, *text_files, *vae_files;
-    mica_tokenizer *tokenizer; /* NULL in a synthetic model: prompts become made-up ids */
+    mica_picture_model base;
     mica_zimage_weights transformer;
-    mica_lm text_encoder;
     mica_kl_vae_config vae_config;
-    mica_schedule_config schedule;
     bool distilled; /* Turbo: few steps without guidance */
 } mica_zimage;
 
 typedef struct mica_zimage_session {
-    mica_model_session base;
-    const mica_zimage *model;
-    mica_backend *be;
-    mica_diffusion_switches switches;
-    mica_arena arena;
+    mica_picture_session base;
     mica_zimage_weights transformer;
-    mica_lm text_encoder;
     mica_kl_vae *vae;
 } mica_zimage_session;
 
 extern const mica_model_kind mica_zimage_kind;
+extern const mica_picture_family mica_zimage_family;
 
 #define MICA_ZIMAGE_MAX_TOKENS 512 /* of a prompt with its template */
 
@@ -51,7 +41,5 @@ mica_status mica_zimage_open_synthetic(mica_model **out, const char *spec, mica_
 void mica_zimage_schedule_default(mica_schedule_config *c);
 /* zimage_model.c: the one hidden state that is wanted, the last but one. */
 void mica_zimage_choose_state(mica_lm_config *c);
-/* zimage_model.c: configs against each other. */
-mica_status mica_zimage_check_parts(const mica_zimage *m, mica_err *err);
 
 #endif

@@ -33,7 +33,7 @@ static zimage_run *from(mica_diffusion *d)
 
 static const mica_zimage *model_of(const mica_diffusion *d)
 {
-    return ((const zimage_run *)d)->session->model;
+    return (const mica_zimage *)((const zimage_run *)d)->session->base.model;
 }
 
 static int prompt_count(const mica_diffusion *d)
@@ -83,7 +83,7 @@ static mica_status describe(mica_diffusion *d, mica_diffusion_traits *t, mica_er
                                  .default_tokens = MICA_ZIMAGE_MAX_TOKENS,
                                  .max_tokens = MICA_ZIMAGE_MAX_TOKENS,
                                  .knows = MICA_KNOWS_DISTILLED | MICA_KNOWS_CFG_LIMITS,
-                                 .schedule = &m->schedule};
+                                 .schedule = &m->base.schedule};
     return check_limits(o, err);
 }
 
@@ -118,7 +118,7 @@ static const char *const PROMPT_NAMES[2] = {"prompt", "negative"};
 
 static mica_status tokenize(mica_diffusion *d, int i, mica_qwen3_prompt *out, mica_err *err)
 {
-    const mica_tokenizer *tokenizer = model_of(d)->tokenizer;
+    const mica_tokenizer *tokenizer = model_of(d)->base.tokenizer;
     const char *text = i ? d->plan.negative : d->options->prompt;
     MICA_TRY(tokenizer ? mica_qwen3_tokenize(tokenizer, text, true, d->plan.max_tokens, out, err)
                        : mica_qwen3_prompt_synthetic(text, d->plan.max_tokens, out, err));
@@ -128,7 +128,7 @@ static mica_status tokenize(mica_diffusion *d, int i, mica_qwen3_prompt *out, mi
 
 static mica_status run_encoder(mica_diffusion *d, const mica_qwen3_prompt *prompts, mica_err *err)
 {
-    mica_lm *lm = &from(d)->session->text_encoder;
+    mica_lm *lm = &from(d)->session->base.text_encoder;
     mica_lm_prompt rows[2] = {{0}};
     int64_t L = 0, first = 0;
     for (int i = 0; i < prompt_count(d); i++) {
@@ -156,8 +156,8 @@ static mica_status run_encoder(mica_diffusion *d, const mica_qwen3_prompt *promp
 static mica_prompt_key key_of(const mica_diffusion *d, const mica_qwen3_prompt *prompts)
 {
     mica_prompt_key key = {.family = mica_zimage_kind.id,
-                           .encoder = model_of(d)->text_files,
-                           .width = model_of(d)->text_encoder.config.width,
+                           .encoder = model_of(d)->base.text_files,
+                           .width = model_of(d)->base.text_encoder.config.width,
                            .count = prompt_count(d)};
     for (int i = 0; i < key.count; i++) {
         key.prompts[i].ids = prompts[i].ids;
@@ -321,7 +321,7 @@ static void scale_latents(const mica_diffusion *d, float *rows_PC, int64_t n, bo
 static void drop(mica_diffusion *d, mica_phase phase)
 {
     if (phase == MICA_PHASE_TEXT)
-        mica_lm_drop(&from(d)->session->text_encoder, d->be);
+        mica_lm_drop(&from(d)->session->base.text_encoder, d->be);
 }
 
 static const mica_diffusion_ops OPS = {.describe = describe,
@@ -346,5 +346,6 @@ mica_status mica_zimage_generate(mica_model_session *session, const mica_image_o
 {
     mica_zimage_session *s = (mica_zimage_session *)session;
     zimage_run r = {.session = s};
-    return mica_diffusion_run(&r.base, &OPS, s->be, &s->switches, options, taps, result, err);
+    return mica_diffusion_run(&r.base, &OPS, s->base.be, &s->base.switches, options, taps, result,
+                              err);
 }
