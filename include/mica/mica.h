@@ -117,6 +117,12 @@ typedef struct mica_engine_options {
     /* Adapters for the transformer, any weights and precision; those of one layer add up. */
     const mica_lora_input *loras;
     int lora_count; /* at most 64 */
+    /* Parts of a speech model given one by one: files or folders. */
+    const char *semantic;    /* text to semantic tokens: s1*.ckpt */
+    const char *synthesizer; /* tokens to sound: s2G*.pth */
+    const char *hubert;      /* chinese-hubert-base */
+    const char *bert;        /* chinese-roberta-wwm-ext-large */
+    const char *speaker;     /* ERes2NetV2, for v2Pro and v2ProPlus */
 } mica_engine_options;
 
 /* Opens and checks a model: every tensor's name, shape, dtype and range, without
@@ -294,6 +300,95 @@ MICA_API int mica_session_channels(const mica_session *session);
  * *ids is borrowed until the next call on the session. */
 MICA_API mica_status mica_session_tokens(mica_session *session, const char *text,
                                          const int32_t **ids, size_t *count);
+
+/* ---------------------------------------------------------------- speech -- */
+
+/* One recording of the voice to speak with: 3 to 10 seconds in any format libsndfile reads, or a
+ * .voice file, which holds what a model needs to know of recordings. */
+typedef struct mica_voice_input {
+    const char *path; /* required */
+    const char *text; /* what is said in it, UTF-8; NULL: not known (or as the .voice file says) */
+    const char *language; /* of that text: "zh", "en", "auto" (NULL: "auto") */
+} mica_voice_input;
+
+/* A piece of finished speech. Called in order, from the thread that runs; `samples` are mono and
+ * valid during the call. Return false to stop: MICA_E_CANCELLED. */
+typedef struct mica_speech_chunk {
+    const float *samples;
+    size_t count;
+    int rate;     /* samples per second */
+    int sentence; /* the one it belongs to, from 0; silence between two belongs to the first */
+    bool last;    /* nothing follows */
+} mica_speech_chunk;
+typedef bool (*mica_speech_fn)(void *user, const mica_speech_chunk *chunk);
+
+typedef struct mica_speech_options {
+    size_t size;          /* sizeof(mica_speech_options) */
+    const char *text;     /* UTF-8; required unless phones_path is given */
+    const char *language; /* "zh", "en" (each mixed with English), "auto"; NULL: "auto" */
+    const char *cut;      /* how text is cut into sentences: "cut0" to "cut5"; NULL: "cut5" */
+    /* The first voice is what is continued: its transcript and semantic codes stand before the text.
+     * Further ones only take part in the mean of the styles. */
+    const mica_voice_input *voices;
+    int voice_count;
+    uint64_t seed; /* each sentence has a stream of its own, so neither batch nor order matter */
+    int top_k;     /* 0: 15 */
+    double top_p;  /* 0: 1 */
+    double temperature;        /* 0: 1 */
+    double repetition_penalty; /* 0: 1.35 */
+    bool greedy;               /* the likeliest token always */
+    double noise_scale;        /* of the decoder's latent; 0: 0.5; negative: none */
+    double speed;              /* 0: 1; 0.25 to 4. Changes the length, not the pitch */
+    double pause;              /* seconds of silence behind a sentence; 0: 0.3; negative: none */
+    int batch;                 /* sentences whose tokens are made together; 0: 1 */
+    int retries; /* times a sentence with lost or endless words is made anew; 0: 2; negative: none */
+    int max_tokens;   /* per sentence, 25 a second; 0: 1500 */
+    int chunk_tokens; /* with `chunk`: tokens per piece of sound, 16 at least; 0: whole sentences */
+    /* Stages given by a file instead of computed, for exact runs. Safetensors files with the names
+     * of the golden vectors; one file may serve several. */
+    const char *phones_path; /* `phone_ids` of one sentence, transcript included, and
+                                `bert_features` [1, width, phones] when there */
+    const char *codes_path;  /* `prompt_tokens`: semantic codes of the reference */
+    const char *tokens_path; /* `semantic_tokens`: nothing is sampled */
+    const char *trace_path;  /* safetensors file that receives every named tap */
+    mica_speech_fn chunk;    /* NULL: only the result */
+    void *chunk_user;
+    mica_progress_fn progress;
+    void *progress_user;
+} mica_speech_options;
+
+typedef struct mica_speech mica_speech;
+
+/* Speaks `text` with a voice. On failure *out is NULL and mica_session_errmsg tells why. */
+MICA_API mica_status mica_speech_generate(mica_session *session, const mica_speech_options *options,
+                                          mica_speech **out);
+MICA_API void mica_speech_close(mica_speech **speech);
+MICA_API const float *mica_speech_samples(const mica_speech *speech, size_t *count); /* mono */
+MICA_API int mica_speech_rate(const mica_speech *speech); /* samples per second */
+
+/* What was spoken when. */
+typedef struct mica_speech_sentence {
+    size_t size;         /* set by the caller */
+    const char *text;    /* normalised, as it was read; borrowed */
+    size_t first, count; /* samples, without the silence behind */
+    int tokens;          /* semantic tokens, 25 a second */
+    int retries;         /* how often it was made anew */
+    bool suspicious;     /* its length does not fit its text even so */
+} mica_speech_sentence;
+MICA_API int mica_speech_sentence_count(const mica_speech *speech);
+MICA_API mica_status mica_speech_get_sentence(const mica_speech *speech, int index,
+                                              mica_speech_sentence *sentence);
+/* The parameters of the run as a JSON object; borrowed. */
+MICA_API const char *mica_speech_recipe(const mica_speech *speech);
+/* Writes the sound by the extension of `path` (.wav, .flac, .ogg, ...), 16 bits unless `float32`; the
+ * file appears whole or not at all. `message` as for mica_image_write. */
+MICA_API mica_status mica_speech_write(const mica_speech *speech, const char *path, bool float32,
+                                       char *message, size_t message_size);
+
+/* Computes what the session's model needs to know of the recordings (codes, style, transcript)
+ * and writes it as a .voice file, which opens at once and works with that model only. */
+MICA_API mica_status mica_voice_write(mica_session *session, const mica_voice_input *recordings,
+                                      int count, const char *path);
 
 /* --------------------------------------------------------------- inspect -- */
 
