@@ -380,16 +380,6 @@ MICA_API mica_status mica_speech_get_sentence(const mica_speech *speech, int ind
                                               mica_speech_sentence *sentence);
 /* The parameters of the run as a JSON object; borrowed. */
 MICA_API const char *mica_speech_recipe(const mica_speech *speech);
-/* Writes the sound by the extension of `path` (.wav, .flac, .ogg, ...), 16 bits unless `float32`; the
- * file appears whole or not at all. `message` as for mica_image_write. */
-MICA_API mica_status mica_speech_write(const mica_speech *speech, const char *path, bool float32,
-                                       char *message, size_t message_size);
-
-/* Computes what the session's model needs to know of the recordings (codes, style, transcript)
- * and writes it as a .voice file, which opens at once and works with that model only. */
-MICA_API mica_status mica_voice_write(mica_session *session, const mica_voice_input *recordings,
-                                      int count, const char *path);
-
 /* --------------------------------------------------------------- inspect -- */
 
 /* Says what a path is: model folder or file (family, parts, tensors, dtypes, memory

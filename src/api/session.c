@@ -110,6 +110,9 @@ mica_status mica_image_generate(mica_session *session, const mica_image_options 
     session->err = (mica_err){0};
     if (!session->run)
         return MICA_FAIL(&session->err, MICA_E_USAGE, "the session has no open model");
+    if (!session->engine->kind->generate)
+        return MICA_FAIL(&session->err, MICA_E_UNSUPPORTED, "%s makes no pictures",
+                         session->engine->kind->title);
     MICA_TRY(api_options(&o, sizeof o, options, options ? options->size : 0, &session->err));
     if (!o.prompt)
         return MICA_FAIL(&session->err, MICA_E_USAGE, "the options have no prompt");

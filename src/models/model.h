@@ -46,6 +46,23 @@ typedef struct mica_model_session {
     const mica_model_kind *kind;
 } mica_model_session;
 
+/* Finished speech, as a family's speak makes it. */
+typedef struct mica_speech_part {
+    char *text; /* owned; NULL: not known */
+    size_t first, count;
+    int tokens, retries;
+    bool suspicious;
+} mica_speech_part;
+typedef struct mica_speech_result {
+    float *samples; /* mono; owned */
+    size_t count;
+    int rate;
+    mica_speech_part *parts; /* sentences; owned */
+    int part_count;
+    double seconds[MICA_PHASE_COUNT];
+} mica_speech_result;
+void mica_speech_result_deinit(mica_speech_result *result);
+
 struct mica_model_kind {
     const char *id;    /* "qwen-image" */
     const char *title; /* "Qwen-Image" */
@@ -65,6 +82,9 @@ struct mica_model_kind {
     mica_status (*generate)(mica_model_session *session, const mica_image_options *options,
                             const mica_tap_sink *taps, mica_diffusion_result *result,
                             mica_err *err);
+    /* Text to sound; NULL: the family does not speak. Otherwise as generate, which may be NULL then. */
+    mica_status (*speak)(mica_model_session *session, const mica_speech_options *options,
+                         const mica_tap_sink *taps, mica_speech_result *result, mica_err *err);
     /* Token ids of a prompt, template included; mica_mem_free. */
     mica_status (*tokens)(const mica_model *model, const char *text, int32_t **ids, size_t *count,
                           mica_err *err);
