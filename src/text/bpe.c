@@ -15,6 +15,7 @@
 #include "base/utf8.h"
 #include "text/byte_alphabet.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #define FREE_PAIR UINT64_MAX /* ids are below 2^22, so no pair has this value */
@@ -105,6 +106,29 @@ mica_status mica_bpe_bind_bytes(mica_bpe *b, const mica_vocab *v, const char *na
                              name, (int)size, spelling, (unsigned)byte);
         b->byte_id[byte] = e->id;
     }
+    return MICA_OK;
+}
+
+mica_status mica_bpe_bind_characters(mica_bpe *b, const mica_vocab *v, const char *name,
+                                     bool fallback, const char *unknown, mica_err *err)
+{
+    if (!grow_slots(b))
+        return MICA_FAIL(err, MICA_E_NOMEM, "%s: no memory for the merge table", name);
+    b->characters = true;
+    b->unknown = -1;
+    for (int byte = 0; byte < 256; byte++) {
+        char spelling[8];
+        snprintf(spelling, sizeof spelling, "<0x%02X>", (unsigned)byte);
+        const mica_vocab_entry *e = fallback ? mica_vocab_find(v, spelling, 6) : NULL;
+        b->byte_id[byte] = e != NULL ? e->id : -1;
+    }
+    if (unknown == NULL || unknown[0] == '\0')
+        return MICA_OK;
+    const mica_vocab_entry *e = mica_vocab_find(v, unknown, strlen(unknown));
+    if (e == NULL)
+        return MICA_FAIL(err, MICA_E_FORMAT, "%s: the vocabulary lacks its unknown token \"%s\"",
+                         name, mica_token_printable(unknown, strlen(unknown)).text);
+    b->unknown = e->id;
     return MICA_OK;
 }
 
@@ -220,16 +244,73 @@ static mica_status reserve(mica_bpe_scratch *s, size_t size, mica_err *err)
     return MICA_OK;
 }
 
-static void spread_bytes(const mica_bpe *b, mica_bpe_scratch *s, const char *piece, size_t size)
+/* Symbols being written: n of them, and an unknown token that waits for the next character with a token
+ * of its own. Byte tokens overtake it, as in models/bpe/model.rs (BPE::merge_word). */
+typedef struct spreading {
+    symbol *symbols;
+    int32_t n;
+    bool unknown_waits;
+} spreading;
+
+static void end_unknown(const mica_bpe *b, spreading *w)
 {
-    const int32_t n = (int32_t)size;
-    for (int32_t i = 0; i < n; i++)
-        s->symbols[i] = (symbol){.id = b->byte_id[(uint8_t)piece[i]],
-                                 .prev = i - 1,
-                                 .next = i + 1 < n ? i + 1 : NO_SYMBOL};
+    if (w->unknown_waits && b->unknown >= 0)
+        w->symbols[w->n++].id = b->unknown;
+    w->unknown_waits = false;
+}
+
+static void spread_character(const mica_bpe *b, const mica_vocab *v, spreading *w, const char *at,
+                             size_t size)
+{
+    const mica_vocab_entry *e = mica_vocab_find(v, at, size);
+    size_t bytes = 0;
+    if (e != NULL) {
+        end_unknown(b, w);
+        w->symbols[w->n++].id = e->id;
+        return;
+    }
+    while (bytes < size && b->byte_id[(uint8_t)at[bytes]] >= 0)
+        bytes++;
+    for (size_t i = 0; bytes == size && i < size; i++)
+        w->symbols[w->n++].id = b->byte_id[(uint8_t)at[i]];
+    if (bytes < size) {
+        if (!b->fuse_unknown)
+            end_unknown(b, w);
+        w->unknown_waits = true;
+    }
+}
+
+/* At most one symbol a byte. */
+static int32_t spread_characters(const mica_bpe *b, const mica_vocab *v, mica_bpe_scratch *s,
+                                 const char *piece, size_t size)
+{
+    spreading w = {.symbols = s->symbols};
+    for (size_t i = 0, step; i < size; i += step) {
+        uint32_t cp;
+        step = mica_utf8_decode(piece + i, size - i, &cp);
+        spread_character(b, v, &w, piece + i, step);
+    }
+    end_unknown(b, &w);
+    return w.n;
+}
+
+static int32_t spread(const mica_bpe *b, const mica_vocab *v, mica_bpe_scratch *s,
+                      const char *piece, size_t size)
+{
+    int32_t n = (int32_t)size;
+    if (b->characters)
+        n = spread_characters(b, v, s, piece, size);
+    else
+        for (int32_t i = 0; i < n; i++)
+            s->symbols[i].id = b->byte_id[(uint8_t)piece[i]];
+    for (int32_t i = 0; i < n; i++) {
+        s->symbols[i].prev = i - 1;
+        s->symbols[i].next = i + 1 < n ? i + 1 : NO_SYMBOL;
+    }
     s->heap_count = 0;
     for (int32_t i = 0; i + 1 < n; i++)
         propose(b, s, i);
+    return n;
 }
 
 static void merge_all(const mica_bpe *b, mica_bpe_scratch *s)
@@ -255,13 +336,18 @@ static void merge_all(const mica_bpe *b, mica_bpe_scratch *s)
 }
 
 /* True and one id appended when the piece as a whole is a token. */
-static mica_status try_whole(const mica_vocab *v, const char *piece, size_t size,
+static mica_status try_whole(const mica_bpe *b, const mica_vocab *v, const char *piece, size_t size,
                              mica_bpe_scratch *s, mica_id_list *out, bool *done, mica_err *err)
 {
     size_t used = 0;
     *done = false;
     if (size > MICA_TOKEN_MAX_SIZE)
         return MICA_OK;
+    if (b->characters) {
+        const mica_vocab_entry *whole = mica_vocab_find(v, piece, size);
+        *done = whole != NULL;
+        return whole != NULL ? mica_id_list_push(out, whole->id, err) : MICA_OK;
+    }
     if (!mica_array_reserve((void **)&s->spelling, &s->spelling_cap, 2 * size, 1))
         return MICA_FAIL(err, MICA_E_NOMEM, "no memory to spell %zu bytes of text", size);
     for (size_t i = 0; i < size; i++) /* the alphabet ends at U+0143: two bytes at most */
@@ -278,18 +364,18 @@ mica_status mica_bpe_encode(const mica_bpe *b, const mica_vocab *v, const char *
 {
     if (size == 0)
         return MICA_OK;
-    if (size == 1)
+    if (size == 1 && !b->characters)
         return mica_id_list_push(out, b->byte_id[(uint8_t)piece[0]], err);
     if (b->ignore_merges) {
         bool done;
-        MICA_TRY(try_whole(v, piece, size, s, out, &done, err));
+        MICA_TRY(try_whole(b, v, piece, size, s, out, &done, err));
         if (done)
             return MICA_OK;
     }
     MICA_TRY(reserve(s, size, err));
-    spread_bytes(b, s, piece, size);
+    const int32_t n = spread(b, v, s, piece, size);
     merge_all(b, s);
-    for (int32_t i = 0; i != NO_SYMBOL; i = s->symbols[i].next)
+    for (int32_t i = n > 0 ? 0 : NO_SYMBOL; i != NO_SYMBOL; i = s->symbols[i].next)
         MICA_TRY(mica_id_list_push(out, s->symbols[i].id, err));
     return MICA_OK;
 }

@@ -3,7 +3,10 @@
  *     piece  " the"  ->  Ġ t h e  ->  Ġt h e  ->  Ġt he  ->  Ġthe        (ids)
  *                      at each step the pair of smallest rank, leftmost first
  *
- * Does not split text and knows nothing of Unicode. */
+ * A piece begins as bytes, or (`characters`, SentencePiece) as characters, of which those without a
+ * token become the tokens of their bytes, <0xE2> and so on, or the unknown token.
+ *
+ * Does not split text. */
 #ifndef MICA_TEXT_BPE_H
 #define MICA_TEXT_BPE_H
 
@@ -28,8 +31,11 @@ typedef struct mica_bpe {
     size_t count;
     uint32_t next_rank;
     int32_t last_result;  /* of the merge added last */
-    int32_t byte_id[256]; /* token of each single byte */
+    int32_t byte_id[256]; /* token of each single byte; characters: of the fallback, or -1 */
     bool ignore_merges;   /* a piece that is a token as a whole is that token */
+    bool characters;      /* pieces are spelled as they are and begin as characters */
+    bool fuse_unknown;    /* unknown characters in a row are one token */
+    int32_t unknown;      /* characters: token of what has none; -1: it is left out */
 } mica_bpe;
 
 /* Working memory of one encode; grows to the longest piece and is reused. */
@@ -44,6 +50,10 @@ void mica_bpe_deinit(mica_bpe *b); /* of a zeroed or filled table */
 void mica_bpe_scratch_deinit(mica_bpe_scratch *s);
 /* Finds the token of every byte; MICA_E_FORMAT when the vocabulary lacks one. */
 mica_status mica_bpe_bind_bytes(mica_bpe *b, const mica_vocab *v, const char *name, mica_err *err);
+/* Makes the table one of characters. With `fallback` the tokens <0x00> to <0xFF> stand for characters
+ * without a token where all bytes of one are there. unknown: "" or NULL for none. */
+mica_status mica_bpe_bind_characters(mica_bpe *b, const mica_vocab *v, const char *name,
+                                     bool fallback, const char *unknown, mica_err *err);
 /* The next merge in order of rank. Left, right and their concatenation must be tokens. A pair
  * named twice keeps its later rank, as in models/bpe/model.rs (BpeBuilder::build). */
 mica_status mica_bpe_add_merge(mica_bpe *b, const mica_vocab *v, const char *name, const char *left,

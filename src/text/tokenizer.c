@@ -9,6 +9,7 @@
 #include "base/mem.h"
 #include "base/utf8.h"
 #include "text/byte_alphabet.h"
+#include "text/sentence_pieces.h"
 
 #include <inttypes.h>
 #include <string.h>
@@ -18,6 +19,8 @@ typedef struct run {
     mica_splitter_run splitter;
     mica_bpe_scratch scratch;
     mica_id_list ids;
+    const char *begin; /* of the whole text */
+    const char *first; /* where the gap at hand begins if it is the first of the text, else NULL */
 } run;
 
 /* ---- open, close ---- */
@@ -40,6 +43,8 @@ static mica_tokenizer *new_tokenizer(const char *name, mica_err *err)
     mica_tokenizer *t = mica_mem_calloc(1, sizeof *t);
     if (t == NULL)
         mica_err_set(err, MICA_E_NOMEM, "%s: no memory for a tokenizer", name);
+    else
+        t->bos = t->eos = -1;
     return t;
 }
 
@@ -86,6 +91,16 @@ mica_status mica_tokenizer_open_json(mica_tokenizer **out, const char *name, con
     return finish_open(out, t, status);
 }
 
+mica_status mica_tokenizer_open_pieces(mica_tokenizer **out, const char *name,
+                                       const mica_pieces *pieces, mica_err *err)
+{
+    *out = NULL;
+    mica_tokenizer *t = new_tokenizer(name, err);
+    if (t == NULL)
+        return MICA_E_NOMEM;
+    return finish_open(out, t, mica_tokenizer_read_pieces(t, name, pieces, err));
+}
+
 /* ---- encode ---- */
 
 static mica_status emit_piece(void *user, const char *piece, size_t size, mica_err *err)
@@ -112,8 +127,24 @@ static mica_status cut(run *r, const mica_added_set *set, const char *text, size
     return size > done ? gap(r, text + done, size - done, err) : MICA_OK;
 }
 
+/* Metaspace: spaces made visible behind the added tokens. */
+static mica_status sentence_gap(run *r, const char *text, size_t size, mica_err *err)
+{
+    const mica_sentence_rules *rules = &r->t->sentence;
+    char *form = NULL;
+    size_t form_size = 0;
+    if (rules->normalizer)
+        return mica_sentence_split(rules, text, size, emit_piece, r, err);
+    MICA_TRY(mica_sentence_form(rules, text, size, text == r->first, &form, &form_size, err));
+    const mica_status status = mica_sentence_split(rules, form, form_size, emit_piece, r, err);
+    mica_mem_free(form);
+    return status;
+}
+
 static mica_status split_gap(run *r, const char *text, size_t size, mica_err *err)
 {
+    if (r->t->sentence.on)
+        return sentence_gap(r, text, size, err);
     return mica_splitter_run_text(&r->splitter, text, size, err);
 }
 
@@ -131,9 +162,15 @@ static mica_status normalize_gap(run *r, const char *text, size_t size, mica_err
 {
     char *form = NULL;
     size_t form_size = 0;
-    if (!r->t->nfc || is_surely_nfc(text, size))
+    const mica_sentence_rules *rules = &r->t->sentence;
+    r->first = text == r->begin ? text : NULL;
+    if (!rules->normalizer && (!r->t->nfc || is_surely_nfc(text, size)))
         return cut(r, &r->t->normalized, text, size, split_gap, err);
-    MICA_TRY(mica_utf8_nfc(text, size, &form, &form_size, err));
+    if (rules->normalizer)
+        MICA_TRY(mica_sentence_form(rules, text, size, r->first != NULL, &form, &form_size, err));
+    else
+        MICA_TRY(mica_utf8_nfc(text, size, &form, &form_size, err));
+    r->first = r->first != NULL ? form : NULL;
     const mica_status status = cut(r, &r->t->normalized, form, form_size, split_gap, err);
     mica_mem_free(form);
     return status;
@@ -144,6 +181,7 @@ static mica_status encode_valid(run *r, const char *text, size_t size, mica_err 
     mica_status status = mica_splitter_run_init(&r->splitter, &r->t->splitter, err);
     r->splitter.emit = emit_piece;
     r->splitter.user = r;
+    r->begin = text;
     if (status == MICA_OK)
         status = cut(r, &r->t->raw, text, size, normalize_gap, err);
     mica_splitter_run_deinit(&r->splitter);
@@ -229,6 +267,35 @@ static mica_status measure(const mica_tokenizer *t, const int32_t *ids, size_t c
     return MICA_OK;
 }
 
+static size_t decode_bytes(const mica_tokenizer *t, const int32_t *ids, size_t count,
+                           bool skip_special, char *out)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < count; i++) {
+        const mica_vocab_entry *e = mica_vocab_get(&t->vocab, ids[i]);
+        size_t spelled;
+        const char *spelling = find_spelling(t, e, &spelled);
+        if (e != NULL && !(skip_special && e->special))
+            n += spelled_bytes(spelling, spelled, out + n);
+    }
+    return n;
+}
+
+/* A byte token counts six characters in `measure` and gives at most three bytes here. */
+static size_t decode_sentence(const mica_tokenizer *t, const int32_t *ids, size_t count,
+                              bool skip_special, char *out)
+{
+    mica_sentence_decoder d = {.out = out};
+    for (size_t i = 0; i < count; i++) {
+        const mica_vocab_entry *e = mica_vocab_get(&t->vocab, ids[i]);
+        size_t spelled;
+        const char *spelling = find_spelling(t, e, &spelled);
+        if (e != NULL && !(skip_special && e->special))
+            mica_sentence_decoder_add(&d, spelling, spelled);
+    }
+    return mica_sentence_decoder_finish(&d, t->sentence.strip);
+}
+
 mica_status mica_tokenizer_decode(const mica_tokenizer *t, const int32_t *ids, size_t count,
                                   bool skip_special, char **text, size_t *size, mica_err *err)
 {
@@ -239,13 +306,10 @@ mica_status mica_tokenizer_decode(const mica_tokenizer *t, const int32_t *ids, s
     char *bytes = mica_mem_alloc(bound + 1);
     if (bytes == NULL)
         return MICA_FAIL(err, MICA_E_NOMEM, "no memory to decode %zu tokens", count);
-    for (size_t i = 0; i < count; i++) {
-        const mica_vocab_entry *e = mica_vocab_get(&t->vocab, ids[i]);
-        size_t spelled;
-        const char *spelling = find_spelling(t, e, &spelled);
-        if (e != NULL && !(skip_special && e->special))
-            n += spelled_bytes(spelling, spelled, bytes + n);
-    }
+    if (t->sentence.on)
+        n = decode_sentence(t, ids, count, skip_special, bytes);
+    else
+        n = decode_bytes(t, ids, count, skip_special, bytes);
     const mica_status status = mica_utf8_sanitize(bytes, n, text, size, err);
     mica_mem_free(bytes);
     return status;
@@ -262,4 +326,34 @@ int32_t mica_tokenizer_find(const mica_tokenizer *t, const char *token)
 int32_t mica_tokenizer_vocab_size(const mica_tokenizer *t)
 {
     return (int32_t)t->vocab.id_count;
+}
+
+int32_t mica_tokenizer_bos(const mica_tokenizer *t)
+{
+    return t->bos;
+}
+
+int32_t mica_tokenizer_eos(const mica_tokenizer *t)
+{
+    return t->eos;
+}
+
+bool mica_tokenizer_is_special(const mica_tokenizer *t, int32_t id)
+{
+    const mica_vocab_entry *e = mica_vocab_get(&t->vocab, id);
+    return e != NULL && e->special;
+}
+
+size_t mica_tokenizer_piece(const mica_tokenizer *t, int32_t id, char *out, size_t cap)
+{
+    char bytes[MICA_TOKEN_MAX_SIZE];
+    size_t n = 0, spelled;
+    const mica_vocab_entry *e = mica_vocab_get(&t->vocab, id);
+    const char *spelling = find_spelling(t, e, &spelled);
+    if (e != NULL && spelled <= sizeof bytes)
+        n = t->sentence.on ? mica_sentence_piece(spelling, spelled, bytes)
+                           : spelled_bytes(spelling, spelled, bytes);
+    if (out != NULL)
+        memcpy(out, bytes, MICA_MIN(n, cap));
+    return n;
 }

@@ -11,6 +11,7 @@
 
 #include "base/mem.h"
 #include "base/utf8.h"
+#include "text/sentence_pieces.h"
 
 #include <cjson/cJSON.h>
 #include <inttypes.h>
@@ -22,7 +23,11 @@ static mica_status push_normal_form(mica_tokenizer *t, const char *name, const c
 {
     char *form = NULL;
     size_t size = 0;
-    MICA_TRY(mica_utf8_nfc(content, strlen(content), &form, &size, err));
+    if (t->sentence.on)
+        MICA_TRY(
+            mica_sentence_form(&t->sentence, content, strlen(content), true, &form, &size, err));
+    else
+        MICA_TRY(mica_utf8_nfc(content, strlen(content), &form, &size, err));
     const mica_status status = mica_added_set_push(&t->normalized, name, form, size, token, err);
     *respelled = size != strlen(content) || memcmp(form, content, size) != 0;
 
@@ -61,7 +66,7 @@ mica_status mica_tokenizer_add_token(mica_tokenizer *t, const char *name, const 
     if (e->added)
         return MICA_OK;
     e->added = true;
-    if (options->normalized && t->nfc)
+    if (options->normalized && (t->nfc || t->sentence.normalizer))
         return push_normal_form(t, name, content, &token, &e->respelled, err);
     return mica_added_set_push(options->normalized ? &t->normalized : &t->raw, name, content, size,
                                &token, err);

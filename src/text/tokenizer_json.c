@@ -6,9 +6,9 @@
  *     added_tokens    [{"id": .., "content": .., flags}]
  *     decoder         ByteLevel
  *
- * Anything else is refused by name. Not read: post_processor (it adds the BOS/EOS that encode
- * does not add, and trims offsets that it does not return), truncation and padding (the
- * pipelines set these in each call). */
+ * or SentencePiece's style, told by the decoder (tokenizer_sentence.c). Anything else is refused by
+ * name. Of the post_processor only the ids around a text are read, which encode does not add by
+ * itself; truncation and padding are not read (the pipelines set these in each call). */
 #include "text/tokenizer_parts.h"
 
 #include <cjson/cJSON.h>
@@ -20,11 +20,18 @@ static bool is_absent(const cJSON *item)
     return item == NULL || cJSON_IsNull(item);
 }
 
-static mica_status refuse(const mica_json *j, const char *what, const char *type, mica_err *err)
+mica_status mica_tokenizer_refuse(const mica_json *j, const char *what, const char *type,
+                                  mica_err *err)
 {
     return MICA_FAIL(err, MICA_E_UNSUPPORTED,
-                     "%s: %s \"%s\" is not supported; this reader takes byte-level BPE", j->name,
-                     what, mica_token_printable(type, strlen(type)).text);
+                     "%s: %s \"%s\" is not supported; this reader takes byte-level and "
+                     "SentencePiece BPE",
+                     j->name, what, mica_token_printable(type, strlen(type)).text);
+}
+
+static mica_status refuse(const mica_json *j, const char *what, const char *type, mica_err *err)
+{
+    return mica_tokenizer_refuse(j, what, type, err);
 }
 
 static mica_status get_object(const mica_json *j, const cJSON *parent, const char *key,
@@ -122,6 +129,13 @@ static mica_status check_decoder(const mica_json *j, const cJSON *item, mica_err
     return strcmp(type, "ByteLevel") == 0 ? MICA_OK : refuse(j, "decoder", type, err);
 }
 
+static mica_status read_byte_level_style(mica_tokenizer *t, const mica_json *j, mica_err *err)
+{
+    MICA_TRY(read_normalizer(t, j, mica_json_find(j->root, "normalizer"), 0, err));
+    MICA_TRY(read_pre_tokenizer(t, j, mica_json_find(j->root, "pre_tokenizer"), err));
+    return check_decoder(j, mica_json_find(j->root, "decoder"), err);
+}
+
 /* ---- model ---- */
 
 mica_status mica_tokenizer_read_vocab(mica_tokenizer *t, const mica_json *j, const cJSON *object,
@@ -137,7 +151,7 @@ mica_status mica_tokenizer_read_vocab(mica_tokenizer *t, const mica_json *j, con
         MICA_TRY(mica_vocab_add(&t->vocab, j->name, item->string, strlen(item->string), (int64_t)id,
                                 err));
     }
-    return mica_bpe_bind_bytes(&t->bpe, &t->vocab, j->name, err);
+    return t->sentence.on ? MICA_OK : mica_bpe_bind_bytes(&t->bpe, &t->vocab, j->name, err);
 }
 
 static mica_status bad_merge(const mica_tokenizer *t, const mica_json *j, mica_err *err)
@@ -172,7 +186,8 @@ static mica_status read_merge(mica_tokenizer *t, const mica_json *j, const cJSON
 }
 
 /* Options that change what merges mean, or that only other kinds of BPE use. */
-static mica_status check_model_options(const mica_json *j, const cJSON *model, mica_err *err)
+static mica_status check_model_options(const mica_tokenizer *t, const mica_json *j,
+                                       const cJSON *model, mica_err *err)
 {
     static const char *const affixes[] = {"continuing_subword_prefix", "end_of_word_suffix"};
     bool byte_fallback = false;
@@ -183,7 +198,7 @@ static mica_status check_model_options(const mica_json *j, const cJSON *model, m
             return refuse(j, "model option", affixes[i], err);
     }
     MICA_TRY(mica_json_opt_bool(j, model, "byte_fallback", &byte_fallback, err));
-    if (byte_fallback)
+    if (byte_fallback && !t->sentence.on)
         return refuse(j, "model option", "byte_fallback", err);
     MICA_TRY(mica_json_opt_double(j, model, "dropout", 0, 1, &dropout, err));
     return dropout > 0 ? refuse(j, "model option", "dropout", err) : MICA_OK;
@@ -199,13 +214,15 @@ static mica_status read_model(mica_tokenizer *t, const mica_json *j, mica_err *e
         if (strcmp(type, "BPE") != 0)
             return refuse(j, "model", type, err);
     }
-    MICA_TRY(check_model_options(j, model, err));
+    MICA_TRY(check_model_options(t, j, model, err));
     MICA_TRY(mica_json_opt_bool(j, model, "ignore_merges", &t->bpe.ignore_merges, err));
     MICA_TRY(get_object(j, model, "vocab", &vocab, err));
     merges = mica_json_find(model, "merges");
     if (!cJSON_IsArray(merges))
         return MICA_FAIL(err, MICA_E_FORMAT, "%s: model.merges is not an array", j->name);
     MICA_TRY(mica_tokenizer_read_vocab(t, j, vocab, err));
+    if (t->sentence.on)
+        MICA_TRY(mica_tokenizer_bind_sentence(t, j, model, err));
     for (const cJSON *item = merges->child; item != NULL; item = item->next)
         MICA_TRY(read_merge(t, j, item, err));
     return MICA_OK;
@@ -234,9 +251,11 @@ mica_status mica_tokenizer_read_json(mica_tokenizer *t, const mica_json *j, mica
 {
     if (!cJSON_IsObject(j->root))
         return MICA_FAIL(err, MICA_E_FORMAT, "%s: the file is not a JSON object", j->name);
-    MICA_TRY(read_normalizer(t, j, mica_json_find(j->root, "normalizer"), 0, err));
-    MICA_TRY(read_pre_tokenizer(t, j, mica_json_find(j->root, "pre_tokenizer"), err));
-    MICA_TRY(check_decoder(j, mica_json_find(j->root, "decoder"), err));
+    if (mica_tokenizer_is_sentence(j))
+        MICA_TRY(mica_tokenizer_read_sentence(t, j, err));
+    else
+        MICA_TRY(read_byte_level_style(t, j, err));
     MICA_TRY(read_model(t, j, err));
-    return read_added(t, j, err);
+    MICA_TRY(read_added(t, j, err));
+    return mica_tokenizer_read_template(t, j, err);
 }

@@ -1,6 +1,7 @@
 /* tokenizer_parts.h - the inside of a mica_tokenizer, shared by the reader and the runner.
  *
  *     text ─► raw added tokens ─► NFC ─► normalized added tokens ─► splitter ─► bpe ─► ids
+ *                                 spaces                            or spaces      (sentence_pieces.h)
  *
  * Filled by tokenizer_json.c or tokenizer_folder.c, read-only afterwards, so that threads may
  * share one. */
@@ -14,12 +15,25 @@
 #include "text/tokenizer.h"
 #include "text/vocab.h"
 
+/* Where U+2581 (a visible space) is put in SentencePiece's style; sentence_pieces.h. */
+typedef struct mica_sentence_rules {
+    bool on; /* of this style at all; else byte-level */
+    bool
+        normalizer; /* Prepend and Replace before the `normalized` added tokens; else Metaspace behind */
+    bool prepend;    /* one before the text */
+    bool only_first; /* ... but not behind an added token */
+    bool split;      /* pieces begin at each; else the text is one piece */
+    bool strip;      /* decoding drops one space at the beginning */
+} mica_sentence_rules;
+
 struct mica_tokenizer {
     mica_vocab vocab;
     mica_bpe bpe;
     mica_added_set raw, normalized; /* looked for before, after NFC */
     mica_splitter splitter;
     bool nfc;
+    mica_sentence_rules sentence;
+    int32_t bos, eos; /* what the file puts before and behind a text; -1: nothing */
 };
 
 /* The pattern that files without a tokenizer.json imply (Qwen2Tokenizer of transformers). */
@@ -36,6 +50,22 @@ mica_status mica_tokenizer_read_json(mica_tokenizer *t, const mica_json *j, mica
 /* {"token": id, ...} into the vocabulary. */
 mica_status mica_tokenizer_read_vocab(mica_tokenizer *t, const mica_json *j,
                                       const struct cJSON *object, mica_err *err);
+
+mica_status mica_tokenizer_refuse(const mica_json *j, const char *what, const char *type,
+                                  mica_err *err);
+
+/* ---- tokenizer_sentence.c ---- */
+/* Whether the file's decoder is SentencePiece's. */
+bool mica_tokenizer_is_sentence(const mica_json *j);
+/* Normalizer, pre-tokenizer and decoder of such a file. */
+mica_status mica_tokenizer_read_sentence(mica_tokenizer *t, const mica_json *j, mica_err *err);
+/* After the vocabulary: byte fallback and the unknown token. */
+mica_status mica_tokenizer_bind_sentence(mica_tokenizer *t, const mica_json *j,
+                                         const struct cJSON *model, mica_err *err);
+mica_status mica_tokenizer_read_pieces(mica_tokenizer *t, const char *name, const mica_pieces *p,
+                                       mica_err *err);
+/* Tokens that the post-processor puts around one text. */
+mica_status mica_tokenizer_read_template(mica_tokenizer *t, const mica_json *j, mica_err *err);
 
 /* ---- tokenizer_added.c ---- */
 /* An added token as files describe it; flags as in mica_added_token. */
