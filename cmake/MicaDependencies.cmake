@@ -14,6 +14,8 @@ mica_pkg_config(cjson::cjson libcjson)
 mica_pkg_config(utf8proc::utf8proc libutf8proc)
 mica_pkg_config(pcre2::pcre2 libpcre2-8)
 mica_pkg_config(webp::webp libwebp)
+mica_pkg_config(sndfile::sndfile sndfile)
+mica_pkg_config(soxr::soxr soxr)
 
 # oneDNN ships no pkg-config file in Debian.
 find_path(DNNL_INCLUDE_DIR dnnl.h REQUIRED)

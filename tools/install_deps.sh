@@ -26,6 +26,8 @@ libutf8proc-dev      utf8proc: Unicode normalisation
 libpng-dev           PNG in and out
 libjpeg-dev          JPEG in and out
 libwebp-dev          WebP in and out
+libsndfile1-dev      sound files in and out
+libsoxr-dev          resampling of sound
 libcmocka-dev        unit tests
 '
 lint_packages='
