@@ -19,7 +19,7 @@
 
 typedef struct bench {
     mica_backend_options options;
-    mica_qwen_vae_run_args args;
+    mica_vae_run_args args;
     bool encode;
     int repeat;
     mica_qwen_vae *vae;

@@ -23,6 +23,7 @@
 #include "diffusion/step_cache.h"
 #include "media/picture.h"
 #include "nn/run.h"
+#include "nn/vae_table.h"
 #include "sample/schedule.h"
 #include "sample/solver.h"
 
@@ -209,7 +210,7 @@ struct mica_diffusion_ops {
     void (*guide)(mica_diffusion *d, double scale, mica_tensor *cond_PC,
                   const mica_tensor *uncond_PC);
     /* One picture between the VAE's latents [Y, X, c] and pixels [8Y, 8X, 3 or 4] in [-1, 1], all f32
-     * state. Progress through mica_diffusion_vae_progress. taps may be NULL. logvar is not clamped.
+     * state. With mica_diffusion_vae_args. taps may be NULL. logvar is not clamped.
      * encode NULL: the VAE cannot. */
     mica_status (*decode)(mica_diffusion *d, const mica_tensor *z_YXC, mica_tensor *picture_YXC,
                           const mica_tap_sink *taps, mica_err *err);
@@ -230,8 +231,8 @@ mica_status mica_diffusion_run(mica_diffusion *d, const mica_diffusion_ops *ops,
 
 /* ------------------------------------------------------------ for models' hooks -- */
 
-/* VAE progress callback; user is the mica_diffusion. False: stop. */
-bool mica_diffusion_vae_progress(void *user, int done, int total);
+/* What a VAE is told by `decode` and `encode`: the tile of the options, progress of the run. */
+mica_vae_run_args mica_diffusion_vae_args(mica_diffusion *d, const mica_tap_sink *taps);
 /* `x_PC`: rows of all pictures, written to the trace in `form`. */
 void mica_diffusion_tap(mica_diffusion *d, const mica_tensor *x_PC, mica_latent_form form,
                         const char *name_format, ...) MICA_PRINTF(4, 5);

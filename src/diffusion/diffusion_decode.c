@@ -13,10 +13,18 @@
 
 #include <stdio.h>
 
-bool mica_diffusion_vae_progress(void *user, int done, int total)
+static bool vae_progress(void *user, int done, int total)
 {
     mica_diffusion *d = user;
     return mica_run_block(&d->run, NULL, done, total, NULL) == MICA_OK;
+}
+
+mica_vae_run_args mica_diffusion_vae_args(mica_diffusion *d, const mica_tap_sink *taps)
+{
+    return (mica_vae_run_args){.tile_rows = d->options->vae_tile,
+                               .progress = vae_progress,
+                               .progress_user = d,
+                               .taps = taps};
 }
 
 static void channels_first(const float *in_PC, int64_t pixels, int64_t C, float *out_CP)

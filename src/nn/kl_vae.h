@@ -20,7 +20,7 @@
 #include "base/arena.h"
 #include "base/status.h"
 #include "format/weights.h"
-#include "nn/tap.h"
+#include "nn/vae_table.h"
 
 #define MICA_KL_VAE_MAX_LEVELS 8
 #define MICA_KL_VAE_MAX_Z      256
@@ -80,29 +80,20 @@ typedef enum mica_kl_vae_half { MICA_KL_VAE_DECODER = 0, MICA_KL_VAE_ENCODER } m
  * mica_backend_drop_weights. Borrowed. */
 mica_weight *const *mica_kl_vae_weights(const mica_kl_vae *vae, mica_kl_vae_half half, int *count);
 
-/* Called after each layer; false stops with MICA_E_CANCELLED. */
-typedef bool (*mica_kl_vae_progress_fn)(void *user, int done, int total);
-
-typedef struct mica_kl_vae_run_args {
-    /* Rows of latents that pass through a layer at a time: 0 automatic, -1 all at once, N > 0. The
-     * result is the same for every value, only memory and speed differ. */
-    int tile_rows;
-    mica_kl_vae_progress_fn progress; /* may be NULL */
-    void *progress_user;
-    const mica_tap_sink *taps; /* may be NULL; `probe.` names */
-} mica_kl_vae_run_args;
+/* Frees every prepared form of both directions and lets the pages go. */
+void mica_kl_vae_drop(mica_kl_vae *vae, mica_backend *be);
 
 /* z_YXC: f32 state tensor [Y, X, z_dim]. picture_YXC: f32 state tensor [Y * scale, X * scale,
  * picture_channels]. Both contiguous. args may be NULL. Scratch comes from MICA_POOL_STEP and is
  * released before return. */
 mica_status mica_kl_vae_decode(mica_kl_vae *vae, mica_backend *be, const mica_tensor *z_YXC,
-                               mica_tensor *picture_YXC, const mica_kl_vae_run_args *args,
+                               mica_tensor *picture_YXC, const mica_vae_run_args *args,
                                mica_err *err);
 /* picture_YXC: f32 state tensor, sides divisible by the scale. mean_YXC and logvar_YXC (may be
  * NULL): f32 state tensors [Y / scale, X / scale, z_dim]; logvar is not clamped. */
 mica_status mica_kl_vae_encode(mica_kl_vae *vae, mica_backend *be, const mica_tensor *picture_YXC,
                                mica_tensor *mean_YXC, mica_tensor *logvar_YXC,
-                               const mica_kl_vae_run_args *args, mica_err *err);
+                               const mica_vae_run_args *args, mica_err *err);
 /* Bytes of scratch a decode of Y x X latents takes with automatic bands. */
 uint64_t mica_kl_vae_decode_bytes(const mica_kl_vae_config *config, int64_t Y, int64_t X);
 

@@ -21,7 +21,6 @@
 #define MICA_NN_KL_VAE_INTERNAL_H
 
 #include "nn/kl_vae.h"
-#include "nn/weight_table.h"
 
 #define MICA_KL_VAE_MAX_RES 8 /* residual blocks of one level of the decoder */
 #define MICA_KL_VAE_EPS     1e-6f
@@ -55,15 +54,14 @@ typedef struct mica_kl_half {
     mica_kl_norm norm_out;
     mica_kl_mid mid;
     mica_kl_level level[MICA_KL_VAE_MAX_LEVELS]; /* in order of use */
-    mica_weight **list;                          /* in order of use */
-    int count;
 } mica_kl_half;
 
 struct mica_kl_vae {
     mica_kl_vae_config config;
     bool has_encoder;
-    mica_kl_half half[2]; /* by mica_kl_vae_half */
-    mica_arena arena;     /* names and lists */
+    mica_kl_half half[2];   /* by mica_kl_vae_half */
+    mica_vae_list lists[2]; /* likewise */
+    mica_arena arena;       /* names and lists */
 };
 
 /* Channels that enter and leave level `i` (in order of use) of a half. */
@@ -88,7 +86,7 @@ typedef struct mica_kl_plane {
 typedef struct mica_kl_run {
     mica_kl_vae *vae;
     mica_backend *be;
-    const mica_kl_vae_run_args *args; /* never NULL */
+    const mica_vae_run_args *args; /* never NULL */
     mica_err *err;
     bool counting;
     mica_kl_plane x, h;

@@ -107,10 +107,10 @@ static mica_status make_planes(mica_kl_run *r)
     return mica_backend_check(r->be, r->err);
 }
 
-static mica_kl_run begin(mica_kl_vae *vae, mica_backend *be, const mica_kl_vae_run_args *args,
+static mica_kl_run begin(mica_kl_vae *vae, mica_backend *be, const mica_vae_run_args *args,
                          int64_t latent_rows, mica_err *err)
 {
-    static const mica_kl_vae_run_args none = {0};
+    static const mica_vae_run_args none = {0};
     return (mica_kl_run){.vae = vae,
                          .be = be,
                          .args = args ? args : &none,
@@ -167,7 +167,7 @@ static mica_status check_shapes(const mica_kl_vae_config *c, const mica_tensor *
 }
 
 mica_status mica_kl_vae_decode(mica_kl_vae *vae, mica_backend *be, const mica_tensor *z_YXC,
-                               mica_tensor *picture_YXC, const mica_kl_vae_run_args *args,
+                               mica_tensor *picture_YXC, const mica_vae_run_args *args,
                                mica_err *err)
 {
     MICA_TRY(check_shapes(&vae->config, z_YXC, picture_YXC, err));
@@ -180,11 +180,12 @@ mica_status mica_kl_vae_decode(mica_kl_vae *vae, mica_backend *be, const mica_te
 
 mica_status mica_kl_vae_encode(mica_kl_vae *vae, mica_backend *be, const mica_tensor *picture_YXC,
                                mica_tensor *mean_YXC, mica_tensor *logvar_YXC,
-                               const mica_kl_vae_run_args *args, mica_err *err)
+                               const mica_vae_run_args *args, mica_err *err)
 {
     if (!vae->has_encoder)
-        return MICA_FAIL(err, MICA_E_UNSUPPORTED,
-                         "this VAE file holds no encoder; use one with encoder tensors");
+        return MICA_FAIL(err, MICA_E_MISSING,
+                         "the VAE file holds no encoder, which reading pictures needs; use the "
+                         "whole VAE");
     MICA_TRY(check_shapes(&vae->config, mean_YXC, picture_YXC, err));
     if (logvar_YXC)
         MICA_TRY(check_shapes(&vae->config, logvar_YXC, picture_YXC, err));

@@ -228,21 +228,12 @@ static void drop_transformer(mica_flux2_weights *w, mica_backend *be)
         mica_backend_drop_weights(be, list, mica_flux2_list_block(w, n, list));
 }
 
-static void drop_vae(mica_kl_vae *vae, mica_backend *be)
-{
-    for (int half = 0; half < 2; half++) {
-        int count;
-        mica_weight *const *list = mica_kl_vae_weights(vae, (mica_kl_vae_half)half, &count);
-        mica_backend_drop_weights(be, list, count);
-    }
-}
-
 static void unbind(mica_picture_session *base)
 {
     mica_flux2_session *s = (mica_flux2_session *)base;
     drop_transformer(&s->transformer, base->be);
     if (s->vae)
-        drop_vae(s->vae, base->be);
+        mica_kl_vae_drop(s->vae, base->be);
     mica_kl_vae_close(&s->vae);
 }
 

@@ -186,15 +186,6 @@ static void drop_transformer(mica_qwen_image_weights *w, mica_backend *be)
     }
 }
 
-static void drop_vae(mica_qwen_vae *vae, mica_backend *be)
-{
-    for (int half = MICA_QWEN_VAE_DECODER; half <= MICA_QWEN_VAE_ENCODER; half++) {
-        int count;
-        mica_weight *const *list = mica_qwen_vae_weights(vae, (mica_qwen_vae_half)half, &count);
-        mica_backend_drop_weights(be, list, count);
-    }
-}
-
 static void unbind(mica_picture_session *base)
 {
     mica_qwen_image_session *s = (mica_qwen_image_session *)base;
@@ -202,7 +193,7 @@ static void unbind(mica_picture_session *base)
     if (s->vision.layers)
         mica_qwen_vision_drop(&s->vision, base->be);
     if (s->vae)
-        drop_vae(s->vae, base->be);
+        mica_qwen_vae_drop(s->vae, base->be);
     mica_qwen_vae_close(&s->vae);
 }
 

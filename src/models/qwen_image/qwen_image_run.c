@@ -260,31 +260,19 @@ static void layered_unshifted(int steps, double *own)
 
 /* ------------------------------------------------------------------------ VAE -- */
 
-static mica_qwen_vae_run_args vae_args(mica_diffusion *d, const mica_tap_sink *taps)
-{
-    return (mica_qwen_vae_run_args){.tile_rows = d->options->vae_tile,
-                                    .progress = mica_diffusion_vae_progress,
-                                    .progress_user = d,
-                                    .taps = taps};
-}
-
 static mica_status decode(mica_diffusion *d, const mica_tensor *z_YXC, mica_tensor *picture_YXC,
                           const mica_tap_sink *taps, mica_err *err)
 {
-    const mica_qwen_vae_run_args args = vae_args(d, taps);
+    const mica_vae_run_args args = mica_diffusion_vae_args(d, taps);
     return mica_qwen_vae_decode(from(d)->session->vae, d->be, z_YXC, picture_YXC, &args, err);
 }
 
 static mica_status encode(mica_diffusion *d, const mica_tensor *picture_YXC, mica_tensor *mean_YXC,
                           mica_tensor *logvar_YXC, const mica_tap_sink *taps, mica_err *err)
 {
-    const mica_qwen_vae_run_args args = vae_args(d, taps);
-    mica_qwen_vae *vae = from(d)->session->vae;
-    if (!mica_qwen_vae_has_encoder(vae))
-        return MICA_FAIL(err, MICA_E_MISSING,
-                         "the VAE file holds no encoder, which reading pictures needs; use the "
-                         "whole VAE");
-    return mica_qwen_vae_encode(vae, d->be, picture_YXC, mean_YXC, logvar_YXC, &args, err);
+    const mica_vae_run_args args = mica_diffusion_vae_args(d, taps);
+    return mica_qwen_vae_encode(from(d)->session->vae, d->be, picture_YXC, mean_YXC, logvar_YXC,
+                                &args, err);
 }
 
 static void scale_latents(const mica_diffusion *d, float *rows_PC, int64_t n, bool to_vae)

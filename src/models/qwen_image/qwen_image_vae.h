@@ -18,7 +18,7 @@
 #include "base/arena.h"
 #include "base/status.h"
 #include "format/weights.h"
-#include "nn/tap.h"
+#include "nn/vae_table.h"
 
 #define MICA_QWEN_VAE_MAX_LEVELS 8
 #define MICA_QWEN_VAE_MAX_Z      64
@@ -77,30 +77,20 @@ typedef enum mica_qwen_vae_half {
 mica_weight *const *mica_qwen_vae_weights(const mica_qwen_vae *vae, mica_qwen_vae_half half,
                                           int *count);
 
-/* Called after each piece of work; false stops with MICA_E_CANCELLED. */
-typedef bool (*mica_qwen_vae_progress_fn)(void *user, int done, int total);
-
-typedef struct mica_qwen_vae_run_args {
-    /* Rows of latents decoded at a time: 0 automatic, -1 all at once, N > 0. The result is the
-     * same for every value, only memory and speed differ. */
-    int tile_rows;
-    mica_qwen_vae_progress_fn progress; /* may be NULL */
-    void *progress_user;
-    const mica_tap_sink *taps; /* may be NULL; `probe.` names. A wanted tap inside the banded part
-                                  makes the run untiled */
-} mica_qwen_vae_run_args;
+/* Frees every prepared form of both directions and lets the pages go. */
+void mica_qwen_vae_drop(mica_qwen_vae *vae, mica_backend *be);
 
 /* z_YXC: f32 state tensor [Y, X, z_dim], denormalised. picture_YXC: f32 state tensor
  * [Y * scale, X * scale, picture_channels]. args may be NULL. Scratch comes from MICA_POOL_STEP and is
  * released before return. */
 mica_status mica_qwen_vae_decode(mica_qwen_vae *vae, mica_backend *be, const mica_tensor *z_YXC,
-                                 mica_tensor *picture_YXC, const mica_qwen_vae_run_args *args,
+                                 mica_tensor *picture_YXC, const mica_vae_run_args *args,
                                  mica_err *err);
 /* picture_YXC: f32 state tensor, sides divisible by the scale. mean_YXC and logvar_YXC (may be
  * NULL): f32 state tensors [Y / scale, X / scale, z_dim]; logvar is not clamped. */
 mica_status mica_qwen_vae_encode(mica_qwen_vae *vae, mica_backend *be,
                                  const mica_tensor *picture_YXC, mica_tensor *mean_YXC,
-                                 mica_tensor *logvar_YXC, const mica_qwen_vae_run_args *args,
+                                 mica_tensor *logvar_YXC, const mica_vae_run_args *args,
                                  mica_err *err);
 
 /* Between the diffusion model's latents and the network's, in place on host rows of z_dim *

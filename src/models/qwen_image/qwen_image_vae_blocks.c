@@ -29,9 +29,9 @@ int64_t mica_vae_head_rows(const mica_qwen_vae_config *c)
 }
 
 void mica_vae_run_init(mica_vae_run *r, mica_qwen_vae *vae, mica_backend *be,
-                       const mica_qwen_vae_run_args *args, mica_err *err)
+                       const mica_vae_run_args *args, mica_err *err)
 {
-    static const mica_qwen_vae_run_args none = {0};
+    static const mica_vae_run_args none = {0};
     memset(r, 0, sizeof *r);
     r->vae = vae;
     r->be = be;

@@ -142,7 +142,7 @@ static mica_status check_shapes(const mica_qwen_vae_config *c, const mica_tensor
 }
 
 mica_status mica_qwen_vae_decode(mica_qwen_vae *vae, mica_backend *be, const mica_tensor *z_YXC,
-                                 mica_tensor *picture_YXC, const mica_qwen_vae_run_args *args,
+                                 mica_tensor *picture_YXC, const mica_vae_run_args *args,
                                  mica_err *err)
 {
     mica_vae_run r;

@@ -148,14 +148,15 @@ static bool is_latent_of(const mica_qwen_vae_config *c, const mica_tensor *z,
 
 mica_status mica_qwen_vae_encode(mica_qwen_vae *vae, mica_backend *be,
                                  const mica_tensor *picture_YXC, mica_tensor *mean_YXC,
-                                 mica_tensor *logvar_YXC, const mica_qwen_vae_run_args *args,
+                                 mica_tensor *logvar_YXC, const mica_vae_run_args *args,
                                  mica_err *err)
 {
     mica_vae_run r;
     char a[96], b[96];
     if (!vae->has_encoder)
-        return MICA_FAIL(err, MICA_E_UNSUPPORTED,
-                         "this VAE file holds no encoder; use one with encoder tensors");
+        return MICA_FAIL(err, MICA_E_MISSING,
+                         "the VAE file holds no encoder, which reading pictures needs; use the "
+                         "whole VAE");
     if (!is_latent_of(&vae->config, mean_YXC, picture_YXC) ||
         (logvar_YXC && !is_latent_of(&vae->config, logvar_YXC, picture_YXC)))
         return MICA_FAIL(err, MICA_E_INTERNAL, "vae: a picture %s does not give latents %s",

@@ -20,7 +20,6 @@
 #define MICA_MODELS_QWEN_IMAGE_QWEN_IMAGE_VAE_INTERNAL_H
 
 #include "models/qwen_image/qwen_image_vae.h"
-#include "nn/weight_table.h"
 
 #define MICA_QWEN_VAE_MAX_RES 8 /* residual blocks of one level of the decoder */
 
@@ -50,15 +49,14 @@ typedef struct mica_vae_half {
     mica_weight norm_out;
     mica_vae_mid mid;
     mica_vae_level level[MICA_QWEN_VAE_MAX_LEVELS]; /* in order of use */
-    mica_weight **list;                             /* in order of use */
-    int count;
 } mica_vae_half;
 
 struct mica_qwen_vae {
     mica_qwen_vae_config config;
     bool has_encoder;
-    mica_vae_half half[2]; /* by mica_qwen_vae_half */
-    mica_arena arena;      /* names and lists */
+    mica_vae_half half[2];  /* by mica_qwen_vae_half */
+    mica_vae_list lists[2]; /* likewise */
+    mica_arena arena;       /* names and lists */
 };
 
 /* Channels that enter and leave level `i` (in order of use) of a half. */
@@ -97,7 +95,7 @@ enum { MICA_VAE_MAIN = 0, MICA_VAE_INNER, MICA_VAE_WIDE, MICA_VAE_SLOTS };
 typedef struct mica_vae_run {
     mica_qwen_vae *vae;
     mica_backend *be;
-    const mica_qwen_vae_run_args *args; /* never NULL */
+    const mica_vae_run_args *args; /* never NULL */
     mica_err *err;
     mica_tensor slot[MICA_VAE_SLOTS]; /* [elements] */
     mica_vae_band x;
@@ -114,7 +112,7 @@ typedef struct mica_vae_slot_sizes {
 } mica_vae_slot_sizes;
 
 void mica_vae_run_init(mica_vae_run *r, mica_qwen_vae *vae, mica_backend *be,
-                       const mica_qwen_vae_run_args *args, mica_err *err);
+                       const mica_vae_run_args *args, mica_err *err);
 /* Takes the slots from MICA_POOL_STEP, and forgets what layers kept before. */
 mica_status mica_vae_run_slots(mica_vae_run *r, mica_vae_slot_sizes sizes);
 /* Counts one piece of work; MICA_E_CANCELLED, or the backend's failure. */
@@ -138,7 +136,7 @@ void mica_vae_head(mica_vae_run *r, mica_weight *norm, mica_nn_linear *conv, con
 /* Both residual blocks and the attention; `name` ("decoder") begins the taps. */
 mica_status mica_vae_mid_run(mica_vae_run *r, mica_vae_half *half, const char *name);
 
-/* Bands: rows of latents in each, from what the caller asks (mica_qwen_vae_run_args.tile_rows).
+/* Bands: rows of latents in each, from what the caller asks (mica_vae_run_args.tile_rows).
  * sizes(c, X, Y, N) tells what N rows of a picture of Y x X latents need. */
 typedef mica_vae_slot_sizes (*mica_vae_sizes_fn)(const mica_qwen_vae_config *c, int64_t Y,
                                                  int64_t X, int64_t N);

@@ -239,7 +239,7 @@ static void test_decoder_alone(void **state)
     mica_tensor picture = mica_state_tensor(be, MICA_POOL_SESSION, 3, (const int64_t[]){8, 8, 3});
     mica_tensor mean = mica_state_tensor(be, MICA_POOL_SESSION, 3, (const int64_t[]){1, 1, 16});
     assert_int_equal(mica_qwen_vae_encode(vae, be, &picture, &mean, NULL, NULL, &err),
-                     MICA_E_UNSUPPORTED);
+                     MICA_E_MISSING);
     mica_backend_close(&be);
     mica_qwen_vae_close(&vae);
     mica_weights_close(&w);
