@@ -1,6 +1,6 @@
 /* test_flux2_golden.c - FLUX.2-klein, prompt and pictures to picture, against the reference's
  * numbers, and what must not change the result: threads, batch, each technique switched off. */
-#include "golden_support.h"
+#include "golden_invariants.h"
 
 #include "sample/noise.h"
 
@@ -16,108 +16,46 @@ static const golden_setup F32 = {.threads = 1}; /* the fastest for models this s
 
 /* ----------------------------------------------------------- against the reference -- */
 
-static void run_f32(const char *model, const char *name)
-{
-    golden_case c;
-    golden_run r;
-    mica_model *m = golden_model_open_folder(model);
-    golden_case_open(&c, SYSTEM, name);
-    golden_generate_ok(&r, m, &F32, &c.options);
-    golden_assert_case(&c, r.trace, 1e-4);
-    const mica_tensor *picture = mica_weights_find(c.expected, "image_u8");
-    assert_int_equal(mica_tensor_size(picture), 3 * r.result.width * r.result.height);
-    assert_in_range(
-        golden_largest_difference(r.result.rgb, picture->data, mica_tensor_size(picture)), 0, 1);
-    golden_run_close(&r);
-    golden_case_close(&c);
-    golden_model_close(&m);
-}
-
 static void test_cases_f32(void **state)
 {
     (void)state;
     /* distilled_512 runs through the command line. */
     static const char *const CASES[] = {"distilled", "base_cfg", "edit", "edit_two"};
     for (size_t i = 0; i < MICA_ARRAY_LEN(CASES); i++)
-        run_f32(MODEL, CASES[i]);
+        golden_check_f32(SYSTEM, MODEL, CASES[i]);
 }
 
-/* 8-bit operands in the large linears of the transformer. */
 static void test_int8(void **state)
 {
     (void)state;
-    static const char *const NAMES[] = {"step0.cond", "step0.uncond", "step2.cond",
-                                        "step2.latents"};
-    golden_case c;
-    golden_run r;
-    mica_model *m = golden_model_open_folder(MODEL);
-    const golden_setup setup = {.precision = MICA_PRECISION_INT8, .threads = 1};
-    golden_case_open(&c, SYSTEM, "base_cfg");
-    golden_generate_ok(&r, m, &setup, &c.options);
-    for (size_t i = 0; i < MICA_ARRAY_LEN(NAMES); i++)
-        golden_assert_near(NAMES[i], mica_trace_find(r.trace, NAMES[i]),
-                           mica_weights_find(c.expected, NAMES[i]), 3e-2);
-    golden_run_close(&r);
-    golden_case_close(&c);
-    golden_model_close(&m);
+    const golden_subject cfg = {
+        SYSTEM, MODEL, "base_cfg",
+        (const char *const[]){"step0.cond", "step0.uncond", "step2.cond", "step2.latents", NULL}};
+    golden_check_int8(&cfg, &F32, 0.0);
 }
 
 /* -------------------------------------------------------- what must not matter -- */
 
-/* Bound 0: the same bytes. */
-static void compare_setups(const char *name, const golden_setup *plain, const golden_setup *setup,
-                           double bound)
+static golden_subject subject(const char *name)
 {
-    golden_case c;
-    golden_run a, b;
-    mica_model *m = golden_model_open_folder(MODEL);
-    golden_case_open(&c, SYSTEM, name);
-    golden_generate_ok(&a, m, plain, &c.options);
-    golden_generate_ok(&b, m, setup, &c.options);
-    static const char *const NAMES[] = {"prompt.embeds", "step0.cond", "step1.cond",
-                                        "step1.latents", "vae_decode.output"};
-    for (size_t i = 0; i < MICA_ARRAY_LEN(NAMES); i++) {
-        const mica_tensor *x = mica_trace_find(a.trace, NAMES[i]);
-        const mica_tensor *y = mica_trace_find(b.trace, NAMES[i]);
-        if (bound == 0.0)
-            golden_assert_equal(NAMES[i], y, x);
-        else
-            golden_assert_near(NAMES[i], y, x, bound);
-    }
-    golden_run_close(&a);
-    golden_run_close(&b);
-    golden_case_close(&c);
-    golden_model_close(&m);
+    static const char *const TENSORS[] = {"prompt.embeds", "step0.cond",        "step1.cond",
+                                          "step1.latents", "vae_decode.output", NULL};
+    return (golden_subject){SYSTEM, MODEL, name, TENSORS};
 }
 
 static void test_threads(void **state)
 {
     (void)state;
-    static const mica_precision PRECISIONS[] = {MICA_PRECISION_F32, MICA_PRECISION_BF16,
-                                                MICA_PRECISION_INT8};
-    for (size_t p = 0; p < MICA_ARRAY_LEN(PRECISIONS); p++)
-        compare_setups("edit", &(golden_setup){.precision = PRECISIONS[p], .threads = 1},
-                       &(golden_setup){.precision = PRECISIONS[p], .threads = p ? 2 : 3}, 0.0);
+    const golden_subject edit = subject("edit");
+    golden_check_threads(&edit);
 }
 
 static void test_ablate(void **state)
 {
     (void)state;
-    static const char *const CASES[] = {"base_cfg", "edit_two"};
-    for (size_t i = 0; i < MICA_ARRAY_LEN(CASES); i++) {
-        const char *name = CASES[i];
-        compare_setups(name, &F32,
-                       &(golden_setup){.threads = 1, .switches = {.ablate_rope_once = true}}, 0.0);
-        compare_setups(name, &F32, &(golden_setup){.threads = 1, .switches = {.ablate_trim = true}},
-                       0.0);
-        compare_setups(name, &F32,
-                       &(golden_setup){.threads = 1, .switches = {.ablate_modulation_once = true}},
-                       1e-5);
-        compare_setups(name, &F32,
-                       &(golden_setup){.threads = 1, .switches = {.ablate_batched_cfg = true}},
-                       1e-5);
-        compare_setups(name, &F32, &(golden_setup){.threads = 1, .ablate_fusion = true}, 1e-5);
-    }
+    const golden_subject cfg = subject("base_cfg"), edit = subject("edit_two");
+    golden_check_ablations(&cfg, &F32);
+    golden_check_ablations(&edit, &F32);
 }
 
 static mica_image_options small_options(void)
@@ -131,42 +69,19 @@ static mica_image_options small_options(void)
                                 .seed = 7};
 }
 
-/* Pictures of a batch do not see each other, with and without guidance and references. */
-static void check_batch(mica_image_options o, const mica_model *m)
-{
-    golden_run both, one;
-    const size_t n = 64 * 48 * 3;
-    o.batch = 2;
-    golden_generate_ok(&both, m, &F32, &o);
-    assert_int_equal(both.result.count, 2);
-    o.batch = 1;
-    for (int i = 0; i < 2; i++) {
-        o.seed = 7 + (uint64_t)i;
-        golden_generate_ok(&one, m, &F32, &o);
-        const mica_tensor *all = mica_trace_find(both.trace, "step1.latents");
-        const mica_tensor mine = mica_tensor_rows(all, i, 1);
-        golden_assert_near("step1.latents", &mine, mica_trace_find(one.trace, "step1.latents"),
-                           1e-5);
-        assert_in_range(
-            golden_largest_difference(both.result.rgb + (size_t)i * n, one.result.rgb, n), 0, 1);
-        golden_run_close(&one);
-    }
-    assert_true(golden_largest_difference(both.result.rgb, both.result.rgb + n, n) > 8);
-    golden_run_close(&both);
-}
-
+/* With and without guidance and references. */
 static void test_batch_equals_single_runs(void **state)
 {
     (void)state;
     mica_model *m = golden_model_open_folder(MODEL);
     const mica_image_input input = {.path = MICA_TEST_DATA "/flux2_klein/cases/edit/input0.png"};
     mica_image_options o = small_options();
-    check_batch(o, m);
+    golden_check_batch(m, &F32, o);
     o.distilled = MICA_CHOICE_NO;
-    check_batch(o, m);
+    golden_check_batch(m, &F32, o);
     o.inputs = &input;
     o.input_count = 1;
-    check_batch(o, m);
+    golden_check_batch(m, &F32, o);
     golden_model_close(&m);
 }
 
@@ -190,27 +105,9 @@ static void test_counters(void **state)
 {
     (void)state;
     mica_model *m = golden_model_open_folder(MODEL);
-    mica_image_options o = small_options();
-    golden_run r;
-    o.steps = 4;
-    golden_generate_ok(&r, m, &(golden_setup){.threads = 1, .no_trace = true}, &o);
-    assert_int_equal(r.result.block_allocations, 0);
-    assert_int_equal(r.result.block_waits, 0);
-    assert_int_equal(r.result.rope_builds, 1);
-    assert_int_equal(r.result.modulation_matmuls, 5);
-    assert_int_equal(r.result.passes, 4);
-    golden_run_close(&r);
-    const golden_setup ablated = {.threads = 1,
-                                  .no_trace = true,
-                                  .switches = {.ablate_rope_once = true,
-                                               .ablate_modulation_once = true,
-                                               .ablate_batched_cfg = true}};
-    o.distilled = MICA_CHOICE_NO;
-    golden_generate_ok(&r, m, &ablated, &o);
-    assert_int_equal(r.result.rope_builds, 4);
-    assert_int_equal(r.result.modulation_matmuls, 4 * 5);
-    assert_int_equal(r.result.passes, 8);
-    golden_run_close(&r);
+    mica_image_options guided = small_options();
+    guided.distilled = MICA_CHOICE_NO;
+    golden_check_counters(m, 1, small_options(), guided, 5);
     golden_model_close(&m);
 }
 

@@ -3,7 +3,7 @@
  * f32: every tensor of expected.safetensors within relative L2 1e-4, integers equal, the picture
  * within one level. bf16: the bounds of the manifest. Then what must not change the result: the
  * number of threads, the batch, each technique switched off. */
-#include "golden_support.h"
+#include "golden_invariants.h"
 
 #include "backend/backend_ops.h"
 #include "sample/noise.h"
@@ -18,6 +18,10 @@
 #define MODEL  "qwen_image/model"
 
 static const golden_setup F32 = {0};
+static const golden_subject CFG = {SYSTEM, MODEL, "t2i_cfg",
+                                   (const char *const[]){"prompt.embeds", "step0.cond",
+                                                         "step0.uncond", "step2.latents",
+                                                         "vae_decode.output", NULL}};
 
 /* ----------------------------------------------------------- against the reference -- */
 
@@ -45,69 +49,21 @@ static void test_nocfg_bf16(void **state)
     golden_check_bf16(SYSTEM, MODEL, "t2i_nocfg");
 }
 
-/* 8-bit operands in the large linears of the transformer: 3e-2 on what it gives; the text encoder
- * keeps its precision. */
 static void test_cfg_int8(void **state)
 {
     (void)state;
-    static const char *const NAMES[] = {"step0.cond", "step0.uncond", "step0.latents", "step2.cond",
-                                        "step2.latents"};
-    golden_case c;
-    golden_run r;
-    mica_model *m = golden_model_open_folder(MODEL);
-    const golden_setup setup = {.precision = MICA_PRECISION_INT8};
-    golden_case_open(&c, SYSTEM, "t2i_cfg");
-    golden_generate_ok(&r, m, &setup, &c.options);
-    golden_assert_near("prompt.embeds", mica_trace_find(r.trace, "prompt.embeds"),
-                       mica_weights_find(c.expected, "prompt.embeds"), 2.3e-2);
-    for (size_t i = 0; i < MICA_ARRAY_LEN(NAMES); i++)
-        golden_assert_near(NAMES[i], mica_trace_find(r.trace, NAMES[i]),
-                           mica_weights_find(c.expected, NAMES[i]), 3e-2);
-    golden_run_close(&r);
-    golden_case_close(&c);
-    golden_model_close(&m);
+    const golden_subject cfg = {SYSTEM, MODEL, "t2i_cfg",
+                                (const char *const[]){"step0.cond", "step0.uncond", "step0.latents",
+                                                      "step2.cond", "step2.latents", NULL}};
+    golden_check_int8(&cfg, &F32, 2.3e-2);
 }
 
 /* -------------------------------------------------------- what must not matter -- */
 
-/* Runs the guided case as `setup` asks and compares its last latents and picture with the plain
- * f32 run; bound 0: the same bytes. */
-static void compare_setups(const golden_setup *plain, const golden_setup *setup, double bound)
-{
-    golden_case c;
-    golden_run a, b;
-    mica_model *m = golden_model_open_folder(MODEL);
-    golden_case_open(&c, SYSTEM, "t2i_cfg");
-    golden_generate_ok(&a, m, plain, &c.options);
-    golden_generate_ok(&b, m, setup, &c.options);
-    static const char *const NAMES[] = {"prompt.embeds", "step0.cond", "step0.uncond",
-                                        "step2.latents", "vae_decode.output"};
-    for (size_t i = 0; i < MICA_ARRAY_LEN(NAMES); i++) {
-        const mica_tensor *x = mica_trace_find(a.trace, NAMES[i]);
-        const mica_tensor *y = mica_trace_find(b.trace, NAMES[i]);
-        if (bound == 0.0)
-            golden_assert_equal(NAMES[i], y, x);
-        else
-            golden_assert_near(NAMES[i], y, x, bound);
-    }
-    const size_t n = (size_t)(a.result.width * a.result.height * 3);
-    assert_in_range(golden_largest_difference(a.result.rgb, b.result.rgb, n), 0,
-                    bound == 0.0 ? 0 : 1);
-    golden_run_close(&a);
-    golden_run_close(&b);
-    golden_case_close(&c);
-    golden_model_close(&m);
-}
-
 static void test_threads(void **state)
 {
     (void)state;
-    static const mica_precision PRECISIONS[] = {MICA_PRECISION_F32, MICA_PRECISION_BF16,
-                                                MICA_PRECISION_INT8};
-    for (size_t p = 0; p < MICA_ARRAY_LEN(PRECISIONS); p++)
-        for (int threads = 2; threads <= 3; threads++)
-            compare_setups(&(golden_setup){.precision = PRECISIONS[p], .threads = 1},
-                           &(golden_setup){.precision = PRECISIONS[p], .threads = threads}, 0.0);
+    golden_check_threads(&CFG);
 }
 
 typedef struct side_run {
@@ -150,21 +106,10 @@ static void test_sessions_side_by_side(void **state)
     golden_model_close(&m);
 }
 
-/* Tables built at another time hold the same numbers. */
-static void test_ablate_exact(void **state)
+static void test_ablate(void **state)
 {
     (void)state;
-    compare_setups(&F32, &(golden_setup){.switches = {.ablate_rope_once = true}}, 0.0);
-    compare_setups(&F32, &(golden_setup){.switches = {.ablate_trim = true}}, 0.0);
-}
-
-/* A product of other dimensions, or unfused, may sum in another order. */
-static void test_ablate_near(void **state)
-{
-    (void)state;
-    compare_setups(&F32, &(golden_setup){.switches = {.ablate_modulation_once = true}}, 1e-5);
-    compare_setups(&F32, &(golden_setup){.switches = {.ablate_batched_cfg = true}}, 1e-5);
-    compare_setups(&F32, &(golden_setup){.ablate_fusion = true}, 1e-5);
+    golden_check_ablations(&CFG, &F32);
 }
 
 static mica_image_options small_options(void)
@@ -182,27 +127,7 @@ static void test_batch_equals_single_runs(void **state)
 {
     (void)state;
     mica_model *m = golden_model_open_folder(MODEL);
-    mica_image_options o = small_options();
-    golden_run both, one;
-    o.batch = 2;
-    golden_generate_ok(&both, m, &F32, &o);
-    assert_int_equal(both.result.count, 2);
-    const size_t n = 64 * 48 * 3;
-    o.batch = 1;
-    for (int i = 0; i < 2; i++) {
-        o.seed = 7 + (uint64_t)i;
-        golden_generate_ok(&one, m, &F32, &o);
-        const mica_tensor *all = mica_trace_find(both.trace, "step1.latents");
-        const mica_tensor mine = mica_tensor_rows(all, i, 1);
-        golden_assert_near("step1.latents", &mine, mica_trace_find(one.trace, "step1.latents"),
-                           1e-5);
-        assert_in_range(
-            golden_largest_difference(both.result.rgb + (size_t)i * n, one.result.rgb, n), 0, 1);
-        golden_run_close(&one);
-    }
-    /* Two seeds, two pictures. */
-    assert_true(golden_largest_difference(both.result.rgb, both.result.rgb + n, n) > 8);
-    golden_run_close(&both);
+    golden_check_batch(m, &F32, small_options());
     golden_model_close(&m);
 }
 
@@ -267,29 +192,12 @@ static void test_counters_count(void **state)
     golden_model_close(&m);
 }
 
+/* The tiny model: two blocks of two streams, the final norm. */
 static void test_counters(void **state)
 {
     (void)state;
     mica_model *m = golden_model_open_folder(MODEL);
-    mica_image_options o = small_options();
-    golden_run r;
-    o.steps = 4;
-    golden_generate_ok(&r, m, &(golden_setup){.no_trace = true}, &o);
-    assert_int_equal(r.result.block_allocations, 0);
-    assert_int_equal(r.result.block_waits, 0);
-    assert_int_equal(r.result.rope_builds, 1);
-    assert_int_equal(r.result.modulation_matmuls, 2 * 2 + 1);
-    assert_int_equal(r.result.passes, 4);
-    golden_run_close(&r);
-    const golden_setup ablated = {.no_trace = true,
-                                  .switches = {.ablate_rope_once = true,
-                                               .ablate_modulation_once = true,
-                                               .ablate_batched_cfg = true}};
-    golden_generate_ok(&r, m, &ablated, &o);
-    assert_int_equal(r.result.rope_builds, 4);
-    assert_int_equal(r.result.modulation_matmuls, 4 * (2 * 2 + 1));
-    assert_int_equal(r.result.passes, 8);
-    golden_run_close(&r);
+    golden_check_counters(m, 0, small_options(), small_options(), 2 * 2 + 1);
     golden_model_close(&m);
 }
 
@@ -337,8 +245,7 @@ int main(void)
         cmocka_unit_test(test_cfg_int8),
         cmocka_unit_test(test_threads),
         cmocka_unit_test(test_sessions_side_by_side),
-        cmocka_unit_test(test_ablate_exact),
-        cmocka_unit_test(test_ablate_near),
+        cmocka_unit_test(test_ablate),
         cmocka_unit_test(test_batch_equals_single_runs),
         cmocka_unit_test(test_seed_packs_noise),
         cmocka_unit_test(test_counters),
