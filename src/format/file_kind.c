@@ -20,7 +20,7 @@ typedef struct magic_row {
 #define MAGIC(bytes) (bytes), sizeof(bytes) - 1
 
 static const magic_row MAGIC_ROWS[] = {
-    {MAGIC("GGUF"), {MICA_E_UNSUPPORTED, "a GGUF file, " USE_SAFETENSORS}},
+    {MAGIC("FUGG"), {MICA_E_UNSUPPORTED, "a big-endian GGUF file; convert it to little-endian"}},
     {MAGIC("lmgg"), {MICA_E_UNSUPPORTED, "an old GGML file, " USE_SAFETENSORS}},
     {MAGIC("tjgg"), {MICA_E_UNSUPPORTED, "an old GGML file, " USE_SAFETENSORS}},
     {MAGIC("fmgg"), {MICA_E_UNSUPPORTED, "an old GGML file, " USE_SAFETENSORS}},

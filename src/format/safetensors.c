@@ -310,9 +310,18 @@ static mica_status read_header(reader *r, const cJSON *root)
     if (!cJSON_IsObject(root))
         return MICA_FAIL(r->err, MICA_E_FORMAT, "%s: the header is not a JSON object", r->path);
     MICA_TRY(read_members(r, root));
-    MICA_TRY(check_names(r));
-    qsort(r->out->items, r->out->count, sizeof *r->out->items, compare_offsets);
-    return check_ranges(r);
+    return mica_weight_items_check(r->out->items, r->out->count, r->size, r->path, r->arena,
+                                   r->err);
+}
+
+mica_status mica_weight_items_check(mica_safetensors_item *items, size_t count, uint64_t size,
+                                    const char *path, mica_arena *arena, mica_err *err)
+{
+    mica_safetensors s = {.items = items, .count = count};
+    const reader r = {.out = &s, .path = path, .size = size, .arena = arena, .err = err};
+    MICA_TRY(check_names(&r));
+    qsort(items, count, sizeof *items, compare_offsets);
+    return check_ranges(&r);
 }
 
 mica_status mica_safetensors_parse(mica_safetensors *s, const char *path, const uint8_t *data,

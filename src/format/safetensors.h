@@ -42,6 +42,11 @@ typedef struct mica_safetensors {
 mica_status mica_safetensors_parse(mica_safetensors *s, const char *path, const uint8_t *data,
                                    size_t size, mica_arena *arena, mica_err *err);
 
+/* Sorts the items of any weight file by their place in it and refuses duplicate names, ranges that overlap
+ * and ranges that leave the file of `size` bytes. */
+mica_status mica_weight_items_check(mica_safetensors_item *items, size_t count, uint64_t size,
+                                    const char *path, mica_arena *arena, mica_err *err);
+
 /* 1..MICA_TENSOR_NAME_MAX bytes of valid UTF-8 without control characters (names end up on
  * terminals), and not `__metadata__`. */
 bool mica_tensor_name_is_valid(const char *name);

@@ -141,7 +141,9 @@ static mica_status take_item(mica_weights *w, size_t file, const mica_safetensor
     const mica_file_map *map = &w->files[file].map;
     const uint8_t *p = map->data + item->begin;
     const size_t size = (size_t)(item->end - item->begin);
-    const size_t unit = (size_t)mica_dtype_get(item->dtype)->size;
+    /* Blocks are read byte by byte. */
+    const size_t unit =
+        mica_dtype_is_packed(item->dtype) ? 1 : (size_t)mica_dtype_get(item->dtype)->size;
     void *data = (void *)(uintptr_t)p; /* tensors are not const, weights are never written */
     mica_weights_entry *e = mica_arena_calloc(&w->arena, 1, sizeof *e);
     if (e == NULL)
@@ -155,19 +157,46 @@ static mica_status take_item(mica_weights *w, size_t file, const mica_safetensor
     return MICA_OK;
 }
 
+static mica_status take_items(mica_weights *w, size_t file, const mica_safetensors_item *items,
+                              size_t count, mica_err *err)
+{
+    if (!mica_weights_reserve(w, count))
+        return no_memory(w, err);
+    for (size_t i = 0; i < count; i++)
+        MICA_TRY(take_item(w, file, &items[i], err));
+    return MICA_OK;
+}
+
+static mica_status take_gguf(mica_weights *w, size_t file, mica_err *err)
+{
+    mica_weights_file *f = &w->files[file];
+    mica_gguf g;
+    MICA_TRY(mica_gguf_parse(&g, f->map.path, f->map.data, f->map.size, &w->arena, err));
+    f->values = g.values;
+    f->value_count = g.value_count;
+    f->metadata = mica_arena_calloc(&w->arena, 2 * g.value_count + 1, sizeof *f->metadata);
+    if (!f->metadata)
+        return no_memory(w, err);
+    for (size_t i = 0; i < g.value_count; i++) {
+        if (g.values[i].type != MICA_META_STRING)
+            continue;
+        f->metadata[2 * f->metadata_count] = g.values[i].key;
+        f->metadata[2 * f->metadata_count++ + 1] = g.values[i].text;
+    }
+    return take_items(w, file, g.items, g.count, err);
+}
+
 /* The tensors of files[file], whose mapping is in place. */
 static mica_status take_image(mica_weights *w, size_t file, mica_err *err)
 {
     mica_weights_file *f = &w->files[file];
     mica_safetensors s;
+    if (mica_gguf_is_image(f->map.data, f->map.size))
+        return take_gguf(w, file, err);
     MICA_TRY(mica_safetensors_parse(&s, f->map.path, f->map.data, f->map.size, &w->arena, err));
     f->metadata = s.metadata;
     f->metadata_count = s.metadata_count;
-    if (!mica_weights_reserve(w, s.count))
-        return no_memory(w, err);
-    for (size_t i = 0; i < s.count; i++)
-        MICA_TRY(take_item(w, file, &s.items[i], err));
-    return MICA_OK;
+    return take_items(w, file, s.items, s.count, err);
 }
 
 static mica_status new_file(mica_weights *w, mica_weights_file **out, mica_err *err)
@@ -392,11 +421,30 @@ const char *mica_weights_metadata(const mica_weights *w, const char *key)
     return NULL;
 }
 
+const mica_meta *mica_weights_meta(const mica_weights *w, const char *key)
+{
+    if (w->file_count == 0 || !w->files[0].values)
+        return NULL;
+    return mica_gguf_find(w->files[0].values, w->files[0].value_count, key);
+}
+
+int64_t mica_weights_meta_int(const mica_weights *w, const char *key, int64_t absent)
+{
+    const mica_meta *m = mica_weights_meta(w, key);
+    return m && m->type == MICA_META_INT ? m->integer : absent;
+}
+
+double mica_weights_meta_number(const mica_weights *w, const char *key, double absent)
+{
+    const mica_meta *m = mica_weights_meta(w, key);
+    return m && (m->type == MICA_META_INT || m->type == MICA_META_FLOAT) ? m->number : absent;
+}
+
 uint64_t mica_weights_bytes(const mica_weights *w)
 {
     uint64_t sum = 0;
     for (size_t i = 0; i < w->count; i++)
-        sum += mica_tensor_size(&w->list[i]->tensor);
+        sum += mica_tensor_size(&w->list[i]->tensor) + mica_tensor_scale_size(&w->list[i]->tensor);
     return sum;
 }
 

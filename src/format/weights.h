@@ -5,21 +5,24 @@
  * Everything stays memory-mapped; a tensor's data points into the mapping. Every offset,
  * count and product is checked before a view is made: a view never leaves its file.
  * Scales of fp8 and int8 weights (`X.scale_weight`, `X.weight_scale`, marker `scaled_fp8`) are attached
- * to X.weight and not listed by themselves; encodings that cannot be decoded are refused by name.
+ * to X.weight and not listed by themselves, as are those of MLX's packed integers (`X.scales`, `X.biases`);
+ * encodings that cannot be decoded are refused by name. Packed weights stay packed (tensor/packed.h).
  * Every tensor's data is aligned to its element size, but to no more than that. */
 #ifndef MICA_FORMAT_WEIGHTS_H
 #define MICA_FORMAT_WEIGHTS_H
 
 #include "base/status.h"
+#include "format/gguf.h"
 #include "tensor/tensor.h"
 
 typedef struct mica_weights mica_weights;
 
-/* path: a .safetensors file, a *.index.json, or a folder that holds one of them (an index is
+/* path: a .safetensors or GGUF file, a *.index.json, or a folder that holds one of them (an index is
  * preferred; a folder with several unindexed files opens all, less NAME.VARIANT.safetensors beside
- * NAME.safetensors). A missing shard is an error that names it. *out is NULL on failure. */
+ * NAME.safetensors; GGUF is looked for where there is no safetensors file). A missing shard is an error
+ * that names it; of a GGUF file in numbered parts any part stands for all. *out is NULL on failure. */
 mica_status mica_weights_open(mica_weights **out, const char *path, mica_err *err);
-/* A safetensors image in memory, which stays the caller's and must outlive *out; `name` stands
+/* A safetensors or GGUF image in memory, which stays the caller's and must outlive *out; `name` stands
  * for the path in messages. */
 mica_status mica_weights_open_memory(mica_weights **out, const char *name, const void *data,
                                      size_t size, mica_err *err);
@@ -36,6 +39,11 @@ const mica_tensor *mica_weights_tensor(const mica_weights *w, size_t i);
 const mica_tensor *mica_weights_find(const mica_weights *w, const char *name); /* NULL: absent */
 /* Value of a `__metadata__` key of the first file, or NULL. */
 const char *mica_weights_metadata(const mica_weights *w, const char *key);
+/* A value of a GGUF file's metadata (of the first file), or NULL. */
+const mica_meta *mica_weights_meta(const mica_weights *w, const char *key);
+/* The whole number there, or `absent` when there is none. */
+int64_t mica_weights_meta_int(const mica_weights *w, const char *key, int64_t absent);
+double mica_weights_meta_number(const mica_weights *w, const char *key, double absent);
 uint64_t mica_weights_bytes(const mica_weights *w);
 uint64_t mica_weights_parameters(const mica_weights *w);
 const char *mica_weights_path(const mica_weights *w);

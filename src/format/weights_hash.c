@@ -65,7 +65,9 @@ static uint64_t hash_entry(const mica_weights_entry *e, uint64_t sample_mask)
     h = add_u64(h, (uint64_t)t->ndim);
     for (int i = 0; i < t->ndim; i++)
         h = add_u64(h, (uint64_t)t->shape_[i]);
-    h = add_u64(h, t->scale.data == NULL ? 0 : 1 + (uint64_t)t->scale.per_row);
+    h = add_u64(h, t->scale.data == NULL ? 0
+                   : t->scale.group      ? 1 + (uint64_t)t->scale.group
+                                         : 1 + (uint64_t)t->scale.per_row);
     return mix(is_sampled ? add_samples(h, t) : h);
 }
 

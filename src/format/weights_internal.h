@@ -6,12 +6,13 @@
  *
  * An entry never moves, so the `const mica_tensor *` handed out stay valid until close.
  * Phases of opening: mica_weights_take_file for each shard, then mica_weights_index (duplicate
- * names), then mica_weights_attach_scales. */
+ * names), then mica_weights_attach_scales, which begins with mica_weights_attach_affine. */
 #ifndef MICA_FORMAT_WEIGHTS_INTERNAL_H
 #define MICA_FORMAT_WEIGHTS_INTERNAL_H
 
 #include "base/arena.h"
 #include "base/file.h"
+#include "format/gguf.h"
 #include "format/weights.h"
 
 #define MICA_WEIGHTS_NO_FILE SIZE_MAX
@@ -28,8 +29,10 @@ typedef struct mica_weights_entry {
 typedef struct mica_weights_file {
     mica_file_map map; /* data borrowed and path owned for images in memory */
     bool is_mapped;
-    const char **metadata; /* key, value pairs */
+    const char **metadata; /* key, value pairs: of GGUF the values that are text */
     size_t metadata_count;
+    const mica_meta *values; /* of GGUF all of them */
+    size_t value_count;
 } mica_weights_file;
 
 struct mica_weights {
@@ -57,7 +60,13 @@ mica_weights_entry *mica_weights_find_entry(const mica_weights *w, const char *n
 /* Drops the hidden entries from both orders. */
 void mica_weights_drop_hidden(mica_weights *w);
 const char *mica_weights_file_path(const mica_weights *w, const mica_weights_entry *e);
-/* The fp8 and int8 conventions; refuses encodings that cannot be decoded (weights_scale.c). */
+/* MLX's packed integers become tensors of an affine type (weights_affine.c). */
+mica_status mica_weights_attach_affine(mica_weights *w, mica_err *err);
+/* The same, then the fp8 and int8 conventions; refuses encodings that cannot be decoded
+ * (weights_scale.c). */
 mica_status mica_weights_attach_scales(mica_weights *w, mica_err *err);
+/* "a.b" of `name` = "a.b" SUFFIX with another ending: the entry or NULL. */
+mica_weights_entry *mica_weights_find_sibling(const mica_weights *w, const char *name,
+                                              const char *suffix, const char *other);
 
 #endif

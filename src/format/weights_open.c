@@ -2,8 +2,9 @@
  *
  *     x.safetensors          that file
  *     x.index.json           every shard that its weight_map names, from the same folder
+ *     x.gguf                 that file; of x-00001-of-00003.gguf all three
  *     folder                 its *.safetensors.index.json if there is one, else every
- *                            *.safetensors
+ *                            *.safetensors, else its one GGUF file
  *
  * Folders often hold variants of one thing (`model.safetensors`, `model.fp16.safetensors`):
  * NAME.VARIANT.EXT is passed over when NAME.EXT is there, as diffusers does without `variant=`.
@@ -23,6 +24,7 @@
 
 #define SAFETENSORS_EXT ".safetensors"
 #define INDEX_EXT       ".safetensors.index.json"
+#define GGUF_EXT        ".gguf"
 #define MAX_LISTED      8
 
 /* ---- several problems in one error text ---- */
@@ -265,13 +267,13 @@ static size_t count_candidates(const folder_list *f, const char *ext, const char
     return count;
 }
 
-/* "x-00002-of-00005.safetensors": 5 digits each, as every hub tool writes them. Returns the total
- * and the length of "x-", or 0. */
-static int shard_total(const char *name, size_t *stem)
+/* "x-00002-of-00005" EXT: 5 digits each, as every hub tool writes them. Returns the total and the
+ * length of "x-", or 0. */
+static int shard_total(const char *name, const char *ext, size_t *stem)
 {
     int part = 0, total = 0, length = 0;
-    const size_t tail = strlen("00002-of-00005" SAFETENSORS_EXT), n = strlen(name);
-    if (n <= tail || name[n - tail - 1] != '-')
+    const size_t tail = strlen("00002-of-00005") + strlen(ext), n = strlen(name);
+    if (!ends_with(name, ext) || n <= tail || name[n - tail - 1] != '-')
         return 0;
     *stem = n - tail;
     if (sscanf(name + *stem, "%5d-of-%5d%n", &part, &total, &length) != 2 || length != 14)
@@ -286,7 +288,8 @@ static mica_status check_numbered(const folder_list *f, mica_err *err)
     for (size_t i = 0; i < f->count; i++) {
         const char *name = f->names[i];
         size_t stem = 0;
-        const int total = is_candidate(f, name, SAFETENSORS_EXT) ? shard_total(name, &stem) : 0;
+        const int total =
+            is_candidate(f, name, SAFETENSORS_EXT) ? shard_total(name, SAFETENSORS_EXT, &stem) : 0;
         const bool is_first = i == 0 || strncmp(f->names[i - 1], name, stem) != 0;
         for (int k = 1; is_first && k <= total; k++) {
             char ext[64];
@@ -301,7 +304,7 @@ static mica_status check_numbered(const folder_list *f, mica_err *err)
 /* Nothing to open: says what is there instead. */
 static mica_status fail_empty(const folder_list *f, mica_err *err)
 {
-    static const char *const OTHER[] = {".gguf", ".ckpt", ".pth", ".pt", ".bin", ".onnx"};
+    static const char *const OTHER[] = {".ckpt", ".pth", ".pt", ".bin", ".onnx"};
     for (size_t i = 0; i < f->count; i++) {
         if (strcmp(f->names[i], "model_index.json") == 0)
             return MICA_FAIL(
@@ -319,6 +322,69 @@ static mica_status fail_empty(const folder_list *f, mica_err *err)
     return MICA_FAIL(err, MICA_E_MISSING, "%s: no .safetensors file in this folder", f->path);
 }
 
+/* ---- GGUF ---- */
+
+/* "x-00001-of-00003.gguf": every part, from the same folder; anything else: that file. */
+static mica_status take_gguf_parts(mica_weights *w, const char *folder, const char *name,
+                                   mica_err *err)
+{
+    size_t stem = 0;
+    const int total = shard_total(name, GGUF_EXT, &stem);
+    if (total == 0)
+        return take_from(w, folder, name, err);
+    problems p = {.count = 0};
+    for (int k = 1; k <= total; k++) {
+        char *part = mica_mem_alloc(strlen(name) + 1);
+        if (part == NULL)
+            return no_memory(folder, err);
+        snprintf(part, strlen(name) + 1, "%.*s%05d-of-%05d" GGUF_EXT, (int)stem, name, k, total);
+        char *path = mica_path_join(folder, part);
+        mica_status st = path == NULL ? no_memory(folder, err) : MICA_OK;
+        if (st == MICA_OK && !mica_path_is_file(path))
+            add_problem(&p, "part %s is missing", part);
+        else if (st == MICA_OK && p.count == 0)
+            st = mica_weights_take_file(w, path, err);
+        mica_mem_free(path);
+        mica_mem_free(part);
+        MICA_TRY(st);
+    }
+    return report(&p, folder, MICA_E_MISSING, err);
+}
+
+static mica_status open_gguf_file(mica_weights *w, const char *path, mica_err *err)
+{
+    const char *slash = strrchr(path, '/');
+    char *folder = folder_of(path);
+    if (folder == NULL)
+        return no_memory(path, err);
+    const mica_status st = take_gguf_parts(w, folder, slash ? slash + 1 : path, err);
+    mica_mem_free(folder);
+    return st == MICA_OK ? mica_weights_index(w, err) : st;
+}
+
+/* A folder without safetensors: its one GGUF file, in one part or several. */
+static mica_status open_gguf_of(mica_weights *w, const folder_list *f, mica_err *err)
+{
+    const char *first = NULL, *last = NULL;
+    size_t stem = 0, count = 0;
+    for (size_t i = 0; i < f->count; i++) {
+        if (f->names[i][0] == '.' || !ends_with(f->names[i], GGUF_EXT))
+            continue;
+        last = f->names[i];
+        first = first ? first : last;
+        count++;
+    }
+    if (first == NULL)
+        return fail_empty(f, err);
+    const int total = shard_total(first, GGUF_EXT, &stem);
+    if (count > 1 && (total == 0 || strncmp(first, last, stem) != 0 || count > (size_t)total))
+        return MICA_FAIL(err, MICA_E_USAGE,
+                         "%s: %zu GGUF files (%s and others); give one as the path", f->path, count,
+                         mica_printable_text(first));
+    MICA_TRY(take_gguf_parts(w, f->path, first, err));
+    return mica_weights_index(w, err);
+}
+
 static mica_status open_listed(mica_weights *w, const folder_list *f, mica_err *err)
 {
     const char *index = NULL, *first = NULL;
@@ -334,7 +400,7 @@ static mica_status open_listed(mica_weights *w, const folder_list *f, mica_err *
         return st;
     }
     if (count_candidates(f, SAFETENSORS_EXT, &first) == 0)
-        return fail_empty(f, err);
+        return open_gguf_of(w, f, err);
     MICA_TRY(check_numbered(f, err));
     for (size_t i = 0; i < f->count; i++)
         if (is_candidate(f, f->names[i], SAFETENSORS_EXT))
@@ -361,6 +427,8 @@ static mica_status open_path(mica_weights *w, const char *path, mica_err *err)
         return MICA_FAIL(err, MICA_E_MISSING, "%s: no such file or folder", path);
     if (ends_with(path, ".json"))
         return open_index(w, path, err);
+    if (ends_with(path, GGUF_EXT))
+        return open_gguf_file(w, path, err);
     MICA_TRY(mica_weights_take_file(w, path, err));
     return mica_weights_index(w, err);
 }

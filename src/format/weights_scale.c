@@ -12,7 +12,7 @@
  *
  * In all of them value = stored * scale. Reference: ComfyUI QUANTIZATION.md and
  * comfy/utils.py convert_old_quants. A scale whose X.weight is absent stays listed, where the
- * model's own check will name it. Encodings that pack or permute values (MLX, NVFP4, GPTQ,
+ * model's own check will name it. Encodings that pack or permute values in other ways (NVFP4, GPTQ,
  * Nunchaku, bitsandbytes, DFloat11, block scales, rotated int8) are refused by name: read as
  * plain numbers they would give noise. */
 #include "base/json.h"
@@ -234,9 +234,6 @@ static mica_status refuse_foreign(const mica_weights *w, const mica_weights_entr
     for (size_t i = 0; i < MICA_ARRAY_LEN(FOREIGN) && encoding == NULL; i++)
         if (ends_with(e->name, FOREIGN[i].suffix))
             encoding = FOREIGN[i].encoding;
-    const mica_weights_entry *packed = find_weight_of(w, e->name, ".scales");
-    if (packed != NULL && packed->tensor.dtype == MICA_DTYPE_U32)
-        encoding = "MLX packed integers";
     if (encoding == NULL)
         return MICA_OK;
     return MICA_FAIL(err, MICA_E_UNSUPPORTED,
@@ -245,8 +242,17 @@ static mica_status refuse_foreign(const mica_weights *w, const mica_weights_entr
                      mica_weights_file_path(w, e), e->name, encoding);
 }
 
+mica_weights_entry *mica_weights_find_sibling(const mica_weights *w, const char *name,
+                                              const char *suffix, const char *other)
+{
+    if (!ends_with(name, suffix))
+        return NULL;
+    return find_sibling(w, name, strlen(name) - strlen(suffix), other);
+}
+
 mica_status mica_weights_attach_scales(mica_weights *w, mica_err *err)
 {
+    MICA_TRY(mica_weights_attach_affine(w, err));
     MICA_TRY(apply_declarations(w, err));
     for (size_t i = 0; i < w->count; i++)
         MICA_TRY(refuse_foreign(w, w->list[i], err));

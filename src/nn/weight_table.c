@@ -64,6 +64,18 @@ static bool has_shape(const mica_weight_binder *b, const mica_tensor *t, const c
     return true;
 }
 
+/* The tensor in the shape that the table asks for: packed integers whose file does not tell how wide
+ * their rows are take the width from here. */
+static bool see_as(const mica_weight_binder *b, const mica_tensor *t, const char *shape,
+                   mica_tensor *out)
+{
+    const size_t n = strlen(shape);
+    *out = *t;
+    return has_shape(b, t, shape) ||
+           (n > 0 && mica_tensor_set_width(out, b->dims.of[(unsigned char)shape[n - 1]]) &&
+            has_shape(b, out, shape));
+}
+
 static void add_problem(mica_weight_binder *b, const char *name, const mica_tensor *got,
                         const char *shape)
 {
@@ -73,7 +85,7 @@ static void add_problem(mica_weight_binder *b, const char *name, const mica_tens
     if (!got)
         mica_text_add(&b->text, "\n  %s: missing, expected %s", name, want);
     else
-        mica_text_add(&b->text, "\n  %s: got %s, expected %s of a float type", name,
+        mica_text_add(&b->text, "\n  %s: got %s, expected %s of a type of weights", name,
                       mica_tensor_describe(got, have, sizeof have), want);
 }
 
@@ -85,13 +97,14 @@ static void bind_one(mica_weight_binder *b, const mica_weight_row *row, int inde
     *out = (mica_weight){.sensitive = row->flags & MICA_WEIGHT_SENSITIVE,
                          .constant = row->flags & MICA_WEIGHT_CONSTANT};
     const mica_tensor *t = mica_weights_find(b->weights, name);
+    mica_tensor seen;
     if (!t && (row->flags & MICA_WEIGHT_OPTIONAL))
         return;
-    if (!t || !mica_dtype_get(t->dtype)->is_float || !has_shape(b, t, row->shape)) {
+    if (!t || !mica_tensor_is_weight(t) || !see_as(b, t, row->shape, &seen)) {
         add_problem(b, name, t, row->shape);
         return;
     }
-    out->tensor = *t;
+    out->tensor = seen;
     out->mapped = mica_weights_is_mapped(b->weights, t);
     out->name = mica_arena_strndup(b->arena, name, strlen(name));
     b->out_of_memory |= !out->name;

@@ -36,24 +36,59 @@ typedef enum mica_dtype {
     MICA_DTYPE_I64,
     MICA_DTYPE_U64,
     MICA_DTYPE_BOOL,
+    /* Packed weights (packed.h): GGUF's blocks, then MLX's group-wise affine integers. */
+    MICA_DTYPE_Q8_0,
+    MICA_DTYPE_Q4_0,
+    MICA_DTYPE_Q4_1,
+    MICA_DTYPE_Q5_0,
+    MICA_DTYPE_Q5_1,
+    MICA_DTYPE_Q2_K,
+    MICA_DTYPE_Q3_K,
+    MICA_DTYPE_Q4_K,
+    MICA_DTYPE_Q5_K,
+    MICA_DTYPE_Q6_K,
+    MICA_DTYPE_IQ4_NL,
+    MICA_DTYPE_IQ4_XS,
+    MICA_DTYPE_MXFP4,
+    MICA_DTYPE_MLX2,
+    MICA_DTYPE_MLX3,
+    MICA_DTYPE_MLX4,
+    MICA_DTYPE_MLX5,
+    MICA_DTYPE_MLX6,
+    MICA_DTYPE_MLX8,
     MICA_DTYPE_COUNT
 } mica_dtype;
 
 typedef struct mica_dtype_info {
     const char *name;             /* "bf16" */
-    const char *safetensors_name; /* "BF16" */
-    int size;                     /* bytes per element */
-    bool is_float;                /* usable as a weight */
+    const char *safetensors_name; /* "BF16"; NULL: not stored there under its own name */
+    int size;                     /* bytes of a block */
+    bool is_float;                /* numbers of their own: floats, not packed */
+    int block;                    /* elements of a block; 1 for everything that is not packed */
 } mica_dtype_info;
 const mica_dtype_info *mica_dtype_get(mica_dtype dtype);
 bool mica_dtype_from_safetensors(const char *name, size_t length, mica_dtype *out);
+static inline bool mica_dtype_is_packed(mica_dtype dtype)
+{
+    return dtype >= MICA_DTYPE_Q8_0 && dtype <= MICA_DTYPE_MLX8;
+}
+static inline bool mica_dtype_is_affine(mica_dtype dtype)
+{
+    return dtype >= MICA_DTYPE_MLX2 && dtype <= MICA_DTYPE_MLX8;
+}
+/* The affine type of 2, 3, 4, 5, 6 or 8 bits; MICA_DTYPE_COUNT: there is none of so many. */
+mica_dtype mica_dtype_from_bits(int64_t bits);
 
-/* How stored numbers become real ones: value = stored * scale. For fp8 files whose
- * scale stands beside the weight (FORMATS: `scale_weight`, `weight_scale`). */
+/* How stored numbers become real ones: value = stored * scale + bias. For fp8 and int8 files whose
+ * scale stands beside the weight (FORMATS: `scale_weight`, `weight_scale`), and for the groups of
+ * MLX's affine types. */
 typedef struct mica_tensor_scale {
-    const void *data; /* one f32/bf16/f16 (whole tensor) or one per row (dimension 0) */
+    const void *data; /* f32/bf16/f16: one for the whole tensor, one per row (dimension 0), or one
+                         per group of the last dimension, in the order of the groups */
     mica_dtype dtype;
     bool per_row;
+    int group;        /* elements of a group, which divides the last dimension; 0: no groups */
+    const void *bias; /* as data, of groups alone; NULL: zeros */
 } mica_tensor_scale;
 
 typedef struct mica_tensor {
@@ -65,6 +100,8 @@ typedef struct mica_tensor {
                                        except convolution weights */
     mica_tensor_scale scale;        /* data == NULL: none */
 } mica_tensor;
+/* Packed: rows (the last dimension) are whole blocks, and strides still count elements; only whole rows
+ * can be addressed. Everything but the last dimension may be cut and reshaped freely. */
 
 /* Contiguous view; unused dimensions are 1. ndim 0..MICA_MAX_DIMS. */
 mica_tensor mica_tensor_make(void *data, mica_dtype dtype, int ndim, const int64_t *shape);
@@ -74,13 +111,22 @@ mica_tensor mica_tensor_3d(void *data, mica_dtype dtype, int64_t a, int64_t b, i
 mica_tensor mica_tensor_4d(void *data, mica_dtype dtype, int64_t a, int64_t b, int64_t c,
                            int64_t d);
 int64_t mica_tensor_count(const mica_tensor *t); /* elements */
-size_t mica_tensor_size(const mica_tensor *t);   /* bytes of a contiguous tensor */
+size_t mica_tensor_size(const mica_tensor *t);   /* bytes of a contiguous tensor, scales apart */
+size_t mica_tensor_scale_size(const mica_tensor *t); /* bytes of its scales and biases */
+/* Bytes from the data's start to the element `offset` (as strides count), a block's first. */
+ptrdiff_t mica_tensor_offset(const mica_tensor *t, int64_t offset);
+/* A backend can multiply by it: floats, packed types, and int8 with a scale. */
+bool mica_tensor_is_weight(const mica_tensor *t);
+/* Of an affine type files tell bits times width alone: sees the same words as rows of `width` numbers, of
+ * as many bits and in as wide groups as that makes. False (and t unchanged): there is no such view. */
+bool mica_tensor_set_width(mica_tensor *t, int64_t width);
 bool mica_tensor_is_contiguous(const mica_tensor *t);
 /* Rows [first, first + count) of dimension 0. */
 mica_tensor mica_tensor_rows(const mica_tensor *t, int64_t first, int64_t count);
 /* The same elements seen in another shape; t must be contiguous and the counts equal. */
 mica_tensor mica_tensor_reshape(const mica_tensor *t, int ndim, const int64_t *shape);
-/* Element `index` (row-major) as f32, any float dtype, scale applied. For tests and small tables. */
+/* Element `index` (row-major) as f32, any dtype of a weight, scale applied. For tests and small
+ * tables. */
 float mica_tensor_read_f32(const mica_tensor *t, int64_t index);
 /* "[3072, 64] bf16" into buffer; returns buffer. */
 const char *mica_tensor_describe(const mica_tensor *t, char *buffer, size_t size);

@@ -130,7 +130,8 @@ cmp_weight cmp_weight_make(cmp *c, mica_dtype dtype, float scale, int scale_kind
         float *s = cmp_alloc((size_t)rows * sizeof *s);
         for (int64_t i = 0; i < rows; i++)
             s[i] = 0.1f + 0.001f * (float)cmp_int(c, 0, 100);
-        t.scale = (mica_tensor_scale){s, MICA_DTYPE_F32, scale_kind == 2};
+        t.scale =
+            (mica_tensor_scale){.data = s, .dtype = MICA_DTYPE_F32, .per_row = scale_kind == 2};
     }
     for (int i = 0; i < 2; i++)
         w.w[i] = (mica_weight){.tensor = t, .name = "weight"};

@@ -29,12 +29,13 @@ static void check_tensor(const mica_weights *w, size_t i)
     require(t->ndim >= 0 && t->ndim <= MICA_MAX_DIMS);
     if (size == 0)
         return;
-    require((uintptr_t)p % (size_t)mica_dtype_get(t->dtype)->size == 0);
+    if (!mica_dtype_is_packed(t->dtype))
+        require((uintptr_t)p % (size_t)mica_dtype_get(t->dtype)->size == 0);
     static volatile uint8_t sink;
     sink = p[0];
     sink = p[size - 1];
     (void)sink;
-    if (mica_dtype_get(t->dtype)->is_float)
+    if (mica_tensor_is_weight(t))
         (void)mica_tensor_read_f32(t, mica_tensor_count(t) - 1);
 }
 

@@ -143,7 +143,8 @@ static float quantise_row(const mica_cpu_linear_job *j, int row, int8_t *q, int3
         return j->k->quantize_s8_from_f8_e5m2(j->depth, src, q, sum);
     default: {
         mica_tensor plain = *w;
-        plain.scale.data = NULL;
+        if (!w->scale.group) /* the caller's business */
+            plain.scale.data = NULL;
         mica_cpu_weight_to_f32(&plain, (int64_t)row * j->depth, j->depth, temp);
         return j->k->quantize_s8_from_f32(j->depth, temp, q, sum);
     }

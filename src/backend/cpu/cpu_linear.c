@@ -81,7 +81,14 @@ static void plan(mica_cpu_linear_job *j)
 
 /* -------------------------------------------------------------- panels -- */
 
-/* The slice as plain rows of f32, scales applied, for formats without a packer. */
+/* Formats without a packer: their slices become plain rows first. */
+static bool needs_rows(const mica_tensor *w)
+{
+    return w->dtype == MICA_DTYPE_F64 || w->dtype == MICA_DTYPE_I8 ||
+           mica_dtype_is_packed(w->dtype);
+}
+
+/* The slice as plain rows of f32, scales applied. */
 static void slice_to_f32(const mica_cpu_slice *s, float *temp)
 {
     for (int r = 0; r < s->rows; r++)
@@ -95,7 +102,7 @@ void mica_cpu_pack_slice(const mica_kernels *k, const mica_cpu_slice *s, int nb,
     const mica_tensor *w = s->w;
     const size_t size = (size_t)mica_dtype_get(w->dtype)->size;
     const size_t first = (size_t)s->row * (size_t)w->stride_[0] + (size_t)s->from;
-    const void *data = (const uint8_t *)w->data + first * size;
+    const void *data = needs_rows(w) ? NULL : (const uint8_t *)w->data + first * size;
     const ptrdiff_t ld = (ptrdiff_t)w->stride_[0];
     switch (w->dtype) {
     case MICA_DTYPE_F32:
@@ -145,7 +152,7 @@ static size_t scratch_layout(const mica_cpu_linear_job *j, uint8_t *base, task_s
         s->panels = (float *)(void *)rest;
         s->temp = (float *)(void *)(rest + slice);
     }
-    return acc + slice + (j->w->dtype == MICA_DTYPE_F64 ? slice : 0);
+    return acc + slice + (needs_rows(j->w) ? slice : 0);
 }
 
 /* ------------------------------------------------------ blocks of oneDNN -- */
@@ -362,12 +369,18 @@ static void finish_unfused(mica_cpu_linear_job *j)
 
 /* ------------------------------------------------------------------ run -- */
 
+/* Scales that packing applies row by row; where rows are made first they are in them. */
+static bool has_row_scales(const mica_tensor *w)
+{
+    return w->scale.data && !needs_rows(w);
+}
+
 /* Shared scratch: [bias][row scales][x in the path's form][unfused sums]. Sets the job's
  * pointers when base is not NULL; returns bytes. */
 static size_t shared_layout(mica_cpu_linear_job *j, uint8_t *base)
 {
     const size_t vector = align64((size_t)j->n * sizeof(float));
-    const size_t bias = j->args->bias_O ? vector : 0, scales = j->w->scale.data ? vector : 0;
+    const size_t bias = j->args->bias_O ? vector : 0, scales = has_row_scales(j->w) ? vector : 0;
     const size_t x =
         j->path == MICA_CPU_BF16   ? align64((size_t)j->m * (size_t)j->depth_pad * sizeof(uint16_t))
         : j->path == MICA_CPU_INT8 ? mica_cpu_int8_layout(j, base ? base + bias + scales : NULL)
@@ -392,8 +405,9 @@ static mica_status check_job(const mica_linear_args *a, mica_err *err)
 {
     const mica_tensor *w = &a->w_OD->tensor;
     char text[96];
-    if (!mica_dtype_get(w->dtype)->is_float || w->stride_[1] != 1)
-        return MICA_FAIL(err, MICA_E_UNSUPPORTED, "%s: a linear layer needs rows of floats, not %s",
+    if (!mica_tensor_is_weight(w) || w->stride_[1] != 1)
+        return MICA_FAIL(err, MICA_E_UNSUPPORTED,
+                         "%s: a linear layer needs rows of floats or packed numbers, not %s",
                          a->w_OD->name ? a->w_OD->name : "weight",
                          mica_tensor_describe(w, text, sizeof text));
     if (mica_tensor_count(a->y_MO) / w->shape_[0] > INT32_MAX || w->shape_[0] > INT32_MAX / 64 ||

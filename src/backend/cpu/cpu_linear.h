@@ -66,7 +66,8 @@ typedef struct mica_cpu_slice {
     int row, rows, from, depth;
     const float *scale;
 } mica_cpu_slice;
-/* Into the panels of gemm_f32, nb wide. temp: rows * depth floats (f64 weights only). */
+/* Into the panels of gemm_f32, nb wide. temp: rows * depth floats (weights of f64, int8 and packed
+ * types only). */
 void mica_cpu_pack_slice(const mica_kernels *k, const mica_cpu_slice *s, int nb, float *dst,
                          float *temp);
 

@@ -51,7 +51,7 @@ static bool page_range(const mica_tensor *t, bool inner, range *out)
         last += (t->shape_[i] - 1) * t->stride_[i];
     }
     const uintptr_t first = (uintptr_t)t->data;
-    const uintptr_t end = first + (size_t)(last + 1) * (size_t)mica_dtype_get(t->dtype)->size;
+    const uintptr_t end = first + (size_t)mica_tensor_offset(t, last + 1);
     const uintptr_t a = inner ? (first + page - 1) / page * page : first / page * page;
     const uintptr_t b = inner ? end / page * page : (end + page - 1) / page * page;
     if (!t->data || b <= a)

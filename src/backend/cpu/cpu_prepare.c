@@ -17,6 +17,7 @@
 #include "base/half.h"
 #include "base/mem.h"
 #include "kernels/kernels.h"
+#include "tensor/packed.h"
 
 #include <pthread.h>
 #include <string.h>
@@ -47,7 +48,8 @@ static bool same_tensor(const mica_tensor *a, const mica_tensor *b)
     bool same = a->data == b->data && a->dtype == b->dtype && a->ndim == b->ndim &&
                 a->scale.data == b->scale.data;
     if (same && a->scale.data)
-        same = a->scale.dtype == b->scale.dtype && a->scale.per_row == b->scale.per_row;
+        same = a->scale.dtype == b->scale.dtype && a->scale.per_row == b->scale.per_row &&
+               a->scale.group == b->scale.group && a->scale.bias == b->scale.bias;
     for (int i = 0; same && i < a->ndim; i++)
         same = a->shape_[i] == b->shape_[i] && a->stride_[i] == b->stride_[i];
     return same;
@@ -216,7 +218,7 @@ mica_status mica_cpu_prepared_get(mica_cpu_backend *be, mica_weight *weight,
 
 static float scale_of(const mica_tensor *w, int64_t row)
 {
-    if (!w->scale.data)
+    if (!w->scale.data || w->scale.group)
         return 1.0f;
     const int64_t n = w->scale.per_row ? row + 1 : 1;
     mica_tensor t = mica_tensor_1d((void *)(uintptr_t)w->scale.data, w->scale.dtype, n);
@@ -242,6 +244,10 @@ static void convert(const mica_tensor *w, const uint8_t *src, int64_t n, float s
     case MICA_DTYPE_F8_E5M2:
         k->f32_from_f8_e5m2(n, src, scale, out);
         break;
+    case MICA_DTYPE_I8:
+        for (int64_t i = 0; i < n; i++)
+            out[i] = scale * (float)(int8_t)src[i];
+        break;
     default:
         for (int64_t i = 0; i < n; i++) { /* f64: conversion layers of old files, small */
             double d;
@@ -251,8 +257,55 @@ static void convert(const mica_tensor *w, const uint8_t *src, int64_t n, float s
     }
 }
 
+/* Numbers [column, column + n) of a row of packed blocks, `at` the row's first element. */
+static void packed_to_f32(const mica_tensor *w, int64_t at, int64_t column, int64_t n, float *out)
+{
+    const mica_dtype_info *info = mica_dtype_get(w->dtype);
+    float block[MICA_PACKED_BLOCK];
+    mica_tensor view = *w; /* of the block: its scales are found by offset */
+    while (n > 0) {
+        const int64_t skip = column % info->block, part = MICA_MIN(n, info->block - skip);
+        const int64_t offset = at + column - skip;
+        mica_packed_read_block(w->dtype, (const uint8_t *)w->data + mica_tensor_offset(w, offset),
+                               block);
+        if (w->scale.group) {
+            const int64_t g = offset / w->scale.group;
+            view = mica_tensor_1d((void *)(uintptr_t)w->scale.data, w->scale.dtype, g + 1);
+            const float scale = mica_tensor_read_f32(&view, g);
+            view.data = (void *)(uintptr_t)w->scale.bias;
+            const float bias = view.data ? mica_tensor_read_f32(&view, g) : 0.0f;
+            for (int i = 0; i < info->block; i++)
+                block[i] = block[i] * scale + bias;
+        }
+        memcpy(out, block + skip, (size_t)part * sizeof(float));
+        column += part;
+        out += part;
+        n -= part;
+    }
+}
+
+/* Any elements of a packed weight in row-major order. */
+static void packed_range_to_f32(const mica_tensor *w, int64_t first, int64_t count, float *out)
+{
+    const int64_t length = w->shape_[w->ndim - 1];
+    const int64_t rows = w->ndim > 1 ? mica_tensor_count(w) / w->shape_[0] / length : 1;
+    while (count > 0) {
+        const int64_t row = first / length, column = first % length;
+        const int64_t n = MICA_MIN(count, length - column);
+        const int64_t at = w->ndim > 1 ? row / rows * w->stride_[0] + row % rows * length : 0;
+        packed_to_f32(w, at, column, n, out);
+        first += n;
+        count -= n;
+        out += n;
+    }
+}
+
 void mica_cpu_weight_to_f32(const mica_tensor *w, int64_t first, int64_t count, float *out)
 {
+    if (mica_dtype_is_packed(w->dtype)) {
+        packed_range_to_f32(w, first, count, out);
+        return;
+    }
     const size_t size = (size_t)mica_dtype_get(w->dtype)->size;
     const bool rows = w->ndim > 1 && (w->scale.data || w->stride_[0] != w->shape_[1]);
     if (!rows && !(w->scale.data && w->scale.per_row)) {

@@ -56,7 +56,7 @@ static void add_scale(mica_weight *w, int kind)
     float *s = test_malloc((size_t)n * sizeof *s);
     for (int64_t i = 0; i < n; i++)
         s[i] = 0.02f + 0.001f * (float)(random_u32() % 100);
-    w->tensor.scale = (mica_tensor_scale){s, MICA_DTYPE_F32, kind == 2};
+    w->tensor.scale = (mica_tensor_scale){.data = s, .dtype = MICA_DTYPE_F32, .per_row = kind == 2};
 }
 
 static linear_data make_data(const linear_case *c)

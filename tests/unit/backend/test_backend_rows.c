@@ -341,7 +341,8 @@ static void test_embed_rows(void **state)
         if (t == 3) {
             float *s = test_malloc(sizeof *s);
             *s = 0.5f;
-            w.tensor.scale = (mica_tensor_scale){s, MICA_DTYPE_F32, false};
+            w.tensor.scale =
+                (mica_tensor_scale){.data = s, .dtype = MICA_DTYPE_F32, .per_row = false};
         }
         mica_embed_rows(be, &w, ids, 5, &y);
         assert_fine(be);

@@ -143,7 +143,7 @@ static conv_data make_data(const conv_case *k)
         float *s = test_malloc((size_t)k->o * sizeof *s);
         for (int i = 0; i < k->o; i++)
             s[i] = 0.5f + 0.01f * (float)random_int(0, 100);
-        d.w.tensor.scale = (mica_tensor_scale){s, MICA_DTYPE_F32, true};
+        d.w.tensor.scale = (mica_tensor_scale){.data = s, .dtype = MICA_DTYPE_F32, .per_row = true};
     }
     d.bias = host_weight(MICA_DTYPE_BF16, 1.0f, 1, SHAPE(k->o));
     d.residual = host_random(1.0f, 3, SHAPE(out_y, out_x, k->o));

@@ -59,10 +59,10 @@ static void test_folders_of_other_things(void **state)
 {
     (void)state;
     folder f = folder_make();
-    folder_write_text(&f, "q4.gguf", "GGUF");
+    folder_write_text(&f, "q4.ckpt", "PK\003\004");
     expect_open_fails(f.path, MICA_E_UNSUPPORTED,
-                      "no .safetensors file, only others such as q4.gguf");
-    expect_open_fails(folder_path(&f, "q4.gguf"), MICA_E_UNSUPPORTED, "q4.gguf is a GGUF file");
+                      "no .safetensors file, only others such as q4.ckpt");
+    expect_open_fails(folder_path(&f, "q4.ckpt"), MICA_E_UNSUPPORTED, "q4.ckpt is a zip archive");
     folder_write_text(&f, "model_index.json", "{}");
     expect_open_fails(f.path, MICA_E_MISSING, "this is a whole model");
     folder_remove(&f);

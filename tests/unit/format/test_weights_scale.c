@@ -125,9 +125,6 @@ static const refused_case REFUSED[] = {
     {"{" WEIGHT("F8_E4M3") "," T("x.weight_scale", "F32", "[]", 8,
                                  12) "," T("x.scale_weight", "F32", "[]", 12, 16) "}",
      16, MICA_E_FORMAT, "tensor x.weight has two scales"},
-    {"{" T("x.weight", "U32", "[1,2]", 0, 8) "," T("x.scales", "BF16", "[1,1]", 8, 10) "," T(
-         "x.biases", "BF16", "[1,1]", 10, 12) "}",
-     12, MICA_E_UNSUPPORTED, "tensor x.scales belongs to weights quantised as MLX packed integers"},
     {"{" WEIGHT("U8") "," T("x.weight_scale", "F8_E4M3", "[2,1]", 8,
                             10) "," T("x.weight_scale_2", "F32", "[]", 10, 14) "}",
      14, MICA_E_UNSUPPORTED, "quantised as NVFP4"},
