@@ -2,9 +2,8 @@
  *
  *     first bytes  ──►  kind: status and the rest of a sentence that begins with the path
  *
- * Rows are tried in order, longest knowledge first. The two torch rows are the zip archive
- * that torch.save writes since 1.6 and the bare pickle before that. Both can run code when
- * read by their own tools, which is the reason why safetensors exists. */
+ * Rows are tried in order, longest knowledge first. The pickle rows are what torch.save wrote before
+ * 1.6; the zip archives it writes since are read (torch_zip.c). */
 #include "format/file_kind.h"
 
 #include <string.h>
@@ -24,8 +23,6 @@ static const magic_row MAGIC_ROWS[] = {
     {MAGIC("lmgg"), {MICA_E_UNSUPPORTED, "an old GGML file, " USE_SAFETENSORS}},
     {MAGIC("tjgg"), {MICA_E_UNSUPPORTED, "an old GGML file, " USE_SAFETENSORS}},
     {MAGIC("fmgg"), {MICA_E_UNSUPPORTED, "an old GGML file, " USE_SAFETENSORS}},
-    {MAGIC("PK\003\004"),
-     {MICA_E_UNSUPPORTED, "a zip archive (a torch checkpoint?), " USE_SAFETENSORS}},
     {MAGIC("\x80\002"),
      {MICA_E_UNSUPPORTED, "a Python pickle (an old torch checkpoint?), " USE_SAFETENSORS}},
     {MAGIC("\x80\003"), {MICA_E_UNSUPPORTED, "a Python pickle, " USE_SAFETENSORS}},

@@ -13,6 +13,7 @@
 #include "base/mem.h"
 #include "format/safetensors.h"
 #include "format/weights_internal.h"
+#include "format/zip_directory.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -111,15 +112,13 @@ bool mica_weights_reserve(mica_weights *w, size_t more)
     return true;
 }
 
-/* Backends may read any element with an aligned load. Files written before the format asked
- * for alignment break that; such a tensor moves to memory of its own. */
-static mica_status copy_misaligned(mica_weights *w, const char *path, const char *name,
-                                   const uint8_t *from, size_t size, void **data, mica_err *err)
+mica_status mica_weights_new_copy(mica_weights *w, const char *path, const char *name, size_t size,
+                                  void **data, mica_err *err)
 {
     if (size > MAX_COPY || size > MAX_COPY_TOTAL - w->copy_bytes)
         return MICA_FAIL(err, MICA_E_UNSUPPORTED,
-                         "%s: tensor %s (%zu bytes) is misaligned for its dtype and too large to "
-                         "copy; save the file again with a current safetensors library",
+                         "%s: tensor %s (%zu bytes) is misaligned or not contiguous and too large "
+                         "to copy; save the file again with current libraries",
                          path, name, size);
     void *grown = w->copies;
     if (!grow(&grown, w->copy_count, &w->copy_cap, sizeof *w->copies))
@@ -128,10 +127,19 @@ static mica_status copy_misaligned(mica_weights *w, const char *path, const char
     void *copy = mica_mem_alloc_aligned(size, 64);
     if (copy == NULL)
         return no_memory(w, err);
-    memcpy(copy, from, size);
     w->copies[w->copy_count++] = copy;
     w->copy_bytes += size;
     *data = copy;
+    return MICA_OK;
+}
+
+/* Backends may read any element with an aligned load. Files written before the format asked
+ * for alignment break that; such a tensor moves to memory of its own. */
+static mica_status copy_misaligned(mica_weights *w, const char *path, const char *name,
+                                   const uint8_t *from, size_t size, void **data, mica_err *err)
+{
+    MICA_TRY(mica_weights_new_copy(w, path, name, size, data, err));
+    memcpy(*data, from, size);
     return MICA_OK;
 }
 
@@ -193,6 +201,8 @@ static mica_status take_image(mica_weights *w, size_t file, mica_err *err)
     mica_safetensors s;
     if (mica_gguf_is_image(f->map.data, f->map.size))
         return take_gguf(w, file, err);
+    if (mica_zip_probe(f->map.data, f->map.size))
+        return mica_weights_take_torch(w, file, err);
     MICA_TRY(mica_safetensors_parse(&s, f->map.path, f->map.data, f->map.size, &w->arena, err));
     f->metadata = s.metadata;
     f->metadata_count = s.metadata_count;

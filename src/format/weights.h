@@ -17,9 +17,10 @@
 
 typedef struct mica_weights mica_weights;
 
-/* path: a .safetensors or GGUF file, a *.index.json, or a folder that holds one of them (an index is
- * preferred; a folder with several unindexed files opens all, less NAME.VARIANT.safetensors beside
- * NAME.safetensors; GGUF is looked for where there is no safetensors file). A missing shard is an error
+/* path: a .safetensors or GGUF file, a torch checkpoint (.ckpt, .pth, .bin: told by its content), a
+ * *.index.json, or a folder that holds one of them (an index is preferred; a folder with several
+ * unindexed files opens all, less NAME.VARIANT.safetensors beside NAME.safetensors; GGUF and then
+ * pytorch_model.bin are looked for where there is no safetensors file). A missing shard is an error
  * that names it; of a GGUF file in numbered parts any part stands for all. *out is NULL on failure. */
 mica_status mica_weights_open(mica_weights **out, const char *path, mica_err *err);
 /* A safetensors or GGUF image in memory, which stays the caller's and must outlive *out; `name` stands
@@ -44,6 +45,14 @@ const mica_meta *mica_weights_meta(const mica_weights *w, const char *key);
 /* The whole number there, or `absent` when there is none. */
 int64_t mica_weights_meta_int(const mica_weights *w, const char *key, int64_t absent);
 double mica_weights_meta_number(const mica_weights *w, const char *key, double absent);
+/* What a torch checkpoint of one file holds beside its tensors, by a path of dict keys such as
+ * "config.model.head": a whole number, or a text. False, NULL: absent, or something else. */
+bool mica_weights_find_int(const mica_weights *w, const char *path, int64_t *out);
+const char *mica_weights_find_text(const mica_weights *w, const char *path);
+/* Element `index` of a list of whole numbers, as above. */
+bool mica_weights_find_item(const mica_weights *w, const char *path, size_t index, int64_t *out);
+/* First two bytes of a torch checkpoint, which GPT-SoVITS uses for a version; "" for other files. */
+const char *mica_weights_header(const mica_weights *w);
 uint64_t mica_weights_bytes(const mica_weights *w);
 uint64_t mica_weights_parameters(const mica_weights *w);
 const char *mica_weights_path(const mica_weights *w);

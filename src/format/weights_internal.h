@@ -13,6 +13,7 @@
 #include "base/arena.h"
 #include "base/file.h"
 #include "format/gguf.h"
+#include "format/pickle.h"
 #include "format/weights.h"
 
 #define MICA_WEIGHTS_NO_FILE SIZE_MAX
@@ -33,6 +34,8 @@ typedef struct mica_weights_file {
     size_t metadata_count;
     const mica_meta *values; /* of GGUF all of them */
     size_t value_count;
+    const mica_pickle_value *root; /* of a torch checkpoint; else NULL */
+    char header[3];                /* its first two bytes */
 } mica_weights_file;
 
 struct mica_weights {
@@ -51,6 +54,11 @@ mica_status mica_weights_new(mica_weights **out, const char *path, mica_err *err
 /* Maps `path`, checks its header and appends its tensors to list; sorted is stale until
  * mica_weights_index. */
 mica_status mica_weights_take_file(mica_weights *w, const char *path, mica_err *err);
+/* The tensors of files[file], a mapped torch checkpoint (weights_torch.c). */
+mica_status mica_weights_take_torch(mica_weights *w, size_t file, mica_err *err);
+/* Memory that lives with w, for a tensor that cannot be used where it lies; within a budget. */
+mica_status mica_weights_new_copy(mica_weights *w, const char *path, const char *name, size_t size,
+                                  void **data, mica_err *err);
 mica_status mica_weights_index(mica_weights *w, mica_err *err);
 /* Room for `more` entries in both orders. */
 bool mica_weights_reserve(mica_weights *w, size_t more);

@@ -4,7 +4,7 @@
  *     x.index.json           every shard that its weight_map names, from the same folder
  *     x.gguf                 that file; of x-00001-of-00003.gguf all three
  *     folder                 its *.safetensors.index.json if there is one, else every
- *                            *.safetensors, else its one GGUF file
+ *                            *.safetensors, else its one GGUF file, else pytorch_model.bin
  *
  * Folders often hold variants of one thing (`model.safetensors`, `model.fp16.safetensors`):
  * NAME.VARIANT.EXT is passed over when NAME.EXT is there, as diffusers does without `variant=`.
@@ -25,6 +25,7 @@
 #define SAFETENSORS_EXT ".safetensors"
 #define INDEX_EXT       ".safetensors.index.json"
 #define GGUF_EXT        ".gguf"
+#define TORCH_NAME      "pytorch_model.bin"
 #define MAX_LISTED      8
 
 /* ---- several problems in one error text ---- */
@@ -398,6 +399,12 @@ static mica_status open_listed(mica_weights *w, const folder_list *f, mica_err *
         const mica_status st = path == NULL ? no_memory(f->path, err) : open_index(w, path, err);
         mica_mem_free(path);
         return st;
+    }
+    if (count_candidates(f, SAFETENSORS_EXT, &first) == 0 &&
+        count_candidates(f, GGUF_EXT, &first) == 0 &&
+        has_name(f, TORCH_NAME, strlen(TORCH_NAME), "")) {
+        MICA_TRY(take_from(w, f->path, TORCH_NAME, err));
+        return mica_weights_index(w, err);
     }
     if (count_candidates(f, SAFETENSORS_EXT, &first) == 0)
         return open_gguf_of(w, f, err);

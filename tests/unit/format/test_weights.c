@@ -236,7 +236,7 @@ static void test_large_misaligned_tensor_is_refused(void **state)
         strcat(header, " ");
     assert_true(used > 0 && strlen(header) < 128);
     expect_refused(image_make(header, size + 1), MICA_E_UNSUPPORTED,
-                   "tensor big (67108868 bytes) is misaligned for its dtype and too large to copy");
+                   "tensor big (67108868 bytes) is misaligned or not contiguous and too large");
 }
 
 /* ---- speed ---- */

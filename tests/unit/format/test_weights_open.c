@@ -192,7 +192,7 @@ static const bad_index BAD_INDICES[] = {
     {"{\"weight_map\":{\"a\":\"one.safetensors\",\"b\":\"two.safetensors\",\"c\":\"dup."
      "safetensors\"}}",
      MICA_E_FORMAT, "tensor a is in both "},
-    {"{\"weight_map\":{\"a\":\"torch.bin\"}}", MICA_E_UNSUPPORTED, "torch.bin is a zip archive"},
+    {"{\"weight_map\":{\"a\":\"torch.bin\"}}", MICA_E_FORMAT, "torch.bin: truncated or damaged"},
 };
 
 static void test_bad_indices(void **state)
