@@ -62,7 +62,7 @@ static void test_folders_of_other_things(void **state)
     folder_write_text(&f, "q4.ckpt", "PK\003\004");
     expect_open_fails(f.path, MICA_E_UNSUPPORTED,
                       "no .safetensors file, only others such as q4.ckpt");
-    expect_open_fails(folder_path(&f, "q4.ckpt"), MICA_E_UNSUPPORTED, "q4.ckpt is a zip archive");
+    expect_open_fails(folder_path(&f, "q4.ckpt"), MICA_E_FORMAT, "q4.ckpt: truncated or damaged");
     folder_write_text(&f, "model_index.json", "{}");
     expect_open_fails(f.path, MICA_E_MISSING, "this is a whole model");
     folder_remove(&f);
