@@ -14,6 +14,7 @@
 #include "backend/cpu/cpu_backend.h"
 #include "base/checked.h"
 #include "base/clock.h"
+#include "base/mem.h"
 
 #include <inttypes.h>
 #include <stdarg.h>
@@ -49,6 +50,7 @@ void mica_backend_close(mica_backend **be)
 {
     if (!be || !*be)
         return;
+    mica_mem_free((*be)->route);
     (*be)->ops->close(*be);
     *be = NULL;
 }
@@ -176,6 +178,25 @@ void mica_pool_trim(mica_backend *be)
 uint64_t mica_pool_peak(const mica_backend *be, mica_pool pool)
 {
     return be->ops->pool_peak(be, pool);
+}
+
+void *mica_backend_buffer_alloc(mica_backend *be, size_t size)
+{
+    void *buffer = NULL;
+    if (!mica_backend_failed(be))
+        keep(be, be->ops->buffer_alloc(be, size, &buffer, &be->error));
+    return buffer;
+}
+
+void mica_backend_buffer_free(mica_backend *be, void *buffer)
+{
+    if (buffer)
+        be->ops->buffer_free(be, buffer);
+}
+
+mica_dtype mica_backend_act_dtype(const mica_backend *be)
+{
+    return be->act_dtype;
 }
 
 void mica_upload_f32(mica_backend *be, const mica_tensor *dst, const float *src)
@@ -494,6 +515,36 @@ void mica_embed_rows(mica_backend *be, mica_weight *w_VD, const int32_t *ids, in
         }
     if (count > 0)
         keep(be, be->ops->embed_rows(be, w_VD, ids, count, y_LD, &be->error));
+}
+
+/* Rows on the host name rows of a matrix whose rows `part` has as many as there are names. */
+static bool check_rows(mica_backend *be, const char *op, const mica_tensor *part,
+                       const mica_tensor *whole, const int32_t *rows, int64_t count)
+{
+    if (part->ndim != 2 || whole->ndim != 2 || part->shape_[1] != whole->shape_[1] ||
+        part->shape_[0] != count)
+        return mismatch(be, op, NULL, "rows of another number or width", part, whole);
+    for (int64_t i = 0; i < count; i++)
+        if (rows[i] < 0 || rows[i] >= whole->shape_[0]) {
+            mica_backend_fail(be, MICA_E_INTERNAL, "%s: row %d of %" PRId64, op, (int)rows[i],
+                              whole->shape_[0]);
+            return false;
+        }
+    return mica_tensor_count(part) > 0;
+}
+
+void mica_gather_rows(mica_backend *be, const mica_tensor *x_MD, const int32_t *rows, int64_t count,
+                      mica_tensor *y_ND)
+{
+    if (begin(be) && check_rows(be, "gather_rows", y_ND, x_MD, rows, count))
+        keep(be, be->ops->gather_rows(be, x_MD, rows, count, y_ND, &be->error));
+}
+
+void mica_add_rows(mica_backend *be, const mica_tensor *x_ND, const int32_t *rows,
+                   const float *share, int64_t count, mica_tensor *y_MD)
+{
+    if (begin(be) && check_rows(be, "add_rows", x_ND, y_MD, rows, count))
+        keep(be, be->ops->add_rows(be, x_ND, rows, share, count, y_MD, &be->error));
 }
 
 /* ---------------------------------------------------------- convolution -- */

@@ -121,6 +121,12 @@ void mica_pool_release(mica_backend *be, mica_pool pool, mica_pool_mark mark);
 void mica_pool_trim(mica_backend *be);
 uint64_t mica_pool_peak(const mica_backend *be, mica_pool pool);
 
+/* Memory that no stack holds: a key and value cache grows and goes by itself. 64-byte aligned, not zeroed;
+ * NULL after a failure. Freed before the backend closes; free waits for queued work that uses it. */
+void *mica_backend_buffer_alloc(mica_backend *be, size_t size);
+void mica_backend_buffer_free(mica_backend *be, void *buffer);
+mica_dtype mica_backend_act_dtype(const mica_backend *be); /* of mica_act_tensor */
+
 /* Host <-> tensor. Both wait for queued work; sizes must match; src/dst are f32. */
 void mica_upload_f32(mica_backend *be, const mica_tensor *dst, const float *src);
 void mica_download_f32(mica_backend *be, float *dst, const mica_tensor *src);
@@ -140,7 +146,9 @@ void mica_backend_release_pages(mica_backend *be, mica_weight *const *weights, i
  *   x_MD      activations, contiguous rows (stride_[0] >= D allowed)
  *   w         [O, D] with what its adapters add; bias: [O] weight or NULL
  *   gate_O    f32 state tensor; needs residual
- *   y_MO      activations or f32 state; may be the residual itself (in place), not x */
+ *   y_MO      activations or f32 state; may be the residual itself (in place), not x
+ *   by_row    for the few rows of a model that writes text: the weight is read once, as it lies, and on
+ *             the CPU a row's result does not depend on how many rows there are (f32 sums, x not rounded) */
 typedef struct mica_linear_args {
     const mica_tensor *x_MD;
     mica_weight *w_OD;
@@ -149,6 +157,7 @@ typedef struct mica_linear_args {
     const mica_tensor *gate_O;
     const mica_tensor *residual_MO;
     mica_tensor *y_MO;
+    bool by_row;
 } mica_linear_args;
 void mica_linear(mica_backend *be, const mica_linear_args *args);
 
@@ -207,13 +216,15 @@ void mica_qk_norm_rope(mica_backend *be, const mica_qk_norm_rope_args *args);
 /* softmax(scale * q k^T) v for one item. Queries, keys, values and outputs come in up to
  * two segments that are joined in order ([text; image] of the MMDiT) without a copy:
  * segment s has q[s] L_s x H x K, k[s], v[s] L_s x G x K, out[s] L_s x H x K.
- * Query head h reads key head h / (H / G). causal: query i sees keys <= i (+ M - L). */
+ * Query head h reads key head h / (H / G). causal: query i sees keys <= i (+ M - L).
+ * by_row: a few queries over a cache, one segment: keys and values are read once, as they lie, and a
+ * query's result does not depend on how many there are (on the CPU: f32). */
 typedef struct mica_attention_args {
     int segments;
     const mica_tensor *q_LHK[2], *k_MGK[2], *v_MGK[2];
     mica_tensor *out_LHK[2];
     float scale; /* 0: 1 / sqrt(K) */
-    bool causal;
+    bool causal, by_row;
 } mica_attention_args;
 void mica_attention(mica_backend *be, const mica_attention_args *args);
 
@@ -228,6 +239,29 @@ void mica_mul(mica_backend *be, const mica_tensor *a, const mica_tensor *b,
 /* y_LD = rows ids[l] of w_VD; ids on the host, checked by the caller. */
 void mica_embed_rows(mica_backend *be, mica_weight *w_VD, const int32_t *ids, int64_t count,
                      mica_tensor *y_LD);
+
+/* y[i] = x[rows[i]]; rows on the host, checked. */
+void mica_gather_rows(mica_backend *be, const mica_tensor *x_MD, const int32_t *rows, int64_t count,
+                      mica_tensor *y_ND);
+/* y[rows[i]] += share[i] * x[i]; no row twice. rows, share on the host. */
+void mica_add_rows(mica_backend *be, const mica_tensor *x_ND, const int32_t *rows,
+                   const float *share, int64_t count, mica_tensor *y_MD);
+
+/* Mixture of experts behind its router:
+ *     y += sum over the A largest of logits[l] of  share * down_e(silu(gate_e x) * up_e x)
+ *     share = softmax of logits[l] over all experts, divided by the sum of the A chosen
+ * x is not y; experts are matrices of their own (views of a stack, or one tensor each in the file): nothing
+ * is copied together. Rows are sorted by expert and each expert's matrices read once. Of equal logits
+ * the lower expert is chosen. The router's choice is taken on the host, so a device is waited for. */
+typedef struct mica_experts_args {
+    const mica_tensor *x_LD;
+    const mica_tensor *logits_LE;           /* f32 state */
+    int active;                             /* A, 1 to E */
+    mica_weight *gate_FD, *up_FD, *down_DF; /* arrays of E */
+    mica_tensor *y_LD;
+    bool by_row; /* as in mica_linear_args */
+} mica_experts_args;
+void mica_experts(mica_backend *be, const mica_experts_args *args);
 
 /* Channels-last 2-D convolution of one picture: y[Y', X', O] = act(conv(x[Y, X, C]) + bias) + residual.
  * w: [O, C, KY, KX], possibly a strided view of a 5-D weight (last time tap). Padding is zeros

@@ -24,6 +24,9 @@ typedef struct mica_backend_ops {
     void (*pool_trim)(mica_backend *be);
     uint64_t (*pool_peak)(const mica_backend *be, mica_pool pool);
 
+    mica_status (*buffer_alloc)(mica_backend *be, size_t size, void **out, mica_err *err);
+    void (*buffer_free)(mica_backend *be, void *buffer);
+
     mica_status (*upload_f32)(mica_backend *be, const mica_tensor *dst, const float *src,
                               mica_err *err);
     mica_status (*download_f32)(mica_backend *be, float *dst, const mica_tensor *src,
@@ -61,6 +64,10 @@ typedef struct mica_backend_ops {
                        mica_err *err);
     mica_status (*embed_rows)(mica_backend *be, mica_weight *w_VD, const int32_t *ids,
                               int64_t count, mica_tensor *y_LD, mica_err *err);
+    mica_status (*gather_rows)(mica_backend *be, const mica_tensor *x_MD, const int32_t *rows,
+                               int64_t count, mica_tensor *y_ND, mica_err *err);
+    mica_status (*add_rows)(mica_backend *be, const mica_tensor *x_ND, const int32_t *rows,
+                            const float *share, int64_t count, mica_tensor *y_MD, mica_err *err);
     mica_status (*conv2d)(mica_backend *be, const mica_conv2d_args *args, mica_err *err);
     mica_status (*upsample_nearest2)(mica_backend *be, const mica_tensor *x_YXC, mica_tensor *y_YXC,
                                      mica_err *err);
@@ -84,6 +91,8 @@ struct mica_backend {
     mica_dtype act_dtype;         /* what mica_act_tensor makes */
     bool takes_adapters;          /* `linear` knows mica_weight.adapters */
     mica_backend_counters counters;
+    void *route; /* host memory of mica_experts, route_size bytes; grows */
+    size_t route_size;
     mica_err error; /* error.status != MICA_OK: failed, operations do nothing */
     char name[96];
 };

@@ -256,6 +256,18 @@ typedef struct mica_gemm_s8 {
 } mica_gemm_s8;
 typedef void mica_kernel_gemm_s8(const mica_gemm_s8 *g);
 
+/* ------------------------------------------------------- matrix by vector -- */
+
+/* y[r] = sum of a[r][k] x[k] over k < n, in f32, for each row of a. A row's result depends on that row
+ * and x alone. y apart from a and x. */
+typedef void mica_kernel_gemv_f32(int rows, int n, const float *a, ptrdiff_t lda, const float *x,
+                                  float *y);
+typedef void mica_kernel_gemv_bf16(int rows, int n, const uint16_t *a, ptrdiff_t lda,
+                                   const float *x, float *y);
+typedef mica_kernel_gemv_bf16 mica_kernel_gemv_f16;
+/* y[k] += sum of x[r] a[r][k] over r, row by row: cutting the rows changes nothing. */
+typedef mica_kernel_gemv_f32 mica_kernel_gemv_kmajor;
+
 /* ----------------------------------------------------- pixels and copies -- */
 
 /* round_half_even(clamp(x/2 + 0.5, 0, 1) * 255); NaN gives 0. */
@@ -334,6 +346,10 @@ typedef void mica_kernel_linear_combination(int64_t n, int terms, const float *c
     X(pack_f32_from_kmajor)                                                                        \
     X(pack_bf16_from_kmajor)                                                                       \
     X(gemm_f32)                                                                                    \
+    X(gemv_f32)                                                                                    \
+    X(gemv_bf16)                                                                                   \
+    X(gemv_f16)                                                                                    \
+    X(gemv_kmajor)                                                                                 \
     X(u8_from_f32)                                                                                 \
     X(upsample2_row)                                                                               \
     X(copy_rows)                                                                                   \

@@ -33,10 +33,10 @@ static void linear(cmp *c)
     const mica_act act = (mica_act)cmp_int(c, 0, 3);
     const int rest = cmp_int(c, 0, 7); /* 1 bias, 2 residual, 4 gate */
     const bool state = cmp_int(c, 0, 3) == 0, in_place = cmp_u32(c) & 1;
-    const bool state_x = cmp_int(c, 0, 5) == 0;
-    snprintf(c->what, sizeof c->what, "%d x %d x %d, %s, act %d, rest %d, pad %d%s%s%s", M, D, O,
+    const bool state_x = cmp_int(c, 0, 5) == 0, by_row = cmp_int(c, 0, 3) == 0;
+    snprintf(c->what, sizeof c->what, "%d x %d x %d, %s, act %d, rest %d, pad %d%s%s%s%s", M, D, O,
              mica_dtype_get(type)->name, (int)act, rest, pad, state ? ", f32 out" : "",
-             state_x ? ", f32 in" : "", in_place ? ", in place" : "");
+             state_x ? ", f32 in" : "", in_place ? ", in place" : "", by_row ? ", by row" : "");
     cmp_tensor x = state_x ? cmp_state(c, 1.0f, 2, CMP_SHAPE(M, D + pad))
                            : cmp_act(c, 1.0f, 2, CMP_SHAPE(M, D + pad));
     x.t[0].shape_[1] = x.t[1].shape_[1] = D;
@@ -53,7 +53,8 @@ static void linear(cmp *c)
                                        .act = act,
                                        .gate_O = (rest & 6) == 6 ? &gate.t[i] : NULL,
                                        .residual_MO = rest & 2 ? &residual.t[i] : NULL,
-                                       .y_MO = &y.t[i]};
+                                       .y_MO = &y.t[i],
+                                       .by_row = by_row};
         mica_linear(c->be[i], &args);
     }
     cmp_result(c, &y, F32_BOUND, BF16_BOUND);
@@ -189,11 +190,50 @@ static void steady(cmp *c)
     cmp_weight_free(c, &w);
 }
 
-const cmp_op cmp_product_ops[] = {{"linear", linear, 80},
-                                  {"attention", attention, 40},
-                                  {"conv2d", convolution, 40},
-                                  {"steady", steady, 1},
-                                  {NULL, NULL, 0}};
+#define EXPERTS 5
+
+/* Both sides route by the same logits, so they choose the same experts. */
+static void experts(cmp *c)
+{
+    const int L = cmp_int(c, 1, 40), D = 8 * cmp_int(c, 1, 12), F = 8 * cmp_int(c, 1, 12);
+    const int active = cmp_int(c, 1, EXPERTS);
+    const mica_dtype type = TYPES[cmp_int(c, 0, 4)];
+    snprintf(c->what, sizeof c->what, "%d rows of %d, %d of %d experts of %d, %s", L, D, active,
+             EXPERTS, F, mica_dtype_get(type)->name);
+    cmp_tensor x = cmp_act(c, 1.0f, 2, CMP_SHAPE(L, D));
+    cmp_tensor y = cmp_act(c, 1.0f, 2, CMP_SHAPE(L, D));
+    cmp_tensor logits = cmp_state(c, 1.0f, 2, CMP_SHAPE(L, EXPERTS));
+    cmp_weight all[3][EXPERTS];
+    mica_weight w[2][3][EXPERTS];
+    for (int k = 0; k < 3; k++)
+        for (int e = 0; e < EXPERTS; e++) {
+            all[k][e] =
+                cmp_weight_make(c, type, 0.2f, 0, 2, k == 2 ? CMP_SHAPE(D, F) : CMP_SHAPE(F, D));
+            for (int i = 0; i < 2; i++)
+                w[i][k][e] = all[k][e].w[i];
+        }
+    for (int i = 0; i < 2; i++) {
+        mica_experts(c->be[i], &(mica_experts_args){.x_LD = &x.t[i],
+                                                    .logits_LE = &logits.t[i],
+                                                    .active = active,
+                                                    .gate_FD = w[i][0],
+                                                    .up_FD = w[i][1],
+                                                    .down_DF = w[i][2],
+                                                    .y_LD = &y.t[i],
+                                                    .by_row = L < 4});
+    }
+    cmp_result(c, &y, F32_BOUND, 2 * BF16_BOUND);
+    for (int k = 0; k < 3; k++)
+        for (int e = 0; e < EXPERTS; e++) {
+            for (int i = 0; i < 2; i++)
+                all[k][e].w[i] = w[i][k][e]; /* what it was prepared as */
+            cmp_weight_free(c, &all[k][e]);
+        }
+}
+
+const cmp_op cmp_product_ops[] = {{"linear", linear, 80},   {"attention", attention, 40},
+                                  {"experts", experts, 30}, {"conv2d", convolution, 40},
+                                  {"steady", steady, 1},    {NULL, NULL, 0}};
 
 /* ---------------------------------------------------------------- timings -- */
 

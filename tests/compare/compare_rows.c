@@ -279,6 +279,31 @@ static void embed(cmp *c)
     cmp_weight_free(c, &w);
 }
 
+/* Rows picked, and rows added with a share; no row twice. */
+static void pick(cmp *c)
+{
+    const int M = cmp_int(c, 1, 60), N = cmp_int(c, 1, M), n = cmp_int(c, 1, 300);
+    const bool adds = cmp_u32(c) & 1;
+    cmp_tensor all = rows_of_width(c, M, n, adds ? 3 : 0), part = rows_of_width(c, N, n, 5);
+    int32_t rows[60], order[60];
+    float share[60];
+    for (int i = 0; i < M; i++)
+        order[i] = i;
+    for (int i = 0; i < N; i++) {
+        const int other = cmp_int(c, i, M - 1);
+        rows[i] = order[other];
+        order[other] = order[i];
+        share[i] = cmp_normal(c);
+    }
+    snprintf(c->what, sizeof c->what, "%s %d of %d rows of %d", adds ? "add" : "gather", N, M, n);
+    for (int i = 0; i < 2; i++)
+        if (adds)
+            mica_add_rows(c->be[i], &part.t[i], rows, share, N, &all.t[i]);
+        else
+            mica_gather_rows(c->be[i], &all.t[i], rows, N, &part.t[i]);
+    cmp_result(c, adds ? &all : &part, adds ? F32_BOUND : 0.0, adds ? BF16_BOUND : 0.0);
+}
+
 static void upsample(cmp *c)
 {
     const int Y = cmp_int(c, 1, 9), X = cmp_int(c, 1, 9), C = cmp_int(c, 1, 40);
@@ -301,5 +326,6 @@ const cmp_op cmp_row_ops[] = {{"transfer", transfer, 6},
                               {"guidance", guidance, 20},
                               {"all_finite", finiteness, 12},
                               {"embed_rows", embed, 20},
+                              {"pick_rows", pick, 30},
                               {"upsample_nearest2", upsample, 10},
                               {NULL, NULL, 0}};

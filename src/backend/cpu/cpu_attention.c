@@ -479,6 +479,8 @@ mica_status mica_cpu_attention(mica_backend *base, const mica_attention_args *ar
     attention_job j;
     atomic_int dnnl_status = MICA_OK;
     MICA_TRY(check_strides(args, err));
+    if (args->by_row && args->segments == 1)
+        return mica_cpu_attention_few(be, args, err);
     init_job(&j, be, args);
     j.dnnl_status = &dnnl_status;
     MICA_TRY(get_all_ops(&j, err));

@@ -145,6 +145,20 @@ static void cpu_release_pages(mica_backend *be, mica_weight *const *weights, int
         mica_cpu_drop_pages(weights[i]);
 }
 
+static mica_status cpu_buffer_alloc(mica_backend *base, size_t size, void **out, mica_err *err)
+{
+    *out = mica_cpu_alloc(mica_cpu_from(base), size);
+    if (!*out)
+        return MICA_FAIL(err, MICA_E_NOMEM, "%zu bytes could not be had", size);
+    return MICA_OK;
+}
+
+static void cpu_buffer_free(mica_backend *be, void *buffer)
+{
+    (void)be;
+    mica_cpu_free(buffer);
+}
+
 static const mica_backend_ops cpu_ops = {
     .close = cpu_close,
     .pool_alloc = mica_cpu_pool_alloc,
@@ -152,6 +166,8 @@ static const mica_backend_ops cpu_ops = {
     .pool_release = mica_cpu_pool_release,
     .pool_trim = mica_cpu_pool_trim,
     .pool_peak = mica_cpu_pool_peak,
+    .buffer_alloc = cpu_buffer_alloc,
+    .buffer_free = cpu_buffer_free,
     .upload_f32 = mica_cpu_upload_f32,
     .download_f32 = mica_cpu_download_f32,
     .prefetch_weights = cpu_prefetch_weights,
@@ -172,6 +188,8 @@ static const mica_backend_ops cpu_ops = {
     .add = mica_cpu_add,
     .mul = mica_cpu_mul,
     .embed_rows = mica_cpu_embed_rows,
+    .gather_rows = mica_cpu_gather_rows,
+    .add_rows = mica_cpu_add_rows,
     .conv2d = mica_cpu_conv2d,
     .upsample_nearest2 = mica_cpu_upsample_nearest2,
     .copy = mica_cpu_copy,

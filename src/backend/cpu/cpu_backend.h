@@ -139,6 +139,16 @@ void mica_cpu_prefetch(mica_cpu_backend *be, mica_weight *const *weights, int co
 void mica_cpu_prefetch_close(mica_cpu_backend *be);
 void mica_cpu_drop_pages(const mica_weight *weight);
 
+/* -------------------------------------------------- few rows (cpu_few_rows.c) -- */
+
+/* Whether a linear asked for `by_row` can be had from rows of dot products. */
+bool mica_cpu_linear_by_row_fits(const mica_linear_args *args);
+mica_status mica_cpu_linear_by_row(mica_cpu_backend *be, const mica_linear_args *args,
+                                   mica_err *err);
+/* Attention asked for `by_row`. */
+mica_status mica_cpu_attention_few(mica_cpu_backend *be, const mica_attention_args *args,
+                                   mica_err *err);
+
 /* ---------------------------------------------------------------- slots -- */
 
 #define MICA_CPU_SLOT(name, ...)                                                                   \
@@ -164,6 +174,10 @@ MICA_CPU_SLOT(swiglu, const mica_tensor *gate, const mica_tensor *up, mica_tenso
 MICA_CPU_SLOT(add, const mica_tensor *a, const mica_tensor *b, mica_tensor *y);
 MICA_CPU_SLOT(mul, const mica_tensor *a, const mica_tensor *b, mica_tensor *y);
 MICA_CPU_SLOT(embed_rows, mica_weight *w_VD, const int32_t *ids, int64_t count, mica_tensor *y_LD);
+MICA_CPU_SLOT(gather_rows, const mica_tensor *x_MD, const int32_t *rows, int64_t count,
+              mica_tensor *y_ND);
+MICA_CPU_SLOT(add_rows, const mica_tensor *x_ND, const int32_t *rows, const float *share,
+              int64_t count, mica_tensor *y_MD);
 MICA_CPU_SLOT(copy, const mica_tensor *src, mica_tensor *dst);
 MICA_CPU_SLOT(linear_combination, int n, const float *coef, const mica_tensor *const *x,
               mica_tensor *y);

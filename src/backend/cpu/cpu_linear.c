@@ -470,6 +470,8 @@ mica_status mica_cpu_linear(mica_backend *base, const mica_linear_args *args, mi
     mica_cpu_backend *be = mica_cpu_from(base);
     const mica_cpu_side *sides;
     int count;
+    if (args->by_row && mica_cpu_linear_by_row_fits(args))
+        return mica_cpu_linear_by_row(be, args, err);
     if (!args->w_OD->adapters)
         return mica_cpu_linear_with(be, args, NULL, 0, err);
     const mica_pool_mark mark = mica_cpu_pool_get_mark(base, MICA_POOL_STEP);

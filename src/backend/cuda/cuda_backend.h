@@ -227,6 +227,10 @@ MICA_CUDA_SLOT(swiglu, const mica_tensor *gate, const mica_tensor *up, mica_tens
 MICA_CUDA_SLOT(add, const mica_tensor *a, const mica_tensor *b, mica_tensor *y);
 MICA_CUDA_SLOT(mul, const mica_tensor *a, const mica_tensor *b, mica_tensor *y);
 MICA_CUDA_SLOT(embed_rows, mica_weight *w_VD, const int32_t *ids, int64_t count, mica_tensor *y_LD);
+MICA_CUDA_SLOT(gather_rows, const mica_tensor *x_MD, const int32_t *rows, int64_t count,
+               mica_tensor *y_ND);
+MICA_CUDA_SLOT(add_rows, const mica_tensor *x_ND, const int32_t *rows, const float *share,
+               int64_t count, mica_tensor *y_MD);
 MICA_CUDA_SLOT(copy, const mica_tensor *src, mica_tensor *dst);
 MICA_CUDA_SLOT(linear_combination, int n, const float *coef, const mica_tensor *const *x,
                mica_tensor *y);
@@ -239,6 +243,8 @@ MICA_CUDA_SLOT(upload_f32, const mica_tensor *dst, const float *src);
 mica_status mica_cuda_op_download_f32(mica_backend *be, float *dst, const mica_tensor *src,
                                       mica_err *err);
 
+mica_status mica_cuda_buffer_alloc(mica_backend *be, size_t size, void **out, mica_err *err);
+void mica_cuda_buffer_free(mica_backend *be, void *buffer);
 mica_status mica_cuda_pool_alloc(mica_backend *be, mica_pool pool, size_t size, void **out,
                                  mica_err *err);
 mica_pool_mark mica_cuda_pool_get_mark(mica_backend *be, mica_pool pool);

@@ -156,6 +156,16 @@ cudaError_t mica_cuda_channel_affine(const mica_cuda_view *x, const float *scale
                                      const float *shift, mica_cuda_act act, const mica_cuda_view *y,
                                      cudaStream_t stream);
 
+/* share NULL: y[i] = x[rows[i]], else y[rows[i]] += share[i] x[i], for i < count; rows and share on the
+ * device. */
+typedef struct mica_cuda_pick_args {
+    mica_cuda_view x, y;
+    const int32_t *rows;
+    const float *share;
+    int64_t count;
+} mica_cuda_pick_args;
+cudaError_t mica_cuda_pick(const mica_cuda_pick_args *args, cudaStream_t stream);
+
 /* p[b][i][:] = softmax(scale * s[b][i][0..visible)), zeros behind, for i in [0, rows).
  * visible = M, or with causal min(M, first + i + M - L + 1). A row that sees nothing is zero. */
 typedef struct mica_cuda_softmax_args {

@@ -1,0 +1,275 @@
+/* cpu_few_rows.c - what a model that writes text does with one row, or a few: linears, attention over a
+ * cache, rows picked and rows added.
+ *
+ *     linear      task = COLUMNS outputs: their rows of the weight, for every row of x    gemv_*
+ *     attention   keys in chunks of KEYS:  scores [H L, M]  ─► softmax ─► values by chunk ─► sum
+ *
+ * All of it is bound by memory. Weights, keys and values are read once and as they lie: packing them first,
+ * which pays for many rows, would write more than it reads. A task's weights stay in L2 for the second
+ * row of x, a chunk's keys for the heads that share them. Chunks follow from the number of keys
+ * alone, and a chunk's sums are added in order, so threads change nothing. */
+#include "backend/cpu/cpu_backend.h"
+
+#include "kernels/kernels.h"
+
+#include <math.h>
+#include <string.h>
+
+#define COLUMNS 32  /* outputs of a task: 256 KiB of bf16 at a depth of 4096 */
+#define KEYS    512 /* keys of a chunk: 256 KiB at a width of 128 */
+
+/* --------------------------------------------------------------- linear -- */
+
+typedef struct linear_job {
+    mica_cpu_backend *be;
+    const mica_kernels *k;
+    const mica_linear_args *args;
+    int m, n, depth;
+    ptrdiff_t ldx, ldy, ldres;
+    float *bias;
+} linear_job;
+
+bool mica_cpu_linear_by_row_fits(const mica_linear_args *args)
+{
+    const mica_tensor *w = &args->w_OD->tensor;
+    const bool known =
+        w->dtype == MICA_DTYPE_F32 || w->dtype == MICA_DTYPE_BF16 || w->dtype == MICA_DTYPE_F16;
+    const size_t size = (size_t)mica_dtype_get(w->dtype)->size;
+    return known && !w->scale.data && !args->w_OD->adapters && w->stride_[1] == 1 &&
+           (uintptr_t)w->data % size == 0 && w->shape_[0] < INT32_MAX / 64 &&
+           w->shape_[1] < INT32_MAX / 64 && mica_tensor_count(args->y_MO) < INT32_MAX;
+}
+
+static void multiply(const linear_job *j, int column, int columns, const float *x, float *acc)
+{
+    const mica_tensor *w = &j->args->w_OD->tensor;
+    const ptrdiff_t ld = (ptrdiff_t)w->stride_[0], first = (ptrdiff_t)column * ld;
+    if (w->dtype == MICA_DTYPE_F32)
+        j->k->gemv_f32(columns, j->depth, (const float *)w->data + first, ld, x, acc);
+    else if (w->dtype == MICA_DTYPE_BF16)
+        j->k->gemv_bf16(columns, j->depth, (const uint16_t *)w->data + first, ld, x, acc);
+    else
+        j->k->gemv_f16(columns, j->depth, (const uint16_t *)w->data + first, ld, x, acc);
+}
+
+static void linear_task(void *user, int64_t index, int thread)
+{
+    const linear_job *j = user;
+    const mica_linear_args *a = j->args;
+    const int column = (int)index * COLUMNS, columns = MICA_MIN(COLUMNS, j->n - column);
+    float acc[COLUMNS];
+    (void)thread;
+    for (int row = 0; row < j->m; row++) {
+        multiply(j, column, columns, (const float *)a->x_MD->data + row * j->ldx, acc);
+        mica_epilogue e = {.m = 1,
+                           .n = columns,
+                           .acc = acc,
+                           .ldacc = COLUMNS,
+                           .bias = j->bias ? j->bias + column : NULL,
+                           .act = (mica_kernel_act)a->act,
+                           .gate = a->gate_O ? (const float *)a->gate_O->data + column : NULL,
+                           .y = (float *)a->y_MO->data + row * j->ldy + column,
+                           .ldy = j->ldy};
+        if (a->residual_MO) {
+            e.residual = (const float *)a->residual_MO->data + row * j->ldres + column;
+            e.ldres = j->ldres;
+        }
+        j->k->epilogue_tile(&e);
+    }
+}
+
+static ptrdiff_t row_stride(const mica_tensor *t)
+{
+    return t->ndim > 1 ? (ptrdiff_t)t->stride_[t->ndim - 2] : (ptrdiff_t)t->shape_[0];
+}
+
+mica_status mica_cpu_linear_by_row(mica_cpu_backend *be, const mica_linear_args *args,
+                                   mica_err *err)
+{
+    const mica_tensor *w = &args->w_OD->tensor;
+    linear_job j = {.be = be,
+                    .k = be->kernels,
+                    .args = args,
+                    .m = (int)(mica_tensor_count(args->y_MO) / w->shape_[0]),
+                    .n = (int)w->shape_[0],
+                    .depth = (int)w->shape_[1],
+                    .ldx = row_stride(args->x_MD),
+                    .ldy = row_stride(args->y_MO),
+                    .ldres = args->residual_MO ? row_stride(args->residual_MO) : 0};
+    if (args->bias_O) {
+        MICA_TRY(mica_cpu_scratch_reserve(be, (size_t)j.n * sizeof(float), 0, err));
+        j.bias = mica_cpu_shared_scratch(be);
+        mica_cpu_weight_to_f32(&args->bias_O->tensor, 0, j.n, j.bias);
+    }
+    mica_cpu_parallel(be, (j.n + COLUMNS - 1) / COLUMNS, linear_task, &j);
+    return MICA_OK;
+}
+
+/* ------------------------------------------------------------ attention -- */
+
+typedef struct few_job {
+    const mica_kernels *k;
+    const mica_tensor *q, *key, *value, *out;
+    int queries, heads, key_heads, width, chunks;
+    int64_t keys;
+    float scale;
+    bool causal;
+    float *scores; /* [heads][queries][keys] */
+    float *parts;  /* [chunks][heads][queries][width] */
+} few_job;
+
+static int64_t visible(const few_job *j, int query)
+{
+    return j->causal ? MICA_MAX(j->keys - j->queries + query + 1, (int64_t)0) : j->keys;
+}
+
+static float *score_row(const few_job *j, int head, int query)
+{
+    return j->scores + ((int64_t)head * j->queries + query) * j->keys;
+}
+
+static const float *cache_rows(const few_job *j, const mica_tensor *t, int64_t first, int key_head)
+{
+    (void)j;
+    return (const float *)t->data + first * t->stride_[0] + key_head * t->stride_[1];
+}
+
+/* Task: one chunk of one key head, all heads and queries that read it. */
+static void score_task(void *user, int64_t index, int thread)
+{
+    const few_job *j = user;
+    const int key_head = (int)(index / j->chunks), share = j->heads / j->key_heads;
+    const int64_t first = index % j->chunks * KEYS;
+    const int count = (int)MICA_MIN((int64_t)KEYS, j->keys - first);
+    const float *rows = cache_rows(j, j->key, first, key_head);
+    (void)thread;
+    for (int h = key_head * share; h < (key_head + 1) * share; h++)
+        for (int i = 0; i < j->queries; i++)
+            j->k->gemv_f32(count, j->width, rows, (ptrdiff_t)j->key->stride_[0],
+                           (const float *)j->q->data + i * j->q->stride_[0] + h * j->q->stride_[1],
+                           score_row(j, h, i) + first);
+}
+
+static void softmax_task(void *user, int64_t index, int thread)
+{
+    const few_job *j = user;
+    const int head = (int)(index / j->queries), query = (int)(index % j->queries);
+    const int64_t seen = visible(j, query);
+    float *row = score_row(j, head, query);
+    (void)thread;
+    if (seen > 0)
+        j->k->softmax_rows(1, (int)seen, j->scale, row, (ptrdiff_t)j->keys, row,
+                           (ptrdiff_t)j->keys);
+    memset(row + seen, 0, (size_t)(j->keys - seen) * sizeof *row);
+}
+
+static float *part_of(const few_job *j, int chunk, int head, int query)
+{
+    return j->parts + (((int64_t)chunk * j->heads + head) * j->queries + query) * j->width;
+}
+
+static void value_task(void *user, int64_t index, int thread)
+{
+    const few_job *j = user;
+    const int key_head = (int)(index / j->chunks), share = j->heads / j->key_heads;
+    const int chunk = (int)(index % j->chunks);
+    const int64_t first = (int64_t)chunk * KEYS;
+    const int count = (int)MICA_MIN((int64_t)KEYS, j->keys - first);
+    const float *rows = cache_rows(j, j->value, first, key_head);
+    (void)thread;
+    for (int h = key_head * share; h < (key_head + 1) * share; h++)
+        for (int i = 0; i < j->queries; i++) {
+            float *part = part_of(j, chunk, h, i);
+            memset(part, 0, (size_t)j->width * sizeof *part);
+            j->k->gemv_kmajor(count, j->width, rows, (ptrdiff_t)j->value->stride_[0],
+                              score_row(j, h, i) + first, part);
+        }
+}
+
+static void sum_task(void *user, int64_t index, int thread)
+{
+    const few_job *j = user;
+    const int head = (int)(index / j->queries), query = (int)(index % j->queries);
+    float *out = (float *)j->out->data + query * j->out->stride_[0] + head * j->out->stride_[1];
+    (void)thread;
+    memcpy(out, part_of(j, 0, head, query), (size_t)j->width * sizeof *out);
+    for (int c = 1; c < j->chunks; c++)
+        j->k->add(j->width, out, part_of(j, c, head, query), out);
+}
+
+mica_status mica_cpu_attention_few(mica_cpu_backend *be, const mica_attention_args *args,
+                                   mica_err *err)
+{
+    const mica_tensor *q = args->q_LHK[0], *k = args->k_MGK[0];
+    few_job j = {.k = be->kernels,
+                 .q = q,
+                 .key = k,
+                 .value = args->v_MGK[0],
+                 .out = args->out_LHK[0],
+                 .queries = (int)q->shape_[0],
+                 .heads = (int)q->shape_[1],
+                 .key_heads = (int)k->shape_[1],
+                 .width = (int)q->shape_[2],
+                 .keys = k->shape_[0],
+                 .causal = args->causal};
+    if (j.keys > INT32_MAX)
+        return MICA_FAIL(err, MICA_E_UNSUPPORTED, "attention over %lld keys", (long long)j.keys);
+    j.chunks = (int)((j.keys + KEYS - 1) / KEYS);
+    j.scale = args->scale != 0.0f ? args->scale : 1.0f / sqrtf((float)j.width);
+    const int64_t rows = (int64_t)j.heads * j.queries;
+    const size_t scores = (size_t)(rows * j.keys), parts = (size_t)(rows * j.chunks * j.width);
+    MICA_TRY(mica_cpu_scratch_reserve(be, (scores + parts) * sizeof(float), 0, err));
+    j.scores = mica_cpu_shared_scratch(be);
+    j.parts = j.scores + scores;
+    mica_cpu_parallel(be, (int64_t)j.key_heads * j.chunks, score_task, &j);
+    mica_cpu_parallel(be, rows, softmax_task, &j);
+    mica_cpu_parallel(be, (int64_t)j.key_heads * j.chunks, value_task, &j);
+    mica_cpu_parallel(be, rows, sum_task, &j);
+    return MICA_OK;
+}
+
+/* ----------------------------------------------------------------- rows -- */
+
+typedef struct rows_job {
+    const mica_kernels *k;
+    const mica_tensor *x;
+    mica_tensor *y;
+    const int32_t *rows;
+    const float *share;
+} rows_job;
+
+static void gather_task(void *user, int64_t i, int thread)
+{
+    const rows_job *j = user;
+    const float *x = (const float *)j->x->data + j->rows[i] * j->x->stride_[0];
+    (void)thread;
+    memcpy((float *)j->y->data + i * j->y->stride_[0], x, (size_t)j->y->shape_[1] * sizeof(float));
+}
+
+static void add_task(void *user, int64_t i, int thread)
+{
+    const rows_job *j = user;
+    (void)thread;
+    j->k->gemv_kmajor(1, (int)j->x->shape_[1], (const float *)j->x->data + i * j->x->stride_[0],
+                      (ptrdiff_t)j->x->stride_[0], &j->share[i],
+                      (float *)j->y->data + j->rows[i] * j->y->stride_[0]);
+}
+
+mica_status mica_cpu_gather_rows(mica_backend *be, const mica_tensor *x_MD, const int32_t *rows,
+                                 int64_t count, mica_tensor *y_ND, mica_err *err)
+{
+    rows_job j = {.x = x_MD, .y = y_ND, .rows = rows};
+    (void)err;
+    mica_cpu_parallel(mica_cpu_from(be), count, gather_task, &j);
+    return MICA_OK;
+}
+
+mica_status mica_cpu_add_rows(mica_backend *be, const mica_tensor *x_ND, const int32_t *rows,
+                              const float *share, int64_t count, mica_tensor *y_MD, mica_err *err)
+{
+    rows_job j = {
+        .k = mica_cpu_from(be)->kernels, .x = x_ND, .y = y_MD, .rows = rows, .share = share};
+    (void)err;
+    mica_cpu_parallel(mica_cpu_from(be), count, add_task, &j);
+    return MICA_OK;
+}

@@ -1,0 +1,192 @@
+/* check_gemv.c - matrix by vector against f64; rows by themselves; rows cut in pieces. */
+#include "checkkern.h"
+
+typedef struct problem {
+    int rows, n;
+    ptrdiff_t lda;
+    void *a;
+    double *a_f64; /* rows x n */
+    float *x, *y;
+} problem;
+
+typedef enum kind { F32, BF16, F16 } kind;
+
+static double store(kind k, void *a, ptrdiff_t at, double v)
+{
+    if (k == F32) {
+        ((float *)a)[at] = (float)v;
+        return (double)(float)v;
+    }
+    if (k == BF16) {
+        ((uint16_t *)a)[at] = ck_encode_bf16(v);
+        return ck_decode_bf16(ck_encode_bf16(v));
+    }
+    /* The number whose magnitude is that: the codes of positive numbers grow with them. */
+    const double r = ck_round_f16(v);
+    uint16_t bits = 0;
+    for (uint32_t h = 0; h < 0x7c00; h++)
+        if (ck_decode_f16((uint16_t)h) >= fabs(r)) {
+            bits = (uint16_t)h;
+            break;
+        }
+    ((uint16_t *)a)[at] = (uint16_t)(bits | (r < 0 ? 0x8000u : 0));
+    return ck_decode_f16(((uint16_t *)a)[at]);
+}
+
+static problem make(ck *c, kind k, int most)
+{
+    const size_t size = k == F32 ? sizeof(float) : sizeof(uint16_t);
+    problem p = {.rows = ck_int(c, 0, 11), .n = ck_length(c, most)};
+    p.lda = ck_stride(c, p.n);
+    p.a = ck_buffer(c, ck_matrix_count(p.rows, p.n, p.lda), size);
+    p.a_f64 = ck_buffer(c, (size_t)(p.rows * p.n), sizeof(double));
+    for (int r = 0; r < p.rows; r++)
+        for (int i = 0; i < p.n; i++)
+            p.a_f64[r * p.n + i] = store(k, p.a, r * p.lda + i, ck_normal(c));
+    return p;
+}
+
+static void run(const mica_kernels *k, kind which, int rows, int n, const void *a, ptrdiff_t lda,
+                const float *x, float *y)
+{
+    if (which == F32)
+        k->gemv_f32(rows, n, a, lda, x, y);
+    else if (which == BF16)
+        k->gemv_bf16(rows, n, a, lda, x, y);
+    else
+        k->gemv_f16(rows, n, a, lda, x, y);
+}
+
+/* n additions and as many products rounded at most once each. */
+static void check(ck *c, kind which, int most)
+{
+    ck_begin(c);
+    problem p = make(c, which, most);
+    const size_t size = which == F32 ? sizeof(float) : sizeof(uint16_t);
+    p.x = ck_floats(c, p.n);
+    p.y = ck_floats(c, p.rows);
+    ck_fill_normal(c, p.n, p.x, 1.0);
+    run(c->k, which, p.rows, p.n, p.a, p.lda, p.x, p.y);
+    for (int r = 0; r < p.rows; r++) {
+        double want = 0.0, weight = 0.0;
+        float alone = 0.0f;
+        for (int i = 0; i < p.n; i++) {
+            const double v = p.a_f64[r * p.n + i] * (double)p.x[i];
+            want += v;
+            weight += fabs(v);
+        }
+        ck_near(c, "y", r, p.y[r], want, 0x1p-24 * (p.n + 2) * weight);
+        run(c->k, which, 1, p.n, (const char *)p.a + (size_t)(r * p.lda) * size, p.lda, p.x,
+            &alone);
+        ck_same_bytes(c, "a row by itself", &alone, &p.y[r], sizeof alone);
+    }
+    ck_end(c, "gemv");
+}
+
+static void check_rounds(ck *c, kind which, int most, int rounds)
+{
+    for (int i = 0; i < rounds; i++)
+        check(c, which, most);
+}
+
+void check_gemv_f32(ck *c)
+{
+    check_rounds(c, F32, 300, 20);
+}
+void check_gemv_bf16(ck *c)
+{
+    check_rounds(c, BF16, 300, 20);
+}
+void check_gemv_f16(ck *c)
+{
+    check_rounds(c, F16, 40, 8);
+}
+
+static void check_kmajor(ck *c)
+{
+    ck_begin(c);
+    problem p = make(c, F32, 200);
+    p.x = ck_floats(c, p.rows);
+    p.y = ck_floats(c, p.n);
+    float *pieces = ck_floats(c, p.n);
+    ck_fill_normal(c, p.rows, p.x, 1.0);
+    ck_fill_normal(c, p.n, p.y, 1.0);
+    memcpy(pieces, p.y, (size_t)p.n * sizeof(float));
+    double *want = ck_buffer(c, (size_t)p.n, sizeof(double));
+    double *weight = ck_buffer(c, (size_t)p.n, sizeof(double));
+    for (int i = 0; i < p.n; i++) {
+        want[i] = (double)p.y[i];
+        weight[i] = fabs(want[i]);
+        for (int r = 0; r < p.rows; r++) {
+            want[i] += p.a_f64[r * p.n + i] * (double)p.x[r];
+            weight[i] += fabs(p.a_f64[r * p.n + i] * (double)p.x[r]);
+        }
+    }
+    c->k->gemv_kmajor(p.rows, p.n, p.a, p.lda, p.x, p.y);
+    for (int i = 0; i < p.n; i++)
+        ck_near(c, "y", i, p.y[i], want[i], 0x1p-24 * (p.rows + 2) * weight[i]);
+    const int cut = ck_int(c, 0, p.rows);
+    c->k->gemv_kmajor(cut, p.n, p.a, p.lda, p.x, pieces);
+    c->k->gemv_kmajor(p.rows - cut, p.n, (const float *)p.a + cut * p.lda, p.lda, p.x + cut,
+                      pieces);
+    ck_same_bytes(c, "rows cut in two", pieces, p.y, (size_t)p.n * sizeof(float));
+    ck_end(c, "gemv_kmajor");
+}
+
+void check_gemv_kmajor(ck *c)
+{
+    for (int i = 0; i < 20; i++)
+        check_kmajor(c);
+}
+
+/* ---------------------------------------------------------------- timing -- */
+
+#define BENCH_ROWS 64
+#define BENCH_N    4096
+
+typedef struct bench {
+    kind which;
+    bool kmajor;
+    problem p;
+} bench;
+
+static void run_bench(const mica_kernels *k, const void *problem_)
+{
+    const bench *b = problem_;
+    if (b->kmajor)
+        k->gemv_kmajor(b->p.rows, b->p.n, b->p.a, b->p.lda, b->p.x, b->p.y);
+    else
+        run(k, b->which, b->p.rows, b->p.n, b->p.a, b->p.lda, b->p.x, b->p.y);
+}
+
+static void time_gemv(ck *c, kind which, bool kmajor)
+{
+    const size_t size = which == F32 ? sizeof(float) : sizeof(uint16_t);
+    bench b = {.which = which, .kmajor = kmajor};
+    b.p =
+        (problem){.rows = BENCH_ROWS, .n = kmajor ? 128 : BENCH_N, .lda = kmajor ? 1024 : BENCH_N};
+    b.p.a = ck_buffer(c, (size_t)b.p.rows * (size_t)b.p.lda, size);
+    memset(b.p.a, 0, (size_t)b.p.rows * (size_t)b.p.lda * size);
+    b.p.x = ck_floats(c, BENCH_N);
+    b.p.y = ck_floats(c, BENCH_N);
+    ck_fill_normal(c, BENCH_N, b.p.x, 1.0);
+    ck_fill_normal(c, BENCH_N, b.p.y, 1.0);
+    ck_bench(c, run_bench, &b, (double)b.p.rows * b.p.n * (double)size, 2.0 * b.p.rows * b.p.n);
+}
+
+void bench_gemv_f32(ck *c)
+{
+    time_gemv(c, F32, false);
+}
+void bench_gemv_bf16(ck *c)
+{
+    time_gemv(c, BF16, false);
+}
+void bench_gemv_f16(ck *c)
+{
+    time_gemv(c, F16, false);
+}
+void bench_gemv_kmajor(ck *c)
+{
+    time_gemv(c, F32, true);
+}
