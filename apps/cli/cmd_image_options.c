@@ -24,8 +24,10 @@ static const cli_word edit_words[] = {{"auto", MICA_EDIT_AUTO},
                                       {"single", MICA_EDIT_SINGLE},
                                       {"plus", MICA_EDIT_PLUS},
                                       {NULL, 0}};
-static const cli_word position_words[] = {
-    {"sequence", MICA_POSITIONS_SEQUENCE}, {"grid", MICA_POSITIONS_GRID}, {NULL, 0}};
+static const cli_word position_words[] = {{"auto", MICA_POSITIONS_AUTO},
+                                          {"sequence", MICA_POSITIONS_SEQUENCE},
+                                          {"grid", MICA_POSITIONS_GRID},
+                                          {NULL, 0}};
 static const cli_word caching_words[] = {{"off", MICA_STEP_CACHING_OFF},
                                          {"balanced", MICA_STEP_CACHING_BALANCED},
                                          {"fast", MICA_STEP_CACHING_FAST},
@@ -183,8 +185,8 @@ static const cli_option input_table[] = {
      .offset = AT(picture_positions),
      .words = position_words,
      .value = "P",
-     .help = "where Qwen-Image's text encoder places pictures: as the reference with transformers "
-             "5, or in a grid, as with 4; one of"},
+     .help = "where Qwen-Image's text encoder places pictures: in sequence, as the reference with "
+             "transformers 5 (auto), or in a grid, as with 4 and in training; one of"},
 };
 static const cli_option sampling_table[] = {
     {.name = "solver",

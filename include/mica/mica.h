@@ -191,8 +191,9 @@ typedef enum mica_edit {
 
 /* Where Qwen-Image's text encoder places the rows of a picture among those of the text. */
 typedef enum mica_positions {
-    MICA_POSITIONS_SEQUENCE = 0, /* one behind the other: diffusers 0.40 with transformers 5 */
-    MICA_POSITIONS_GRID          /* in rows and columns: earlier versions, and the training */
+    MICA_POSITIONS_AUTO = 0, /* SEQUENCE, with a notice */
+    MICA_POSITIONS_SEQUENCE, /* one behind the other: diffusers 0.40 with transformers 5 */
+    MICA_POSITIONS_GRID      /* in rows and columns: with transformers 4, and in training */
 } mica_positions;
 
 typedef enum mica_choice { MICA_CHOICE_AUTO = 0, MICA_CHOICE_YES, MICA_CHOICE_NO } mica_choice;

@@ -58,8 +58,9 @@ static void write_inputs(const mica_image_options *o, const mica_diffusion_resul
         mica_text_add(t, ",\"layers\":%d", o->layers);
     if (o->edit != MICA_EDIT_AUTO)
         mica_text_add(t, ",\"edit\":\"%s\"", edit_names[o->edit]);
-    if (o->picture_positions == MICA_POSITIONS_GRID)
-        mica_text_add(t, ",\"picture_positions\":\"grid\"");
+    if (o->picture_positions != MICA_POSITIONS_AUTO)
+        mica_text_add(t, ",\"picture_positions\":\"%s\"",
+                      o->picture_positions == MICA_POSITIONS_GRID ? "grid" : "sequence");
 }
 
 static void write_loras(const mica_engine *e, mica_text *t)

@@ -278,7 +278,7 @@ static void note_unused(mica_diffusion *d)
                  knows & MICA_KNOWS_CFG_LIMITS);
     note_unknown(d, "guidance truncation", o->cfg_truncation != 0.0, knows & MICA_KNOWS_CFG_LIMITS);
     note_unknown(d, "a way of editing",
-                 o->edit != MICA_EDIT_AUTO || o->picture_positions != MICA_POSITIONS_SEQUENCE,
+                 o->edit != MICA_EDIT_AUTO || o->picture_positions != MICA_POSITIONS_AUTO,
                  knows & MICA_KNOWS_EDIT);
     note_unknown(d, "a number of layers", o->layers != 0, knows & MICA_KNOWS_LAYERS);
     note_unknown(d, "an area for references", o->ref_pixels != 0, d->traits.max_references > 0);

@@ -333,8 +333,8 @@ static void test_bad_requests(void **state)
     o.edit = (mica_edit)7;
     expect_fails(m, &o, MICA_E_USAGE, "7");
     o = small_options(&PICTURE, 1);
-    o.picture_positions = (mica_positions)2;
-    expect_fails(m, &o, MICA_E_USAGE, "2");
+    o.picture_positions = (mica_positions)3;
+    expect_fails(m, &o, MICA_E_USAGE, "3");
     o = small_options(many, 10);
     o.max_text_tokens = 20;
     expect_fails(m, &o, MICA_E_USAGE, "no room");
@@ -536,6 +536,34 @@ static void test_index_decides(void **state)
     golden_remove_folder(f.dir);
 }
 
+/* A folder that says Plus: one picture with equal areas for both encoders is Edit's call. */
+static void test_areas_decide(void **state)
+{
+    (void)state;
+    golden_case c;
+    golden_run r;
+    mica_model *m = golden_model_open_folder(MODEL);
+    golden_case_open(&c, SYSTEM, "edit");
+    assert_int_equal(c.options.edit, MICA_EDIT_AUTO);
+    assert_true(c.options.ref_pixels > 0 && c.options.ref_pixels == c.options.vision_pixels);
+    golden_generate_ok(&r, m, &F32, &c.options);
+    golden_assert_case(&c, r.trace, 1e-4);
+    const int64_t single = mica_trace_find(r.trace, "prompt.input_ids")->shape_[1];
+    golden_run_close(&r);
+    c.options.edit = MICA_EDIT_PLUS; /* "Picture 1: " in front */
+    golden_generate_ok(&r, m, &F32, &c.options);
+    const int64_t plus = mica_trace_find(r.trace, "prompt.input_ids")->shape_[1];
+    assert_true(plus > single);
+    golden_run_close(&r);
+    c.options.edit = MICA_EDIT_AUTO;
+    c.options.vision_pixels += 1024;
+    golden_generate_ok(&r, m, &F32, &c.options);
+    assert_true(mica_trace_find(r.trace, "prompt.input_ids")->shape_[1] > single);
+    golden_run_close(&r);
+    golden_case_close(&c);
+    golden_model_close(&m);
+}
+
 /* Patches of another size than the tower takes. */
 static void test_processor_must_fit(void **state)
 {
@@ -575,6 +603,7 @@ int main(void)
         cmocka_unit_test(test_kind_of_single_files),
         cmocka_unit_test(test_zero_cond_mark),
         cmocka_unit_test(test_index_decides),
+        cmocka_unit_test(test_areas_decide),
         cmocka_unit_test(test_processor_must_fit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -37,18 +37,32 @@ mica_status mica_qwen_image_fit_area(int area, int width, int height, mica_qwen_
 
 /* -------------------------------------------------------------------- the request -- */
 
+/* The weights of Edit and Edit-Plus have the same tensors, and folders that say Plus are run by both of
+ * the reference's pipelines. What the call tells: Edit's takes one picture and shows the text encoder
+ * what it shows the VAE, so equal areas asked for are its. With `zero_cond_t` it is Plus (2511). */
+static bool asks_for_single(mica_diffusion *d, const mica_qwen_image *m)
+{
+    const mica_image_options *o = d->options;
+    if (m->editing != MICA_EDIT_PLUS || m->transformer.config.zero_cond_t || d->input_count != 1 ||
+        o->ref_pixels <= 0 || o->ref_pixels != o->vision_pixels)
+        return false;
+    mica_run_notice(&d->run, "one picture of one area for both encoders: edited as Qwen-Image-Edit "
+                             "does (--edit plus: as 2509 does)");
+    return true;
+}
+
 static mica_status resolve_kind(mica_qwen_image_edit *e, mica_diffusion *d,
                                 const mica_qwen_image *m, mica_err *err)
 {
     e->kind = d->options->edit;
     if (e->kind < MICA_EDIT_AUTO || e->kind > MICA_EDIT_PLUS)
         return MICA_FAIL(err, MICA_E_USAGE, "there is no way %d of editing", (int)e->kind);
-    if (d->options->picture_positions < MICA_POSITIONS_SEQUENCE ||
+    if (d->options->picture_positions < MICA_POSITIONS_AUTO ||
         d->options->picture_positions > MICA_POSITIONS_GRID)
         return MICA_FAIL(err, MICA_E_USAGE, "there is no way %d of placing pictures",
                          (int)d->options->picture_positions);
     if (e->kind == MICA_EDIT_AUTO)
-        e->kind = m->editing;
+        e->kind = asks_for_single(d, m) ? MICA_EDIT_SINGLE : m->editing;
     if (e->kind == MICA_EDIT_AUTO && d->input_count && !d->from_picture)
         return MICA_FAIL(err, MICA_E_USAGE,
                          "the model's files do not tell Qwen-Image from Qwen-Image-Edit; say what "
@@ -162,7 +176,13 @@ mica_status mica_qwen_image_edit_describe(mica_qwen_image_edit *e, mica_diffusio
         return MICA_OK;
     t->max_references = e->kind == MICA_EDIT_SINGLE ? 1 : MICA_QWEN_IMAGE_PICTURES;
     t->refers_to_start = true;
-    t->knows |= e->kind == MICA_EDIT_PLUS ? MICA_KNOWS_VISION_PIXELS : 0;
+    if (e->kind == MICA_EDIT_PLUS || d->options->vision_pixels == d->options->ref_pixels)
+        t->knows |= MICA_KNOWS_VISION_PIXELS;
+    if (d->options->picture_positions == MICA_POSITIONS_AUTO)
+        mica_run_notice(&d->run,
+                        "pictures stand in sequence in the text encoder, as diffusers with "
+                        "transformers 5 has them; the model was trained with a grid "
+                        "(--picture-positions grid)");
     if (d->input_count > t->max_references)
         return MICA_OK; /* refused with the number by the caller */
     e->count = d->input_count;
