@@ -48,7 +48,7 @@ static void cuda_drop_weights(mica_backend *be, mica_weight *const *weights, int
 }
 
 /* A slot that backend_ops.h gains must not be forgotten here: it would be NULL. */
-enum { SLOTS = 34 };
+enum { SLOTS = 38 };
 _Static_assert(sizeof(mica_backend_ops) == SLOTS * sizeof(void (*)(void)), "implement new slots");
 
 static const mica_backend_ops cuda_ops = {
