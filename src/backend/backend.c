@@ -155,6 +155,11 @@ mica_tensor mica_act_tensor(mica_backend *be, mica_pool pool, int ndim, const in
     return pool_tensor(be, pool, be->act_dtype, ndim, shape);
 }
 
+int64_t mica_act_size(const mica_backend *be)
+{
+    return mica_dtype_get(be->act_dtype)->size;
+}
+
 mica_tensor mica_state_tensor(mica_backend *be, mica_pool pool, int ndim, const int64_t *shape)
 {
     return pool_tensor(be, pool, MICA_DTYPE_F32, ndim, shape);

@@ -113,6 +113,8 @@ typedef struct mica_pool_mark {
 /* Activation tensor in the backend's own dtype. After a failure: data may be NULL and no
  * operation will touch it. Not zeroed. */
 mica_tensor mica_act_tensor(mica_backend *be, mica_pool pool, int ndim, const int64_t *shape);
+/* Bytes of an element of such a tensor: 4 or 2; for those who plan memory. */
+int64_t mica_act_size(const mica_backend *be);
 /* f32 tensor for things that need it: latents, modulation, rotary tables. */
 mica_tensor mica_state_tensor(mica_backend *be, mica_pool pool, int ndim, const int64_t *shape);
 mica_pool_mark mica_pool_get_mark(mica_backend *be, mica_pool pool);

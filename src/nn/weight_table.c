@@ -152,6 +152,12 @@ void mica_nn_linear_run(mica_backend *be, mica_nn_linear *l, const mica_tensor *
                                         .y_MO = y_MO});
 }
 
+int64_t mica_nn_piece(int64_t L, int64_t most)
+{
+    const int64_t pieces = MICA_MAX((L + most / 2) / most, (int64_t)1);
+    return (L + pieces - 1) / pieces;
+}
+
 void mica_nn_linear_gated(mica_backend *be, mica_nn_linear *l, const mica_tensor *in_MD,
                           const mica_tensor *gate_O, mica_tensor *x_MO)
 {

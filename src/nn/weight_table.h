@@ -72,6 +72,10 @@ void mica_nn_linear_run(mica_backend *be, mica_nn_linear *l, const mica_tensor *
 void mica_nn_linear_gated(mica_backend *be, mica_nn_linear *l, const mica_tensor *in_MD,
                           const mica_tensor *gate_O, mica_tensor *x_MO);
 
+/* How many of L rows go through an MLP at a time: pieces of one length, about `most` rows and at most
+ * half as many again, so that none is too short to keep a device busy. */
+int64_t mica_nn_piece(int64_t L, int64_t most);
+
 /* Random weights for measurements: adds every required and optional tensor of the rows to a
  * directory opened empty, as bf16 in memory of its own (so that caches see what real weights
  * would do). Matrices ~ N(0, 0.02^2), vectors whose name ends in "norm..." ones. */

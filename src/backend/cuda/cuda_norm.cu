@@ -1,16 +1,19 @@
 /* cuda_norm.cu - norms of rows with the vectors of an adaptive norm, and QK norm with rotation.
  *
- *     one warp (n <= 1024) or one block of 256 threads per row:
+ *     bf16, up to 4,096 wide    one warp per row, the row in registers as it came (up to 64 of them):
+ *                               every element is read once, and no barrier is needed
+ *     the rest                  one warp (n <= 1024) or one block of 256 threads per row:
  *         pass 1   sum of x, or of x^2          from memory
  *         pass 2   sum of (x - mean)^2          from L1   (layer norm only)
  *         pass 3   normalise, modulate, write   from L1
  *
  * Napkin: a Qwen-Image stream of 4,096 x 3,072 in bf16 is 25 MB; read once and written once at
- * 3 TB/s it takes 17 us. A row is 6 KB, so what passes 2 and 3 read again is in L1. Statistics in
- * f32, layer norm from differences to the mean, as the CPU does.
+ * 3 TB/s it takes 17 us. Statistics in f32, layer norm from differences to the mean, as the CPU does.
  *
- * QK norm + RoPE: one warp per token and head, in place; every lane owns the same pairs in both
- * passes, so no lane reads what another writes. 4,352 x 24 x 128 in bf16: 53 MB of traffic, 18 us. */
+ * QK norm + RoPE in place: in bf16 a head of 64, 128 or 256 is a group of 8, 16 or 32 lanes with 8
+ * elements each, which keep their angles for several heads of one token; else one warp per token and
+ * head, where every lane owns the same pairs in both passes, so no lane reads what another writes.
+ * 4,352 x 24 x 128 in bf16: 53 MB of traffic, 18 us. */
 #include "backend/cuda/cuda_device.cuh"
 
 template <int V, int G> static __global__ void norm_kernel(const mica_cuda_norm_args a)
@@ -71,12 +74,110 @@ template <int V, int G> static __global__ void norm_kernel(const mica_cuda_norm_
     }
 }
 
+/* ------------------------------------------------------- rows in registers -- */
+
+static __device__ __forceinline__ void unpack(const uint4 &raw, float (&v)[8])
+{
+    const uint32_t w[4] = {raw.x, raw.y, raw.z, raw.w};
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        v[2 * k] = __uint_as_float(w[k] << 16);
+        v[2 * k + 1] = __uint_as_float(w[k] & 0xffff0000u);
+    }
+}
+
+/* N: 8-element pieces per lane; a piece beyond the row is left out. */
+template <int N> static __global__ void norm_warp_kernel(const mica_cuda_norm_args a)
+{
+    const int64_t row = (int64_t)blockIdx.x * (BLOCK / 32) + threadIdx.x / 32;
+    const int first = (int)(threadIdx.x % 32) * 8, n = (int)a.x.n;
+    if (row >= a.x.rows)
+        return;
+    const uint4 *x = (const uint4 *)((const __nv_bfloat16 *)a.x.data + row_offset(a.x, row));
+    const int64_t y_at = row_offset(a.y, row);
+    const bool layer = a.kind == MICA_CUDA_NORM_LAYER;
+    uint4 raw[N];
+#pragma unroll
+    for (int j = 0; j < N; j++)
+        raw[j] = first + j * 256 < n ? x[(first + j * 256) / 8] : make_uint4(0, 0, 0, 0);
+    float sum = 0.0f, mean = 0.0f, factor;
+#pragma unroll
+    for (int j = 0; j < N; j++) {
+        float v[8];
+        unpack(raw[j], v);
+#pragma unroll
+        for (int k = 0; k < 8; k++)
+            sum += layer ? v[k] : v[k] * v[k];
+    }
+    sum = warp_sum(sum);
+    if (layer) {
+        float squares = 0.0f;
+        mean = sum / (float)n;
+#pragma unroll
+        for (int j = 0; j < N; j++) {
+            float v[8];
+            unpack(raw[j], v);
+            if (first + j * 256 < n)
+#pragma unroll
+                for (int k = 0; k < 8; k++)
+                    squares += (v[k] - mean) * (v[k] - mean);
+        }
+        factor = 1.0f / sqrtf(warp_sum(squares) / (float)n + a.eps);
+    } else if (a.kind == MICA_CUDA_NORM_L2) {
+        factor = sqrtf((float)n) / fmaxf(sqrtf(sum), 1e-12f);
+    } else {
+        factor = 1.0f / sqrtf(sum / (float)n + a.eps);
+    }
+#pragma unroll
+    for (int j = 0; j < N; j++) {
+        const int i = first + j * 256;
+        float v[8], w[8], scale[8], shift[8];
+        if (i >= n)
+            break;
+        unpack(raw[j], v);
+        load_vector<8>(a.w, i, 1.0f, w);
+        load_vector<8>(a.scale, i, a.kind == MICA_CUDA_NORM_GATED ? 1.0f : 0.0f, scale);
+        if (a.kind == MICA_CUDA_NORM_GATED) {
+            float y[8];
+            load<8>(a.y.data, a.y.type, y_at + i, y);
+#pragma unroll
+            for (int k = 0; k < 8; k++)
+                v[k] = y[k] + v[k] * factor * w[k] * scale[k];
+        } else {
+            load_vector<8>(a.shift, i, 0.0f, shift);
+#pragma unroll
+            for (int k = 0; k < 8; k++)
+                v[k] =
+                    activate((v[k] - mean) * factor * w[k] * (1.0f + scale[k]) + shift[k], a.act);
+        }
+        store<8>(a.y.data, a.y.type, y_at + i, v);
+    }
+}
+
+static void launch_norm_warp(const mica_cuda_norm_args *args, cudaStream_t stream)
+{
+    const unsigned blocks = (unsigned)((args->x.rows + BLOCK / 32 - 1) / (BLOCK / 32));
+    const int64_t n = args->x.n;
+    if (n <= 512)
+        norm_warp_kernel<2><<<blocks, BLOCK, 0, stream>>>(*args);
+    else if (n <= 1024)
+        norm_warp_kernel<4><<<blocks, BLOCK, 0, stream>>>(*args);
+    else if (n <= 2048)
+        norm_warp_kernel<8><<<blocks, BLOCK, 0, stream>>>(*args);
+    else if (n <= 3072)
+        norm_warp_kernel<12><<<blocks, BLOCK, 0, stream>>>(*args);
+    else
+        norm_warp_kernel<16><<<blocks, BLOCK, 0, stream>>>(*args);
+}
+
 extern "C" cudaError_t mica_cuda_norm(const mica_cuda_norm_args *args, cudaStream_t stream)
 {
     const bool wide = args->x.wide && args->y.wide;
     const bool warp = args->x.n <= 1024;
     const int64_t blocks = warp ? (args->x.rows + BLOCK / 32 - 1) / (BLOCK / 32) : args->x.rows;
-    if (wide && warp)
+    if (wide && args->x.type == MICA_CUDA_BF16 && args->x.n <= 4096)
+        launch_norm_warp(args, stream);
+    else if (wide && warp)
         norm_kernel<8, 32><<<(unsigned)blocks, BLOCK, 0, stream>>>(*args);
     else if (wide)
         norm_kernel<8, BLOCK><<<(unsigned)blocks, BLOCK, 0, stream>>>(*args);
@@ -126,8 +227,99 @@ static __global__ void rope_kernel(const mica_cuda_rope_args a)
     }
 }
 
+/* V floats of a table, 16-byte aligned. */
+template <int V> static __device__ __forceinline__ void load_angles(const float *p, float (&v)[8])
+{
+#pragma unroll
+    for (int i = 0; i < V / 4; i++) {
+        const float4 q = __ldg((const float4 *)p + i);
+        v[4 * i] = q.x, v[4 * i + 1] = q.y, v[4 * i + 2] = q.z, v[4 * i + 3] = q.w;
+    }
+}
+
+#define HEADS_PER_GROUP 4
+
+/* G lanes hold one head of 8 G elements; see the head of the file. */
+template <int G> static __global__ void rope_group_kernel(const mica_cuda_rope_args a, int chunks)
+{
+    const int64_t job = (int64_t)blockIdx.x * (BLOCK / G) + threadIdx.x / G;
+    const int lane = threadIdx.x % G;
+    const bool active = job < a.L * chunks;
+    const int64_t token = active ? job / chunks : 0;
+    const int head = active ? (int)(job % chunks) * HEADS_PER_GROUP : a.H;
+    float c[8], s[8], w[8];
+    if (a.cos && a.interleaved) {
+        load_angles<4>(a.cos + token * a.table_stride + 4 * lane, c);
+        load_angles<4>(a.sin + token * a.table_stride + 4 * lane, s);
+    } else if (a.cos) {
+        load_angles<8>(a.cos + token * a.table_stride + 8 * (lane % (G / 2)), c);
+        load_angles<8>(a.sin + token * a.table_stride + 8 * (lane % (G / 2)), s);
+    }
+    load_vector<8>(a.w, 8 * lane, 1.0f, w);
+    __nv_bfloat16 *x = (__nv_bfloat16 *)a.x + token * a.stride_l + 8 * lane;
+    uint4 raw[HEADS_PER_GROUP];
+#pragma unroll
+    for (int h = 0; h < HEADS_PER_GROUP; h++)
+        raw[h] =
+            head + h < a.H ? *(const uint4 *)(x + (head + h) * a.stride_h) : make_uint4(0, 0, 0, 0);
+#pragma unroll
+    for (int h = 0; h < HEADS_PER_GROUP; h++) {
+        float v[8];
+        unpack(raw[h], v);
+        if (a.w) {
+            float sum = 0.0f;
+#pragma unroll
+            for (int k = 0; k < 8; k++)
+                sum += v[k] * v[k];
+#pragma unroll
+            for (int step = G / 2; step > 0; step >>= 1)
+                sum += __shfl_xor_sync(0xffffffffu, sum, step);
+            const float factor = 1.0f / sqrtf(sum / (float)(8 * G) + a.eps);
+#pragma unroll
+            for (int k = 0; k < 8; k++)
+                v[k] *= factor * w[k];
+        }
+        if (a.cos && a.interleaved) {
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
+                const float p = v[2 * k], q = v[2 * k + 1];
+                v[2 * k] = p * c[k] - q * s[k];
+                v[2 * k + 1] = q * c[k] + p * s[k];
+            }
+        } else if (a.cos) {
+#pragma unroll
+            for (int k = 0; k < 8; k++) {
+                const float other = __shfl_xor_sync(0xffffffffu, v[k], G / 2);
+                v[k] = v[k] * c[k] + (lane < G / 2 ? -other : other) * s[k];
+            }
+        }
+        if (head + h < a.H)
+            store<8>(x + (head + h) * a.stride_h, MICA_CUDA_BF16, 0, v);
+    }
+}
+
+static bool fits_groups(const mica_cuda_rope_args *a)
+{
+    return a->type == MICA_CUDA_BF16 && (a->K == 64 || a->K == 128 || a->K == 256) &&
+           (uintptr_t)a->x % 16 == 0 && a->stride_l % 8 == 0 && a->stride_h % 8 == 0 &&
+           (!a->cos || ((uintptr_t)a->cos % 16 == 0 && (uintptr_t)a->sin % 16 == 0 &&
+                        a->table_stride % 4 == 0));
+}
+
 extern "C" cudaError_t mica_cuda_rope(const mica_cuda_rope_args *args, cudaStream_t stream)
 {
+    if (fits_groups(args)) {
+        const int chunks = (args->H + HEADS_PER_GROUP - 1) / HEADS_PER_GROUP;
+        const int64_t threads = args->L * chunks * (args->K / 8);
+        const unsigned blocks = (unsigned)((threads + BLOCK - 1) / BLOCK);
+        if (args->K == 64)
+            rope_group_kernel<8><<<blocks, BLOCK, 0, stream>>>(*args, chunks);
+        else if (args->K == 128)
+            rope_group_kernel<16><<<blocks, BLOCK, 0, stream>>>(*args, chunks);
+        else
+            rope_group_kernel<32><<<blocks, BLOCK, 0, stream>>>(*args, chunks);
+        return cudaGetLastError();
+    }
     const int64_t jobs = args->L * args->H;
     rope_kernel<<<(unsigned)((jobs + BLOCK / 32 - 1) / (BLOCK / 32)), BLOCK, 0, stream>>>(*args);
     return cudaGetLastError();

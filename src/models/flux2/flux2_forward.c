@@ -76,6 +76,12 @@ static mica_tensor columns(const mica_tensor *x, int64_t first, int64_t count)
     return t;
 }
 
+/* Rows of L that go through an MLP at a time. */
+static int64_t piece_of(const mica_flux2_pass *p, int64_t L)
+{
+    return mica_nn_piece(L, MICA_FLUX2_MLP_ROWS * 4 / mica_act_size(p->be));
+}
+
 /* ------------------------------------------------------------------- probes -- */
 
 /* Rows of item 0 as [1, L, D]. */
@@ -218,7 +224,7 @@ static void project_qkv(const state *s, side *sd)
 static void run_mlp(const state *s, side *sd)
 {
     mica_backend *be = s->pass->be;
-    const int64_t L = sd->x_LD.shape_[0], most = MICA_MIN(L, MICA_FLUX2_MLP_ROWS);
+    const int64_t L = sd->x_LD.shape_[0], most = piece_of(s->pass, L);
     const int64_t D = s->pass->w->config.width, F = s->pass->w->config.ffn;
     const mica_tensor norm = scratch(s, most, D), hidden = scratch(s, most, 2 * F);
     for (int64_t first = 0; first < L; first += most) {
@@ -241,14 +247,20 @@ static void run_double(state *s)
     mica_backend *be = s->pass->be;
     mica_flux2_double *w = &s->pass->w->doubles[s->block];
     const mica_pool_mark mark = mica_pool_get_mark(be, MICA_POOL_STEP);
+    const int64_t L = s->x_LD.shape_[0], D = s->x_LD.shape_[1];
+    /* Text and picture behind each other, as the single blocks have them: attention on one item
+     * then finds its segments joined. */
+    const mica_tensor all[] = {scratch(s, L, D), scratch(s, L, D), scratch(s, L, D),
+                               scratch(s, L, D)};
     for (int i = 0; i < 2; i++) {
         side *sd = &s->sides[i];
         mica_tensor *const tensors[] = {&sd->work_LD, &sd->q_LD, &sd->k_LD, &sd->v_LD};
+        const int64_t count = sd->x_LD.shape_[0], first = i == TXT ? 0 : L - count;
         sd->w = i == TXT ? &w->txt : &w->img;
         sd->norm_q = &sd->w->norm_q;
         sd->norm_k = &sd->w->norm_k;
         for (size_t t = 0; t < MICA_ARRAY_LEN(tensors); t++)
-            *tensors[t] = scratch(s, sd->x_LD.shape_[0], sd->x_LD.shape_[1]);
+            *tensors[t] = mica_tensor_rows(&all[t], first, count);
         project_qkv(s, sd);
     }
     attend(s);
@@ -271,7 +283,7 @@ static void run_double(state *s)
 static void run_single_mlp(const state *s, mica_flux2_single *w, const mica_tensor *work_LD)
 {
     mica_backend *be = s->pass->be;
-    const int64_t L = s->x_LD.shape_[0], most = MICA_MIN(L, MICA_FLUX2_MLP_ROWS);
+    const int64_t L = s->x_LD.shape_[0], most = piece_of(s->pass, L);
     const int64_t D = s->pass->w->config.width, F = s->pass->w->config.ffn;
     const mica_tensor norm = scratch(s, most, D), hidden = scratch(s, most, 2 * F);
     const mica_tensor joined = scratch(s, most, D + F);
@@ -419,7 +431,7 @@ static void reserve(const mica_flux2_pass *p)
 {
     const int64_t D = p->w->config.width, F = p->w->config.ffn;
     const int64_t rows = (int64_t)p->condition_count * p->pictures * (p->T + p->P + p->R);
-    const int64_t piece = MICA_MIN(rows, MICA_FLUX2_MLP_ROWS) * (2 * D + 3 * F);
+    const int64_t piece = piece_of(p, rows) * (2 * D + 3 * F);
     const int64_t joined = p->kv && !p->fills_kv ? 2 * (p->P + p->kv->R) * D : 0;
     const int64_t count = 5 * rows * D + piece + joined + 1024; /* and what alignment takes */
     const mica_pool_mark mark = mica_pool_get_mark(p->be, MICA_POOL_STEP);

@@ -119,8 +119,8 @@ uint64_t mica_flux2_scratch(const mica_flux2 *m, int width, int height, int item
     const uint64_t picture = (uint64_t)width / multiple * ((uint64_t)height / multiple);
     const uint64_t rows =
         (uint64_t)items * (picture + (uint64_t)references + MICA_FLUX2_MAX_TOKENS);
-    const uint64_t piece =
-        MICA_MIN(rows, MICA_FLUX2_MLP_ROWS) * (uint64_t)(2 * c->width + 3 * c->ffn);
+    const uint64_t piece = (uint64_t)mica_nn_piece((int64_t)rows, MICA_FLUX2_MLP_ROWS) *
+                           (uint64_t)(2 * c->width + 3 * c->ffn);
     const uint64_t blocks = 4 * (rows * (uint64_t)c->width * 5 + piece);
     const int scale = mica_kl_vae_scale(&m->vae_config);
     return MICA_MAX(blocks,

@@ -16,7 +16,7 @@
  * and sizes every time: after the first step nothing is allocated. */
 #include "models/qwen_image/qwen_image_forward.h"
 
-/* Rows that go through the MLP at a time. At 2,048 x 2,048 pixels with guidance the hidden
+/* Rows that go through the MLP at a time, about. At 2,048 x 2,048 pixels with guidance the hidden
  * layer would be 32,768 x 12,288 (1.6 GB); in pieces it is 200 MB, and each piece still reads
  * 150 MB of weights for 310 GFLOP of work. */
 #define MLP_ROWS 4096
@@ -25,20 +25,36 @@
 
 enum { TXT = 0, IMG = 1 }; /* the order of attention's segments */
 
+/* Rows of a stream that lie together in `joint` as well. */
+typedef struct span {
+    int64_t first, count; /* in the stream's x_LD */
+    int64_t at;           /* in joint */
+} span;
+
 /* One stream during one block. */
 typedef struct side {
     mica_qwen_image_stream *w;
-    mica_tensor x_LD;    /* residual stream, rows of all items */
-    mica_tensor work_LD; /* modulated input of q, k, v; then attention's output */
-    mica_tensor q_LD, k_LD, v_LD;
+    mica_tensor x_LD; /* residual stream, rows of all items */
+    span spans[2];
+    int span_count;
     /* shift, scale, gate of attention, then of the MLP; [1]: at timestep 0, for references */
     mica_tensor mod[2][6];
     const mica_rope_table *rope;
 } side;
 
+/* Rows of both streams, for attention. Up to two items lie in one piece each, so that it needs no
+ * copies, and all pictures together, so that they stay one product:
+ *
+ *     one item    txt0 img0          two    txt0 img0 img1 txt1          more    txt0 txt1 .. img0 img1 .. */
+typedef struct joint {
+    mica_tensor work_LD; /* modulated input of q, k, v; then attention's output */
+    mica_tensor q_LD, k_LD, v_LD;
+} joint;
+
 typedef struct block {
     mica_qwen_image_pass *pass;
     side sides[2];
+    joint joint;
     int n;
 } block;
 
@@ -134,14 +150,46 @@ static void probe_linear(const block *b, int s, mica_nn_linear *l, const mica_te
 
 /* ---------------------------------------------------------------- attention -- */
 
+static void lay_out(block *b, int64_t text_rows, int64_t image_rows)
+{
+    const int items = b->pass->condition_count * b->pass->pictures;
+    const int64_t first = items == 2 ? rows_of_item(b->pass, TXT, 0) : text_rows;
+    side *txt = &b->sides[TXT], *img = &b->sides[IMG];
+    txt->spans[0] = (span){0, first, 0};
+    txt->spans[1] = (span){first, text_rows - first, first + image_rows};
+    txt->span_count = items == 2 ? 2 : 1;
+    img->spans[0] = (span){0, image_rows, first};
+    img->span_count = 1;
+}
+
+static void project(const block *b, mica_nn_linear *l, const span *sp, const mica_tensor *in_LD,
+                    const mica_tensor *all_LD)
+{
+    mica_tensor out = mica_tensor_rows(all_LD, sp->at, sp->count);
+    mica_nn_linear_run(b->pass->be, l, in_LD, MICA_ACT_NONE, &out);
+}
+
 static void project_qkv(block *b, int s)
 {
-    mica_backend *be = b->pass->be;
     side *sd = &b->sides[s];
-    modulate(b, s, 0, 0, &sd->x_LD, &sd->work_LD);
-    mica_nn_linear_run(be, &sd->w->q, &sd->work_LD, MICA_ACT_NONE, &sd->q_LD);
-    mica_nn_linear_run(be, &sd->w->k, &sd->work_LD, MICA_ACT_NONE, &sd->k_LD);
-    mica_nn_linear_run(be, &sd->w->v, &sd->work_LD, MICA_ACT_NONE, &sd->v_LD);
+    for (const span *sp = sd->spans; sp < sd->spans + sd->span_count; sp++) {
+        const mica_tensor x = mica_tensor_rows(&sd->x_LD, sp->first, sp->count);
+        mica_tensor in = mica_tensor_rows(&b->joint.work_LD, sp->at, sp->count);
+        modulate(b, s, 0, sp->first, &x, &in);
+        project(b, &sd->w->q, sp, &in, &b->joint.q_LD);
+        project(b, &sd->w->k, sp, &in, &b->joint.k_LD);
+        project(b, &sd->w->v, sp, &in, &b->joint.v_LD);
+    }
+}
+
+static void project_out(block *b, int s)
+{
+    side *sd = &b->sides[s];
+    for (const span *sp = sd->spans; sp < sd->spans + sd->span_count; sp++) {
+        const mica_tensor in = mica_tensor_rows(&b->joint.work_LD, sp->at, sp->count);
+        mica_tensor x = mica_tensor_rows(&sd->x_LD, sp->first, sp->count);
+        add_gated(b, s, 0, sp->first, &sd->w->out, &in, &x);
+    }
 }
 
 static mica_tensor heads(const block *b, const mica_tensor *x_LD, int64_t first, int64_t count)
@@ -176,6 +224,7 @@ static void norm_and_rotate(const block *b, mica_tensor *x_LHK, mica_weight *nor
     mica_qk_norm_rope(be, &args);
 }
 
+/* first: where the item's rows lie in joint. */
 static void attend_item(block *b, int item, const int64_t first[2], const int64_t count[2])
 {
     static const char *const NAMES[2][2] = {{"attn.norm_added_q", "attn.norm_added_k"},
@@ -185,18 +234,19 @@ static void attend_item(block *b, int item, const int64_t first[2], const int64_
     for (int s = 0; s < 2; s++) {
         side *sd = &b->sides[s];
         const mica_rope_table rope = mica_rope_table_rows(sd->rope, count[s]);
-        q[s] = heads(b, &sd->q_LD, first[s], count[s]);
-        k[s] = heads(b, &sd->k_LD, first[s], count[s]);
-        v[s] = heads(b, &sd->v_LD, first[s], count[s]);
-        out[s] = heads(b, &sd->work_LD, first[s], count[s]);
+        q[s] = heads(b, &b->joint.q_LD, first[s], count[s]);
+        k[s] = heads(b, &b->joint.k_LD, first[s], count[s]);
+        v[s] = heads(b, &b->joint.v_LD, first[s], count[s]);
+        out[s] = heads(b, &b->joint.work_LD, first[s], count[s]);
         norm_and_rotate(b, &q[s], &sd->w->norm_q, &rope, item == 0 ? NAMES[s][0] : NULL);
         norm_and_rotate(b, &k[s], &sd->w->norm_k, &rope, item == 0 ? NAMES[s][1] : NULL);
-        /* Text first: the order the model was trained with. It only matters to sums in floating
-         * point, since attention does not see order but through the rotation. */
-        args.q_LHK[s] = &q[s];
-        args.k_MGK[s] = &k[s];
-        args.v_MGK[s] = &v[s];
-        args.out_LHK[s] = &out[s];
+        /* As they lie: the order only matters to sums in floating point, since attention does not
+         * see it but through the rotation. */
+        const int segment = first[TXT] < first[IMG] ? s : 1 - s;
+        args.q_LHK[segment] = &q[s];
+        args.k_MGK[segment] = &k[s];
+        args.v_MGK[segment] = &v[s];
+        args.out_LHK[segment] = &out[s];
     }
     mica_attention(b->pass->be, &args);
 }
@@ -204,26 +254,30 @@ static void attend_item(block *b, int item, const int64_t first[2], const int64_
 static void run_attention(block *b)
 {
     const mica_qwen_image_pass *p = b->pass;
-    for (int s = 0; s < 2; s++) {
-        side *sd = &b->sides[s];
-        mica_tensor *const tensors[] = {&sd->work_LD, &sd->q_LD, &sd->k_LD, &sd->v_LD};
-        for (size_t i = 0; i < MICA_ARRAY_LEN(tensors); i++)
-            *tensors[i] = mica_act_tensor(p->be, MICA_POOL_STEP, 2, sd->x_LD.shape_);
-        project_qkv(b, s);
-    }
-    int64_t first[2] = {0, 0};
+    const int64_t text_rows = b->sides[TXT].x_LD.shape_[0], D = p->w->config.width;
+    const int64_t image_rows = b->sides[IMG].x_LD.shape_[0];
+    const int64_t shape[] = {text_rows + image_rows, D};
+    mica_tensor *const tensors[] = {&b->joint.work_LD, &b->joint.q_LD, &b->joint.k_LD,
+                                    &b->joint.v_LD};
+    for (size_t i = 0; i < MICA_ARRAY_LEN(tensors); i++)
+        *tensors[i] = mica_act_tensor(p->be, MICA_POOL_STEP, 2, shape);
+    lay_out(b, text_rows, image_rows);
+    project_qkv(b, TXT);
+    project_qkv(b, IMG);
+    const side *txt = &b->sides[TXT];
+    int64_t first[2] = {0, b->sides[IMG].spans[0].at};
     for (int item = 0; item < p->condition_count * p->pictures; item++) {
         const int condition = item / p->pictures;
         const int64_t count[2] = {rows_of_item(p, TXT, condition), rows_of_item(p, IMG, condition)};
         attend_item(b, item, first, count);
-        first[TXT] += count[TXT];
+        first[TXT] = txt->span_count == 2 ? txt->spans[1].at : first[TXT] + count[TXT];
         first[IMG] += count[IMG];
     }
     for (int s = 0; s < 2; s++) {
-        side *sd = &b->sides[s];
-        probe_linear(b, s, &sd->w->out, &sd->work_LD, rows_of_item(p, s, 0),
-                     s == IMG ? "attn.0" : "attn.1");
-        add_gated(b, s, 0, 0, &sd->w->out, &sd->work_LD, &sd->x_LD);
+        const int64_t L = rows_of_item(p, s, 0);
+        const mica_tensor in = mica_tensor_rows(&b->joint.work_LD, b->sides[s].spans[0].at, L);
+        probe_linear(b, s, &b->sides[s].w->out, &in, L, s == IMG ? "attn.0" : "attn.1");
+        project_out(b, s);
     }
 }
 
@@ -252,7 +306,7 @@ static void run_mlp(block *b, int s)
 {
     mica_backend *be = b->pass->be;
     side *sd = &b->sides[s];
-    const int64_t L = sd->x_LD.shape_[0], most = MICA_MIN(L, MLP_ROWS);
+    const int64_t L = sd->x_LD.shape_[0], most = mica_nn_piece(L, MLP_ROWS);
     const int64_t D = b->pass->w->config.width, F = b->pass->w->config.ffn;
     const mica_tensor norm = mica_act_tensor(be, MICA_POOL_STEP, 2, (const int64_t[]){most, D});
     const mica_tensor hidden = mica_act_tensor(be, MICA_POOL_STEP, 2, (const int64_t[]){most, F});

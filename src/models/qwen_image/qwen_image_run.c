@@ -80,7 +80,8 @@ uint64_t mica_qwen_image_scratch(const mica_qwen_image *m, int width, int height
     const uint64_t multiple = PATCH * (uint64_t)mica_qwen_vae_scale(&m->vae_config);
     const uint64_t picture = (uint64_t)width / multiple * ((uint64_t)height / multiple);
     const uint64_t rows = (uint64_t)items * (picture + (uint64_t)references + 512);
-    const uint64_t piece = MICA_MIN(rows, 4096) * (uint64_t)(c->width + c->ffn);
+    const uint64_t piece =
+        (uint64_t)mica_nn_piece((int64_t)rows, 4096) * (uint64_t)(c->width + c->ffn);
     return 4 * (rows * (uint64_t)c->width * 5 + piece);
 }
 

@@ -101,7 +101,8 @@ uint64_t mica_zimage_scratch(const mica_zimage *m, int width, int height, int it
     const uint64_t w = (uint64_t)width / multiple, h = (uint64_t)height / multiple;
     const uint64_t rows = (uint64_t)items * (w * h + MICA_ZIMAGE_GROUP + MICA_ZIMAGE_MAX_TOKENS);
     const uint64_t D = (uint64_t)c->width, attention = 4 * rows * D;
-    const uint64_t mlp = rows * D + 2 * MICA_MIN(rows, 2048) * (uint64_t)c->ffn;
+    const uint64_t mlp =
+        rows * D + 2 * (uint64_t)mica_nn_piece((int64_t)rows, 2048) * (uint64_t)c->ffn;
     const uint64_t blocks = 4 * (rows * D + MICA_MAX(attention, mlp));
     return MICA_MAX(blocks, mica_kl_vae_decode_bytes(&m->vae_config, (int64_t)h * MICA_ZIMAGE_PATCH,
                                                      (int64_t)w * MICA_ZIMAGE_PATCH));
