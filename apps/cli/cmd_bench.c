@@ -11,7 +11,7 @@ typedef struct bench_args {
     cli_engine_args engine;
     const char *synthetic;
     int width, height, steps, text_tokens;
-    bool ablate, kernels, caching;
+    bool ablate, kernels, caching, unguided, profile;
 } bench_args;
 
 #define AT(field) offsetof(bench_args, field)
@@ -35,6 +35,14 @@ static const cli_option bench_table[] = {
      .kind = CLI_FLAG,
      .offset = AT(kernels),
      .help = "measure linears and attention at Qwen-Image's shapes instead of a model"},
+    {.name = "profile",
+     .kind = CLI_FLAG,
+     .offset = AT(profile),
+     .help = "then one more run of one step, with the time of every operation by its sizes"},
+    {.name = "unguided",
+     .kind = CLI_FLAG,
+     .offset = AT(unguided),
+     .help = "one pass a step, without guidance; else two in one batch where the model is guided"},
     {.name = "width",
      .letter = 'W',
      .kind = CLI_INT,
@@ -89,6 +97,8 @@ static int run_bench(const bench_args *args, const char *model)
                                   .ablate = args->ablate,
                                   .kernels = args->kernels,
                                   .caching = args->caching,
+                                  .unguided = args->unguided,
+                                  .profile = args->profile,
                                   .line = print_bench_line,
                                   .user = &is_silent};
     cli_loras loras;

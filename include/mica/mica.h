@@ -403,8 +403,10 @@ typedef struct mica_bench_options {
     bool kernels;                               /* the kernel table instead of a model */
     void (*line)(void *user, const char *text); /* receives human-readable lines; may be NULL */
     void *user;
-    bool caching; /* whole runs with step caching off, balanced and
+    bool caching;  /* whole runs with step caching off, balanced and
                                                    fast instead; steps 0: 20 */
+    bool unguided; /* one pass a step, without guidance */
+    bool profile;  /* then one more run, with the seconds of every operation */
 } mica_bench_options;
 
 /* Measures; *out receives a report whose JSON holds every figure. */

@@ -9,7 +9,8 @@
  *
  * A line per phase with its seconds; for the denoiser also seconds a step, and for linears,
  * attention and convolutions the arithmetic done (2 per multiply-add), its rate and its share of
- * the peak of its own operand type. A run is guided: two passes in one batch. With `ablate` it
+ * the peak of its own operand type. A run is guided, two passes in one batch, where the model is and
+ * unless `unguided`. With `ablate` it
  * is repeated once for every technique switched off. `kernels` measures single operations at
  * Qwen-Image's shapes instead. */
 #include "api/bench.h"
@@ -76,10 +77,11 @@ mica_image_options api_bench_picture(const api_bench *b, char prompt[64], int st
                                 .negative_prompt = b->options.engine.synthetic ? "tokens=6" : " ",
                                 .width = b->options.width ? b->options.width : DEFAULT_SIDE,
                                 .height = b->options.height ? b->options.height : DEFAULT_SIDE,
+                                .guidance = b->options.unguided ? -1.0 : 0.0,
                                 .steps = steps};
 }
 
-static mica_status run_once(const api_bench *b, mica_session *s, int steps)
+mica_status api_bench_once(const api_bench *b, mica_session *s, int steps)
 {
     char prompt[64];
     const mica_image_options o = api_bench_picture(b, prompt, steps);
@@ -119,7 +121,7 @@ static mica_status measure_round(const api_bench *b, mica_session *s, measured *
         m->float_peak =
             MICA_MAX(m->float_peak, mica_backend_measure_peak(s->be, MICA_PRECISION_BF16));
     const mica_backend_counters start = mica_backend_get_counters(s->be);
-    MICA_TRY(run_once(b, s, 1));
+    MICA_TRY(api_bench_once(b, s, 1));
     const mica_backend_counters c = counters_since(s->be, start);
     MICA_TRY(mica_session_stats(s, &stats));
     take_round(m, &c, &stats);
@@ -130,7 +132,7 @@ static mica_status measure(const api_bench *b, mica_session *s, measured *m)
 {
     const int rounds = b->options.steps ? b->options.steps : DEFAULT_STEPS;
     const mica_backend_counters start = mica_backend_get_counters(s->be);
-    MICA_TRY(run_once(b, s, 2));
+    MICA_TRY(api_bench_once(b, s, 2));
     const mica_backend_counters two = counters_since(s->be, start);
     for (int i = 0; i < rounds; i++)
         MICA_TRY(measure_round(b, s, m));
@@ -164,7 +166,7 @@ static void say_measured(const api_bench *b, const mica_session *s, const char *
                   m->peak * 1e-9);
     api_bench_say(b, "  %-12s %8.2f s", "text", m->stats.seconds[MICA_PHASE_TEXT]);
     api_bench_say(b, "  %-12s %8.2f s", "prepare", m->stats.seconds[MICA_PHASE_PREPARE]);
-    api_bench_say(b, "  %-12s %8.2f s  %8.3f s a step", "denoise",
+    api_bench_say(b, "  %-12s %8.2f s  %10.5f s a step", "denoise",
                   m->stats.seconds[MICA_PHASE_DENOISE], step);
     api_bench_say(b, "  %-12s %8.2f s", "decode", m->stats.seconds[MICA_PHASE_DECODE]);
     mica_text_add(&b->report->json,
@@ -193,7 +195,7 @@ static void say_measured(const api_bench *b, const mica_session *s, const char *
                   m->stats.block_waits);
     mica_text_add(&b->report->json,
                   ",\"peak_memory\":%" PRIu64 ",\"block_allocations\":%" PRIu64
-                  ",\"block_waits\":%" PRIu64 "}",
+                  ",\"block_waits\":%" PRIu64,
                   m->stats.peak_memory, m->stats.block_allocations, m->stats.block_waits);
 }
 
@@ -208,6 +210,9 @@ static mica_status bench_variant(const api_bench *b, mica_engine *e, const char 
         st = measure(b, s, &m);
     if (!st)
         say_measured(b, s, variant, &m);
+    if (!st && b->options.profile)
+        st = api_bench_profile(b, s);
+    mica_text_add(&b->report->json, "}");
     mica_session_close(&s);
     return st;
 }

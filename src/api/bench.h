@@ -14,6 +14,12 @@ void api_bench_say(const api_bench *b, const char *format, ...) MICA_PRINTF(2, 3
 /* The run that is measured; `prompt` keeps its text. */
 mica_image_options api_bench_picture(const api_bench *b, char prompt[64], int steps);
 
+/* A run of `steps` steps on s. */
+mica_status api_bench_once(const api_bench *b, mica_session *s, int steps);
+
+/* bench_profile.c: a run of one step, operation by operation; ,"profile":[...] into the JSON. */
+mica_status api_bench_profile(const api_bench *b, mica_session *s);
+
 /* bench_caching.c: whole runs with step caching off, balanced and fast; JSON objects behind "runs":[. */
 mica_status api_bench_caching(const api_bench *b, mica_engine *e);
 

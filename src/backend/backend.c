@@ -51,6 +51,7 @@ void mica_backend_close(mica_backend **be)
     if (!be || !*be)
         return;
     mica_mem_free((*be)->route);
+    mica_mem_free((*be)->profile);
     (*be)->ops->close(*be);
     *be = NULL;
 }
@@ -106,11 +107,41 @@ mica_backend_counters mica_backend_get_counters(const mica_backend *be)
 
 /* An implementation returned `status` with its text in be->error: a status without text would
  * be lost by mica_backend_check. */
-static void keep(mica_backend *be, mica_status status)
+static void keep_status(mica_backend *be, mica_status status)
 {
     if (status != MICA_OK && !mica_backend_failed(be))
         mica_err_set(&be->error, status, "the backend failed without a message");
 }
+
+/* "linear 256 x 3072 x 9216" from "be->ops->linear(be, ...)" and the sizes of `x` and `y`. */
+static void note_call(mica_backend *be, const char *call, const char *sizes)
+{
+    char what[64];
+    const char *name =
+        strrchr(call, '>') && strstr(call, "ops->") ? strstr(call, "ops->") + 5 : call;
+    snprintf(what, sizeof what, "%.*s%s", (int)strcspn(name, "("), name, sizes);
+    mica_profile_note(be, what);
+}
+
+static void format_sizes(char text[48], int count, const int64_t *sizes)
+{
+    size_t used = 0;
+    text[0] = 0;
+    for (int i = 0; i < count && used < 40; i++)
+        used += (size_t)snprintf(text + used, 48 - used, "%s%" PRId64, i ? " x " : " ", sizes[i]);
+}
+
+/* Keeps what a slot returned; `...`: sizes that tell calls of one operation apart in a profile. */
+#define keep(be, call) keep_sized(be, call, 0, (const int64_t[]){0})
+#define keep_sized(be, call, n, s)                                                                 \
+    do {                                                                                           \
+        keep_status(be, call);                                                                     \
+        if ((be)->profile) {                                                                       \
+            char text_[48];                                                                        \
+            format_sizes(text_, n, s);                                                             \
+            note_call(be, #call, text_);                                                           \
+        }                                                                                          \
+    } while (0)
 
 /* Start of every operation: false once something failed. */
 static bool begin(mica_backend *be)
@@ -310,7 +341,9 @@ void mica_linear(mica_backend *be, const mica_linear_args *args)
     if (!begin(be) || !check_linear(be, args) || mica_tensor_count(args->y_MO) == 0)
         return;
     const double start = mica_clock_seconds();
-    keep(be, be->ops->linear(be, args, &be->error));
+    keep_sized(be, be->ops->linear(be, args, &be->error), 3,
+               ((const int64_t[]){rows_of(args->x_MD), args->w_OD->tensor.shape_[1],
+                                  args->w_OD->tensor.shape_[0]}));
     be->counters.linear_seconds += mica_clock_seconds() - start;
     be->counters.linear_flops +=
         2.0 * (double)mica_tensor_count(args->y_MO) * (double)args->w_OD->tensor.shape_[1];
@@ -325,7 +358,9 @@ void mica_layer_norm_modulate(mica_backend *be, const mica_tensor *x_MD, const m
     if (begin(be) && check_same(be, op, x_MD, y_MD) &&
         check_vector(be, op, NULL, scale_D, x_MD, last_of(x_MD)) &&
         check_vector(be, op, NULL, shift_D, x_MD, last_of(x_MD)) && mica_tensor_count(x_MD) > 0)
-        keep(be, be->ops->layer_norm_modulate(be, x_MD, scale_D, shift_D, eps, y_MD, &be->error));
+        keep_sized(be,
+                   be->ops->layer_norm_modulate(be, x_MD, scale_D, shift_D, eps, y_MD, &be->error),
+                   2, ((const int64_t[]){rows_of(x_MD), last_of(x_MD)}));
 }
 
 static bool check_rms_norm(mica_backend *be, const mica_tensor *x_MD, const mica_weight *w_D,
@@ -347,14 +382,16 @@ void mica_rms_norm_modulate(mica_backend *be, const mica_tensor *x_MD, mica_weig
                             const mica_tensor *scale_D, float eps, mica_tensor *y_MD)
 {
     if (begin(be) && check_rms_norm(be, x_MD, w_D, scale_D, y_MD))
-        keep(be, be->ops->rms_norm_modulate(be, x_MD, w_D, scale_D, eps, y_MD, &be->error));
+        keep_sized(be, be->ops->rms_norm_modulate(be, x_MD, w_D, scale_D, eps, y_MD, &be->error), 2,
+                   ((const int64_t[]){rows_of(x_MD), last_of(x_MD)}));
 }
 
 void mica_rms_norm_gated(mica_backend *be, const mica_tensor *x_MD, mica_weight *w_D,
                          const mica_tensor *gate_D, float eps, mica_tensor *y_MD)
 {
     if (begin(be) && check_rms_norm(be, x_MD, w_D, gate_D, y_MD))
-        keep(be, be->ops->rms_norm_gated(be, x_MD, w_D, gate_D, eps, y_MD, &be->error));
+        keep_sized(be, be->ops->rms_norm_gated(be, x_MD, w_D, gate_D, eps, y_MD, &be->error), 2,
+                   ((const int64_t[]){rows_of(x_MD), last_of(x_MD)}));
 }
 
 void mica_l2_norm_channels(mica_backend *be, const mica_tensor *x_MC, mica_weight *gamma_C,
@@ -415,7 +452,7 @@ void mica_qk_norm_rope(mica_backend *be, const mica_qk_norm_rope_args *args)
     if (check_vector(be, "qk_norm_rope", args->norm_K, args->norm_K ? &args->norm_K->tensor : NULL,
                      x, x->shape_[2]) &&
         mica_tensor_count(x) > 0)
-        keep(be, be->ops->qk_norm_rope(be, args, &be->error));
+        keep_sized(be, be->ops->qk_norm_rope(be, args, &be->error), 3, x->shape_);
 }
 
 /* ------------------------------------------------------------ attention -- */
@@ -459,7 +496,8 @@ void mica_attention(mica_backend *be, const mica_attention_args *args)
     if (L == 0 || width == 0)
         return;
     const double start = mica_clock_seconds();
-    keep(be, be->ops->attention(be, args, &be->error));
+    keep_sized(be, be->ops->attention(be, args, &be->error), 4,
+               ((const int64_t[]){L, M, args->q_LHK[0]->shape_[1], args->q_LHK[0]->shape_[2]}));
     be->counters.attention_seconds += mica_clock_seconds() - start;
     be->counters.attention_flops +=
         4.0 * (double)L * (double)M * width * (args->causal ? 0.5 : 1.0);
@@ -483,7 +521,8 @@ void mica_swiglu(mica_backend *be, const mica_tensor *gate, const mica_tensor *u
 {
     if (begin(be) && check_same(be, "swiglu", gate, up) && check_same(be, "swiglu", gate, y) &&
         mica_tensor_count(y) > 0)
-        keep(be, be->ops->swiglu(be, gate, up, y, &be->error));
+        keep_sized(be, be->ops->swiglu(be, gate, up, y, &be->error), 2,
+                   ((const int64_t[]){rows_of(y), last_of(y)}));
 }
 
 void mica_add(mica_backend *be, const mica_tensor *a, const mica_tensor *b, mica_tensor *y)
@@ -577,7 +616,8 @@ void mica_conv2d(mica_backend *be, const mica_conv2d_args *args)
         return;
     const int64_t *w = args->w_OCYX->tensor.shape_;
     const double start = mica_clock_seconds();
-    keep(be, be->ops->conv2d(be, args, &be->error));
+    keep_sized(be, be->ops->conv2d(be, args, &be->error), 4,
+               ((const int64_t[]){args->y_YXO->shape_[0], args->y_YXO->shape_[1], w[1], w[0]}));
     be->counters.conv_seconds += mica_clock_seconds() - start;
     be->counters.conv_flops +=
         2.0 * (double)mica_tensor_count(args->y_YXO) * (double)w[1] * (double)w[2] * (double)w[3];

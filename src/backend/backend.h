@@ -101,6 +101,18 @@ typedef struct mica_backend_counters {
 } mica_backend_counters;
 mica_backend_counters mica_backend_get_counters(const mica_backend *be);
 
+/* Seconds of every operation, by name and sizes, for benchmarks: start, run, stop. Operations of a device
+ * are timed by its own clock, so the host waits only at the end; what lies between two operations counts
+ * to the later one. */
+typedef struct mica_profile_row {
+    char what[64]; /* "linear 4096 x 3072 x 12288" */
+    uint64_t calls;
+    double seconds; /* of all calls */
+} mica_profile_row;
+mica_status mica_backend_profile_start(mica_backend *be, mica_err *err);
+/* The longest first; how many rows there are, at most `most`. 0 after a failure, which is kept. */
+int mica_backend_profile_stop(mica_backend *be, mica_profile_row *rows, int most);
+
 /* --------------------------------------------------------------- memory -- */
 
 /* Two stacks of tensors. SESSION: conditioning, latents, tables. STEP: scratch of one

@@ -82,7 +82,17 @@ typedef struct mica_backend_ops {
     mica_status (*all_finite)(mica_backend *be, const mica_tensor *x, bool *out, mica_err *err);
     mica_status (*measure_peak)(mica_backend *be, mica_precision precision, double *flops,
                                 mica_err *err);
+    /* NULL where operations are done when they return. Notes the moment `index` (0 to
+     * MICA_PROFILE_MARKS - 1) in the queue; then the seconds from moment 0 to each of `count`. */
+    mica_status (*profile_mark)(mica_backend *be, int index, mica_err *err);
+    mica_status (*profile_read)(mica_backend *be, int count, double *seconds, mica_err *err);
 } mica_backend_ops;
+
+#define MICA_PROFILE_MARKS 16384
+
+typedef struct mica_profile mica_profile;
+/* An operation called `what` (up to 63 characters) was queued. */
+void mica_profile_note(mica_backend *be, const char *what);
 
 /* Every implementation's struct begins with this one. */
 struct mica_backend {
@@ -93,7 +103,8 @@ struct mica_backend {
     mica_backend_counters counters;
     void *route; /* host memory of mica_experts, route_size bytes; grows */
     size_t route_size;
-    mica_err error; /* error.status != MICA_OK: failed, operations do nothing */
+    mica_err error;        /* error.status != MICA_OK: failed, operations do nothing */
+    mica_profile *profile; /* NULL: not running */
     char name[96];
 };
 

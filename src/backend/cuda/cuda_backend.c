@@ -22,6 +22,7 @@ static void cuda_close(mica_backend *base)
     mica_cuda_weight_drop(be, NULL);
     mica_cuda_sdpa_close(be);
     mica_cuda_lt_close(be);
+    mica_cuda_profile_deinit(be);
     mica_cuda_pool_deinit(be);
     mica_cuda_free(be, be->scratch);
     mica_cuda_free(be, be->stage_dev);
@@ -48,7 +49,7 @@ static void cuda_drop_weights(mica_backend *be, mica_weight *const *weights, int
 }
 
 /* A slot that backend_ops.h gains must not be forgotten here: it would be NULL. */
-enum { SLOTS = 38 };
+enum { SLOTS = 40 };
 _Static_assert(sizeof(mica_backend_ops) == SLOTS * sizeof(void (*)(void)), "implement new slots");
 
 static const mica_backend_ops cuda_ops = {
@@ -90,6 +91,8 @@ static const mica_backend_ops cuda_ops = {
     .limit_norm = mica_cuda_op_limit_norm,
     .all_finite = mica_cuda_op_all_finite,
     .measure_peak = mica_cuda_op_measure_peak,
+    .profile_mark = mica_cuda_op_profile_mark,
+    .profile_read = mica_cuda_op_profile_read,
 };
 
 /* ----------------------------------------------------------------- device -- */

@@ -58,9 +58,10 @@ typedef struct mica_cuda_backend {
     void *scratch;
     size_t scratch_size;
     mica_cuda_slot slots[MICA_CUDA_STAGE_SLOTS];
-    int slot;        /* the one to use next */
-    void *stage_dev; /* device twin of a slot, for what is converted on arrival */
-    int *flag;       /* device: set by find_nonfinite */
+    int slot;             /* the one to use next */
+    void *stage_dev;      /* device twin of a slot, for what is converted on arrival */
+    int *flag;            /* device: set by find_nonfinite */
+    cudaEvent_t *moments; /* of a profile, or NULL */
     mica_cuda_ref *prepared;
 } mica_cuda_backend;
 
@@ -239,6 +240,9 @@ MICA_CUDA_SLOT(cfg_combine, const mica_tensor *cond_PC, const mica_tensor *uncon
 MICA_CUDA_SLOT(limit_norm, const mica_tensor *reference_PC, float limit, mica_tensor *y_PC);
 MICA_CUDA_SLOT(all_finite, const mica_tensor *x, bool *out);
 MICA_CUDA_SLOT(measure_peak, mica_precision precision, double *flops);
+MICA_CUDA_SLOT(profile_mark, int index);
+MICA_CUDA_SLOT(profile_read, int count, double *seconds);
+void mica_cuda_profile_deinit(mica_cuda_backend *be);
 MICA_CUDA_SLOT(upload_f32, const mica_tensor *dst, const float *src);
 mica_status mica_cuda_op_download_f32(mica_backend *be, float *dst, const mica_tensor *src,
                                       mica_err *err);
