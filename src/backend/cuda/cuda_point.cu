@@ -30,29 +30,35 @@ static inline int64_t items_of(const mica_cuda_view &v, int width)
 
 /* ------------------------------------------------------------- pointwise -- */
 
-template <int V>
-static __global__ void pointwise_kernel(mica_cuda_point op, const mica_cuda_view a,
-                                        const mica_cuda_view b, const mica_cuda_view y,
-                                        int64_t items)
+/* For results in bf16: the quotient and exponential of the special function unit are good to 2 ulp of
+ * f32, and the plain ones take longer than the memory does. */
+static __device__ __forceinline__ float silu_for(mica_cuda_type type, float x)
+{
+    return type == MICA_CUDA_BF16 ? __fdividef(x, 1.0f + __expf(-x)) : silu(x);
+}
+
+template <int V, mica_cuda_point OP>
+static __global__ void pointwise_kernel(const mica_cuda_view a, const mica_cuda_view b,
+                                        const mica_cuda_view y, int64_t items)
 {
     const int64_t step = (int64_t)gridDim.x * BLOCK;
     for (int64_t i = (int64_t)blockIdx.x * BLOCK + threadIdx.x; i < items; i += step) {
         const place at = place_of<V>(y, i);
         float p[V], q[V];
         load<V>(a.data, a.type, row_offset(a, at.row) + at.col, p);
-        if (op >= MICA_CUDA_POINT_SWIGLU)
+        if (OP >= MICA_CUDA_POINT_SWIGLU)
             load<V>(b.data, b.type, row_offset(b, at.row) + at.col, q);
 #pragma unroll
         for (int k = 0; k < V; k++)
-            switch (op) {
+            switch (OP) {
             case MICA_CUDA_POINT_SILU:
-                p[k] = silu(p[k]);
+                p[k] = silu_for(y.type, p[k]);
                 break;
             case MICA_CUDA_POINT_TANH:
                 p[k] = tanhf(p[k]);
                 break;
             case MICA_CUDA_POINT_SWIGLU:
-                p[k] = silu(p[k]) * q[k];
+                p[k] = silu_for(y.type, p[k]) * q[k];
                 break;
             case MICA_CUDA_POINT_ADD:
                 p[k] = p[k] + q[k];
@@ -64,16 +70,38 @@ static __global__ void pointwise_kernel(mica_cuda_point op, const mica_cuda_view
     }
 }
 
+template <int V>
+static void launch_pointwise(mica_cuda_point op, const mica_cuda_view &a, const mica_cuda_view &b,
+                             const mica_cuda_view &y, cudaStream_t stream)
+{
+    const int64_t items = items_of(y, V);
+    const unsigned grid = grid_for(items);
+    switch (op) {
+    case MICA_CUDA_POINT_SILU:
+        pointwise_kernel<V, MICA_CUDA_POINT_SILU><<<grid, BLOCK, 0, stream>>>(a, b, y, items);
+        break;
+    case MICA_CUDA_POINT_TANH:
+        pointwise_kernel<V, MICA_CUDA_POINT_TANH><<<grid, BLOCK, 0, stream>>>(a, b, y, items);
+        break;
+    case MICA_CUDA_POINT_SWIGLU:
+        pointwise_kernel<V, MICA_CUDA_POINT_SWIGLU><<<grid, BLOCK, 0, stream>>>(a, b, y, items);
+        break;
+    case MICA_CUDA_POINT_ADD:
+        pointwise_kernel<V, MICA_CUDA_POINT_ADD><<<grid, BLOCK, 0, stream>>>(a, b, y, items);
+        break;
+    default:
+        pointwise_kernel<V, MICA_CUDA_POINT_MUL><<<grid, BLOCK, 0, stream>>>(a, b, y, items);
+    }
+}
+
 extern "C" cudaError_t mica_cuda_pointwise(mica_cuda_point op, const mica_cuda_view *a,
                                            const mica_cuda_view *b, const mica_cuda_view *y,
                                            cudaStream_t stream)
 {
-    const bool wide = a->wide && b->wide && y->wide;
-    const int64_t items = items_of(*y, wide ? 8 : 1);
-    if (wide)
-        pointwise_kernel<8><<<grid_for(items), BLOCK, 0, stream>>>(op, *a, *b, *y, items);
+    if (a->wide && b->wide && y->wide)
+        launch_pointwise<8>(op, *a, *b, *y, stream);
     else
-        pointwise_kernel<1><<<grid_for(items), BLOCK, 0, stream>>>(op, *a, *b, *y, items);
+        launch_pointwise<1>(op, *a, *b, *y, stream);
     return cudaGetLastError();
 }
 
@@ -103,10 +131,56 @@ static __global__ void epilogue_kernel(const mica_cuda_epilogue_args a, int64_t 
     }
 }
 
+#define EPILOGUE_ROWS 4
+
+/* y = residual + gate * (acc + bias), all bf16: a thread owns 8 columns, whose bias and gate stay in
+ * registers, of EPILOGUE_ROWS rows. */
+static __global__ void gated_kernel(const mica_cuda_epilogue_args a)
+{
+    const int64_t col = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * 8;
+    const int64_t row = (int64_t)blockIdx.y * EPILOGUE_ROWS;
+    if (col >= a.y.n)
+        return;
+    float bias[8], gate[8], v[EPILOGUE_ROWS][8], r[EPILOGUE_ROWS][8];
+#pragma unroll
+    for (int i = 0; i < EPILOGUE_ROWS; i++)
+        if (row + i < a.y.rows) {
+            load<8>(a.acc.data, MICA_CUDA_BF16, (row + i) * a.acc.stride[0] + col, v[i]);
+            load<8>(a.residual.data, MICA_CUDA_BF16, (row + i) * a.residual.stride[0] + col, r[i]);
+        }
+    load_vector<8>(a.bias, col, 0.0f, bias);
+    load_vector<8>(a.gate, col, 1.0f, gate);
+#pragma unroll
+    for (int i = 0; i < EPILOGUE_ROWS; i++)
+        if (row + i < a.y.rows) {
+#pragma unroll
+            for (int k = 0; k < 8; k++)
+                v[i][k] = r[i][k] + gate[k] * (v[i][k] + bias[k]);
+            store<8>(a.y.data, MICA_CUDA_BF16, (row + i) * a.y.stride[0] + col, v[i]);
+        }
+}
+
+static bool is_plain(const mica_cuda_view *v)
+{
+    return v->wide && v->dims == 1 && v->type == MICA_CUDA_BF16;
+}
+
+static cudaError_t launch_gated(const mica_cuda_epilogue_args *args, cudaStream_t stream)
+{
+    const int64_t columns = args->y.n / 8;
+    const dim3 grid((unsigned)((columns + 127) / 128),
+                    (unsigned)((args->y.rows + EPILOGUE_ROWS - 1) / EPILOGUE_ROWS));
+    gated_kernel<<<grid, 128, 0, stream>>>(*args);
+    return cudaGetLastError();
+}
+
 extern "C" cudaError_t mica_cuda_epilogue(const mica_cuda_epilogue_args *args, cudaStream_t stream)
 {
     const bool wide =
         args->acc.wide && args->y.wide && (!args->residual.data || args->residual.wide);
+    if (args->act == MICA_CUDA_ACT_NONE && args->residual.data && is_plain(&args->acc) &&
+        is_plain(&args->residual) && is_plain(&args->y) && args->y.rows <= 65535 * EPILOGUE_ROWS)
+        return launch_gated(args, stream);
     const int64_t items = items_of(args->y, wide ? 8 : 1);
     if (wide)
         epilogue_kernel<8><<<grid_for(items), BLOCK, 0, stream>>>(*args, items);
