@@ -83,6 +83,14 @@ typedef mica_kernel_silu mica_kernel_gelu_erf;                      /* x/2 (1 + 
 typedef mica_kernel_silu mica_kernel_tanh;
 typedef void mica_kernel_swiglu(int64_t n, const float *gate, const float *up,
                                 float *y); /* silu(gate)*up */
+/* x > 0: x, else slope * x; 0 <= slope <= 1. Exact; NaN stays. */
+typedef void mica_kernel_leaky_relu(int64_t n, float slope, const float *x, float *y);
+/* min(max(x, low), high). Exact; NaN stays. */
+typedef void mica_kernel_clamp(int64_t n, float low, float high, const float *x, float *y);
+typedef mica_kernel_silu mica_kernel_mish; /* x tanh(ln(1 + e^x)) */
+/* a / (1 + e^-b), and tanh(a) / (1 + e^-b): the gates of GLU and WaveNet. */
+typedef void mica_kernel_glu(int64_t n, const float *a, const float *b, float *y);
+typedef mica_kernel_glu mica_kernel_tanh_glu;
 typedef void mica_kernel_add(int64_t n, const float *a, const float *b, float *y);
 typedef void mica_kernel_mul_scalar(int64_t n, float a, const float *x, float *y); /* y = a*x */
 
@@ -312,6 +320,11 @@ typedef void mica_kernel_linear_combination(int64_t n, int terms, const float *c
     X(gelu_erf)                                                                                    \
     X(tanh)                                                                                        \
     X(swiglu)                                                                                      \
+    X(leaky_relu)                                                                                  \
+    X(clamp)                                                                                       \
+    X(mish)                                                                                        \
+    X(glu)                                                                                         \
+    X(tanh_glu)                                                                                    \
     X(add)                                                                                         \
     X(mul_scalar)                                                                                  \
     X(epilogue_tile)                                                                               \

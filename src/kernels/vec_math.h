@@ -55,6 +55,20 @@ MICA_VEC vf vf_silu(vf x)
     return vf_div(x, vf_add(vf_set1(1.0f), e));
 }
 
+/* 1 / (1 + e^-x) */
+MICA_VEC vf vf_sigmoid(vf x)
+{
+    const vf one = vf_set1(1.0f);
+    return vf_div(one, vf_add(one, vf_exp(vf_sub(vf_zero(), x))));
+}
+
+/* With e = e^x: tanh(ln(1 + e)) = n / (n + 2), n = e (e + 2). From x = 20 on it is 1 in f32. */
+MICA_VEC vf vf_mish(vf x)
+{
+    const vf e = vf_exp(vf_min(vf_set1(20.0f), x)), n = vf_mul(e, vf_add(e, vf_set1(2.0f)));
+    return vf_mul(x, vf_div(n, vf_add(n, vf_set1(2.0f))));
+}
+
 /* x/2 (1 + tanh(u)) with u = sqrt(2/pi) (x + 0.044715 x^3), which is x / (1 + e^-2u). */
 MICA_VEC vf vf_gelu_tanh(vf x)
 {
