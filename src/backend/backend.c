@@ -636,6 +636,79 @@ void mica_upsample_nearest2(mica_backend *be, const mica_tensor *x_YXC, mica_ten
         keep(be, be->ops->upsample_nearest2(be, x_YXC, y_YXC, &be->error));
 }
 
+/* ------------------------------------------------------------ sequences -- */
+
+static bool check_conv1d(mica_backend *be, const mica_conv1d_args *a)
+{
+    const mica_tensor *x = a->x_RC, *w = &a->w_OCYX->tensor, *y = a->y_RO;
+    if (x->ndim != 2 || y->ndim != 2 || w->ndim != 4 || w->shape_[2] != 1 ||
+        x->shape_[1] != w->shape_[1] || a->stride < 1 || a->dilation < 1 ||
+        (a->stride > 1 && a->dilation > 1))
+        return mismatch(be, "conv1d", a->w_OCYX, "weight does not fit the input", x, w);
+    const int64_t reach = (int64_t)a->dilation * (w->shape_[3] - 1);
+    const int64_t rows = x->shape_[0] + a->pad_left + a->pad_right - reach - 1;
+    if (rows < 0 || a->pad_left < 0 || a->pad_right < 0 || y->shape_[0] != rows / a->stride + 1 ||
+        y->shape_[1] != w->shape_[0])
+        return mismatch(be, "conv1d", a->w_OCYX, "output has another size", y, x);
+    if (a->residual_RO && !same_shape(a->residual_RO, y))
+        return mismatch(be, "conv1d", a->w_OCYX, "residual and output differ", a->residual_RO, y);
+    return check_vector(be, "conv1d bias of", a->w_OCYX, a->bias_O ? &a->bias_O->tensor : NULL, y,
+                        w->shape_[0]);
+}
+
+void mica_conv1d(mica_backend *be, const mica_conv1d_args *args)
+{
+    if (!begin(be) || !check_conv1d(be, args) || mica_tensor_count(args->y_RO) == 0)
+        return;
+    const int64_t *w = args->w_OCYX->tensor.shape_;
+    const double start = mica_clock_seconds();
+    keep(be, be->ops->conv1d(be, args, &be->error));
+    be->counters.conv_seconds += mica_clock_seconds() - start;
+    be->counters.conv_flops +=
+        2.0 * (double)mica_tensor_count(args->y_RO) * (double)w[1] * (double)w[3];
+}
+
+void mica_apply(mica_backend *be, mica_function f, float p, const mica_tensor *x_MD,
+                const mica_tensor *shift_D, mica_tensor *y_MD)
+{
+    if (begin(be) && check_same(be, "apply", x_MD, y_MD) &&
+        check_vector(be, "apply", NULL, shift_D, x_MD, last_of(x_MD)) &&
+        mica_tensor_count(x_MD) > 0)
+        keep(be, be->ops->apply(be, f, p, x_MD, shift_D, y_MD, &be->error));
+}
+
+void mica_gate(mica_backend *be, bool is_tanh, const mica_tensor *x_MN, const mica_tensor *shift_N,
+               mica_tensor *y_MD)
+{
+    if (!begin(be) || !check_vector(be, "gate", NULL, shift_N, x_MN, last_of(x_MN)))
+        return;
+    if (last_of(x_MN) != 2 * last_of(y_MD) || rows_of(x_MN) != rows_of(y_MD))
+        mismatch(be, "gate", NULL, "the input's rows are not twice the output's", x_MN, y_MD);
+    else if (mica_tensor_count(y_MD) > 0)
+        keep(be, be->ops->gate(be, is_tanh, x_MN, shift_N, y_MD, &be->error));
+}
+
+void mica_relative_attention(mica_backend *be, const mica_relative_attention_args *args)
+{
+    const char *op = "relative_attention";
+    const mica_tensor *q = args->q_LHK, *rel = &args->rel_k_NK->tensor;
+    if (!begin(be) || !check_same(be, op, q, args->k_LHK) || !check_same(be, op, q, args->v_LHK) ||
+        !check_same(be, op, q, args->out_LHK))
+        return;
+    if (q->ndim != 3 || rel->ndim != 2 || rel->shape_[0] % 2 == 0 ||
+        rel->shape_[1] != q->shape_[2] || !same_shape(rel, &args->rel_v_NK->tensor)) {
+        mismatch(be, op, args->rel_k_NK, "relative keys do not fit", rel, q);
+        return;
+    }
+    const double pairs = (double)q->shape_[0] * (double)q->shape_[0];
+    if (mica_tensor_count(q) == 0)
+        return;
+    const double start = mica_clock_seconds();
+    keep(be, be->ops->relative_attention(be, args, &be->error));
+    be->counters.attention_seconds += mica_clock_seconds() - start;
+    be->counters.attention_flops += 4.0 * pairs * (double)(q->shape_[1] * q->shape_[2]);
+}
+
 /* ------------------------------------------------------ copies and sums -- */
 
 void mica_copy(mica_backend *be, const mica_tensor *src, mica_tensor *dst)

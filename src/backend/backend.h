@@ -293,6 +293,58 @@ typedef struct mica_conv2d_args {
 void mica_conv2d(mica_backend *be, const mica_conv2d_args *args);
 void mica_upsample_nearest2(mica_backend *be, const mica_tensor *x_YXC, mica_tensor *y_YXC);
 
+/* Convolution over time of rows of channels:
+ *     y[r][o] = residual[r][o] + act(bias[o] + sum over k, c of w[o][c][0][k] * f(x[r * stride - pad_left + k * dilation][c]))
+ * with zeros outside x, and f the leaky ReLU of that slope (0: ReLU) when `leaky`, else the identity.
+ *   x_RC, residual_RO, y_RO   rows may be apart (stride_[0]); y may be the residual, not x
+ *   w_OCYX                    [O, C, 1, K], any strides
+ *   R' = (R + pad_left + pad_right - dilation (K - 1) - 1) / stride + 1 rows of y; stride > 1 needs dilation 1
+ * A transposed convolution of stride u is one of these with u O outputs and ceil(K / u) taps. */
+typedef struct mica_conv1d_args {
+    const mica_tensor *x_RC;
+    mica_weight *w_OCYX;
+    mica_weight *bias_O;
+    int stride, dilation, pad_left, pad_right; /* stride, dilation: at least 1 */
+    bool leaky;
+    float slope;
+    mica_act act;
+    const mica_tensor *residual_RO;
+    mica_tensor *y_RO;
+} mica_conv1d_args;
+void mica_conv1d(mica_backend *be, const mica_conv1d_args *args);
+
+/* y = f(x + shift), shift_D: f32 state of a row's length, or NULL. y may be x.
+ * `p` is the slope of LEAKY_RELU (0: ReLU) and the upper bound of CLAMP, whose lower one is 0. */
+typedef enum mica_function {
+    MICA_FUNCTION_IDENTITY = 0,
+    MICA_FUNCTION_LEAKY_RELU,
+    MICA_FUNCTION_CLAMP,
+    MICA_FUNCTION_MISH,
+    MICA_FUNCTION_GELU_ERF,
+    MICA_FUNCTION_SILU,
+    MICA_FUNCTION_TANH,
+    MICA_FUNCTION_COUNT
+} mica_function;
+void mica_apply(mica_backend *be, mica_function f, float p, const mica_tensor *x_MD,
+                const mica_tensor *shift_D, mica_tensor *y_MD);
+/* y[m][d] = g(x[m][d] + shift[d]) / (1 + e^-(x[m][D + d] + shift[D + d])): gated units with halves of
+ * a row of 2 D as value and gate. g: tanh (WaveNet) or identity (GLU). shift_N: f32 state of 2 D, or NULL. */
+void mica_gate(mica_backend *be, bool is_tanh, const mica_tensor *x_MN, const mica_tensor *shift_N,
+               mica_tensor *y_MD);
+/* Self-attention that knows how far apart query and key are (Shaw et al. 2018, as in the text encoder
+ * of VITS): for |j - i| <= W, keys of query i get rel_k[j - i + W] and values rel_v[j - i + W] added.
+ *     out[i] = sum_j softmax_j(scale * q[i] . (k[j] + rel_k)) (v[j] + rel_v)
+ *   q, k, v, out   [L, H, K], tokens and heads may be apart; out may be q
+ *   rel_k, rel_v   [2 W + 1, K], shared by the heads
+ * In f32 whatever the precision. */
+typedef struct mica_relative_attention_args {
+    const mica_tensor *q_LHK, *k_LHK, *v_LHK;
+    mica_weight *rel_k_NK, *rel_v_NK;
+    float scale; /* 0: 1 / sqrt(K) */
+    mica_tensor *out_LHK;
+} mica_relative_attention_args;
+void mica_relative_attention(mica_backend *be, const mica_relative_attention_args *args);
+
 /* General copy with permutation: dst[i...] = src[i...] where both views have the same shape_
  * and any strides (packing, unpacking, transposes, concatenation, dtype change act <-> f32). */
 void mica_copy(mica_backend *be, const mica_tensor *src, mica_tensor *dst);

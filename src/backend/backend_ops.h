@@ -71,6 +71,13 @@ typedef struct mica_backend_ops {
     mica_status (*conv2d)(mica_backend *be, const mica_conv2d_args *args, mica_err *err);
     mica_status (*upsample_nearest2)(mica_backend *be, const mica_tensor *x_YXC, mica_tensor *y_YXC,
                                      mica_err *err);
+    mica_status (*conv1d)(mica_backend *be, const mica_conv1d_args *args, mica_err *err);
+    mica_status (*apply)(mica_backend *be, mica_function f, float p, const mica_tensor *x_MD,
+                         const mica_tensor *shift_D, mica_tensor *y_MD, mica_err *err);
+    mica_status (*gate)(mica_backend *be, bool is_tanh, const mica_tensor *x_MN,
+                        const mica_tensor *shift_N, mica_tensor *y_MD, mica_err *err);
+    mica_status (*relative_attention)(mica_backend *be, const mica_relative_attention_args *args,
+                                      mica_err *err);
     mica_status (*copy)(mica_backend *be, const mica_tensor *src, mica_tensor *dst, mica_err *err);
     mica_status (*linear_combination)(mica_backend *be, int n, const float *coef,
                                       const mica_tensor *const *x, mica_tensor *y, mica_err *err);

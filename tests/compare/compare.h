@@ -54,7 +54,8 @@ typedef struct cmp_op {
     void (*run)(cmp *c); /* one random case */
     int cases;           /* per round */
 } cmp_op;
-extern const cmp_op cmp_row_ops[], cmp_product_ops[]; /* end with name == NULL */
+/* End with name == NULL. */
+extern const cmp_op cmp_row_ops[], cmp_product_ops[], cmp_sequence_ops[];
 
 /* Timings of one backend at Qwen-Image's shapes. */
 void cmp_bench(mica_backend *be);

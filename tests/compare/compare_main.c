@@ -287,6 +287,7 @@ int main(int argc, char **argv)
     printf("%s against %s\n", mica_backend_name(c.be[1]), mica_backend_name(c.be[0]));
     run_ops(&c, cmp_row_ops, only, rounds);
     run_ops(&c, cmp_product_ops, only, rounds);
+    run_ops(&c, cmp_sequence_ops, only, rounds);
     printf("%d failures\n", c.failures);
     for (int i = 0; i < 2; i++)
         mica_backend_close(&c.be[i]);

@@ -100,7 +100,8 @@ void mica_cpu_free(void *p);
  * the engine's. Preparing holds a process-wide lock. */
 typedef enum mica_cpu_prepared_kind {
     MICA_CPU_PREPARED_INT8 = 1, /* cpu_int8.c */
-    MICA_CPU_PREPARED_CONV      /* cpu_conv.c */
+    MICA_CPU_PREPARED_CONV,     /* cpu_conv.c */
+    MICA_CPU_PREPARED_CONV1D    /* cpu_conv1d.c */
 } mica_cpu_prepared_kind;
 
 struct mica_cpu_prepared {
@@ -178,6 +179,12 @@ MICA_CPU_SLOT(gather_rows, const mica_tensor *x_MD, const int32_t *rows, int64_t
               mica_tensor *y_ND);
 MICA_CPU_SLOT(add_rows, const mica_tensor *x_ND, const int32_t *rows, const float *share,
               int64_t count, mica_tensor *y_MD);
+MICA_CPU_SLOT(conv1d, const mica_conv1d_args *args);
+MICA_CPU_SLOT(apply, mica_function f, float p, const mica_tensor *x_MD, const mica_tensor *shift_D,
+              mica_tensor *y_MD);
+MICA_CPU_SLOT(gate, bool is_tanh, const mica_tensor *x_MN, const mica_tensor *shift_N,
+              mica_tensor *y_MD);
+MICA_CPU_SLOT(relative_attention, const mica_relative_attention_args *args);
 MICA_CPU_SLOT(copy, const mica_tensor *src, mica_tensor *dst);
 MICA_CPU_SLOT(linear_combination, int n, const float *coef, const mica_tensor *const *x,
               mica_tensor *y);

@@ -49,7 +49,7 @@ static void cuda_drop_weights(mica_backend *be, mica_weight *const *weights, int
 }
 
 /* A slot that backend_ops.h gains must not be forgotten here: it would be NULL. */
-enum { SLOTS = 40 };
+enum { SLOTS = 44 };
 _Static_assert(sizeof(mica_backend_ops) == SLOTS * sizeof(void (*)(void)), "implement new slots");
 
 static const mica_backend_ops cuda_ops = {
@@ -85,6 +85,10 @@ static const mica_backend_ops cuda_ops = {
     .add_rows = mica_cuda_op_add_rows,
     .conv2d = mica_cuda_op_conv2d,
     .upsample_nearest2 = mica_cuda_op_upsample_nearest2,
+    .conv1d = mica_cuda_op_conv1d,
+    .apply = mica_cuda_op_apply,
+    .gate = mica_cuda_op_gate,
+    .relative_attention = mica_cuda_op_relative_attention,
     .copy = mica_cuda_op_copy,
     .linear_combination = mica_cuda_op_linear_combination,
     .cfg_combine = mica_cuda_op_cfg_combine,

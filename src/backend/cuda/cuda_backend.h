@@ -232,6 +232,12 @@ MICA_CUDA_SLOT(gather_rows, const mica_tensor *x_MD, const int32_t *rows, int64_
                mica_tensor *y_ND);
 MICA_CUDA_SLOT(add_rows, const mica_tensor *x_ND, const int32_t *rows, const float *share,
                int64_t count, mica_tensor *y_MD);
+MICA_CUDA_SLOT(conv1d, const mica_conv1d_args *args);
+MICA_CUDA_SLOT(apply, mica_function f, float p, const mica_tensor *x_MD, const mica_tensor *shift_D,
+               mica_tensor *y_MD);
+MICA_CUDA_SLOT(gate, bool is_tanh, const mica_tensor *x_MN, const mica_tensor *shift_N,
+               mica_tensor *y_MD);
+MICA_CUDA_SLOT(relative_attention, const mica_relative_attention_args *args);
 MICA_CUDA_SLOT(copy, const mica_tensor *src, mica_tensor *dst);
 MICA_CUDA_SLOT(linear_combination, int n, const float *coef, const mica_tensor *const *x,
                mica_tensor *y);
