@@ -294,7 +294,8 @@ void mica_conv2d(mica_backend *be, const mica_conv2d_args *args);
 void mica_upsample_nearest2(mica_backend *be, const mica_tensor *x_YXC, mica_tensor *y_YXC);
 
 /* Convolution over time of rows of channels:
- *     y[r][o] = residual[r][o] + act(bias[o] + sum over k, c of w[o][c][0][k] * f(x[r * stride - pad_left + k * dilation][c]))
+ *     y[r][o] = residual[r][o] + act(bias[o] + sum over k, c of w[o][c][0][k] * f(x[at][c])),
+ *     at      = r * stride - pad_left + k * dilation
  * with zeros outside x, and f the leaky ReLU of that slope (0: ReLU) when `leaky`, else the identity.
  *   x_RC, residual_RO, y_RO   rows may be apart (stride_[0]); y may be the residual, not x
  *   w_OCYX                    [O, C, 1, K], any strides

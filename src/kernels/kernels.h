@@ -226,7 +226,8 @@ typedef void mica_kernel_pack_bf16_from_kmajor(int k, int n, const float *src, p
 /* c[m x n] = a[m x k] * B (+ c when accumulate). B is panels with nb = the table's
  * gemm_f32_nb / gemm_bf16_nb / gemm_s8_nb. a is row-major with stride lda; c is written in
  * [m x n] only. One accumulator per element, k ascending, started from c: the result does
- * not depend on m, n or on where k was cut. Rows of a may overlap (lda < k). A block is fastest when m >= gemm_*_mr and a
+ * not depend on m, n or on where k was cut. Rows of a may overlap (lda < k). A block is fastest
+ * when m >= gemm_*_mr and a
  * panel of k * nb stays in the L2 cache; k = 0 gives c = 0 (or c). */
 typedef struct mica_gemm_f32 {
     int m, n, k;
