@@ -397,7 +397,7 @@ typedef struct mica_bench_options {
     size_t size;
     mica_engine_options engine;                 /* `model` or `synthetic` */
     int width, height;                          /* 0: 512 */
-    int steps;                                  /* rounds of one step; 0: 3 */
+    int steps;                                  /* rounds of two steps; 0: 3 */
     int text_tokens;                            /* synthetic prompts; 0: 20 */
     bool ablate;                                /* repeat with each technique switched off */
     bool kernels;                               /* the kernel table instead of a model */

@@ -1,8 +1,10 @@
 /* bench.c - mica_bench_run: a model measured phase by phase, against this machine's own peak.
  *
- *     run of two steps ─► (peak ─► run of one step) x S     best of each: peak, phase, operations
+ *     run of one step ─► (peak ─► run of two steps) x S     best of each: peak, phase, step, operations
  *
- * The first run warms caches and tells, by difference, what arithmetic a step takes.
+ * The first run prepares weights. What counts as a step is the second one of a run: the first also
+ * makes the working memory, which a real run does once in 20 or 50 steps. Linears and attention
+ * are those of that step, convolutions the decoder's.
  *
  * Machines are shared, and a neighbour can take half of one: rounds of the yardstick and of the
  * model take turns and the best of each counts.
@@ -45,14 +47,14 @@ void api_bench_say(const api_bench *b, const char *format, ...)
 typedef struct measured {
     mica_run_stats stats;           /* each phase in its best round */
     mica_backend_counters counters; /* of one round; seconds of the best */
-    double peak;                    /* of the linears' precision */
-    double step_flops;              /* of linears and attention in one step */
-    double float_peak;              /* attention and convolutions stay at bf16 or f32 */
+    mica_backend_counters step;     /* of its second step, likewise */
+    double step_seconds;
+    double peak;       /* of the linears' precision */
+    double float_peak; /* attention and convolutions stay at bf16 or f32 */
 } measured;
 
-static mica_backend_counters counters_since(const mica_backend *be, mica_backend_counters before)
+static mica_backend_counters difference(mica_backend_counters c, mica_backend_counters before)
 {
-    mica_backend_counters c = mica_backend_get_counters(be);
     c.allocations -= before.allocations;
     c.ops -= before.ops;
     c.linear_flops -= before.linear_flops;
@@ -81,10 +83,31 @@ mica_image_options api_bench_picture(const api_bench *b, char prompt[64], int st
                                 .steps = steps};
 }
 
-mica_status api_bench_once(const api_bench *b, mica_session *s, int steps)
+/* The clock and the counters whenever a step has ended. */
+typedef struct step_watch {
+    const mica_backend *be;
+    mica_backend_counters counters[3]; /* by finished steps */
+    double seconds[3];
+} step_watch;
+
+static bool watch_step(void *user, const mica_progress *p)
+{
+    step_watch *w = user;
+    if (p->phase == MICA_PHASE_DENOISE && p->step_count && p->block == 0 && !p->notice &&
+        p->step < (int)MICA_ARRAY_LEN(w->seconds)) {
+        w->counters[p->step] = mica_backend_get_counters(w->be);
+        w->seconds[p->step] = p->seconds;
+    }
+    return true;
+}
+
+static mica_status run_once(const api_bench *b, mica_session *s, int steps, step_watch *watch)
 {
     char prompt[64];
-    const mica_image_options o = api_bench_picture(b, prompt, steps);
+    mica_image_options o = api_bench_picture(b, prompt, steps);
+    *watch = (step_watch){.be = s->be};
+    o.progress = watch_step;
+    o.progress_user = watch;
     mica_image *image = NULL;
     const mica_status st = mica_image_generate(s, &o, &image);
     if (st)
@@ -93,21 +116,36 @@ mica_status api_bench_once(const api_bench *b, mica_session *s, int steps)
     return st;
 }
 
-/* Keeps the lower of each time; what is counted is equal in every round. */
-static void take_round(measured *m, const mica_backend_counters *c, const mica_run_stats *stats)
+mica_status api_bench_once(const api_bench *b, mica_session *s, int steps)
+{
+    step_watch unused;
+    return run_once(b, s, steps, &unused);
+}
+
+/* Lower times of two rounds in *c; what is counted is equal in every round. */
+static void keep_best(mica_backend_counters *c, const mica_backend_counters *best)
+{
+    c->linear_seconds = MICA_MIN(c->linear_seconds, best->linear_seconds);
+    c->attention_seconds = MICA_MIN(c->attention_seconds, best->attention_seconds);
+    c->conv_seconds = MICA_MIN(c->conv_seconds, best->conv_seconds);
+}
+
+static void take_round(measured *m, const mica_backend_counters *c, const mica_run_stats *stats,
+                       const step_watch *watch)
 {
     const measured best = *m;
     const bool is_first = best.stats.size == 0;
     m->counters = *c;
     m->stats = *stats;
+    m->step = difference(watch->counters[2], watch->counters[1]);
+    m->step_seconds = watch->seconds[2] - watch->seconds[1];
     if (is_first)
         return;
-    m->counters.linear_seconds = MICA_MIN(c->linear_seconds, best.counters.linear_seconds);
-    m->counters.attention_seconds = MICA_MIN(c->attention_seconds, best.counters.attention_seconds);
-    m->counters.conv_seconds = MICA_MIN(c->conv_seconds, best.counters.conv_seconds);
+    keep_best(&m->counters, &best.counters);
+    keep_best(&m->step, &best.step);
+    m->step_seconds = MICA_MIN(m->step_seconds, best.step_seconds);
     for (int i = 0; i < MICA_PHASE_COUNT; i++)
         m->stats.seconds[i] = MICA_MIN(stats->seconds[i], best.stats.seconds[i]);
-    m->stats.steps_per_second = MICA_MAX(stats->steps_per_second, best.stats.steps_per_second);
     m->stats.block_allocations += best.stats.block_allocations;
     m->stats.block_waits += best.stats.block_waits;
 }
@@ -120,24 +158,21 @@ static mica_status measure_round(const api_bench *b, mica_session *s, measured *
     if (precision == MICA_PRECISION_INT8)
         m->float_peak =
             MICA_MAX(m->float_peak, mica_backend_measure_peak(s->be, MICA_PRECISION_BF16));
+    step_watch watch;
     const mica_backend_counters start = mica_backend_get_counters(s->be);
-    MICA_TRY(api_bench_once(b, s, 1));
-    const mica_backend_counters c = counters_since(s->be, start);
+    MICA_TRY(run_once(b, s, 2, &watch));
+    const mica_backend_counters c = difference(mica_backend_get_counters(s->be), start);
     MICA_TRY(mica_session_stats(s, &stats));
-    take_round(m, &c, &stats);
+    take_round(m, &c, &stats, &watch);
     return mica_backend_check(s->be, &b->report->err);
 }
 
 static mica_status measure(const api_bench *b, mica_session *s, measured *m)
 {
     const int rounds = b->options.steps ? b->options.steps : DEFAULT_STEPS;
-    const mica_backend_counters start = mica_backend_get_counters(s->be);
-    MICA_TRY(api_bench_once(b, s, 2));
-    const mica_backend_counters two = counters_since(s->be, start);
+    MICA_TRY(api_bench_once(b, s, 1));
     for (int i = 0; i < rounds; i++)
         MICA_TRY(measure_round(b, s, m));
-    m->step_flops = two.linear_flops + two.attention_flops -
-                    (m->counters.linear_flops + m->counters.attention_flops);
     if (m->float_peak == 0.0)
         m->float_peak = m->peak;
     return MICA_OK;
@@ -159,24 +194,24 @@ static void say_rate(const api_bench *b, const char *what, double flops, double 
 static void say_measured(const api_bench *b, const mica_session *s, const char *variant,
                          const measured *m)
 {
-    const mica_backend_counters *c = &m->counters;
-    const double step = m->stats.steps_per_second > 0.0 ? 1.0 / m->stats.steps_per_second : 0.0;
+    const mica_backend_counters *c = &m->counters, *step = &m->step;
     api_bench_say(b, "%s: %s, %s", variant, s->engine->name, mica_backend_name(s->be));
     api_bench_say(b, "  %-12s %8.1f GFLOP/s (matrix product of the library, same run)", "peak",
                   m->peak * 1e-9);
     api_bench_say(b, "  %-12s %8.2f s", "text", m->stats.seconds[MICA_PHASE_TEXT]);
     api_bench_say(b, "  %-12s %8.2f s", "prepare", m->stats.seconds[MICA_PHASE_PREPARE]);
-    api_bench_say(b, "  %-12s %8.2f s  %10.5f s a step", "denoise",
-                  m->stats.seconds[MICA_PHASE_DENOISE], step);
+    api_bench_say(b, "  %-12s %8.2f s  two steps, the second %.5f s", "denoise",
+                  m->stats.seconds[MICA_PHASE_DENOISE], m->step_seconds);
     api_bench_say(b, "  %-12s %8.2f s", "decode", m->stats.seconds[MICA_PHASE_DECODE]);
     mica_text_add(&b->report->json,
                   "{\"variant\":\"%s\",\"peak_gflops\":%.3f,\"text_seconds\":%.6f,"
                   "\"prepare_seconds\":%.6f,\"denoise_seconds\":%.6f,\"step_seconds\":%.6f,"
                   "\"decode_seconds\":%.6f",
                   variant, m->peak * 1e-9, m->stats.seconds[MICA_PHASE_TEXT],
-                  m->stats.seconds[MICA_PHASE_PREPARE], m->stats.seconds[MICA_PHASE_DENOISE], step,
-                  m->stats.seconds[MICA_PHASE_DECODE]);
-    say_rate(b, "whole step", m->step_flops, step, m->peak, "step");
+                  m->stats.seconds[MICA_PHASE_PREPARE], m->stats.seconds[MICA_PHASE_DENOISE],
+                  m->step_seconds, m->stats.seconds[MICA_PHASE_DECODE]);
+    say_rate(b, "whole step", step->linear_flops + step->attention_flops, m->step_seconds, m->peak,
+             "step");
     if (mica_backend_is_queued(s->be)) { /* no clock knows how long a single operation took */
         const double *seconds = m->stats.seconds;
         say_rate(b, "arithmetic", c->linear_flops + c->attention_flops + c->conv_flops,
@@ -184,8 +219,8 @@ static void say_measured(const api_bench *b, const mica_session *s, const char *
                      seconds[MICA_PHASE_DENOISE] + seconds[MICA_PHASE_DECODE],
                  m->peak, "arithmetic");
     } else {
-        say_rate(b, "linears", c->linear_flops, c->linear_seconds, m->peak, "linears");
-        say_rate(b, "attention", c->attention_flops, c->attention_seconds, m->float_peak,
+        say_rate(b, "linears", step->linear_flops, step->linear_seconds, m->peak, "linears");
+        say_rate(b, "attention", step->attention_flops, step->attention_seconds, m->float_peak,
                  "attention");
         say_rate(b, "convolutions", c->conv_flops, c->conv_seconds, m->float_peak, "convolutions");
     }
