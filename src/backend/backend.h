@@ -56,7 +56,10 @@ typedef struct mica_weight {
     const char *name; /* canonical name, for messages; borrowed */
     bool sensitive;   /* never computed below bf16 (norm-adjacent, first and last layers) */
     bool constant;    /* shared by several users, keep when dropping; outlives the backend */
-    bool mapped;      /* data lies in a read-only file mapping: its pages may be dropped and
+    bool few_rows; /* of a linear that decodes token by token: products with up to 8 rows read the
+                          weight where it lies, whatever its dtype; their sums then have another order
+                          than those with more rows. Packed weights are always read so */
+    bool mapped;   /* data lies in a read-only file mapping: its pages may be dropped and
                           come back from the file. False (memory of its own): never touched */
     void *prepared;
     const mica_adapter *adapters; /* of a linear; NULL: none. Borrowed */
@@ -158,7 +161,7 @@ void mica_backend_release_pages(mica_backend *be, mica_weight *const *weights, i
 
 /* y = residual + gate * act(x w^T + bias); leave residual/gate NULL for y = act(...).
  *   x_MD      activations, contiguous rows (stride_[0] >= D allowed)
- *   w         [O, D] with what its adapters add; bias: [O] weight or NULL
+ *   w         [O, D], floats, packed or int8 with scales, with what its adapters add; bias: [O] weight or NULL
  *   gate_O    f32 state tensor; needs residual
  *   y_MO      activations or f32 state; may be the residual itself (in place), not x
  *   by_row    for the few rows of a model that writes text: the weight is read once, as it lies, and on

@@ -277,6 +277,65 @@ typedef mica_kernel_gemv_bf16 mica_kernel_gemv_f16;
 /* y[k] += sum of x[r] a[r][k] over r, row by row: cutting the rows changes nothing. */
 typedef mica_kernel_gemv_f32 mica_kernel_gemv_kmajor;
 
+/* --------------------------------------------------------- packed weights -- */
+
+/* What a row of weights is stored as; blocks as in GGUF files, then streams of bits in groups (MLX).
+ * The plain types are here too, so that one product serves all. */
+typedef enum mica_packed {
+    MICA_PACKED_F32 = 0,
+    MICA_PACKED_BF16,
+    MICA_PACKED_F16,
+    MICA_PACKED_F8_E4M3,
+    MICA_PACKED_F8_E5M2,
+    MICA_PACKED_S8,
+    MICA_PACKED_Q8_0,
+    MICA_PACKED_Q4_0,
+    MICA_PACKED_Q4_1,
+    MICA_PACKED_Q5_0,
+    MICA_PACKED_Q5_1,
+    MICA_PACKED_Q2_K,
+    MICA_PACKED_Q3_K,
+    MICA_PACKED_Q4_K,
+    MICA_PACKED_Q5_K,
+    MICA_PACKED_Q6_K,
+    MICA_PACKED_IQ4_NL,
+    MICA_PACKED_IQ4_XS,
+    MICA_PACKED_MXFP4,
+    MICA_PACKED_B2, /* B<bits> */
+    MICA_PACKED_B3,
+    MICA_PACKED_B4,
+    MICA_PACKED_B5,
+    MICA_PACKED_B6,
+    MICA_PACKED_B8,
+    MICA_PACKED_COUNT
+} mica_packed;
+
+/* rows x n numbers. n is a multiple of the block: 1 for plain types, 32, or 256 from Q2_K to Q6_K and for
+ * IQ4_XS. Nothing is aligned but plain types to their own size. B types have scales and biases (biases
+ * may be NULL: zeros) of one of the types F32, BF16, F16 per `group` (32, 64 or 128) numbers, ld_scale
+ * of them a row; the first number begins a group. row_scale: one factor per row, or NULL. */
+typedef struct mica_packed_rows {
+    mica_packed type;
+    int rows, n;
+    const void *data;
+    ptrdiff_t ld; /* bytes from row to row */
+    const void *scale, *bias;
+    mica_packed scale_type;
+    ptrdiff_t ld_scale;
+    int group;
+    const float *row_scale;
+} mica_packed_rows;
+
+/* The numbers as they are: f32 to 2 units in the last place of the larger of the scaled integer and
+ * its offset; bf16 from that. */
+typedef void mica_kernel_unpack_f32(const mica_packed_rows *w, float *dst, ptrdiff_t ld);
+typedef void mica_kernel_unpack_bf16(const mica_packed_rows *w, uint16_t *dst, ptrdiff_t ld);
+/* y[i][r] = sum_k x[i][k] * w[r][k] for m rows of x, straight from the packed rows; in f32, in an order
+ * that n alone decides, so that a row of x gives the same bits alone and with others. Meant for few rows
+ * of x: a row of w is unpacked once for every 4 of them (AVX-512; 2 with AVX2). */
+typedef void mica_kernel_dot_rows(const mica_packed_rows *w, int m, const float *x, ptrdiff_t ldx,
+                                  float *y, ptrdiff_t ldy);
+
 /* ----------------------------------------------------- pixels and copies -- */
 
 /* round_half_even(clamp(x/2 + 0.5, 0, 1) * 255); NaN gives 0. */
@@ -364,6 +423,9 @@ typedef void mica_kernel_linear_combination(int64_t n, int terms, const float *c
     X(gemv_bf16)                                                                                   \
     X(gemv_f16)                                                                                    \
     X(gemv_kmajor)                                                                                 \
+    X(unpack_f32)                                                                                  \
+    X(unpack_bf16)                                                                                 \
+    X(dot_rows)                                                                                    \
     X(u8_from_f32)                                                                                 \
     X(upsample2_row)                                                                               \
     X(copy_rows)                                                                                   \

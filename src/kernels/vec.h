@@ -12,6 +12,13 @@
  *   vf_scale2(x, n)   x * 2^n for whole n in [-160, 160], denormal results included
  *   *_load_n, *_store_n  the first n lanes, 0 <= n < MICA_W; loads fill with zeros
  *   vf_from_<type>    MICA_W stored numbers to floats, exact
+ *   vi_bits(p, b, v)  numbers v * MICA_W ... of 32 that are a stream of b bits each, low first; exactly
+ *                     the stream's 4 * b bytes are read; b is 2 to 6
+ *   vi_nibbles(p, v)  the same of 4 bits for vec_table and vec_even: the rest of the lane is anything
+ *   vi_bit(w, v)      bits v * MICA_W ... of a word, one a lane
+ *   vec_table         16 floats times a factor, vf_table looks them up by the lowest 4 bits of a lane
+ *   vec_even          16 floats scale * i + bias, the same
+ *   vec_f16           one f16, at any address
  * Also here: the register tile of gemm_*.c, which depends on the register file: MICA_TILE_MR rows
  * of MICA_TILE_NV vectors, and MICA_TILES(X), which lists all tiles up to that size. */
 #ifndef MICA_KERNELS_VEC_H

@@ -274,6 +274,94 @@ MICA_VEC vi vi_dot_u8s8(vi acc, vi a, vi b)
         acc, _mm256_add_epi32(_mm256_madd_epi16(a_even, b_even), _mm256_madd_epi16(a_odd, b_odd)));
 }
 
+/* ------------------------------------------------------------ packed numbers -- */
+
+MICA_VEC vi vi_from_u8(const uint8_t *p)
+{
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p));
+}
+MICA_VEC vi vi_from_s8(const int8_t *p)
+{
+    return _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p));
+}
+MICA_VEC vi vi_and(vi a, vi b)
+{
+    return _mm256_and_si256(a, b);
+}
+MICA_VEC vi vi_or(vi a, vi b)
+{
+    return _mm256_or_si256(a, b);
+}
+MICA_VEC vi vi_shl(vi a, int n)
+{
+    return _mm256_slli_epi32(a, n);
+}
+MICA_VEC vi vi_shr(vi a, int n)
+{
+    return _mm256_srli_epi32(a, n);
+}
+MICA_VEC vi vi_bit(uint32_t word, int v)
+{
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    const __m256i x = _mm256_srlv_epi32(_mm256_set1_epi32((int)(word >> (8 * v))), lane);
+    return _mm256_and_si256(x, _mm256_set1_epi32(1));
+}
+/* 8 numbers are `bits` bytes; a shuffle brings the two that a number may lie in to its lane. */
+MICA_VEC vi vi_bits(const void *p, int bits, int v)
+{
+    typedef int32_t lanes __attribute__((vector_size(32)));
+    const lanes at = (lanes){0, 1, 2, 3, 4, 5, 6, 7} * bits, byte = at >> 3;
+    uint64_t word = 0;
+    memcpy(&word, (const char *)p + v * bits, (size_t)bits);
+    const __m256i pick = (__m256i)(byte | ((byte + 1) << 8) | (int32_t)0x80800000);
+    const __m256i pairs = _mm256_shuffle_epi8(_mm256_set1_epi64x((long long)word), pick);
+    const __m256i low = _mm256_srlv_epi32(pairs, (__m256i)(at & 7));
+    return _mm256_and_si256(low, _mm256_set1_epi32((1 << bits) - 1));
+}
+/* The same 8 numbers of 4 bits, with other numbers above them in the lanes. */
+MICA_VEC vi vi_nibbles(const void *p, int v)
+{
+    int32_t word;
+    memcpy(&word, (const char *)p + 4 * v, 4);
+    return _mm256_srlv_epi32(_mm256_set1_epi32(word),
+                             _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28));
+}
+typedef struct vec_table {
+    __m256 low, high;
+} vec_table;
+MICA_VEC vec_table vec_table_make(const float *t, float scale)
+{
+    const __m256 s = _mm256_set1_ps(scale);
+    const vec_table table = {_mm256_mul_ps(_mm256_loadu_ps(t), s),
+                             _mm256_mul_ps(_mm256_loadu_ps(t + 8), s)};
+    return table;
+}
+MICA_VEC vf vf_table(vec_table t, vi index)
+{
+    const __m256 low = _mm256_permutevar8x32_ps(t.low, index);
+    const __m256 high = _mm256_permutevar8x32_ps(t.high, index);
+    return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)));
+}
+typedef struct vec_even {
+    __m256 scale, bias;
+} vec_even;
+MICA_VEC vec_even vec_even_make(float scale, float bias)
+{
+    const vec_even e = {_mm256_set1_ps(scale), _mm256_set1_ps(bias)};
+    return e;
+}
+MICA_VEC vf vf_even(vec_even e, vi index)
+{
+    const __m256i low = _mm256_and_si256(index, _mm256_set1_epi32(15));
+    return _mm256_fmadd_ps(_mm256_cvtepi32_ps(low), e.scale, e.bias);
+}
+MICA_VEC float vec_f16(const void *p)
+{
+    uint16_t h;
+    memcpy(&h, p, sizeof(h));
+    return _cvtsh_ss(h);
+}
+
 /* -------------------------------------------------------------- permutation -- */
 
 MICA_VEC vf vf_swap_pairs(vf x) /* x1 x0 x3 x2 ... */

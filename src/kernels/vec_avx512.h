@@ -272,6 +272,83 @@ MICA_VEC vf vf_dot_bf16(vf acc, vi a, vi b)
 }
 #endif
 
+/* ------------------------------------------------------------ packed numbers -- */
+
+MICA_VEC vi vi_from_u8(const uint8_t *p)
+{
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
+}
+MICA_VEC vi vi_from_s8(const int8_t *p)
+{
+    return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p));
+}
+MICA_VEC vi vi_and(vi a, vi b)
+{
+    return _mm512_and_si512(a, b);
+}
+MICA_VEC vi vi_or(vi a, vi b)
+{
+    return _mm512_or_si512(a, b);
+}
+MICA_VEC vi vi_shl(vi a, int n)
+{
+    return _mm512_slli_epi32(a, (unsigned)n);
+}
+MICA_VEC vi vi_shr(vi a, int n)
+{
+    return _mm512_srli_epi32(a, (unsigned)n);
+}
+MICA_VEC vi vi_bit(uint32_t word, int v)
+{
+    return _mm512_maskz_set1_epi32((__mmask16)(word >> (16 * v)), 1);
+}
+/* One permutation brings the two 16-bit units that a number may lie in to its lane. */
+MICA_VEC vi vi_bits(const void *p, int bits, int v)
+{
+    typedef int32_t lanes __attribute__((vector_size(64)));
+    const lanes i = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const lanes at = (i + 16 * v) * bits, unit = at >> 4;
+    const __m512i words = _mm512_maskz_loadu_epi32((__mmask16)((1u << bits) - 1u), p);
+    const __m512i pairs = _mm512_permutexvar_epi16((__m512i)(unit | ((unit + 1) << 16)), words);
+    const __m512i low = _mm512_srlv_epi32(pairs, (__m512i)(at & 15));
+    return _mm512_and_si512(low, _mm512_set1_epi32((1 << bits) - 1));
+}
+/* The same 16 numbers of 4 bits, with other numbers above them in the lanes. */
+MICA_VEC vi vi_nibbles(const void *p, int v)
+{
+    typedef int32_t lanes __attribute__((vector_size(64)));
+    const lanes word = {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1};
+    const lanes shift = {0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28};
+    const __m512i words = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)p));
+    return _mm512_srlv_epi32(_mm512_permutexvar_epi32((__m512i)(word + 2 * v), words),
+                             (__m512i)shift);
+}
+typedef __m512 vec_table;
+MICA_VEC vec_table vec_table_make(const float *t, float scale)
+{
+    return _mm512_mul_ps(_mm512_loadu_ps(t), _mm512_set1_ps(scale));
+}
+MICA_VEC vf vf_table(vec_table t, vi index)
+{
+    return _mm512_permutexvar_ps(index, t); /* looks at 4 bits */
+}
+typedef __m512 vec_even;
+MICA_VEC vec_even vec_even_make(float scale, float bias)
+{
+    const __m512 i = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    return _mm512_fmadd_ps(i, _mm512_set1_ps(scale), _mm512_set1_ps(bias));
+}
+MICA_VEC vf vf_even(vec_even e, vi index)
+{
+    return _mm512_permutexvar_ps(index, e);
+}
+MICA_VEC float vec_f16(const void *p)
+{
+    uint16_t h;
+    memcpy(&h, p, sizeof(h));
+    return _cvtsh_ss(h);
+}
+
 /* -------------------------------------------------------------- permutation -- */
 
 MICA_VEC vf vf_swap_pairs(vf x) /* x1 x0 x3 x2 ... */

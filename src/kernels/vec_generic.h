@@ -312,6 +312,86 @@ MICA_VEC vi vi_dot_u8s8(vi acc, vi a, vi b)
     return acc + ((a >> 24) & 0xff) * (b >> 24);
 }
 
+/* ------------------------------------------------------------ packed numbers -- */
+
+MICA_VEC vi vi_from_u8(const uint8_t *p)
+{
+    return vec_widen8(p);
+}
+MICA_VEC vi vi_from_s8(const int8_t *p)
+{
+    return (vi){p[0], p[1], p[2], p[3]};
+}
+MICA_VEC vi vi_and(vi a, vi b)
+{
+    return a & b;
+}
+MICA_VEC vi vi_or(vi a, vi b)
+{
+    return a | b;
+}
+MICA_VEC vi vi_shl(vi a, int n)
+{
+    return a << n;
+}
+MICA_VEC vi vi_shr(vi a, int n)
+{
+    typedef uint32_t vu __attribute__((vector_size(16)));
+    return (vi)((vu)a >> (uint32_t)n);
+}
+MICA_VEC vi vi_bit(uint32_t word, int v)
+{
+    const uint32_t w = word >> (4 * v);
+    return (vi){(int32_t)(w & 1u), (int32_t)(w >> 1 & 1u), (int32_t)(w >> 2 & 1u),
+                (int32_t)(w >> 3 & 1u)};
+}
+MICA_VEC int32_t vec_number(const uint8_t *p, int bits, int n)
+{
+    const int at = n * bits / 8, shift = n * bits % 8;
+    const int two = p[at] | (shift + bits > 8 ? p[at + 1] << 8 : 0);
+    return two >> shift & ((1 << bits) - 1);
+}
+MICA_VEC vi vi_bits(const void *p, int bits, int v)
+{
+    const uint8_t *b = (const uint8_t *)p;
+    return (vi){vec_number(b, bits, 4 * v), vec_number(b, bits, 4 * v + 1),
+                vec_number(b, bits, 4 * v + 2), vec_number(b, bits, 4 * v + 3)};
+}
+MICA_VEC vi vi_nibbles(const void *p, int v)
+{
+    return vi_bits(p, 4, v);
+}
+typedef struct vec_table {
+    const float *t;
+    vf scale;
+} vec_table;
+MICA_VEC vec_table vec_table_make(const float *t, float scale)
+{
+    return (vec_table){t, vf_set1(scale)};
+}
+MICA_VEC vf vf_table(vec_table t, vi index)
+{
+    const vi i = index & 15;
+    return (vf){t.t[i[0]], t.t[i[1]], t.t[i[2]], t.t[i[3]]} * t.scale;
+}
+typedef struct vec_even {
+    vf scale, bias;
+} vec_even;
+MICA_VEC vec_even vec_even_make(float scale, float bias)
+{
+    return (vec_even){vf_set1(scale), vf_set1(bias)};
+}
+MICA_VEC vf vf_even(vec_even e, vi index)
+{
+    return vf_fma(vf_from_vi(index & 15), e.scale, e.bias);
+}
+MICA_VEC float vec_f16(const void *p)
+{
+    uint16_t h[4] = {0};
+    memcpy(h, p, sizeof(*h));
+    return vf_from_f16(h)[0];
+}
+
 /* -------------------------------------------------------------- permutation -- */
 
 MICA_VEC vf vf_swap_pairs(vf x) /* x1 x0 x3 x2 */

@@ -143,6 +143,11 @@ bool mica_tensor_is_weight(const mica_tensor *t)
     return dtypes[t->dtype].is_float || is_scaled || mica_dtype_is_packed(t->dtype);
 }
 
+static bool is_group(int64_t width, int64_t groups)
+{
+    return width == 32 * groups || width == 64 * groups || width == 128 * groups;
+}
+
 bool mica_tensor_set_width(mica_tensor *t, int64_t width)
 {
     if (!mica_dtype_is_affine(t->dtype) || t->ndim < 2 || width <= 0 || !t->scale.group)
@@ -151,7 +156,7 @@ bool mica_tensor_set_width(mica_tensor *t, int64_t width)
     const int64_t groups = t->shape_[t->ndim - 1] / t->scale.group;
     const mica_dtype dtype = mica_dtype_from_bits(32 * words / width);
     if (dtype == MICA_DTYPE_COUNT || words * 32 % width != 0 || groups == 0 ||
-        width % (32 * groups) != 0 || width / groups > 128 || !mica_tensor_is_contiguous(t))
+        !is_group(width, groups) || !mica_tensor_is_contiguous(t))
         return false;
     int64_t shape[MICA_MAX_DIMS];
     for (int i = 0; i < t->ndim; i++)

@@ -134,6 +134,12 @@ void mica_cpu_weight_to_f32(const mica_tensor *w, int64_t first, int64_t count, 
 /* The scale factors of rows [first, first + count); ones when the weight has none. */
 void mica_cpu_weight_scales(const mica_tensor *w, int64_t first, int64_t count, float *out);
 
+/* Rows [row, row + rows) and numbers [from, from + n) of a matrix as the packed kernels take them; from is
+ * a multiple of 256 or 0. row_scale: factors of all rows, for a scale that is not in groups, or NULL. Any
+ * dtype of a weight but f64. */
+struct mica_packed_rows mica_cpu_packed_rows(const mica_tensor *w, int64_t row, int64_t rows,
+                                             int64_t from, int64_t n, const float *row_scale);
+
 /* Page-cache read-ahead in a helper thread (cpu_prefetch.c); both may be called with any
  * tensor, also one that does not lie in a file mapping. */
 void mica_cpu_prefetch(mica_cpu_backend *be, mica_weight *const *weights, int count);

@@ -3,7 +3,9 @@
  *     x f32 ──► x bf16, rounded once per call (shared scratch)
  *     w bf16, few rows of x ───────────────────► oneDNN matmul ──► acc f32 ──► epilogue
  *     w bf16 ──► panels of the group (thread scratch) ──┤
- *     w in another format ──► bf16 rows of the group ───┘
+ *     w in another format, packed ones too              │
+ *         many rows ──► a slice as bf16 rows ──► panels ┤
+ *         few rows ──► bf16 rows of the group ──────────┘
  *
  * Nothing is prepared, so start-up costs nothing. oneDNN turns row-major weights itself, for
  * every block anew: 5 % of a block's time on Zen 5, more where a matrix unit multiplies. A task
@@ -42,8 +44,8 @@ static int sum_stride(const mica_cpu_linear_job *j, int columns)
 
 void mica_cpu_bf16_plan(mica_cpu_linear_job *j)
 {
-    const bool panels = j->be->use_dnnl && in_place(j) && j->m >= PANEL_LEAST && j->depth > 0 &&
-                        j->depth % PANEL_DEPTH == 0;
+    const bool panels = j->be->use_dnnl && j->w->dtype != MICA_DTYPE_F64 && j->m >= PANEL_LEAST &&
+                        j->depth > 0 && j->depth % PANEL_DEPTH == 0;
     const int most = panels ? PANEL_ROWS : ROWS, blocks = (j->m + most - 1) / most;
     j->nb = panels ? MICA_DNNL_PANEL : 0;
     j->mb = (j->m + blocks - 1) / blocks;
@@ -85,40 +87,71 @@ size_t mica_cpu_bf16_scratch_layout(const mica_cpu_linear_job *j, uint8_t *base,
     const size_t weights = in_place(j) && !j->nb
                                ? 0
                                : align64((size_t)j->columns * (size_t)j->depth * sizeof(uint16_t));
-    const size_t row = in_place(j) ? 0 : align64((size_t)j->depth * sizeof(float));
+    const size_t rows = in_place(j) || !j->nb
+                            ? 0
+                            : align64((size_t)j->columns * (size_t)j->slice * sizeof(uint16_t));
+    const size_t row =
+        j->w->dtype == MICA_DTYPE_F64 ? align64((size_t)j->depth * sizeof(float)) : 0;
     if (base) {
         s->weights = (uint16_t *)(void *)base;
-        s->row = (float *)(void *)(base + weights);
-        s->dnnl = base + weights + row;
+        s->rows = (uint16_t *)(void *)(base + weights);
+        s->row = (float *)(void *)(base + weights + rows);
+        s->dnnl = base + weights + rows + row;
     }
-    return weights + row + j->dnnl_scratch;
+    return weights + rows + row + j->dnnl_scratch;
 }
 
-static void pack_group(const mica_cpu_linear_job *j, int columns, mica_cpu_bf16_scratch *s)
+/* The numbers [from, from + depth) of the group's rows as bf16: where they are, or unpacked. */
+static const uint16_t *slice_rows(const mica_cpu_linear_job *j, int column, int columns, int from,
+                                  int depth, const mica_cpu_bf16_scratch *s, ptrdiff_t *ld)
+{
+    *ld = in_place(j) ? (ptrdiff_t)j->w->stride_[0] : depth;
+    if (in_place(j))
+        return (const uint16_t *)j->w->data + (ptrdiff_t)column * j->w->stride_[0] + from;
+    const mica_packed_rows w =
+        mica_cpu_packed_rows(j->w, column, columns, from, depth, j->row_scale);
+    j->k->unpack_bf16(&w, s->rows, depth);
+    return s->rows;
+}
+
+static void pack_group(const mica_cpu_linear_job *j, int column, int columns,
+                       mica_cpu_bf16_scratch *s)
 {
     for (int i = 0; i < j->slices; i++) {
-        const ptrdiff_t from = (ptrdiff_t)i * j->slice;
-        j->k->pack_bf16_from_bf16(columns, mica_cpu_slice_depth(j, i), s->source + from,
-                                  (ptrdiff_t)j->w->stride_[0], NULL, j->nb,
-                                  s->weights + from * sum_stride(j, columns));
+        const int from = i * j->slice, depth = mica_cpu_slice_depth(j, i);
+        ptrdiff_t ld;
+        const uint16_t *rows = slice_rows(j, column, columns, from, depth, s, &ld);
+        j->k->pack_bf16_from_bf16(columns, depth, rows, ld, NULL, j->nb,
+                                  s->weights + (ptrdiff_t)from * sum_stride(j, columns));
     }
-    s->source = s->weights;
 }
 
-void mica_cpu_bf16_begin(const mica_cpu_linear_job *j, int column, int columns,
+/* Plain rows in thread scratch. */
+static void unpack_group(const mica_cpu_linear_job *j, int column, int columns,
                          mica_cpu_bf16_scratch *s)
 {
-    if (in_place(j)) {
-        s->source = (const uint16_t *)j->w->data + (ptrdiff_t)column * j->w->stride_[0];
-        if (j->nb)
-            pack_group(j, columns, s);
+    if (j->w->dtype != MICA_DTYPE_F64) {
+        const mica_packed_rows w =
+            mica_cpu_packed_rows(j->w, column, columns, 0, j->depth, j->row_scale);
+        j->k->unpack_bf16(&w, s->weights, j->depth);
         return;
     }
     for (int i = 0; i < columns; i++) {
         mica_cpu_weight_to_f32(j->w, (int64_t)(column + i) * j->depth, j->depth, s->row);
         j->k->bf16_from_f32(j->depth, s->row, 1.0f, s->weights + (ptrdiff_t)i * j->depth);
     }
-    s->source = s->weights;
+}
+
+void mica_cpu_bf16_begin(const mica_cpu_linear_job *j, int column, int columns,
+                         mica_cpu_bf16_scratch *s)
+{
+    if (j->nb)
+        pack_group(j, column, columns, s);
+    else if (!in_place(j))
+        unpack_group(j, column, columns, s);
+    s->source = j->nb || !in_place(j)
+                    ? s->weights
+                    : (const uint16_t *)j->w->data + (ptrdiff_t)column * j->w->stride_[0];
 }
 
 void mica_cpu_bf16_block(mica_cpu_linear_job *j, int thread, int row, int rows, int columns,

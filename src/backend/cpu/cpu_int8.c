@@ -22,6 +22,9 @@
  * Prepared form of one weight, 1 byte per parameter:
  *     [panels: nb outputs, 4 of depth together][w_scale: n floats][w_sum: n int32]
  *
+ * Packed weights have no prepared form, which would undo their packing: each task expands and quantises
+ * the rows of its group in thread scratch, as often as a call cuts its rows of x.
+ *
  * Where be->use_dnnl says so both products are oneDNN's: it takes the
  * same panels, 64 outputs wide and padded to 64 of depth, if they are whole and rows have no gaps
  * (for others it has only a reference implementation). Integer sums are exact, so the route
@@ -116,6 +119,12 @@ static mica_status get_outlier_op(mica_cpu_linear_job *j, int rows, int columns,
 
 /* ------------------------------------------------------------- weights -- */
 
+/* Nothing of the weight is kept between calls. */
+static bool expands(const mica_cpu_linear_job *j)
+{
+    return mica_dtype_is_packed(j->w->dtype);
+}
+
 typedef struct quantise_job {
     const mica_cpu_linear_job *j;
     int8_t *panels;
@@ -167,27 +176,34 @@ static ptrdiff_t panel_offset(const mica_cpu_linear_job *j, int first, int slice
            (ptrdiff_t)(first - column) * mica_cpu_slice_depth(j, slice);
 }
 
-static void quantise_panel(void *user, int64_t panel, int thread)
+/* Outputs [first, first + nb) into `panels`, which begin with those of the group at `column`; scale and
+ * sum begin with the group's too. rows: quantise_scratch bytes. */
+static void quantise_outputs(const mica_cpu_linear_job *j, int first, int column, int8_t *panels,
+                             float *scale, int32_t *sum, int8_t *rows)
 {
-    const quantise_job *p = user;
-    const mica_cpu_linear_job *j = p->j;
-    int8_t *rows = mica_cpu_thread_scratch(j->be, thread);
     float *temp = (float *)(void *)(rows + align64((size_t)j->nb * (size_t)j->depth_pad));
-    const int first = (int)panel * j->nb, count = MICA_MIN(j->nb, j->n - first);
+    const int count = MICA_MIN(j->nb, j->n - first);
     for (int i = 0; i < count; i++) {
+        const int at = first - column + i;
         float file_scale = 1.0f;
         mica_cpu_weight_scales(j->w, first + i, 1, &file_scale);
-        p->scale[first + i] =
-            file_scale *
-            quantise_row(j, first + i, rows + (ptrdiff_t)i * j->depth, &p->sum[first + i], temp);
+        scale[at] =
+            file_scale * quantise_row(j, first + i, rows + (ptrdiff_t)i * j->depth, &sum[at], temp);
     }
     for (int s = 0; s < j->slices; s++) {
         const int from = s * j->slice, all = mica_cpu_slice_depth(j, s);
         const int there = MICA_MIN(all, j->depth - from), packed = (there + 3) / 4 * 4;
-        int8_t *to = p->panels + panel_offset(j, first, s);
+        int8_t *to = panels + panel_offset(j, first, s) - (ptrdiff_t)column * j->depth_pad;
         j->k->pack_s8(count, there, rows + from, j->depth, j->nb, to);
         memset(to + (ptrdiff_t)packed * j->nb, 0, (size_t)(all - packed) * (size_t)j->nb);
     }
+}
+
+static void quantise_panel(void *user, int64_t panel, int thread)
+{
+    const quantise_job *p = user;
+    quantise_outputs(p->j, (int)panel * p->j->nb, 0, p->panels, p->scale, p->sum,
+                     mica_cpu_thread_scratch(p->j->be, thread));
 }
 
 static mica_status quantise_weight(mica_cpu_backend *be, mica_weight *weight, mica_cpu_prepared *p,
@@ -206,13 +222,16 @@ static mica_status quantise_weight(mica_cpu_backend *be, mica_weight *weight, mi
 mica_status mica_cpu_int8_prepare(mica_cpu_linear_job *j, mica_err *err)
 {
     const mica_cpu_prepared *p = NULL;
-    MICA_TRY(mica_cpu_prepared_get(
-        j->be, j->args->w_OD, MICA_CPU_PREPARED_INT8, (uint64_t)j->nb << 32 | (uint64_t)j->slice,
-        panels_size(j) + 2 * vector_size(j), quantise_weight, j, &p, err));
-    const uint8_t *data = p->data;
-    j->w_q = (const int8_t *)data;
-    j->w_scale = (const float *)(const void *)(data + panels_size(j));
-    j->w_sum = (const int32_t *)(const void *)(data + panels_size(j) + vector_size(j));
+    if (!expands(j)) {
+        MICA_TRY(mica_cpu_prepared_get(j->be, j->args->w_OD, MICA_CPU_PREPARED_INT8,
+                                       (uint64_t)j->nb << 32 | (uint64_t)j->slice,
+                                       panels_size(j) + 2 * vector_size(j), quantise_weight, j, &p,
+                                       err));
+        const uint8_t *data = p->data;
+        j->w_q = (const int8_t *)data;
+        j->w_scale = (const float *)(const void *)(data + panels_size(j));
+        j->w_sum = (const int32_t *)(const void *)(data + panels_size(j) + vector_size(j));
+    }
     if (!j->by_dnnl)
         return MICA_OK;
     MICA_TRY(mica_cpu_linear_get_ops(j, get_op, j->slices, j->op, err));
@@ -342,18 +361,27 @@ void mica_cpu_int8_inputs(mica_cpu_linear_job *j)
 
 /* --------------------------------------------------------------- blocks -- */
 
+/* [panels, scales, sums of the group, rows on the way: packed weights]
+ * [sums][outliers' panels and offsets][oneDNN] */
 size_t mica_cpu_int8_scratch_layout(const mica_cpu_linear_job *j, uint8_t *base,
                                     mica_cpu_int8_scratch *s)
 {
     const size_t columns = (size_t)j->columns, sums = align64((size_t)j->mb * columns * 4);
-    const size_t offset = align64(columns * 4);
+    const size_t vector = align64(columns * 4), chosen = align64(columns * OUTLIERS);
+    const size_t group = expands(j) ? align64(columns * (size_t)j->depth_pad) : 0;
+    const size_t rows = expands(j) ? align64(quantise_scratch(j)) : 0;
+    const size_t own = group + (expands(j) ? 2 * vector : 0) + rows;
     if (base) {
-        s->sums = (int32_t *)(void *)base;
-        s->panels = (int8_t *)base + sums;
-        s->offset = (int32_t *)(void *)(base + sums + columns * OUTLIERS);
-        s->dnnl = base + sums + columns * OUTLIERS + offset;
+        s->group = (int8_t *)base;
+        s->group_scale = (float *)(void *)(base + group);
+        s->group_sum = (int32_t *)(void *)(base + group + vector);
+        s->rows = (int8_t *)base + group + 2 * vector;
+        s->sums = (int32_t *)(void *)(base + own);
+        s->panels = (int8_t *)base + own + sums;
+        s->offset = (int32_t *)(void *)(base + own + sums + chosen);
+        s->dnnl = base + own + sums + chosen + vector;
     }
-    return sums + columns * OUTLIERS + offset + j->dnnl_scratch;
+    return own + sums + chosen + vector + j->dnnl_scratch;
 }
 
 static int outlier_depth(const mica_cpu_linear_job *j)
@@ -361,17 +389,32 @@ static int outlier_depth(const mica_cpu_linear_job *j)
     return j->by_dnnl ? OUTLIERS : (j->outliers + 3) / 4 * 4;
 }
 
+/* The group's part of the weight: prepared, or made now. */
+static void find_group(const mica_cpu_linear_job *j, int column, int columns,
+                       mica_cpu_int8_scratch *s)
+{
+    s->w_q = expands(j) ? s->group : j->w_q + (ptrdiff_t)column * j->depth_pad;
+    s->w_scale = expands(j) ? s->group_scale : j->w_scale + column;
+    s->w_sum = expands(j) ? s->group_sum : j->w_sum + column;
+    for (int first = column; expands(j) && first < column + columns; first += j->nb)
+        quantise_outputs(j, first, column, s->group, s->group_scale, s->group_sum, s->rows);
+}
+
 void mica_cpu_int8_begin(const mica_cpu_linear_job *j, int column, int columns,
-                         const mica_cpu_int8_scratch *s)
+                         mica_cpu_int8_scratch *s)
 {
     const int nb = j->nb, depth = outlier_depth(j);
+    find_group(j, column, columns, s);
+    if (j->outliers == 0)
+        return;
     memset(s->panels, 0, (size_t)j->columns * (size_t)depth);
     memset(s->offset, 0, (size_t)j->columns * sizeof *s->offset);
     for (int first = 0; first < columns; first += nb) {
         int8_t *to = s->panels + (ptrdiff_t)first * depth;
         for (int i = 0; i < j->outliers; i++) {
             const int slice = j->channel[i] / j->slice, c = j->channel[i] % j->slice;
-            const int8_t *from = j->w_q + panel_offset(j, column + first, slice);
+            const int8_t *from =
+                s->w_q + panel_offset(j, column + first, slice) - (ptrdiff_t)column * j->depth_pad;
             for (int n = 0; n < nb; n++) {
                 const int8_t v = from[((ptrdiff_t)(c / 4) * nb + n) * 4 + c % 4];
                 to[((ptrdiff_t)(i / 4) * nb + n) * 4 + i % 4] = v;
@@ -419,7 +462,7 @@ static void add_slices(mica_cpu_linear_job *j, int thread, const mica_cpu_block 
     }
 }
 
-void mica_cpu_int8_block(mica_cpu_linear_job *j, int thread, int column, int row, int32_t *acc,
+void mica_cpu_int8_block(mica_cpu_linear_job *j, int thread, int row, int32_t *acc,
                          const mica_cpu_int8_scratch *s, mica_epilogue_s32 *e)
 {
     const int stride = sum_stride(j, e->e.n);
@@ -428,7 +471,7 @@ void mica_cpu_int8_block(mica_cpu_linear_job *j, int thread, int column, int row
                             .k = j->depth_pad,
                             .a = j->x_q + (ptrdiff_t)row * j->depth_pad,
                             .lda = j->depth_pad,
-                            .b = j->w_q + (ptrdiff_t)column * j->depth_pad,
+                            .b = s->w_q,
                             .c = acc,
                             .ldc = stride};
     const mica_cpu_block b = {.row = row,
@@ -448,7 +491,7 @@ void mica_cpu_int8_block(mica_cpu_linear_job *j, int thread, int column, int row
     e->ldacc = stride;
     e->row_scale = j->x_scale + row;
     e->row_zero = j->x_zero + row;
-    e->col_scale = j->w_scale + column;
-    e->col_sum = j->w_sum + column;
+    e->col_scale = s->w_scale;
+    e->col_sum = s->w_sum;
     j->k->epilogue_s32_tile(e);
 }

@@ -12,6 +12,7 @@
  *     f32    f32, in place f32 panels, thread scratch       everywhere
  *     bf16   bf16, shared  in place, whole depth at once    cpu_bf16.c, through oneDNN
  *     int8   u8, shared    s8 panels, prepared once         cpu_int8.c, through oneDNN on AMX
+ *     few    f32, in place in place, packed or not          cpu_packed.c
  *
  * A group is as wide as a strip of the micro-kernels (512): they copy a few rows of x to L1 for
  * every strip, which is a quarter of the work for 32 columns and 2 % for 512. Expanding slice by
@@ -39,8 +40,10 @@ static size_t align64(size_t n)
     return (n + 63) & ~(size_t)63;
 }
 
-static mica_cpu_path choose_path(const mica_cpu_backend *be, const mica_weight *w)
+static mica_cpu_path choose_path(const mica_cpu_backend *be, const mica_weight *w, int64_t rows)
 {
+    if (mica_cpu_is_few(w, rows))
+        return MICA_CPU_FEW;
     if (be->use_int8 && !w->sensitive)
         return MICA_CPU_INT8;
     return be->use_bf16 ? MICA_CPU_BF16 : MICA_CPU_F32;
@@ -53,6 +56,10 @@ static void plan(mica_cpu_linear_job *j)
     const int mr = f32 ? k->gemm_f32_mr : k->gemm_s8_mr;
     j->depth_pad = j->slice = (j->depth + 3) / 4 * 4;
     j->slices = 1;
+    if (j->path == MICA_CPU_FEW) {
+        mica_cpu_few_plan(j);
+        return;
+    }
     if (j->path == MICA_CPU_BF16) {
         mica_cpu_bf16_plan(j);
         return;
@@ -89,8 +96,14 @@ static bool needs_rows(const mica_tensor *w)
 }
 
 /* The slice as plain rows of f32, scales applied. */
-static void slice_to_f32(const mica_cpu_slice *s, float *temp)
+static void slice_to_f32(const mica_kernels *k, const mica_cpu_slice *s, float *temp)
 {
+    if (s->w->dtype != MICA_DTYPE_F64) {
+        mica_packed_rows w = mica_cpu_packed_rows(s->w, s->row, s->rows, s->from, s->depth, NULL);
+        w.row_scale = s->scale; /* of the slice's own rows */
+        k->unpack_f32(&w, temp, s->depth);
+        return;
+    }
     for (int r = 0; r < s->rows; r++)
         mica_cpu_weight_to_f32(s->w, (int64_t)(s->row + r) * s->w->shape_[1] + s->from, s->depth,
                                temp + (ptrdiff_t)r * s->depth);
@@ -121,7 +134,7 @@ void mica_cpu_pack_slice(const mica_kernels *k, const mica_cpu_slice *s, int nb,
         k->pack_f32_from_f8_e5m2(s->rows, s->depth, data, ld, s->scale, nb, dst);
         break;
     default:
-        slice_to_f32(s, temp);
+        slice_to_f32(k, s, temp);
         k->pack_f32_from_f32(s->rows, s->depth, temp, s->depth, NULL, nb, dst);
     }
 }
@@ -144,6 +157,8 @@ static size_t scratch_layout(const mica_cpu_linear_job *j, uint8_t *base, task_s
     uint8_t *rest = base ? base + acc - side : NULL;
     if (base)
         s->acc = (float *)(void *)base;
+    if (j->path == MICA_CPU_FEW)
+        return acc;
     if (j->path == MICA_CPU_INT8)
         return acc + mica_cpu_int8_scratch_layout(j, rest, &s->int8);
     if (j->path == MICA_CPU_BF16)
@@ -269,11 +284,11 @@ static void store_unfused(const mica_cpu_linear_job *j, int row, int rows, int c
 }
 
 /* Integer sums of a block as floats in s->side.sums, so that adapters can be added. */
-static void block_int8_to_f32(mica_cpu_linear_job *j, int thread, int column, int columns, int row,
-                              int rows, const task_scratch *s)
+static void block_int8_to_f32(mica_cpu_linear_job *j, int thread, int columns, int row, int rows,
+                              const task_scratch *s)
 {
     mica_epilogue_s32 e = {.e = {.m = rows, .n = columns, .y = s->side.sums, .ldy = j->columns}};
-    mica_cpu_int8_block(j, thread, column, row, (int32_t *)(void *)s->acc, &s->int8, &e);
+    mica_cpu_int8_block(j, thread, row, (int32_t *)(void *)s->acc, &s->int8, &e);
 }
 
 static void run_block(mica_cpu_linear_job *j, int thread, int column, int row, int rows,
@@ -285,11 +300,13 @@ static void run_block(mica_cpu_linear_job *j, int thread, int column, int row, i
     if (j->unfused)
         store_unfused(j, row, rows, column, columns, &e);
     if (j->path == MICA_CPU_INT8 && !j->side_count) {
-        mica_cpu_int8_block(j, thread, column, row, (int32_t *)(void *)s->acc, &s->int8, &e);
+        mica_cpu_int8_block(j, thread, row, (int32_t *)(void *)s->acc, &s->int8, &e);
         return;
     }
     if (j->path == MICA_CPU_INT8)
-        block_int8_to_f32(j, thread, column, columns, row, rows, s);
+        block_int8_to_f32(j, thread, columns, row, rows, s);
+    else if (j->path == MICA_CPU_FEW)
+        mica_cpu_few_block(j, column, columns, s->acc);
     else if (j->path == MICA_CPU_BF16)
         mica_cpu_bf16_block(j, thread, row, rows, columns, &s->bf16, s->acc, &e.e);
     else
@@ -310,7 +327,7 @@ static void run_task(void *user, int64_t index, int thread)
     scratch_layout(j, mica_cpu_thread_scratch(j->be, thread), &s);
     if (j->path == MICA_CPU_BF16)
         mica_cpu_bf16_begin(j, column, columns, &s.bf16);
-    if (j->outliers > 0)
+    if (j->path == MICA_CPU_INT8)
         mica_cpu_int8_begin(j, column, columns, &s.int8);
     for (int row = first; row < last; row += j->mb)
         run_block(j, thread, column, row, MICA_MIN(j->mb, last - row), &s);
@@ -369,10 +386,9 @@ static void finish_unfused(mica_cpu_linear_job *j)
 
 /* ------------------------------------------------------------------ run -- */
 
-/* Scales that packing applies row by row; where rows are made first they are in them. */
 static bool has_row_scales(const mica_tensor *w)
 {
-    return w->scale.data && !needs_rows(w);
+    return w->scale.data && !w->scale.group;
 }
 
 /* Shared scratch: [bias][row scales][x in the path's form][unfused sums]. Sets the job's
@@ -423,12 +439,13 @@ mica_status mica_cpu_linear_with(mica_cpu_backend *be, const mica_linear_args *a
 {
     MICA_TRY(check_job(args, err));
     const mica_tensor *w = &args->w_OD->tensor;
+    const int64_t rows = mica_tensor_count(args->y_MO) / w->shape_[0];
     mica_cpu_linear_job j = {.be = be,
                              .k = be->kernels,
                              .args = args,
                              .w = w,
-                             .path = choose_path(be, args->w_OD),
-                             .m = (int)(mica_tensor_count(args->y_MO) / w->shape_[0]),
+                             .path = choose_path(be, args->w_OD, rows),
+                             .m = (int)rows,
                              .n = (int)w->shape_[0],
                              .depth = (int)w->shape_[1],
                              .ldx = row_stride(args->x_MD),

@@ -7,7 +7,12 @@
 
 #include <stdatomic.h>
 
-typedef enum mica_cpu_path { MICA_CPU_F32 = 0, MICA_CPU_BF16, MICA_CPU_INT8 } mica_cpu_path;
+typedef enum mica_cpu_path {
+    MICA_CPU_F32 = 0,
+    MICA_CPU_BF16,
+    MICA_CPU_INT8,
+    MICA_CPU_FEW
+} mica_cpu_path;
 
 #define MICA_CPU_SLICE 256 /* depth expanded at a time, as the kernels cut it */
 
@@ -53,7 +58,7 @@ typedef struct mica_cpu_linear_job {
     float *unfused;             /* m x n, ablation only */
     const mica_cpu_side *sides; /* adapters of the weight */
     int side_count;
-    /* int8 weights, prepared: panels, then one scale and one sum per output. */
+    /* int8 weights, prepared (not of packed ones): panels, then one scale and one sum per output. */
     const int8_t *w_q;
     const float *w_scale;
     const int32_t *w_sum;
@@ -67,7 +72,7 @@ typedef struct mica_cpu_slice {
     const float *scale;
 } mica_cpu_slice;
 /* Into the panels of gemm_f32, nb wide. temp: rows * depth floats (weights of f64, int8 and packed
- * types only). */
+ * types only, which apply a scale of groups themselves). */
 void mica_cpu_pack_slice(const mica_kernels *k, const mica_cpu_slice *s, int nb, float *dst,
                          float *temp);
 
@@ -108,14 +113,22 @@ typedef mica_status (*mica_cpu_get_op_fn)(mica_cpu_linear_job *j, int rows, int 
 mica_status mica_cpu_linear_get_ops(mica_cpu_linear_job *j, mica_cpu_get_op_fn get, int slices,
                                     struct mica_dnnl_op *ops[2][2][3], mica_err *err);
 
+/* Products with few rows, straight from the weight (cpu_packed.c). */
+#define MICA_CPU_FEW_ROWS 8
+bool mica_cpu_is_few(const mica_weight *w, int64_t rows);
+void mica_cpu_few_plan(mica_cpu_linear_job *j);
+/* acc[m x columns] = x w^T, rows j->columns apart. */
+void mica_cpu_few_block(const mica_cpu_linear_job *j, int column, int columns, float *acc);
+
 /* Blocks that do not depend on the number of threads. */
 void mica_cpu_bf16_plan(mica_cpu_linear_job *j);
 /* Finds or makes the matmul of every block shape. */
 mica_status mica_cpu_bf16_prepare(mica_cpu_linear_job *j, mica_err *err);
 typedef struct mica_cpu_bf16_scratch {
     uint16_t
-        *weights; /* columns x depth: panels, or rows when the weight is not bf16 in its file */
-    float *row;   /* depth, likewise */
+        *weights;   /* columns x depth: panels, or rows when the weight is not bf16 in its file */
+    uint16_t *rows; /* columns x slice on the way to panels, likewise */
+    float *row;     /* depth: f64 alone */
     void *dnnl;
     const uint16_t *source; /* the group's weights, set by begin */
 } mica_cpu_bf16_scratch;
@@ -146,14 +159,22 @@ typedef struct mica_cpu_int8_scratch {
     int8_t *panels;  /* columns x MICA_CPU_INT8_OUTLIERS: their weights */
     int32_t *offset; /* columns: 256 * 128 * sum of those weights */
     void *dnnl;
+    /* The group's weights, set by begin: prepared, or those below. */
+    const int8_t *w_q;
+    const float *w_scale;
+    const int32_t *w_sum;
+    /* Of packed weights: the group expanded, and nb rows on their way there. */
+    int8_t *group, *rows;
+    float *group_scale;
+    int32_t *group_sum;
 } mica_cpu_int8_scratch;
 size_t mica_cpu_int8_scratch_layout(const mica_cpu_linear_job *j, uint8_t *base,
                                     mica_cpu_int8_scratch *s);
-/* Once a task: collects the outlier channels' weights of its columns. */
+/* Once a task: finds or makes the weights of its columns, and collects those of the outlier channels. */
 void mica_cpu_int8_begin(const mica_cpu_linear_job *j, int column, int columns,
-                         const mica_cpu_int8_scratch *s);
+                         mica_cpu_int8_scratch *s);
 /* One block of integer sums through the epilogue that e->e describes. */
-void mica_cpu_int8_block(mica_cpu_linear_job *j, int thread, int column, int row, int32_t *acc,
+void mica_cpu_int8_block(mica_cpu_linear_job *j, int thread, int row, int32_t *acc,
                          const mica_cpu_int8_scratch *s, mica_epilogue_s32 *e);
 
 #endif

@@ -263,6 +263,14 @@ static void packed_to_f32(const mica_tensor *w, int64_t at, int64_t column, int6
     const mica_dtype_info *info = mica_dtype_get(w->dtype);
     float block[MICA_PACKED_BLOCK];
     mica_tensor view = *w; /* of the block: its scales are found by offset */
+    if (column == 0 && n == w->shape_[w->ndim - 1] &&
+        at % n == 0) { /* a whole row: the kernels' business */
+        view = mica_tensor_2d(w->data, w->dtype, at / n + 1, n);
+        view.scale = w->scale;
+        const mica_packed_rows row = mica_cpu_packed_rows(&view, at / n, 1, 0, n, NULL);
+        mica_kernels_get()->unpack_f32(&row, out, n);
+        return;
+    }
     while (n > 0) {
         const int64_t skip = column % info->block, part = MICA_MIN(n, info->block - skip);
         const int64_t offset = at + column - skip;

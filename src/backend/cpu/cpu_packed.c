@@ -1,0 +1,79 @@
+/* cpu_packed.c - weights of any dtype as the packed kernels take them, and products with few rows.
+ *
+ *     y [m, n] = x [m, depth] w^T, m <= 8      task: 16 to 256 rows of w, each read once from memory
+ *
+ *         w ─── 16 rows ───► dot_rows ──► sums [m, rows] ──► epilogue ──► y
+ *         x ─── all of it, f32, stays in the cache
+ *
+ * Such a product is bound by the bandwidth of memory, so nothing is expanded or copied on the way, and x is
+ * not rounded: in every precision these sums are f32 sums of the weight's own numbers. With more rows
+ * the dense products win: they expand a group of rows into the panels that they would make anyway
+ * (cpu_linear.c, cpu_bf16.c, cpu_int8.c). */
+#include "backend/cpu/cpu_linear.h"
+
+static const mica_packed TYPE_OF[MICA_DTYPE_COUNT] = {
+    [MICA_DTYPE_F32] = MICA_PACKED_F32,         [MICA_DTYPE_BF16] = MICA_PACKED_BF16,
+    [MICA_DTYPE_F16] = MICA_PACKED_F16,         [MICA_DTYPE_F8_E4M3] = MICA_PACKED_F8_E4M3,
+    [MICA_DTYPE_F8_E5M2] = MICA_PACKED_F8_E5M2, [MICA_DTYPE_I8] = MICA_PACKED_S8,
+    [MICA_DTYPE_Q8_0] = MICA_PACKED_Q8_0,       [MICA_DTYPE_Q4_0] = MICA_PACKED_Q4_0,
+    [MICA_DTYPE_Q4_1] = MICA_PACKED_Q4_1,       [MICA_DTYPE_Q5_0] = MICA_PACKED_Q5_0,
+    [MICA_DTYPE_Q5_1] = MICA_PACKED_Q5_1,       [MICA_DTYPE_Q2_K] = MICA_PACKED_Q2_K,
+    [MICA_DTYPE_Q3_K] = MICA_PACKED_Q3_K,       [MICA_DTYPE_Q4_K] = MICA_PACKED_Q4_K,
+    [MICA_DTYPE_Q5_K] = MICA_PACKED_Q5_K,       [MICA_DTYPE_Q6_K] = MICA_PACKED_Q6_K,
+    [MICA_DTYPE_IQ4_NL] = MICA_PACKED_IQ4_NL,   [MICA_DTYPE_IQ4_XS] = MICA_PACKED_IQ4_XS,
+    [MICA_DTYPE_MXFP4] = MICA_PACKED_MXFP4,     [MICA_DTYPE_MLX2] = MICA_PACKED_B2,
+    [MICA_DTYPE_MLX3] = MICA_PACKED_B3,         [MICA_DTYPE_MLX4] = MICA_PACKED_B4,
+    [MICA_DTYPE_MLX5] = MICA_PACKED_B5,         [MICA_DTYPE_MLX6] = MICA_PACKED_B6,
+    [MICA_DTYPE_MLX8] = MICA_PACKED_B8,
+};
+
+mica_packed_rows mica_cpu_packed_rows(const mica_tensor *w, int64_t row, int64_t rows, int64_t from,
+                                      int64_t n, const float *row_scale)
+{
+    const mica_tensor_scale *s = &w->scale;
+    const int64_t offset = row * w->stride_[0] + from;
+    mica_packed_rows p = {.type = TYPE_OF[w->dtype],
+                          .rows = (int)rows,
+                          .n = (int)n,
+                          .data = (const uint8_t *)w->data + mica_tensor_offset(w, offset),
+                          .ld = mica_tensor_offset(w, w->stride_[0]),
+                          .row_scale = row_scale ? row_scale + row : NULL};
+    if (s->data && s->group) {
+        const ptrdiff_t at = (ptrdiff_t)(offset / s->group * mica_dtype_get(s->dtype)->size);
+        p.scale = (const uint8_t *)s->data + at;
+        p.bias = s->bias ? (const uint8_t *)s->bias + at : NULL;
+        p.scale_type = TYPE_OF[s->dtype];
+        p.group = s->group;
+        p.ld_scale = (ptrdiff_t)(w->stride_[0] / s->group);
+    }
+    return p;
+}
+
+bool mica_cpu_is_few(const mica_weight *w, int64_t rows)
+{
+    const mica_dtype d = w->tensor.dtype;
+    return rows <= MICA_CPU_FEW_ROWS && d != MICA_DTYPE_F64 &&
+           (w->few_rows || d == MICA_DTYPE_I8 || mica_dtype_is_packed(d));
+}
+
+/* Tasks of about 256 KiB of weights: short enough to share out evenly, long enough for the memory's
+ * own read-ahead. */
+#define TASK_BYTES (256 << 10)
+
+void mica_cpu_few_plan(mica_cpu_linear_job *j)
+{
+    const int64_t row = MICA_MAX(mica_tensor_offset(j->w, j->depth), (ptrdiff_t)1);
+    const int64_t fair = (j->n + 4 * j->be->threads - 1) / (4 * j->be->threads);
+    const int64_t rows = MICA_MAX(MICA_MIN(TASK_BYTES / row, fair), (int64_t)16);
+    j->columns = (int)MICA_MIN(MICA_MIN(rows, (int64_t)1024), (int64_t)MICA_MAX(j->n, 1));
+    j->groups = (j->n + j->columns - 1) / j->columns;
+    j->mb = j->m;
+    j->cuts = 1;
+}
+
+void mica_cpu_few_block(const mica_cpu_linear_job *j, int column, int columns, float *acc)
+{
+    const mica_packed_rows w =
+        mica_cpu_packed_rows(j->w, column, columns, 0, j->depth, j->row_scale);
+    j->k->dot_rows(&w, j->m, j->args->x_MD->data, j->ldx, acc, j->columns);
+}
