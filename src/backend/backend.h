@@ -56,10 +56,7 @@ typedef struct mica_weight {
     const char *name; /* canonical name, for messages; borrowed */
     bool sensitive;   /* never computed below bf16 (norm-adjacent, first and last layers) */
     bool constant;    /* shared by several users, keep when dropping; outlives the backend */
-    bool few_rows; /* of a linear that decodes token by token: products with up to 8 rows read the
-                          weight where it lies, whatever its dtype; their sums then have another order
-                          than those with more rows. Packed weights are always read so */
-    bool mapped;   /* data lies in a read-only file mapping: its pages may be dropped and
+    bool mapped;      /* data lies in a read-only file mapping: its pages may be dropped and
                           come back from the file. False (memory of its own): never touched */
     void *prepared;
     const mica_adapter *adapters; /* of a linear; NULL: none. Borrowed */

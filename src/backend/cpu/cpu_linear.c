@@ -40,11 +40,12 @@ static size_t align64(size_t n)
     return (n + 63) & ~(size_t)63;
 }
 
-static mica_cpu_path choose_path(const mica_cpu_backend *be, const mica_weight *w, int64_t rows)
+static mica_cpu_path choose_path(const mica_cpu_backend *be, const mica_linear_args *args,
+                                 int64_t rows)
 {
-    if (mica_cpu_is_few(w, rows))
+    if (mica_cpu_is_few(args, rows))
         return MICA_CPU_FEW;
-    if (be->use_int8 && !w->sensitive)
+    if (be->use_int8 && !args->w_OD->sensitive)
         return MICA_CPU_INT8;
     return be->use_bf16 ? MICA_CPU_BF16 : MICA_CPU_F32;
 }
@@ -444,7 +445,7 @@ mica_status mica_cpu_linear_with(mica_cpu_backend *be, const mica_linear_args *a
                              .k = be->kernels,
                              .args = args,
                              .w = w,
-                             .path = choose_path(be, args->w_OD, rows),
+                             .path = choose_path(be, args, rows),
                              .m = (int)rows,
                              .n = (int)w->shape_[0],
                              .depth = (int)w->shape_[1],

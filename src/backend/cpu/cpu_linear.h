@@ -115,7 +115,7 @@ mica_status mica_cpu_linear_get_ops(mica_cpu_linear_job *j, mica_cpu_get_op_fn g
 
 /* Products with few rows, straight from the weight (cpu_packed.c). */
 #define MICA_CPU_FEW_ROWS 8
-bool mica_cpu_is_few(const mica_weight *w, int64_t rows);
+bool mica_cpu_is_few(const mica_linear_args *args, int64_t rows);
 void mica_cpu_few_plan(mica_cpu_linear_job *j);
 /* acc[m x columns] = x w^T, rows j->columns apart. */
 void mica_cpu_few_block(const mica_cpu_linear_job *j, int column, int columns, float *acc);

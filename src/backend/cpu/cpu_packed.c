@@ -8,7 +8,8 @@
  * Such a product is bound by the bandwidth of memory, so nothing is expanded or copied on the way, and x is
  * not rounded: in every precision these sums are f32 sums of the weight's own numbers. With more rows
  * the dense products win: they expand a group of rows into the panels that they would make anyway
- * (cpu_linear.c, cpu_bf16.c, cpu_int8.c). */
+ * (cpu_linear.c, cpu_bf16.c, cpu_int8.c). Where a caller asks for products by row it gets them for any
+ * number of rows; plain weights of f32, bf16 and f16 then go the way of cpu_few_rows.c. */
 #include "backend/cpu/cpu_linear.h"
 
 static const mica_packed TYPE_OF[MICA_DTYPE_COUNT] = {
@@ -49,11 +50,11 @@ mica_packed_rows mica_cpu_packed_rows(const mica_tensor *w, int64_t row, int64_t
     return p;
 }
 
-bool mica_cpu_is_few(const mica_weight *w, int64_t rows)
+bool mica_cpu_is_few(const mica_linear_args *args, int64_t rows)
 {
-    const mica_dtype d = w->tensor.dtype;
-    return rows <= MICA_CPU_FEW_ROWS && d != MICA_DTYPE_F64 &&
-           (w->few_rows || d == MICA_DTYPE_I8 || mica_dtype_is_packed(d));
+    const mica_dtype d = args->w_OD->tensor.dtype;
+    const bool is_packed = d == MICA_DTYPE_I8 || mica_dtype_is_packed(d);
+    return args->by_row ? d != MICA_DTYPE_F64 : rows <= MICA_CPU_FEW_ROWS && is_packed;
 }
 
 /* Tasks of about 256 KiB of weights: short enough to share out evenly, long enough for the memory's
