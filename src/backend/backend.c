@@ -264,6 +264,20 @@ void mica_backend_release_pages(mica_backend *be, mica_weight *const *weights, i
         be->ops->release_pages(be, weights, count);
 }
 
+void mica_branch(mica_backend *be, int branch)
+{
+    if (be->ops->branch && !mica_backend_failed(be))
+        keep_status(be, be->ops->branch(be, branch, &be->error));
+}
+
+void mica_join(mica_backend *be)
+{
+    /* Also after a failure: the main queue is the one that is waited for. */
+    mica_err ignored = {0};
+    if (be->ops->branch)
+        keep_status(be, be->ops->branch(be, -1, mica_backend_failed(be) ? &ignored : &be->error));
+}
+
 /* --------------------------------------------------------------- checks -- */
 
 /* Keeps the failure "op NAME: what" with the description of both tensors. */

@@ -154,6 +154,16 @@ void mica_backend_drop_weights(mica_backend *be, mica_weight *const *weights, in
  * memory is short. Prepared forms stay. */
 void mica_backend_release_pages(mica_backend *be, mica_weight *const *weights, int count);
 
+/* Work that may run side by side on a device:
+ *
+ *     mica_branch(be, 1); operations...   mica_branch(be, 0); operations...   mica_join(be);
+ *
+ * Operations belong to the branch named last. Until the join no branch reads or writes what another
+ * one writes, every tensor of both is taken before or between (nothing is released), and no value is
+ * read back. Where operations are done when they return this changes nothing. */
+void mica_branch(mica_backend *be, int branch);
+void mica_join(mica_backend *be);
+
 /* ----------------------------------------------------------- operations -- */
 
 /* y = residual + gate * act(x w^T + bias); leave residual/gate NULL for y = act(...).

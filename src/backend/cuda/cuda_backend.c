@@ -17,19 +17,20 @@
 static void cuda_close(mica_backend *base)
 {
     mica_cuda_backend *be = mica_cuda_from(base);
-    if (be->stream)
-        (void)cudaStreamSynchronize(be->stream);
+    for (int i = 0; i < 2; i++)
+        if (be->streams[i])
+            (void)cudaStreamSynchronize(be->streams[i]);
     mica_cuda_weight_drop(be, NULL);
     mica_cuda_sdpa_close(be);
     mica_cuda_lt_close(be);
     mica_cuda_profile_deinit(be);
     mica_cuda_pool_deinit(be);
-    mica_cuda_free(be, be->scratch);
+    for (int i = 0; i < 2; i++)
+        mica_cuda_free(be, be->scratch[i]);
     mica_cuda_free(be, be->stage_dev);
     mica_cuda_free(be, be->flag);
     mica_cuda_stage_deinit(be);
-    if (be->stream)
-        (void)cudaStreamDestroy(be->stream);
+    mica_cuda_branch_close(be);
     mica_mem_free(be);
 }
 
@@ -49,7 +50,7 @@ static void cuda_drop_weights(mica_backend *be, mica_weight *const *weights, int
 }
 
 /* A slot that backend_ops.h gains must not be forgotten here: it would be NULL. */
-enum { SLOTS = 44 };
+enum { SLOTS = 45 };
 _Static_assert(sizeof(mica_backend_ops) == SLOTS * sizeof(void (*)(void)), "implement new slots");
 
 static const mica_backend_ops cuda_ops = {
@@ -95,6 +96,7 @@ static const mica_backend_ops cuda_ops = {
     .limit_norm = mica_cuda_op_limit_norm,
     .all_finite = mica_cuda_op_all_finite,
     .measure_peak = mica_cuda_op_measure_peak,
+    .branch = mica_cuda_op_branch,
     .profile_mark = mica_cuda_op_profile_mark,
     .profile_read = mica_cuda_op_profile_read,
 };
@@ -145,8 +147,7 @@ static mica_status open_parts(mica_cuda_backend *be, mica_err *err)
 {
     void *flag;
     MICA_TRY(mica_cuda_check(cudaSetDevice(0), "choosing the GPU", err));
-    MICA_TRY(mica_cuda_check(cudaStreamCreateWithFlags(&be->stream, cudaStreamNonBlocking),
-                             "creating a stream", err));
+    MICA_TRY(mica_cuda_branch_open(be, err));
     MICA_TRY(mica_cuda_alloc(be, sizeof(int), "a flag", &flag, err));
     be->flag = flag;
     MICA_TRY(mica_cuda_lt_open(be, err));

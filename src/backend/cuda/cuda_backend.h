@@ -2,11 +2,12 @@
  *
  *     mica_cuda_backend
  *       base         vtable, options, counters, first failure (backend_ops.h)
- *       stream       everything is queued here, in order; nothing else is used
+ *       stream       everything is queued here, in order: the main stream, or in a fork the side one
+ *                    (cuda_branch.c)
  *       lt           cuBLASLt: plans by shape (cuda_lt.c)
  *       sdpa         cuDNN: attention plans by shape (cuda_cudnn.c), or NULL
  *       pool[2]      stacks of tensors in device chunks (cuda_pool.c)
- *       scratch      one device block for the running operation, grown and kept
+ *       scratch      one device block per branch for the running operation, grown and kept
  *       stage        pinned memory through which everything from the host goes (cuda_stage.c)
  *       prepared     references to weights on the device (cuda_prepare.c)
  *
@@ -49,14 +50,20 @@ typedef struct mica_cuda_slot {
 
 typedef struct mica_cuda_backend {
     mica_backend base;
-    cudaStream_t stream;
+    cudaStream_t stream; /* streams[branch] */
+    cudaStream_t streams[2];
+    cudaEvent_t meet[2]; /* where streams[i] last waited for the other */
+    int branch;
+    bool forked; /* branch 1 runs beside the main stream */
+    bool steady; /* the last fork allocated nothing */
+    uint64_t allocations_before;
     bool bf16; /* type of activations and operands; else f32 */
     bool fuse; /* false: epilogues as passes of their own (ablation) */
     mica_cuda_lt *lt;
     mica_cuda_sdpa *sdpa;
     mica_cuda_pool pool[MICA_POOL_COUNT];
-    void *scratch;
-    size_t scratch_size;
+    void *scratch[2];
+    size_t scratch_size[2];
     mica_cuda_slot slots[MICA_CUDA_STAGE_SLOTS];
     int slot;             /* the one to use next */
     void *stage_dev;      /* device twin of a slot, for what is converted on arrival */
@@ -246,6 +253,9 @@ MICA_CUDA_SLOT(cfg_combine, const mica_tensor *cond_PC, const mica_tensor *uncon
 MICA_CUDA_SLOT(limit_norm, const mica_tensor *reference_PC, float limit, mica_tensor *y_PC);
 MICA_CUDA_SLOT(all_finite, const mica_tensor *x, bool *out);
 MICA_CUDA_SLOT(measure_peak, mica_precision precision, double *flops);
+MICA_CUDA_SLOT(branch, int branch);
+mica_status mica_cuda_branch_open(mica_cuda_backend *be, mica_err *err);
+void mica_cuda_branch_close(mica_cuda_backend *be);
 MICA_CUDA_SLOT(profile_mark, int index);
 MICA_CUDA_SLOT(profile_read, int count, double *seconds);
 void mica_cuda_profile_deinit(mica_cuda_backend *be);

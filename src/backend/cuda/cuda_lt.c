@@ -35,8 +35,8 @@ typedef struct plan {
 
 struct mica_cuda_lt {
     cublasLtHandle_t handle;
-    void *workspace;
-    plan **plans; /* open addressing, capacity a power of two */
+    void *workspace[2]; /* per branch */
+    plan **plans;       /* open addressing, capacity a power of two */
     size_t count, capacity;
 };
 
@@ -59,7 +59,10 @@ mica_status mica_cuda_lt_open(mica_cuda_backend *be, mica_err *err)
     if (!be->lt)
         return MICA_FAIL(err, MICA_E_NOMEM, "no memory for cuBLASLt's plans");
     MICA_TRY(check(cublasLtCreate(&be->lt->handle), "open", "start", err));
-    return mica_cuda_alloc(be, WORKSPACE, "cuBLASLt's workspace", &be->lt->workspace, err);
+    for (int i = 0; i < 2; i++)
+        MICA_TRY(
+            mica_cuda_alloc(be, WORKSPACE, "cuBLASLt's workspace", &be->lt->workspace[i], err));
+    return MICA_OK;
 }
 
 /* ------------------------------------------------------------------ plans -- */
@@ -85,7 +88,8 @@ void mica_cuda_lt_close(mica_cuda_backend *be)
     for (size_t i = 0; i < lt->capacity; i++)
         plan_free(lt->plans[i]);
     mica_mem_free(lt->plans);
-    mica_cuda_free(be, lt->workspace);
+    for (int i = 0; i < 2; i++)
+        mica_cuda_free(be, lt->workspace[i]);
     if (lt->handle)
         (void)cublasLtDestroy(lt->handle);
     mica_mem_free(lt);
@@ -263,8 +267,8 @@ mica_status mica_cuda_gemm_run(mica_cuda_backend *be, const mica_cuda_gemm *g, c
                        name, "set the bias", err));
     const float alpha = 1.0f, beta = g->c ? 1.0f : 0.0f;
     return check(cublasLtMatmul(be->lt->handle, p->desc, &alpha, g->a, p->a, g->b, p->b, &beta,
-                                g->c ? g->c : g->d, p->c, g->d, p->d, &p->algo, be->lt->workspace,
-                                WORKSPACE, be->stream),
+                                g->c ? g->c : g->d, p->c, g->d, p->d, &p->algo,
+                                be->lt->workspace[be->branch], WORKSPACE, be->stream),
                  name, "run a product", err);
 }
 

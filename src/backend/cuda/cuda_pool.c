@@ -99,9 +99,11 @@ void mica_cuda_pool_trim(mica_backend *base)
         mica_cuda_pool *p = &be->pool[i];
         free_chunks(be, p->current ? &p->current->next : &p->first);
     }
-    mica_cuda_free(be, be->scratch);
-    be->scratch = NULL;
-    be->scratch_size = 0;
+    for (int i = 0; i < 2; i++) {
+        mica_cuda_free(be, be->scratch[i]);
+        be->scratch[i] = NULL;
+        be->scratch_size[i] = 0;
+    }
 }
 
 uint64_t mica_cuda_pool_peak(const mica_backend *base, mica_pool pool)

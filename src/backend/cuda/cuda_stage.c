@@ -48,15 +48,16 @@ void mica_cuda_free(mica_cuda_backend *be, void *p)
 
 mica_status mica_cuda_scratch(mica_cuda_backend *be, size_t size, void **out, mica_err *err)
 {
-    if (size > be->scratch_size) {
-        mica_cuda_free(be, be->scratch);
-        be->scratch = NULL;
-        be->scratch_size = 0;
+    const int b = be->branch;
+    if (size > be->scratch_size[b]) {
+        mica_cuda_free(be, be->scratch[b]);
+        be->scratch[b] = NULL;
+        be->scratch_size[b] = 0;
         const size_t wanted = mica_cuda_align(size + size / 8);
-        MICA_TRY(mica_cuda_alloc(be, wanted, "scratch", &be->scratch, err));
-        be->scratch_size = wanted;
+        MICA_TRY(mica_cuda_alloc(be, wanted, "scratch", &be->scratch[b], err));
+        be->scratch_size[b] = wanted;
     }
-    *out = be->scratch;
+    *out = be->scratch[b];
     return MICA_OK;
 }
 
@@ -64,6 +65,11 @@ mica_status mica_cuda_stage_open(mica_cuda_backend *be, void **host, mica_err *e
 {
     mica_cuda_slot *s = &be->slots[be->slot];
     *host = NULL;
+    /* Rare: something of a steady pass is missing. The twin of the slots is one for both streams. */
+    if (be->forked) {
+        be->base.counters.waits++;
+        MICA_TRY(mica_cuda_check(cudaDeviceSynchronize(), "staging", err));
+    }
     if (!s->host) {
         be->base.counters.allocations++;
         const cudaError_t error =

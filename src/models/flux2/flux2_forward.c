@@ -61,6 +61,9 @@ mica_status mica_flux2_kv_init(mica_flux2_kv *kv, const mica_flux2_config *c, mi
     return mica_backend_check(be, err);
 }
 
+/* Few rows beside many: the text's operations are queued first, next to the picture's. */
+static const int BRANCH_OF[2] = {[TXT] = 1, [IMG] = 0};
+
 static mica_tensor scratch(const state *s, int64_t rows, int64_t columns)
 {
     return mica_act_tensor(s->pass->be, MICA_POOL_STEP, 2, (const int64_t[]){rows, columns});
@@ -170,6 +173,17 @@ static void keep(const state *s, const mica_tensor *k_MGK, const mica_tensor *v_
     mica_copy(s->pass->be, v_MGK, &v);
 }
 
+static void rotate(const state *s, const side *sd)
+{
+    const mica_flux2_pass *p = s->pass;
+    for (int item = 0; item < p->condition_count * p->pictures && sd->rows > 0; item++) {
+        mica_tensor q = heads(s, &sd->q_LD, item * sd->rows, sd->rows);
+        mica_tensor k = heads(s, &sd->k_LD, item * sd->rows, sd->rows);
+        norm_and_rotate(s, sd, &q, sd->norm_q);
+        norm_and_rotate(s, sd, &k, sd->norm_k);
+    }
+}
+
 static void attend_item(state *s, int item)
 {
     const mica_flux2_pass *p = s->pass;
@@ -185,8 +199,6 @@ static void attend_item(state *s, int item)
         k[i] = heads(s, &sd->k_LD, first, sd->rows);
         v[i] = heads(s, &sd->v_LD, first, sd->rows);
         out[i] = heads(s, &sd->work_LD, first, sd->rows);
-        norm_and_rotate(s, sd, &q[i], sd->norm_q);
-        norm_and_rotate(s, sd, &k[i], sd->norm_k);
         if (p->fills_kv) {
             keep(s, &k[i], &v[i]);
         } else if (p->kv && i == IMG) {
@@ -261,45 +273,52 @@ static void run_double(state *s)
         sd->norm_k = &sd->w->norm_k;
         for (size_t t = 0; t < MICA_ARRAY_LEN(tensors); t++)
             *tensors[t] = mica_tensor_rows(&all[t], first, count);
+        mica_branch(be, BRANCH_OF[i]);
         project_qkv(s, sd);
+        rotate(s, sd);
     }
+    mica_join(be);
     attend(s);
     for (int i = 0; i < 2; i++) {
         side *sd = &s->sides[i];
+        mica_branch(be, BRANCH_OF[i]);
         mica_nn_linear_gated(be, &sd->w->out, &sd->work_LD, &sd->mod[MICA_FLUX2_GATE], &sd->x_LD);
+        run_mlp(s, sd);
     }
+    mica_join(be);
     mica_pool_release(be, MICA_POOL_STEP, mark);
-    for (int i = 0; i < 2; i++) {
-        run_mlp(s, &s->sides[i]);
-        mica_pool_release(be, MICA_POOL_STEP, mark);
-    }
     probe_double(s);
 }
 
 /* ------------------------------------------------------------- single blocks -- */
 
-/* The MLP's half of the product and the product itself, in pieces of rows: `work_LD` holds
- * attention's output. The modulated input is made again rather than kept. */
-static void run_single_mlp(const state *s, mica_flux2_single *w, const mica_tensor *work_LD)
+/* The MLP's half of the product and the product itself, in pieces of rows.
+ *
+ *     one piece     work_LD still holds the modulated input, joined_LM attention's output in its left columns
+ *     several       work_LD holds attention's output; the modulated input is made again rather than kept */
+static void run_single_mlp(const state *s, mica_flux2_single *w, const mica_tensor *work_LD,
+                           const mica_tensor *joined)
 {
     mica_backend *be = s->pass->be;
-    const int64_t L = s->x_LD.shape_[0], most = piece_of(s->pass, L);
+    const int64_t L = s->x_LD.shape_[0], most = joined->shape_[0];
     const int64_t D = s->pass->w->config.width, F = s->pass->w->config.ffn;
-    const mica_tensor norm = scratch(s, most, D), hidden = scratch(s, most, 2 * F);
-    const mica_tensor joined = scratch(s, most, D + F);
+    const mica_tensor hidden = scratch(s, most, 2 * F);
+    const mica_tensor norm = most == L ? *work_LD : scratch(s, most, D);
     for (int64_t first = 0; first < L; first += most) {
         const int64_t count = MICA_MIN(most, L - first);
         mica_tensor x_LD = mica_tensor_rows(&s->x_LD, first, count);
         mica_tensor norm_LD = mica_tensor_rows(&norm, 0, count);
         mica_tensor hidden_LG = mica_tensor_rows(&hidden, 0, count);
-        const mica_tensor joined_LM = mica_tensor_rows(&joined, 0, count);
+        const mica_tensor joined_LM = mica_tensor_rows(joined, 0, count);
         const mica_tensor attended_LD = mica_tensor_rows(work_LD, first, count);
         const mica_tensor gate_LF = columns(&hidden_LG, 0, F), up_LF = columns(&hidden_LG, F, F);
         mica_tensor left_LD = columns(&joined_LM, 0, D), right_LF = columns(&joined_LM, D, F);
-        mica_layer_norm_modulate(be, &x_LD, &s->mix[MICA_FLUX2_SCALE], &s->mix[MICA_FLUX2_SHIFT],
-                                 NORM_EPS, &norm_LD);
+        if (most < L) {
+            mica_layer_norm_modulate(be, &x_LD, &s->mix[MICA_FLUX2_SCALE],
+                                     &s->mix[MICA_FLUX2_SHIFT], NORM_EPS, &norm_LD);
+            mica_copy(be, &attended_LD, &left_LD);
+        }
         mica_nn_linear_run(be, &w->mlp, &norm_LD, MICA_ACT_NONE, &hidden_LG);
-        mica_copy(be, &attended_LD, &left_LD);
         mica_swiglu(be, &gate_LF, &up_LF, &right_LF);
         mica_nn_linear_gated(be, &w->out, &joined_LM, &s->mix[MICA_FLUX2_GATE], &x_LD);
     }
@@ -309,9 +328,12 @@ static void run_single(state *s)
 {
     mica_backend *be = s->pass->be;
     const int64_t D = s->pass->w->config.width, L = s->x_LD.shape_[0];
+    const int64_t most = piece_of(s->pass, L);
     mica_flux2_single *w = &s->pass->w->singles[s->block - (int)s->pass->w->config.layers];
     const mica_pool_mark mark = mica_pool_get_mark(be, MICA_POOL_STEP);
     mica_tensor work_LD = scratch(s, L, D), qkv_L3D = scratch(s, L, 3 * D);
+    const mica_tensor joined_LM = scratch(s, most, D + s->pass->w->config.ffn);
+    const mica_tensor attended_LD = most == L ? columns(&joined_LM, 0, D) : work_LD;
     mica_layer_norm_modulate(be, &s->x_LD, &s->mix[MICA_FLUX2_SCALE], &s->mix[MICA_FLUX2_SHIFT],
                              NORM_EPS, &work_LD);
     mica_nn_linear_run(be, &w->qkv, &work_LD, MICA_ACT_NONE, &qkv_L3D);
@@ -322,12 +344,13 @@ static void run_single(state *s)
         sd->q_LD = columns(&rows, 0, D);
         sd->k_LD = columns(&rows, D, D);
         sd->v_LD = columns(&rows, 2 * D, D);
-        sd->work_LD = mica_tensor_rows(&work_LD, first, count);
+        sd->work_LD = mica_tensor_rows(&attended_LD, first, count);
         sd->norm_q = &w->norm_q;
         sd->norm_k = &w->norm_k;
+        rotate(s, sd);
     }
     attend(s);
-    run_single_mlp(s, w, &work_LD);
+    run_single_mlp(s, w, &work_LD, &joined_LM);
     mica_pool_release(be, MICA_POOL_STEP, mark);
     probe_single(s);
 }
@@ -433,7 +456,10 @@ static void reserve(const mica_flux2_pass *p)
     const int64_t rows = (int64_t)p->condition_count * p->pictures * (p->T + p->P + p->R);
     const int64_t piece = piece_of(p, rows) * (2 * D + 3 * F);
     const int64_t joined = p->kv && !p->fills_kv ? 2 * (p->P + p->kv->R) * D : 0;
-    const int64_t count = 5 * rows * D + piece + joined + 1024; /* and what alignment takes */
+    const int64_t text =
+        piece_of(p, (int64_t)p->condition_count * p->pictures * p->T) * (D + 2 * F);
+    const int64_t count =
+        5 * rows * D + piece + text + joined + 1024; /* and what alignment takes */
     const mica_pool_mark mark = mica_pool_get_mark(p->be, MICA_POOL_STEP);
     (void)mica_act_tensor(p->be, MICA_POOL_STEP, 1, &count);
     mica_pool_release(p->be, MICA_POOL_STEP, mark);

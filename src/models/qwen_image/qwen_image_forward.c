@@ -23,7 +23,9 @@
 
 #define NORM_EPS 1e-6f
 
-enum { TXT = 0, IMG = 1 }; /* the order of attention's segments */
+enum { TXT = 0, IMG = 1 };
+/* Few rows beside many: the text's operations are queued first, next to the picture's. */
+static const int BRANCH_OF[2] = {[TXT] = 1, [IMG] = 0};
 
 /* Rows of a stream that lie together in `joint` as well. */
 typedef struct span {
@@ -224,25 +226,51 @@ static void norm_and_rotate(const block *b, mica_tensor *x_LHK, mica_weight *nor
     mica_qk_norm_rope(be, &args);
 }
 
-/* first: where the item's rows lie in joint. */
-static void attend_item(block *b, int item, const int64_t first[2], const int64_t count[2])
+/* Where item's rows of side s lie in joint. */
+static int64_t place_of(const block *b, int s, int item)
+{
+    const mica_qwen_image_pass *p = b->pass;
+    const side *sd = &b->sides[s];
+    if (sd->span_count == 2)
+        return sd->spans[item].at;
+    int64_t at = sd->spans[0].at;
+    for (int i = 0; i < item; i++)
+        at += rows_of_item(p, s, i / p->pictures);
+    return at;
+}
+
+static void rotate(const block *b, int s)
 {
     static const char *const NAMES[2][2] = {{"attn.norm_added_q", "attn.norm_added_k"},
                                             {"attn.norm_q", "attn.norm_k"}};
+    const mica_qwen_image_pass *p = b->pass;
+    const side *sd = &b->sides[s];
+    for (int item = 0; item < p->condition_count * p->pictures; item++) {
+        const int64_t first = place_of(b, s, item);
+        const int64_t count = rows_of_item(p, s, item / p->pictures);
+        const mica_rope_table rope = mica_rope_table_rows(sd->rope, count);
+        mica_tensor q = heads(b, &b->joint.q_LD, first, count);
+        mica_tensor k = heads(b, &b->joint.k_LD, first, count);
+        norm_and_rotate(b, &q, &sd->w->norm_q, &rope, item == 0 ? NAMES[s][0] : NULL);
+        norm_and_rotate(b, &k, &sd->w->norm_k, &rope, item == 0 ? NAMES[s][1] : NULL);
+    }
+}
+
+static void attend_item(block *b, int item)
+{
+    const mica_qwen_image_pass *p = b->pass;
     mica_tensor q[2], k[2], v[2], out[2];
     mica_attention_args args = {.segments = 2};
     for (int s = 0; s < 2; s++) {
-        side *sd = &b->sides[s];
-        const mica_rope_table rope = mica_rope_table_rows(sd->rope, count[s]);
-        q[s] = heads(b, &b->joint.q_LD, first[s], count[s]);
-        k[s] = heads(b, &b->joint.k_LD, first[s], count[s]);
-        v[s] = heads(b, &b->joint.v_LD, first[s], count[s]);
-        out[s] = heads(b, &b->joint.work_LD, first[s], count[s]);
-        norm_and_rotate(b, &q[s], &sd->w->norm_q, &rope, item == 0 ? NAMES[s][0] : NULL);
-        norm_and_rotate(b, &k[s], &sd->w->norm_k, &rope, item == 0 ? NAMES[s][1] : NULL);
+        const int64_t first = place_of(b, s, item);
+        const int64_t count = rows_of_item(p, s, item / p->pictures);
+        q[s] = heads(b, &b->joint.q_LD, first, count);
+        k[s] = heads(b, &b->joint.k_LD, first, count);
+        v[s] = heads(b, &b->joint.v_LD, first, count);
+        out[s] = heads(b, &b->joint.work_LD, first, count);
         /* As they lie: the order only matters to sums in floating point, since attention does not
          * see it but through the rotation. */
-        const int segment = first[TXT] < first[IMG] ? s : 1 - s;
+        const int segment = place_of(b, TXT, item) < place_of(b, IMG, item) ? s : 1 - s;
         args.q_LHK[segment] = &q[s];
         args.k_MGK[segment] = &k[s];
         args.v_MGK[segment] = &v[s];
@@ -262,23 +290,22 @@ static void run_attention(block *b)
     for (size_t i = 0; i < MICA_ARRAY_LEN(tensors); i++)
         *tensors[i] = mica_act_tensor(p->be, MICA_POOL_STEP, 2, shape);
     lay_out(b, text_rows, image_rows);
-    project_qkv(b, TXT);
-    project_qkv(b, IMG);
-    const side *txt = &b->sides[TXT];
-    int64_t first[2] = {0, b->sides[IMG].spans[0].at};
-    for (int item = 0; item < p->condition_count * p->pictures; item++) {
-        const int condition = item / p->pictures;
-        const int64_t count[2] = {rows_of_item(p, TXT, condition), rows_of_item(p, IMG, condition)};
-        attend_item(b, item, first, count);
-        first[TXT] = txt->span_count == 2 ? txt->spans[1].at : first[TXT] + count[TXT];
-        first[IMG] += count[IMG];
-    }
     for (int s = 0; s < 2; s++) {
-        const int64_t L = rows_of_item(p, s, 0);
-        const mica_tensor in = mica_tensor_rows(&b->joint.work_LD, b->sides[s].spans[0].at, L);
-        probe_linear(b, s, &b->sides[s].w->out, &in, L, s == IMG ? "attn.0" : "attn.1");
-        project_out(b, s);
+        mica_branch(p->be, BRANCH_OF[s]);
+        project_qkv(b, s);
+        rotate(b, s);
     }
+    mica_join(p->be);
+    for (int item = 0; item < p->condition_count * p->pictures; item++)
+        attend_item(b, item);
+}
+
+static void leave_attention(block *b, int s)
+{
+    const int64_t L = rows_of_item(b->pass, s, 0);
+    const mica_tensor in = mica_tensor_rows(&b->joint.work_LD, b->sides[s].spans[0].at, L);
+    probe_linear(b, s, &b->sides[s].w->out, &in, L, s == IMG ? "attn.0" : "attn.1");
+    project_out(b, s);
 }
 
 /* ---------------------------------------------------------------------- MLP -- */
@@ -347,11 +374,13 @@ static void run_block(block *b, int e)
                     p->mod, tables[s], time ? MICA_QWEN_IMAGE_TIME_ZERO : e, part);
     const mica_pool_mark mark = mica_pool_get_mark(p->be, MICA_POOL_STEP);
     run_attention(b);
-    mica_pool_release(p->be, MICA_POOL_STEP, mark);
     for (int s = 0; s < 2; s++) {
+        mica_branch(p->be, BRANCH_OF[s]);
+        leave_attention(b, s);
         run_mlp(b, s);
-        mica_pool_release(p->be, MICA_POOL_STEP, mark);
     }
+    mica_join(p->be);
+    mica_pool_release(p->be, MICA_POOL_STEP, mark);
     probe(b, TXT, &b->sides[TXT].x_LD, "0");
     probe(b, IMG, &b->sides[IMG].x_LD, "1");
 }
