@@ -172,7 +172,9 @@ void mica_join(mica_backend *be);
  *   gate_O    f32 state tensor; needs residual
  *   y_MO      activations or f32 state; may be the residual itself (in place), not x
  *   by_row    for the few rows of a model that writes text: the weight is read once, as it lies, and on
- *             the CPU a row's result does not depend on how many rows there are (f32 sums, x not rounded) */
+ *             the CPU a row's result does not depend on how many rows there are (f32 sums, x not rounded)
+ *   same_x    a hint: x_MD is that of the linear before, unchanged since, so that what was made of it
+ *             (rounded, quantised rows) may serve again; the result is the same without */
 typedef struct mica_linear_args {
     const mica_tensor *x_MD;
     mica_weight *w_OD;
@@ -181,7 +183,7 @@ typedef struct mica_linear_args {
     const mica_tensor *gate_O;
     const mica_tensor *residual_MO;
     mica_tensor *y_MO;
-    bool by_row;
+    bool by_row, same_x;
 } mica_linear_args;
 void mica_linear(mica_backend *be, const mica_linear_args *args);
 

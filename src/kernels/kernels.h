@@ -351,6 +351,8 @@ typedef void mica_kernel_transpose(int rows, int n, const float *x, ptrdiff_t ld
 /* ----------------------------------------------------------- reductions -- */
 
 typedef bool mica_kernel_all_finite(int64_t n, const float *x);
+/* most[i] = max(most[i], |x[r][i]|) over all rows; NaN does not count. */
+typedef void mica_kernel_column_absmax(int rows, int n, const float *x, ptrdiff_t ldx, float *most);
 /* Sums in blocks, f32 in a block, f64 across blocks of 4096. */
 typedef double mica_kernel_dot(int64_t n, const float *a, const float *b);
 /* c = uncond + scale * (cond - uncond) per row; renorm: the row is then multiplied by
@@ -431,6 +433,7 @@ typedef void mica_kernel_linear_combination(int64_t n, int terms, const float *c
     X(copy_rows)                                                                                   \
     X(transpose)                                                                                   \
     X(all_finite)                                                                                  \
+    X(column_absmax)                                                                               \
     X(dot)                                                                                         \
     X(cfg_rows)                                                                                    \
     X(linear_combination)

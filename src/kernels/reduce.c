@@ -33,6 +33,40 @@ bool MICA_K(all_finite)(int64_t n, const float *x)
     return true;
 }
 
+MICA_VEC vf load_part(const float *x, int k)
+{
+    return k == MICA_W ? vf_load(x) : vf_load_n(x, k);
+}
+
+MICA_VEC void absmax_lanes(int rows, int k, const float *x, ptrdiff_t ldx, float *most)
+{
+    vf m = load_part(most, k);
+    for (int r = 0; r < rows; r++)
+        m = vf_max(vf_abs(load_part(x + r * ldx, k)), m);
+    if (k == MICA_W)
+        vf_store(most, m);
+    else
+        vf_store_n(most, m, k);
+}
+
+/* Four rows at a time: one load and one store of `most` for four of x. */
+void MICA_K(column_absmax)(int rows, int n, const float *x, ptrdiff_t ldx, float *most)
+{
+    for (int row = 0; row < rows; row += 4) {
+        const int count = rows - row < 4 ? rows - row : 4;
+        const float *first = x + row * ldx;
+        int i = 0;
+        for (; count == 4 && i + MICA_W <= n; i += MICA_W) {
+            const vf a = vf_max(vf_abs(vf_load(first + i)), vf_load(most + i));
+            const vf b = vf_max(vf_abs(vf_load(first + ldx + i)), a);
+            const vf c = vf_max(vf_abs(vf_load(first + 2 * ldx + i)), b);
+            vf_store(most + i, vf_max(vf_abs(vf_load(first + 3 * ldx + i)), c));
+        }
+        for (; i < n; i += MICA_W)
+            absmax_lanes(count, n - i < MICA_W ? n - i : MICA_W, first + i, ldx, most + i);
+    }
+}
+
 MICA_VEC float block_dot(int n, const float *a, const float *b)
 {
     vf s0 = vf_zero(), s1 = vf_zero(), s2 = vf_zero(), s3 = vf_zero();

@@ -262,8 +262,8 @@ static void run_attention(const pass *p, mica_lm_layer *w, mica_tensor *x_LD)
     mica_tensor out = scratch(p, p->L, c->heads * c->head_dim);
     mica_rms_norm(p->be, x_LD, &w->norm_in, (float)c->eps, &norm_LD);
     mica_nn_linear_run(p->be, &w->q, &norm_LD, MICA_ACT_NONE, &q);
-    mica_nn_linear_run(p->be, &w->k, &norm_LD, MICA_ACT_NONE, &k);
-    mica_nn_linear_run(p->be, &w->v, &norm_LD, MICA_ACT_NONE, &v);
+    mica_nn_linear_again(p->be, &w->k, &norm_LD, MICA_ACT_NONE, &k);
+    mica_nn_linear_again(p->be, &w->v, &norm_LD, MICA_ACT_NONE, &v);
     int64_t first = 0;
     for (int i = 0; i < p->prompt_count; i++) {
         attend(p, w, &q, &k, &v, &out, first, i);
@@ -284,7 +284,7 @@ static void run_mlp(const pass *p, mica_lm_layer *w, mica_tensor *x_LD)
         mica_tensor gate_LF = mica_tensor_rows(&gate, 0, n), up_LF = mica_tensor_rows(&up, 0, n);
         mica_rms_norm(p->be, &x, &w->norm_post, (float)c->eps, &norm_LD);
         mica_nn_linear_run(p->be, &w->gate, &norm_LD, MICA_ACT_NONE, &gate_LF);
-        mica_nn_linear_run(p->be, &w->up, &norm_LD, MICA_ACT_NONE, &up_LF);
+        mica_nn_linear_again(p->be, &w->up, &norm_LD, MICA_ACT_NONE, &up_LF);
         mica_swiglu(p->be, &gate_LF, &up_LF, &gate_LF);
         mica_nn_linear_gated(p->be, &w->down, &gate_LF, NULL, &x);
     }

@@ -142,14 +142,26 @@ int mica_weight_list(const mica_weight_row *rows, size_t count, void *base, mica
     return n;
 }
 
+static mica_linear_args args_of(mica_nn_linear *l, const mica_tensor *x_MD, mica_act act,
+                                mica_tensor *y_MO)
+{
+    return (mica_linear_args){
+        .x_MD = x_MD, .w_OD = &l->w, .bias_O = l->b.name ? &l->b : NULL, .act = act, .y_MO = y_MO};
+}
+
 void mica_nn_linear_run(mica_backend *be, mica_nn_linear *l, const mica_tensor *x_MD, mica_act act,
                         mica_tensor *y_MO)
 {
-    mica_linear(be, &(mica_linear_args){.x_MD = x_MD,
-                                        .w_OD = &l->w,
-                                        .bias_O = l->b.name ? &l->b : NULL,
-                                        .act = act,
-                                        .y_MO = y_MO});
+    const mica_linear_args args = args_of(l, x_MD, act, y_MO);
+    mica_linear(be, &args);
+}
+
+void mica_nn_linear_again(mica_backend *be, mica_nn_linear *l, const mica_tensor *x_MD,
+                          mica_act act, mica_tensor *y_MO)
+{
+    mica_linear_args args = args_of(l, x_MD, act, y_MO);
+    args.same_x = true;
+    mica_linear(be, &args);
 }
 
 int64_t mica_nn_piece(int64_t L, int64_t most)

@@ -68,6 +68,9 @@ typedef struct mica_nn_linear {
 /* y = act(x w^T + b). */
 void mica_nn_linear_run(mica_backend *be, mica_nn_linear *l, const mica_tensor *x_MD, mica_act act,
                         mica_tensor *y_MO);
+/* The same for the x of the linear before, which nothing has changed since (k and v behind q). */
+void mica_nn_linear_again(mica_backend *be, mica_nn_linear *l, const mica_tensor *x_MD,
+                          mica_act act, mica_tensor *y_MO);
 /* x += gate * (in w^T + b), in place; gate NULL: x += in w^T + b. */
 void mica_nn_linear_gated(mica_backend *be, mica_nn_linear *l, const mica_tensor *in_MD,
                           const mica_tensor *gate_O, mica_tensor *x_MO);

@@ -260,6 +260,30 @@ void check_all_finite(ck *c)
     ck_end(c, "n = 0");
 }
 
+void check_column_absmax(ck *c)
+{
+    for (int round = 0; round < 24; round++) {
+        ck_begin(c);
+        const int rows = ck_int(c, 1, 11), n = ck_length(c, 200);
+        const ptrdiff_t ldx = ck_stride(c, n);
+        const int64_t count = (int64_t)ck_matrix_count(rows, n, ldx);
+        float *x = ck_floats(c, count), *most = ck_floats(c, n), *want = ck_floats(c, n);
+        ck_fill_normal(c, count, x, 3.0);
+        x[ck_int(c, 0, (int)count - 1)] = NAN;
+        for (int i = 0; i < n; i++)
+            want[i] = most[i] = i % 3 ? 0.0f : 2.5f;
+        for (int r = 0; r < rows; r++)
+            for (int i = 0; i < n; i++)
+                want[i] = fabsf(x[r * ldx + i]) > want[i] ? fabsf(x[r * ldx + i]) : want[i];
+        c->k->column_absmax(rows, n, x, ldx, most);
+        ck_same_bytes(c, "channels", most, want, (size_t)n * sizeof(float));
+        ck_end(c, "rows and columns");
+    }
+    ck_begin(c);
+    c->k->column_absmax(0, 5, NULL, 5, ck_floats(c, 5));
+    ck_end(c, "no rows");
+}
+
 void check_dot(ck *c)
 {
     for (int round = 0; round < 16; round++) {
@@ -383,6 +407,16 @@ void bench_all_finite(ck *c)
 {
     const flat f = make_flat(c, BENCH_N);
     ck_bench(c, run_all_finite, &f, 4.0 * BENCH_N, 0);
+}
+static void run_column_absmax(const mica_kernels *k, const void *problem)
+{
+    const flat *f = problem;
+    k->column_absmax(f->n / 1024, 1024, f->x, 1024, f->y);
+}
+void bench_column_absmax(ck *c)
+{
+    const flat f = make_flat(c, BENCH_N);
+    ck_bench(c, run_column_absmax, &f, 4.0 * BENCH_N, 0);
 }
 static void run_dot(const mica_kernels *k, const void *problem)
 {

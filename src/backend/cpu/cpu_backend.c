@@ -89,6 +89,7 @@ static mica_status buffer_reserve(mica_cpu_backend *be, mica_cpu_buffer *b, size
 mica_status mica_cpu_scratch_reserve(mica_cpu_backend *be, size_t shared_size, size_t thread_size,
                                      mica_err *err)
 {
+    be->kept.x = NULL;
     MICA_TRY(buffer_reserve(be, &be->shared, shared_size, err));
     for (int i = 0; i < be->threads; i++)
         MICA_TRY(buffer_reserve(be, &be->per_thread[i], thread_size, err));
@@ -104,6 +105,7 @@ static void buffer_free(mica_cpu_buffer *b)
 
 void mica_cpu_scratch_trim(mica_cpu_backend *be)
 {
+    be->kept.x = NULL;
     buffer_free(&be->shared);
     for (int i = 0; be->per_thread && i < be->threads; i++)
         buffer_free(&be->per_thread[i]);

@@ -37,6 +37,15 @@ typedef struct mica_cpu_buffer {
     size_t size;
 } mica_cpu_buffer;
 
+/* What the shared scratch holds of a linear's input (cpu_linear.c), until anybody else takes it. */
+typedef struct mica_cpu_kept_input {
+    const void *x; /* NULL: nothing */
+    const void *base;
+    ptrdiff_t ldx;
+    int path, m, depth, depth_pad, slice;
+    int outliers; /* a result, not part of the key */
+} mica_cpu_kept_input;
+
 typedef struct mica_cpu_backend {
     mica_backend base;
     int threads;
@@ -50,6 +59,7 @@ typedef struct mica_cpu_backend {
     mica_dnnl *dnnl;
     mica_cpu_pool pool[MICA_POOL_COUNT];
     mica_cpu_buffer shared;      /* scratch of the running operation */
+    mica_cpu_kept_input kept;    /* and what the last linear left in it */
     mica_cpu_buffer *per_thread; /* [threads] scratch of each thread */
     mica_cpu_prepared_ref *prepared;
     mica_cpu_prefetcher *prefetcher;

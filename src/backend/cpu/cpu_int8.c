@@ -38,7 +38,7 @@
 
 #define OUTLIERS     MICA_CPU_INT8_OUTLIERS
 #define OUTLIER_RATE 2.5f /* times the mean of the channels' largest magnitudes */
-#define CHANNELS     256  /* channels of one task of the search */
+#define SEARCHED     64   /* rows of one task of the search */
 /* Block of oneDNN: 256 KiB of sums; at depth 3072 the block's x and w take 768 KiB each, and
  * all three fit the 2 MiB of L2 that processors with AMX have. */
 #define DNNL_ROWS    256
@@ -240,20 +240,25 @@ mica_status mica_cpu_int8_prepare(mica_cpu_linear_job *j, mica_err *err)
 
 /* ------------------------------------------------------------- outliers -- */
 
+/* Largest magnitudes of the channels over some rows, in the thread's scratch. */
 static void max_task(void *user, int64_t index, int thread)
 {
     const mica_cpu_linear_job *j = user;
-    const int first = (int)index * CHANNELS, count = MICA_MIN(CHANNELS, j->depth - first);
-    float most[CHANNELS] = {0};
-    (void)thread;
-    for (int row = 0; row < j->m; row++) {
-        const float *x = (const float *)j->args->x_MD->data + row * j->ldx + first;
-        for (int i = 0; i < count; i++) {
-            const float v = fabsf(x[i]);
-            most[i] = v > most[i] ? v : most[i];
-        }
-    }
-    memcpy(j->x_max + first, most, (size_t)count * sizeof(float));
+    const int first = (int)index * SEARCHED, rows = MICA_MIN(SEARCHED, j->m - first);
+    const float *x = (const float *)j->args->x_MD->data + first * j->ldx;
+    j->k->column_absmax(rows, j->depth, x, j->ldx, mica_cpu_thread_scratch(j->be, thread));
+}
+
+/* Over all rows: a maximum is the same in any order. */
+static void find_maxima(mica_cpu_linear_job *j)
+{
+    const size_t size = (size_t)j->depth * sizeof(float);
+    for (int t = 0; t < j->be->threads; t++)
+        memset(mica_cpu_thread_scratch(j->be, t), 0, size);
+    mica_cpu_parallel(j->be, (j->m + SEARCHED - 1) / SEARCHED, max_task, j);
+    memset(j->x_max, 0, size);
+    for (int t = 0; t < j->be->threads; t++)
+        j->k->column_absmax(1, j->depth, mica_cpu_thread_scratch(j->be, t), 0, j->x_max);
 }
 
 static int count_above(const mica_cpu_linear_job *j, float bound)
@@ -267,7 +272,7 @@ static int count_above(const mica_cpu_linear_job *j, float bound)
 static void find_outliers(mica_cpu_linear_job *j)
 {
     double sum = 0.0;
-    mica_cpu_parallel(j->be, (j->depth + CHANNELS - 1) / CHANNELS, max_task, j);
+    find_maxima(j);
     for (int i = 0; i < j->depth; i++)
         sum += (double)j->x_max[i];
     float bound = OUTLIER_RATE * (float)(sum / j->depth);

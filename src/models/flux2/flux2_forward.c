@@ -229,8 +229,8 @@ static void project_qkv(const state *s, side *sd)
     mica_layer_norm_modulate(be, &sd->x_LD, &sd->mod[MICA_FLUX2_SCALE], &sd->mod[MICA_FLUX2_SHIFT],
                              NORM_EPS, &sd->work_LD);
     mica_nn_linear_run(be, &sd->w->q, &sd->work_LD, MICA_ACT_NONE, &sd->q_LD);
-    mica_nn_linear_run(be, &sd->w->k, &sd->work_LD, MICA_ACT_NONE, &sd->k_LD);
-    mica_nn_linear_run(be, &sd->w->v, &sd->work_LD, MICA_ACT_NONE, &sd->v_LD);
+    mica_nn_linear_again(be, &sd->w->k, &sd->work_LD, MICA_ACT_NONE, &sd->k_LD);
+    mica_nn_linear_again(be, &sd->w->v, &sd->work_LD, MICA_ACT_NONE, &sd->v_LD);
 }
 
 static void run_mlp(const state *s, side *sd)

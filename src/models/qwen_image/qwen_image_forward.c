@@ -164,11 +164,17 @@ static void lay_out(block *b, int64_t text_rows, int64_t image_rows)
     img->span_count = 1;
 }
 
-static void project(const block *b, mica_nn_linear *l, const span *sp, const mica_tensor *in_LD,
-                    const mica_tensor *all_LD)
+/* All three from one input, which the backend may convert once. */
+static void project(const block *b, mica_qwen_image_stream *w, const span *sp,
+                    const mica_tensor *in_LD)
 {
-    mica_tensor out = mica_tensor_rows(all_LD, sp->at, sp->count);
-    mica_nn_linear_run(b->pass->be, l, in_LD, MICA_ACT_NONE, &out);
+    mica_backend *be = b->pass->be;
+    mica_tensor q = mica_tensor_rows(&b->joint.q_LD, sp->at, sp->count);
+    mica_tensor k = mica_tensor_rows(&b->joint.k_LD, sp->at, sp->count);
+    mica_tensor v = mica_tensor_rows(&b->joint.v_LD, sp->at, sp->count);
+    mica_nn_linear_run(be, &w->q, in_LD, MICA_ACT_NONE, &q);
+    mica_nn_linear_again(be, &w->k, in_LD, MICA_ACT_NONE, &k);
+    mica_nn_linear_again(be, &w->v, in_LD, MICA_ACT_NONE, &v);
 }
 
 static void project_qkv(block *b, int s)
@@ -178,9 +184,7 @@ static void project_qkv(block *b, int s)
         const mica_tensor x = mica_tensor_rows(&sd->x_LD, sp->first, sp->count);
         mica_tensor in = mica_tensor_rows(&b->joint.work_LD, sp->at, sp->count);
         modulate(b, s, 0, sp->first, &x, &in);
-        project(b, &sd->w->q, sp, &in, &b->joint.q_LD);
-        project(b, &sd->w->k, sp, &in, &b->joint.k_LD);
-        project(b, &sd->w->v, sp, &in, &b->joint.v_LD);
+        project(b, sd->w, sp, &in);
     }
 }
 

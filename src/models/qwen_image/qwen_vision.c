@@ -149,8 +149,8 @@ static void run_attention(const pass *p, mica_qwen_vision_layer *w, bool whole, 
     mica_tensor v = scratch(p, p->L, D);
     mica_rms_norm(p->be, x_LD, &w->norm_1, NORM_EPS, &norm_LD);
     mica_nn_linear_run(p->be, &w->q, &norm_LD, MICA_ACT_NONE, &q);
-    mica_nn_linear_run(p->be, &w->k, &norm_LD, MICA_ACT_NONE, &k);
-    mica_nn_linear_run(p->be, &w->v, &norm_LD, MICA_ACT_NONE, &v);
+    mica_nn_linear_again(p->be, &w->k, &norm_LD, MICA_ACT_NONE, &k);
+    mica_nn_linear_again(p->be, &w->v, &norm_LD, MICA_ACT_NONE, &v);
     rotate(p, &q);
     rotate(p, &k);
     if (whole)
@@ -171,7 +171,7 @@ static void run_mlp(const pass *p, mica_qwen_vision_layer *w, mica_tensor *x_LD)
         mica_tensor gate_LF = mica_tensor_rows(&gate, 0, n), up_LF = mica_tensor_rows(&up, 0, n);
         mica_rms_norm(p->be, &x, &w->norm_2, NORM_EPS, &norm_LD);
         mica_nn_linear_run(p->be, &w->gate, &norm_LD, MICA_ACT_NONE, &gate_LF);
-        mica_nn_linear_run(p->be, &w->up, &norm_LD, MICA_ACT_NONE, &up_LF);
+        mica_nn_linear_again(p->be, &w->up, &norm_LD, MICA_ACT_NONE, &up_LF);
         mica_swiglu(p->be, &gate_LF, &up_LF, &gate_LF);
         mica_nn_linear_gated(p->be, &w->down, &gate_LF, NULL, &x);
     }

@@ -141,8 +141,8 @@ static void run_attention(const block *b, mica_tensor *x_LD)
     mica_rms_norm_modulate(be, x_LD, &b->b->attn_norm1, vector(b, MICA_ZIMAGE_ATTN_SCALE), eps,
                            &work_LD);
     mica_nn_linear_run(be, &b->b->q, &work_LD, MICA_ACT_NONE, &q_LD);
-    mica_nn_linear_run(be, &b->b->k, &work_LD, MICA_ACT_NONE, &k_LD);
-    mica_nn_linear_run(be, &b->b->v, &work_LD, MICA_ACT_NONE, &v_LD);
+    mica_nn_linear_again(be, &b->b->k, &work_LD, MICA_ACT_NONE, &k_LD);
+    mica_nn_linear_again(be, &b->b->v, &work_LD, MICA_ACT_NONE, &v_LD);
     for (int i = 0; i < b->item_count; i++)
         attend_item(b, &b->items[i], &q_LD, &k_LD, &v_LD, &work_LD);
     mica_nn_linear_run(be, &b->b->out, &work_LD, MICA_ACT_NONE, &q_LD);
@@ -160,7 +160,7 @@ static void run_mlp_piece(const block *b, const mica_tensor *x_LD, mica_tensor *
     mica_rms_norm_modulate(be, x_LD, &b->b->ffn_norm1, vector(b, MICA_ZIMAGE_MLP_SCALE),
                            (float)b->w->config.eps, y_LD);
     mica_nn_linear_run(be, &b->b->mlp_gate, y_LD, MICA_ACT_NONE, gate_LF);
-    mica_nn_linear_run(be, &b->b->mlp_up, y_LD, MICA_ACT_NONE, up_LF);
+    mica_nn_linear_again(be, &b->b->mlp_up, y_LD, MICA_ACT_NONE, up_LF);
     mica_swiglu(be, gate_LF, up_LF, gate_LF);
     mica_nn_linear_run(be, &b->b->mlp_down, gate_LF, MICA_ACT_NONE, y_LD);
 }

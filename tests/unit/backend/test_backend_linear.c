@@ -346,6 +346,93 @@ static void test_golden(void **state)
     golden_close(&g);
 }
 
+/* ------------------------------------------------------------- the same input -- */
+
+/* Two linears of one x, the second told so; between them what `between` does. */
+typedef void (*between_fn)(mica_backend *be, mica_tensor *x);
+
+static void nothing(mica_backend *be, mica_tensor *x)
+{
+    (void)be;
+    (void)x;
+}
+
+/* Takes the scratch that x stands in. */
+static void take_scratch(mica_backend *be, mica_tensor *x)
+{
+    (void)mica_all_finite(be, x);
+}
+
+static void free_scratch(mica_backend *be, mica_tensor *x)
+{
+    (void)x;
+    mica_pool_trim(be);
+}
+
+static void run_pair(mica_precision precision, int m, int n, between_fn between, bool dnnl)
+{
+    const linear_case first = {.m = m, .n = 96, .k = 200, .dtype = MICA_DTYPE_BF16, .bias = true};
+    linear_data d = make_data(&first);
+    mica_weight w = host_weight(MICA_DTYPE_BF16, 0.1f, 2, SHAPE(n, first.k));
+    for (int i = 0; i < m; i++)
+        floats(&d.x)[i * first.k + 77] *= 20.0f; /* an outlier channel for int8 */
+    mica_tensor y[2];
+    mica_backend *be = open_backend(precision, 2);
+    if (dnnl)
+        (void)use_dnnl(be);
+    for (int told = 0; told < 2; told++) {
+        y[told] = host_tensor(MICA_DTYPE_F32, 2, SHAPE(m, n));
+        run(be, &first, &d);
+        between(be, &d.x);
+        mica_linear(be, &(mica_linear_args){
+                            .x_MD = &d.x, .w_OD = &w, .y_MO = &y[told], .same_x = told == 1});
+        assert_fine(be);
+    }
+    assert_memory_equal(y[0].data, y[1].data, mica_tensor_size(&y[0]));
+    host_free(&y[0]);
+    host_free(&y[1]);
+    mica_backend_close(&be);
+    weight_free(&w);
+    free_data(&d);
+}
+
+static void test_same_input(void **state)
+{
+    (void)state;
+    static const mica_precision precisions[] = {MICA_PRECISION_F32, MICA_PRECISION_BF16,
+                                                MICA_PRECISION_INT8};
+    static const between_fn between[] = {nothing, take_scratch, free_scratch};
+    for (size_t p = 0; p < MICA_ARRAY_LEN(precisions); p++)
+        for (size_t b = 0; b < MICA_ARRAY_LEN(between); b++)
+            for (int dnnl = 0; dnnl < 2; dnnl++) {
+                run_pair(precisions[p], 70, 96, between[b], dnnl);
+                run_pair(precisions[p], 70, 300, between[b], dnnl); /* more scratch than before */
+                run_pair(precisions[p], 3, 40, between[b], dnnl);
+            }
+}
+
+/* The hint where x is another tensor, or other rows of it: made anew, since places do not agree. */
+static void test_same_input_elsewhere(void **state)
+{
+    (void)state;
+    const linear_case c = {.m = 40, .n = 64, .k = 128, .dtype = MICA_DTYPE_BF16};
+    linear_data a = make_data(&c), b = make_data(&c);
+    mica_tensor want = host_tensor(MICA_DTYPE_F32, 2, SHAPE(c.m, c.n));
+    mica_backend *be = open_backend(MICA_PRECISION_INT8, 2);
+    mica_linear_args args = {.x_MD = &b.x, .w_OD = &b.w, .y_MO = &want};
+    mica_linear(be, &args);
+    run(be, &c, &a);
+    args.y_MO = &b.y;
+    args.same_x = true;
+    mica_linear(be, &args);
+    assert_fine(be);
+    assert_memory_equal(b.y.data, want.data, mica_tensor_size(&want));
+    mica_backend_close(&be);
+    host_free(&want);
+    free_data(&a);
+    free_data(&b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -356,6 +443,8 @@ int main(void)
         cmocka_unit_test(test_thread_count_does_not_show),
         cmocka_unit_test(test_rows_do_not_depend_on_the_batch),
         cmocka_unit_test(test_no_allocation_the_second_time),
+        cmocka_unit_test(test_same_input),
+        cmocka_unit_test(test_same_input_elsewhere),
         cmocka_unit_test(test_counters),
         cmocka_unit_test(test_wrong_shapes_are_told),
         cmocka_unit_test(test_golden),
