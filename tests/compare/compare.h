@@ -55,9 +55,11 @@ typedef struct cmp_op {
     int cases;           /* per round */
 } cmp_op;
 /* End with name == NULL. */
-extern const cmp_op cmp_row_ops[], cmp_product_ops[], cmp_sequence_ops[];
+extern const cmp_op cmp_row_ops[], cmp_product_ops[], cmp_sequence_ops[], cmp_picture_ops[];
 
 /* Timings of one backend at Qwen-Image's shapes. */
 void cmp_bench(mica_backend *be);
+/* Of the autoencoders' operations at 1,024 x 1,024. */
+void cmp_bench_pictures(mica_backend *be);
 
 #endif

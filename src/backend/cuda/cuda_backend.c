@@ -22,6 +22,7 @@ static void cuda_close(mica_backend *base)
             (void)cudaStreamSynchronize(be->streams[i]);
     mica_cuda_weight_drop(be, NULL);
     mica_cuda_sdpa_close(be);
+    mica_cuda_dnn_conv_close(be);
     mica_cuda_lt_close(be);
     mica_cuda_profile_deinit(be);
     mica_cuda_pool_deinit(be);
@@ -152,6 +153,7 @@ static mica_status open_parts(mica_cuda_backend *be, mica_err *err)
     be->flag = flag;
     MICA_TRY(mica_cuda_lt_open(be, err));
     mica_cuda_sdpa_open(be);
+    mica_cuda_dnn_conv_open(be);
     return describe(be, err);
 }
 

@@ -6,6 +6,7 @@
  *                    (cuda_branch.c)
  *       lt           cuBLASLt: plans by shape (cuda_lt.c)
  *       sdpa         cuDNN: attention plans by shape (cuda_cudnn.c), or NULL
+ *       conv         cuDNN: convolution plans by shape (cuda_dnn_conv.c), or NULL
  *       pool[2]      stacks of tensors in device chunks (cuda_pool.c)
  *       scratch      one device block per branch for the running operation, grown and kept
  *       stage        pinned memory through which everything from the host goes (cuda_stage.c)
@@ -31,6 +32,7 @@
 typedef struct mica_cuda_chunk mica_cuda_chunk;
 typedef struct mica_cuda_lt mica_cuda_lt;
 typedef struct mica_cuda_sdpa mica_cuda_sdpa;
+typedef struct mica_cuda_dnn_conv mica_cuda_dnn_conv;
 typedef struct mica_cuda_prepared mica_cuda_prepared;
 typedef struct mica_cuda_ref mica_cuda_ref;
 
@@ -61,6 +63,7 @@ typedef struct mica_cuda_backend {
     bool fuse; /* false: epilogues as passes of their own (ablation) */
     mica_cuda_lt *lt;
     mica_cuda_sdpa *sdpa;
+    mica_cuda_dnn_conv *conv;
     mica_cuda_pool pool[MICA_POOL_COUNT];
     void *scratch[2];
     size_t scratch_size[2];
@@ -135,7 +138,7 @@ mica_status mica_cuda_wait(mica_cuda_backend *be, const char *what, mica_err *er
 
 typedef enum mica_cuda_form {
     MICA_CUDA_FORM_MATRIX = 0, /* [rows][ld] in the compute type, ld = cols rounded up to 8 */
-    MICA_CUDA_FORM_CONV,       /* [O][KY][KX][C] as such a matrix */
+    MICA_CUDA_FORM_CONV,       /* [O][KY][KX][C] as such a matrix, rows of zeros up to 8 outputs */
     MICA_CUDA_FORM_F32,        /* [1][n] f32: vectors for own kernels */
     MICA_CUDA_FORM_BF16        /* [1][n] bf16: biases for cuBLASLt's epilogue */
 } mica_cuda_form;
@@ -209,6 +212,28 @@ mica_status mica_cuda_sdpa_run(mica_cuda_backend *be, const mica_cuda_sdpa_args 
                                void *workspace, mica_err *err);
 /* 91900 for 9.19.0; 0: built without cuDNN. */
 int mica_cuda_sdpa_version(void);
+
+/* ------------------------------------------------------ cuDNN convolution -- */
+
+/* One kernel over bf16 pictures [Y, X, C] and weights [O][KY][KX][C]: y = conv(x) (+ bias f32)
+ * (+ residual). All data 16-byte aligned, C and O multiples of 8. Compared as bytes: 64-bit fields only. */
+typedef struct mica_cuda_conv_shape {
+    int64_t Y, X, C, O, KY, KX, out_Y, out_X;
+    int64_t stride, pad_top, pad_bottom, pad_left, pad_right;
+    int64_t bias, residual; /* 1: added */
+} mica_cuda_conv_shape;
+typedef struct mica_cuda_conv_data {
+    const void *x, *w, *bias, *residual;
+    void *y; /* may be the residual */
+    void *workspace;
+} mica_cuda_conv_data;
+void mica_cuda_dnn_conv_open(mica_cuda_backend *be); /* leaves be->conv NULL without cuDNN */
+void mica_cuda_dnn_conv_close(mica_cuda_backend *be);
+/* *workspace of a plan for this shape; false: there is none. */
+bool mica_cuda_dnn_conv_plan(mica_cuda_backend *be, const mica_cuda_conv_shape *shape,
+                             size_t *workspace);
+mica_status mica_cuda_dnn_conv_run(mica_cuda_backend *be, const mica_cuda_conv_shape *shape,
+                                   const mica_cuda_conv_data *d, const char *name, mica_err *err);
 
 /* ----------------------------------------------------------------- slots -- */
 

@@ -166,6 +166,24 @@ typedef struct mica_cuda_pick_args {
 } mica_cuda_pick_args;
 cudaError_t mica_cuda_pick(const mica_cuda_pick_args *args, cudaStream_t stream);
 
+/* ------------------------------------------------------------ cuda_picture.cu --
+ * Faster ways of the above for the shapes of pictures. False: not this shape, nothing was done. */
+
+/* Rows to the length sqrt(n), times w; then act. */
+bool mica_cuda_unit_rows(const mica_cuda_view *x, const float *w, mica_cuda_act act,
+                         const mica_cuda_view *y, cudaStream_t stream, cudaError_t *error);
+/* mica_cuda_group_moments. */
+bool mica_cuda_row_moments(const void *x, mica_cuda_type type, int Y, int X, int C, int G,
+                           float *moments, cudaStream_t stream, cudaError_t *error);
+/* y = act(x * scale[c] + shift[c]) + residual; scale, shift, residual may be NULL, y any of the
+ * pictures. */
+bool mica_cuda_channel_map(const mica_cuda_view *x, const float *scale, const float *shift,
+                           mica_cuda_act act, const mica_cuda_view *residual,
+                           const mica_cuda_view *y, cudaStream_t stream, cudaError_t *error);
+/* mica_cuda_double of pixels of so many bytes. */
+bool mica_cuda_double_pixels(const void *x, void *y, int Y, int X, int64_t pixel_bytes,
+                             cudaStream_t stream, cudaError_t *error);
+
 /* p[b][i][:] = softmax(scale * s[b][i][0..visible)), zeros behind, for i in [0, rows).
  * visible = M, or with causal min(M, first + i + M - L + 1). A row that sees nothing is zero. */
 typedef struct mica_cuda_softmax_args {

@@ -258,8 +258,14 @@ static mica_status describe_form(mica_cuda_prepared *p, const char *name, mica_e
 static mica_status fill(mica_cuda_backend *be, mica_weight *w, mica_cuda_prepared *p, mica_err *err)
 {
     MICA_TRY(describe_form(p, name_of(w), err));
-    MICA_TRY(mica_cuda_alloc(be, (size_t)(p->rows * p->ld) * mica_cuda_type_size(p->type),
-                             name_of(w), &p->data, err));
+    const size_t row = (size_t)p->ld * mica_cuda_type_size(p->type), used = (size_t)p->rows * row;
+    const size_t size =
+        p->form == MICA_CUDA_FORM_CONV ? (size_t)mica_cuda_round8(p->rows) * row : used;
+    MICA_TRY(mica_cuda_alloc(be, size, name_of(w), &p->data, err));
+    if (size > used)
+        MICA_TRY(mica_cuda_check(
+            cudaMemsetAsync((uint8_t *)p->data + used, 0, size - used, be->stream),
+            "padding a weight", err));
     MICA_TRY(upload(be, p, name_of(w), err));
     return add_ref(be, w, p, err);
 }

@@ -69,9 +69,15 @@ mica_status mica_cuda_op_l2_norm_channels(mica_backend *be, const mica_tensor *x
                                           mica_weight *gamma_C, mica_act act, mica_tensor *y_MC,
                                           mica_err *err)
 {
+    const char *name = "l2_norm_channels";
     mica_cuda_norm_args a = {.kind = MICA_CUDA_NORM_L2, .act = (mica_cuda_act)act};
-    MICA_TRY(none_or_silu("l2_norm_channels", act, err));
-    return run_norm(be, &a, x_MC, gamma_C, y_MC, "l2_norm_channels", err);
+    const mica_cuda_view x = mica_cuda_view_of(x_MC), y = mica_cuda_view_of(y_MC);
+    cudaError_t error;
+    MICA_TRY(none_or_silu(name, act, err));
+    MICA_TRY(vector(mica_cuda_from(be), gamma_C, &a.w, err));
+    if (mica_cuda_unit_rows(&x, a.w, a.act, &y, mica_cuda_from(be)->stream, &error))
+        return mica_cuda_check(error, name, err);
+    return run_norm(be, &a, x_MC, gamma_C, y_MC, name, err);
 }
 
 /* ------------------------------------------------------------- group norm -- */
@@ -80,11 +86,15 @@ mica_status mica_cuda_op_group_moments(mica_backend *base, const mica_tensor *x_
                                        mica_tensor *moments_YG2, mica_err *err)
 {
     mica_cuda_backend *be = mica_cuda_from(base);
-    return mica_cuda_check(
-        mica_cuda_group_moments(x_YXC->data, mica_cuda_type_of(x_YXC->dtype), (int)x_YXC->shape_[0],
-                                (int)x_YXC->shape_[1], (int)x_YXC->shape_[2],
-                                (int)moments_YG2->shape_[1], moments_YG2->data, be->stream),
-        "group_moments", err);
+    const mica_cuda_type type = mica_cuda_type_of(x_YXC->dtype);
+    const int Y = (int)x_YXC->shape_[0], X = (int)x_YXC->shape_[1], C = (int)x_YXC->shape_[2];
+    const int G = (int)moments_YG2->shape_[1];
+    cudaError_t error;
+    if (!mica_cuda_row_moments(x_YXC->data, type, Y, X, C, G, moments_YG2->data, be->stream,
+                               &error))
+        error = mica_cuda_group_moments(x_YXC->data, type, Y, X, C, G, moments_YG2->data,
+                                        be->stream);
+    return mica_cuda_check(error, "group_moments", err);
 }
 
 mica_status mica_cuda_op_group_norm(mica_backend *base, const mica_group_norm_args *args,
@@ -107,10 +117,15 @@ mica_status mica_cuda_op_group_norm(mica_backend *base, const mica_group_norm_ar
                                                     x->shape_[1] * (C / G), args->eps, gamma, beta,
                                                     scale, shift, be->stream),
                              "group_norm", err));
-    const mica_cuda_view in = mica_cuda_view_of(x), out = mica_cuda_view_of(args->y_YXC);
-    return mica_cuda_check(
-        mica_cuda_channel_affine(&in, scale, shift, (mica_cuda_act)args->act, &out, be->stream),
-        "group_norm", err);
+    const mica_cuda_act act = (mica_cuda_act)args->act;
+    const mica_cuda_view in = mica_cuda_view_matrix(x->data, mica_cuda_type_of(x->dtype),
+                                                    x->shape_[0] * x->shape_[1], C, C);
+    const mica_cuda_view out =
+        mica_cuda_view_matrix(args->y_YXC->data, mica_cuda_type_of(args->y_YXC->dtype), in.rows, C, C);
+    cudaError_t error;
+    if (!mica_cuda_channel_map(&in, scale, shift, act, NULL, &out, be->stream, &error))
+        error = mica_cuda_channel_affine(&in, scale, shift, act, &out, be->stream);
+    return mica_cuda_check(error, "group_norm", err);
 }
 
 /* --------------------------------------------------------------- rotation -- */
