@@ -54,6 +54,7 @@ mica_status cli_text_read(const char *argument, char **out, mica_err *err);
 typedef struct cli_engine_args {
     const char *transformer, *text_encoder, *vae, *tokenizer;
     int device, precision, cpu_level, threads;
+    uint64_t vram;   /* bytes; 0: no limit */
     cli_texts loras; /* FILE[:SCALE] */
 } cli_engine_args;
 typedef struct cli_common_args {

@@ -54,6 +54,11 @@ const cli_option cli_engine_table[] = {
      .words = precision_words,
      .value = "P",
      .help = "arithmetic of the large matrices (auto is bf16)"},
+    {.name = "vram",
+     .kind = CLI_BYTES,
+     .offset = AT(vram),
+     .value = "LIMIT",
+     .help = "GPU memory to take at most, like 8G; blocks that do not fit are streamed"},
     {.name = "threads",
      .kind = CLI_INT,
      .offset = AT(threads),
@@ -97,7 +102,8 @@ void cli_engine_fill(const cli_engine_args *args, const char *model, mica_engine
                                  .device = (mica_device)args->device,
                                  .precision = (mica_precision)args->precision,
                                  .cpu_level = (mica_cpu_level)args->cpu_level,
-                                 .threads = args->threads};
+                                 .threads = args->threads,
+                                 .vram_limit = args->vram};
 }
 
 /* ------------------------------------------------------------------ LoRA -- */

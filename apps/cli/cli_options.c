@@ -136,6 +136,28 @@ static mica_status set_uint64(const assignment *a, mica_err *err)
     return MICA_OK;
 }
 
+/* The unit may not be left out: "8" is more likely gigabytes than bytes. */
+static mica_status set_bytes(const assignment *a, mica_err *err)
+{
+    static const char UNITS[] = "KMGT";
+    char *end = NULL;
+    const size_t length = strspn(a->text, ".0123456789");
+    const double value = strtod(a->text, &end);
+    const char *unit =
+        a->text[length] ? strchr(UNITS, toupper((unsigned char)a->text[length])) : NULL;
+    const char *rest = unit ? a->text + length + 1 : "";
+    const bool is_whole = *rest == '\0' || strcmp(rest, "B") == 0 || strcmp(rest, "iB") == 0;
+    double bytes = value;
+    for (const char *u = UNITS; unit && u <= unit; u++)
+        bytes *= 1024.0;
+    if (length == 0 || end != a->text + length || !unit || !is_whole || !(bytes >= 1.0) ||
+        bytes > 1e18)
+        return MICA_FAIL(err, MICA_E_USAGE, "%s takes a size like 8G or 700M; got '%s'",
+                         a->spelling, a->text);
+    *(uint64_t *)a->field = (uint64_t)bytes;
+    return MICA_OK;
+}
+
 /* One number that ends at `stop` (',' or end of text); *next is where it ended. */
 static bool read_double(const char *text, double lo, double hi, double *out, const char **next)
 {
@@ -211,6 +233,8 @@ static mica_status assign(const assignment *a, mica_err *err)
         return set_int(a, err);
     case CLI_UINT64:
         return set_uint64(a, err);
+    case CLI_BYTES:
+        return set_bytes(a, err);
     case CLI_DOUBLE:
         return set_double(a, err);
     case CLI_DOUBLES:

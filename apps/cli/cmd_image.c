@@ -244,6 +244,8 @@ static mica_status add_stats(image_run *run, mica_err *err)
     if (all->seconds[MICA_PHASE_DENOISE] > 0.0)
         all->steps_per_second = steps / all->seconds[MICA_PHASE_DENOISE];
     all->peak_memory = MICA_MAX(all->peak_memory, s.peak_memory);
+    all->device_memory = MICA_MAX(all->device_memory, s.device_memory);
+    all->streamed_weights = MICA_MAX(all->streamed_weights, s.streamed_weights);
     all->block_allocations += s.block_allocations;
     all->block_waits += s.block_waits;
     all->rope_builds += s.rope_builds;

@@ -73,8 +73,10 @@ static void add_stats_json(const image_run *run, mica_text *out)
                   run->open_seconds, s->seconds[MICA_PHASE_TEXT], s->seconds[MICA_PHASE_PREPARE],
                   s->seconds[MICA_PHASE_DENOISE], s->seconds[MICA_PHASE_DECODE], run->write_seconds,
                   mica_clock_seconds() - run->start);
-    mica_text_add(out, ",\"steps_per_second\":%.6f,\"peak_memory\":%" PRIu64, s->steps_per_second,
-                  s->peak_memory);
+    mica_text_add(out,
+                  ",\"steps_per_second\":%.6f,\"peak_memory\":%" PRIu64
+                  ",\"device_memory\":%" PRIu64 ",\"streamed_weights\":%" PRIu64,
+                  s->steps_per_second, s->peak_memory, s->device_memory, s->streamed_weights);
     mica_text_add(out,
                   ",\"counters\":{\"block_allocations\":%" PRIu64 ",\"block_waits\":%" PRIu64
                   ",\"rope_builds\":%" PRIu64 ",\"modulation_matmuls\":%" PRIu64
@@ -97,7 +99,12 @@ static void add_summary(const image_run *run, mica_text *out)
                   mica_clock_seconds() - run->start, s->seconds[MICA_PHASE_TEXT],
                   s->seconds[MICA_PHASE_PREPARE], s->seconds[MICA_PHASE_DENOISE],
                   s->steps_per_second, s->seconds[MICA_PHASE_DECODE]);
-    mica_text_add(out, ", peak memory %.2f GB\n", (double)s->peak_memory * 1e-9);
+    mica_text_add(out, ", peak memory %.2f GB", (double)s->peak_memory * 1e-9);
+    if (s->device_memory)
+        mica_text_add(out, ", of the GPU %.2f GB", (double)s->device_memory * 1e-9);
+    if (s->streamed_weights)
+        mica_text_add(out, ", %.2f GB of weights streamed", (double)s->streamed_weights * 1e-9);
+    mica_text_add(out, "\n");
 }
 
 static mica_status add_shown(const image_run *run, mica_text *out, mica_err *err)

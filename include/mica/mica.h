@@ -123,6 +123,9 @@ typedef struct mica_engine_options {
     const char *hubert;      /* chinese-hubert-base */
     const char *bert;        /* chinese-roberta-wwm-ext-large */
     const char *speaker;     /* ERes2NetV2, for v2Pro and v2ProPlus */
+    /* Bytes of a device's memory that this process may take; 0: what is free. Blocks of a network whose
+     * weights do not fit stay in the host's memory and are copied while the block before computes. */
+    uint64_t vram_limit;
 } mica_engine_options;
 
 /* Opens and checks a model: every tensor's name, shape, dtype and range, without
@@ -290,6 +293,8 @@ typedef struct mica_run_stats {
     uint64_t modulation_matmuls;  /* batched modulation matmuls */
     uint64_t prompt_cache_hits;   /* 1: the text encoder was not needed */
     uint64_t skipped_evaluations; /* of the network, by step_caching */
+    uint64_t device_memory;    /* bytes taken of the device's memory at the worst moment; 0: CPU */
+    uint64_t streamed_weights; /* bytes that did not fit and were copied for every use */
 } mica_run_stats;
 MICA_API mica_status mica_session_stats(const mica_session *session, mica_run_stats *stats);
 

@@ -224,14 +224,20 @@ static void say_measured(const api_bench *b, const mica_session *s, const char *
                  "attention");
         say_rate(b, "convolutions", c->conv_flops, c->conv_seconds, m->float_peak, "convolutions");
     }
+    if (m->stats.device_memory)
+        api_bench_say(b, "  %-12s %8.2f GB peak, %.2f GB of weights streamed", "device",
+                      (double)m->stats.device_memory * 1e-9,
+                      (double)m->stats.streamed_weights * 1e-9);
     api_bench_say(b,
                   "  %-12s %8.2f GB peak, %" PRIu64 " allocations and %" PRIu64 " waits in blocks",
                   "memory", (double)m->stats.peak_memory * 1e-9, m->stats.block_allocations,
                   m->stats.block_waits);
     mica_text_add(&b->report->json,
-                  ",\"peak_memory\":%" PRIu64 ",\"block_allocations\":%" PRIu64
+                  ",\"peak_memory\":%" PRIu64 ",\"device_memory\":%" PRIu64
+                  ",\"streamed_weights\":%" PRIu64 ",\"block_allocations\":%" PRIu64
                   ",\"block_waits\":%" PRIu64,
-                  m->stats.peak_memory, m->stats.block_allocations, m->stats.block_waits);
+                  m->stats.peak_memory, m->stats.device_memory, m->stats.streamed_weights,
+                  m->stats.block_allocations, m->stats.block_waits);
 }
 
 static mica_status bench_variant(const api_bench *b, mica_engine *e, const char *variant)

@@ -59,6 +59,11 @@ mica_status api_resolve_device(mica_engine_options *o, mica_err *err)
     if (o->device == MICA_DEVICE_AUTO)
         o->device = on_gpu && mica_backend_cuda_usable(NULL) == MICA_OK ? MICA_DEVICE_CUDA
                                                                         : MICA_DEVICE_CPU;
+    if (o->vram_limit && o->device == MICA_DEVICE_CPU)
+        return MICA_FAIL(
+            err, MICA_E_USAGE,
+            "a limit of GPU memory (--vram) has no meaning on the CPU; leave it out, or "
+            "take device cuda");
     if (o->precision == MICA_PRECISION_FP8)
         return MICA_FAIL(err, MICA_E_UNSUPPORTED,
                          "precision fp8: CPUs do not compute in fp8; use int8 or bf16 (fp8 weight "

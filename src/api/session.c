@@ -18,7 +18,8 @@ mica_status mica_session_open(mica_session **out, mica_engine *engine)
     const mica_backend_options backend = {.device = o->device,
                                           .precision = api_precision(engine),
                                           .threads = o->threads,
-                                          .ablate_fusion = o->ablate_fusion};
+                                          .ablate_fusion = o->ablate_fusion,
+                                          .vram_limit = o->vram_limit};
     const mica_diffusion_switches switches = {.ablate_rope_once = o->ablate_rope_once,
                                               .ablate_modulation_once = o->ablate_modulation_once,
                                               .ablate_batched_cfg = o->ablate_batched_cfg,
@@ -51,6 +52,7 @@ const char *mica_session_errmsg(const mica_session *session)
 static void keep_stats(mica_session *s, const mica_diffusion_result *r)
 {
     const double denoise = r->seconds[MICA_PHASE_DENOISE];
+    const mica_backend_memory memory = mica_backend_get_memory(s->be, true);
     s->stats = (mica_run_stats){.size = sizeof s->stats,
                                 .steps_per_second = denoise > 0.0 ? r->steps / denoise : 0.0,
                                 .peak_memory = mica_clock_peak_rss(),
@@ -59,7 +61,9 @@ static void keep_stats(mica_session *s, const mica_diffusion_result *r)
                                 .rope_builds = r->rope_builds,
                                 .modulation_matmuls = r->modulation_matmuls,
                                 .prompt_cache_hits = r->prompt_cache_hits,
-                                .skipped_evaluations = r->skipped_evaluations};
+                                .skipped_evaluations = r->skipped_evaluations,
+                                .device_memory = memory.peak,
+                                .streamed_weights = memory.streamed};
     memcpy(s->stats.seconds, r->seconds, sizeof s->stats.seconds);
 }
 

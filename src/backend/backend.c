@@ -235,6 +235,14 @@ mica_dtype mica_backend_act_dtype(const mica_backend *be)
     return be->act_dtype;
 }
 
+mica_backend_memory mica_backend_get_memory(mica_backend *be, bool restart)
+{
+    mica_backend_memory memory = {0};
+    if (be->ops->get_memory)
+        be->ops->get_memory(be, restart, &memory);
+    return memory;
+}
+
 void mica_upload_f32(mica_backend *be, const mica_tensor *dst, const float *src)
 {
     if (begin(be) && mica_tensor_count(dst) > 0)

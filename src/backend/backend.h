@@ -28,6 +28,7 @@ typedef struct mica_backend_options {
     mica_precision precision;
     int threads; /* 0: all */
     bool ablate_fusion;
+    uint64_t vram_limit; /* bytes to take of a device's memory; 0: what is free */
 } mica_backend_options;
 
 /* Something that is added to a linear's weight without touching it: a LoRA and its kin (nn/lora.h
@@ -58,7 +59,10 @@ typedef struct mica_weight {
     bool constant;    /* shared by several users, keep when dropping; outlives the backend */
     bool mapped;      /* data lies in a read-only file mapping: its pages may be dropped and
                           come back from the file. False (memory of its own): never touched */
+    bool lasting;     /* the numbers stay where they are while a backend that saw them is open:
+                          a dropped form may be kept for the next use */
     void *prepared;
+    void *group; /* the backend's: weights that were prefetched together, or NULL */
     const mica_adapter *adapters; /* of a linear; NULL: none. Borrowed */
 } mica_weight;
 
@@ -140,6 +144,17 @@ uint64_t mica_pool_peak(const mica_backend *be, mica_pool pool);
 void *mica_backend_buffer_alloc(mica_backend *be, size_t size);
 void mica_backend_buffer_free(mica_backend *be, void *buffer);
 mica_dtype mica_backend_act_dtype(const mica_backend *be); /* of mica_act_tensor */
+
+/* Memory of the device that computes, in bytes; all zero where that is the host's. */
+typedef struct mica_backend_memory {
+    uint64_t total, limit; /* what there is, and what may be taken of it */
+    uint64_t available;    /* may still be taken, weights that may go counted as gone */
+    uint64_t used,
+        peak;          /* taken by this process, and at the worst moment since it was asked last */
+    uint64_t streamed; /* of weights that do not fit: copied for every use */
+} mica_backend_memory;
+/* `restart`: the peak is counted anew from here. */
+mica_backend_memory mica_backend_get_memory(mica_backend *be, bool restart);
 
 /* Host <-> tensor. Both wait for queued work; sizes must match; src/dst are f32. */
 void mica_upload_f32(mica_backend *be, const mica_tensor *dst, const float *src);

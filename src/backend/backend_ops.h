@@ -33,6 +33,8 @@ typedef struct mica_backend_ops {
                                 mica_err *err);
     void (*prefetch_weights)(mica_backend *be, mica_weight *const *weights, int count);
     void (*drop_weights)(mica_backend *be, mica_weight *const *weights, int count);
+    /* May be NULL: the host's memory. */
+    void (*get_memory)(mica_backend *be, bool restart, mica_backend_memory *out);
     /* May be NULL: nothing to release. */
     void (*release_pages)(mica_backend *be, mica_weight *const *weights, int count);
 

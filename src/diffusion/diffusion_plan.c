@@ -250,15 +250,19 @@ static mica_status make_schedule(mica_diffusion *d, mica_err *err)
 static mica_status check_memory(const mica_diffusion *d, mica_err *err)
 {
     const mica_diffusion_plan *p = &d->plan;
-    const uint64_t have = mica_clock_available_memory();
-    const uint64_t need =
+    const mica_backend_memory device = mica_backend_get_memory(d->be, false);
+    const uint64_t have = device.total ? device.limit : mica_clock_available_memory();
+    const uint64_t in_f32 =
         d->ops->scratch(d, p->width, p->height, p->pictures * (p->guided ? 2 : 1));
+    const uint64_t size = (uint64_t)mica_dtype_get(mica_backend_act_dtype(d->be))->size;
+    const uint64_t need = device.total ? in_f32 / sizeof(float) * size : in_f32;
     if (have && need > have)
         return MICA_FAIL(err, MICA_E_NOMEM,
                          "%d picture%s of %d x %d need about %.1f GB of working memory, %.1f GB "
-                         "are free; choose a smaller size or batch",
+                         "%s; choose a smaller size or batch",
                          p->pictures, p->pictures == 1 ? "" : "s", p->width, p->height,
-                         (double)need * 1e-9, (double)have * 1e-9);
+                         (double)need * 1e-9, (double)have * 1e-9,
+                         device.total ? "of the GPU may be taken" : "are free");
     return MICA_OK;
 }
 

@@ -93,6 +93,7 @@ typedef struct mica_kl_run {
     mica_tensor scratch; /* [elements] */
     int64_t most_scratch;
     int64_t latent_rows; /* of the picture under way: a tile of N of them is N rows in this many */
+    int64_t most_band;   /* elements of scratch that an automatic band may take */
     int done, total;
 } mica_kl_run;
 

@@ -14,10 +14,6 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Scratch of a band when nothing else is asked. Larger bands save nothing, a layer's weights are
- * prepared once; smaller ones norm more rows twice. */
-#define AUTO_BAND_BYTES ((int64_t)32 << 20)
-
 /* -------------------------------------------------------------------- planes -- */
 
 mica_tensor mica_kl_plane_view(const mica_kl_plane *p)
@@ -150,7 +146,7 @@ static int64_t band_scratch(const conv_pass *c, int64_t n)
 static int64_t band_rows(const conv_pass *c)
 {
     const mica_kl_run *r = c->r;
-    const int64_t asked = r->args->tile_rows, limit = AUTO_BAND_BYTES / (int64_t)sizeof(float);
+    const int64_t asked = r->args->tile_rows, limit = r->most_band;
     if (asked != 0) {
         const int64_t per_latent = MICA_MAX(1, c->Y / r->latent_rows);
         return asked < 0 ? c->Y : MICA_MIN(asked * per_latent, c->Y);

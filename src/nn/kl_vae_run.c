@@ -107,6 +107,19 @@ static mica_status make_planes(mica_kl_run *r)
     return mica_backend_check(r->be, r->err);
 }
 
+/* Scratch of a band when nothing else is asked. On the CPU larger bands save nothing, a layer's weights
+ * are prepared once, and smaller ones norm more rows twice. A device is kept busy by whole pictures. */
+#define AUTO_BAND_BYTES ((int64_t)32 << 20)
+
+static int64_t most_band(mica_backend *be)
+{
+    const mica_backend_memory m =
+        be ? mica_backend_get_memory(be, false) : (mica_backend_memory){0};
+    if (!m.total)
+        return AUTO_BAND_BYTES / (int64_t)sizeof(float);
+    return (int64_t)(m.available / 4) / mica_dtype_get(mica_backend_act_dtype(be))->size;
+}
+
 static mica_kl_run begin(mica_kl_vae *vae, mica_backend *be, const mica_vae_run_args *args,
                          int64_t latent_rows, mica_err *err)
 {
@@ -116,7 +129,8 @@ static mica_kl_run begin(mica_kl_vae *vae, mica_backend *be, const mica_vae_run_
                          .args = args ? args : &none,
                          .err = err,
                          .counting = true,
-                         .latent_rows = latent_rows};
+                         .latent_rows = latent_rows,
+                         .most_band = most_band(be)};
 }
 
 static mica_status decode(mica_kl_run *r, const mica_tensor *z_YXC, mica_tensor *picture_YXC)

@@ -106,6 +106,7 @@ static void bind_one(mica_weight_binder *b, const mica_weight_row *row, int inde
     }
     out->tensor = seen;
     out->mapped = mica_weights_is_mapped(b->weights, t);
+    out->lasting = true; /* the model closes after its sessions */
     out->name = mica_arena_strndup(b->arena, name, strlen(name));
     b->out_of_memory |= !out->name;
     b->bound++;

@@ -16,6 +16,9 @@ picture="image $model -p x -W 32 -H 32 --steps 1 --quiet"
         fails 1 '^mica: device cuda: ' bench --kernels --device cuda
     fi
 
+    fails 2 '--vram takes a size like 8G' $picture -o x.png --vram 8
+    fails 2 'a limit of GPU memory .--vram. has no meaning on the CPU' $picture -o x.png --device cpu --vram 8G
+
     # The installed tree with another library of the backend, or none.
     prefix=$(cd "$(dirname "$MICA")/.." && pwd)
     cp -R "$prefix" tree

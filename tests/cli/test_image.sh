@@ -32,7 +32,7 @@ works image "$model" -p 'a "fox"
 🦊' -n '' $small -o j.png --json --batch 2 --seed 7
 cp "$out" j.json
 check 'one JSON object' json_get seconds.open seconds.text seconds.prepare seconds.denoise \
-    seconds.decode seconds.total steps_per_second peak_memory parameters <j.json >j.values
+    seconds.decode seconds.total steps_per_second peak_memory device_memory streamed_weights parameters <j.json >j.values
 check 'output paths' sh -c '[ "$(cat)" = "j-1.png
 j-1.png
 j-2.png

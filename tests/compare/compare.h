@@ -55,7 +55,8 @@ typedef struct cmp_op {
     int cases;           /* per round */
 } cmp_op;
 /* End with name == NULL. */
-extern const cmp_op cmp_row_ops[], cmp_product_ops[], cmp_sequence_ops[], cmp_picture_ops[];
+extern const cmp_op cmp_row_ops[], cmp_product_ops[], cmp_sequence_ops[], cmp_picture_ops[],
+    cmp_streaming_ops[];
 
 /* Timings of one backend at Qwen-Image's shapes. */
 void cmp_bench(mica_backend *be);

@@ -61,14 +61,14 @@ static void groups(cmp *c)
     for (int i = 0; i < 2; i++) {
         mica_upload_f32(c->be[i], &x.t[i], values);
         mica_group_moments(c->be[i], &x.t[i], &moments.t[i]);
-        mica_group_norm(c->be[i], &(mica_group_norm_args){.x_YXC = &x.t[i],
-                                                          .moments_YG2 = &moments.t[i],
-                                                          .gamma_C = &gamma.w[i],
-                                                          .beta_C = &beta.w[i],
-                                                          .eps = 1e-6f,
-                                                          .act = Y & 1 ? MICA_ACT_SILU
-                                                                       : MICA_ACT_NONE,
-                                                          .y_YXC = &y.t[i]});
+        mica_group_norm(c->be[i],
+                        &(mica_group_norm_args){.x_YXC = &x.t[i],
+                                                .moments_YG2 = &moments.t[i],
+                                                .gamma_C = &gamma.w[i],
+                                                .beta_C = &beta.w[i],
+                                                .eps = 1e-6f,
+                                                .act = Y & 1 ? MICA_ACT_SILU : MICA_ACT_NONE,
+                                                .y_YXC = &y.t[i]});
     }
     cmp_result(c, &moments, F32_BOUND, F32_BOUND);
     cmp_result(c, &y, 4 * F32_BOUND, BF16_BOUND);
@@ -108,9 +108,8 @@ static void convolution(cmp *c)
     cmp_weight bias = cmp_weight_make(c, MICA_DTYPE_BF16, 1.0f, 0, 1, CMP_SHAPE(O));
     cmp_tensor residual = state ? cmp_state(c, 1.0f, 3, CMP_SHAPE(out_Y, out_X, O))
                                 : cmp_act(c, 1.0f, 3, CMP_SHAPE(out_Y, out_X, O));
-    cmp_tensor y = (rest & 2) && in_place
-                       ? residual
-                       : cmp_output(c, state, 3, CMP_SHAPE(out_Y, out_X, O));
+    cmp_tensor y =
+        (rest & 2) && in_place ? residual : cmp_output(c, state, 3, CMP_SHAPE(out_Y, out_X, O));
     for (int i = 0; i < 2; i++)
         mica_conv2d(c->be[i], &(mica_conv2d_args){.x_YXC = &x.t[i],
                                                   .w_OCYX = &w.w[i],
@@ -237,7 +236,8 @@ static void one(mica_backend *be, void (*run)(picture_bench *), int side, int C,
     picture_bench b = {.be = be,
                        .x = mica_act_tensor(be, MICA_POOL_SESSION, 3, CMP_SHAPE(side, side, C)),
                        .y = mica_act_tensor(be, MICA_POOL_SESSION, 3, CMP_SHAPE(out, out, O)),
-                       .moments = mica_state_tensor(be, MICA_POOL_SESSION, 3, CMP_SHAPE(side, 32, 2)),
+                       .moments =
+                           mica_state_tensor(be, MICA_POOL_SESSION, 3, CMP_SHAPE(side, 32, 2)),
                        .w = w.w[0],
                        .vector = vectors.w[0],
                        .residual = residual,
@@ -263,12 +263,12 @@ static void one(mica_backend *be, void (*run)(picture_bench *), int side, int C,
 
 void cmp_bench_pictures(mica_backend *be)
 {
-    static const int CONV[][3] = {/* side, in, out: Qwen-Image's decoder, then FLUX.2's */
-                                  {128, 384, 384}, {256, 384, 192}, {256, 192, 384}, {256, 384, 384},
-                                  {512, 384, 192}, {512, 192, 192}, {1024, 192, 96}, {1024, 96, 96},
-                                  {1024, 96, 3},   {128, 512, 512}, {256, 512, 512}, {512, 512, 512},
-                                  {512, 512, 256}, {512, 256, 256}, {1024, 256, 256},
-                                  {1024, 256, 128}, {1024, 128, 128}, {1024, 128, 3}};
+    static const int CONV[][3] = {
+        /* side, in, out: Qwen-Image's decoder, then FLUX.2's */
+        {128, 384, 384},  {256, 384, 192},  {256, 192, 384}, {256, 384, 384}, {512, 384, 192},
+        {512, 192, 192},  {1024, 192, 96},  {1024, 96, 96},  {1024, 96, 3},   {128, 512, 512},
+        {256, 512, 512},  {512, 512, 512},  {512, 512, 256}, {512, 256, 256}, {1024, 256, 256},
+        {1024, 256, 128}, {1024, 128, 128}, {1024, 128, 3}};
     for (size_t i = 0; i < MICA_ARRAY_LEN(CONV); i++)
         one(be, run_conv, CONV[i][0], CONV[i][1], CONV[i][2], false);
     one(be, run_conv, 512, 192, 192, true);

@@ -20,7 +20,11 @@ static void cuda_close(mica_backend *base)
     for (int i = 0; i < 2; i++)
         if (be->streams[i])
             (void)cudaStreamSynchronize(be->streams[i]);
-    mica_cuda_weight_drop(be, NULL);
+    if (be->copies)
+        (void)cudaStreamSynchronize(be->copies);
+    if (be->device)
+        mica_cuda_weight_drop(be, NULL);
+    mica_cuda_stream_deinit(be);
     mica_cuda_sdpa_close(be);
     mica_cuda_dnn_conv_close(be);
     mica_cuda_lt_close(be);
@@ -31,16 +35,11 @@ static void cuda_close(mica_backend *base)
     mica_cuda_free(be, be->stage_dev);
     mica_cuda_free(be, be->flag);
     mica_cuda_stage_deinit(be);
+    if (be->copies)
+        (void)cudaStreamDestroy(be->copies);
     mica_cuda_branch_close(be);
+    mica_cuda_device_close(be);
     mica_mem_free(be);
-}
-
-/* Weights are uploaded at first use and stay; streaming blocks that do not fit is not here yet. */
-static void cuda_prefetch_weights(mica_backend *be, mica_weight *const *weights, int count)
-{
-    (void)be;
-    (void)weights;
-    (void)count;
 }
 
 static void cuda_drop_weights(mica_backend *be, mica_weight *const *weights, int count)
@@ -51,7 +50,7 @@ static void cuda_drop_weights(mica_backend *be, mica_weight *const *weights, int
 }
 
 /* A slot that backend_ops.h gains must not be forgotten here: it would be NULL. */
-enum { SLOTS = 45 };
+enum { SLOTS = 46 };
 _Static_assert(sizeof(mica_backend_ops) == SLOTS * sizeof(void (*)(void)), "implement new slots");
 
 static const mica_backend_ops cuda_ops = {
@@ -65,7 +64,8 @@ static const mica_backend_ops cuda_ops = {
     .buffer_free = mica_cuda_buffer_free,
     .upload_f32 = mica_cuda_op_upload_f32,
     .download_f32 = mica_cuda_op_download_f32,
-    .prefetch_weights = cuda_prefetch_weights,
+    .get_memory = mica_cuda_get_memory,
+    .prefetch_weights = mica_cuda_prefetch_weights,
     .drop_weights = cuda_drop_weights,
     .release_pages = NULL, /* after the upload nobody reads them */
     .linear = mica_cuda_op_linear,
@@ -147,8 +147,10 @@ static mica_status describe(mica_cuda_backend *be, mica_err *err)
 static mica_status open_parts(mica_cuda_backend *be, mica_err *err)
 {
     void *flag;
-    MICA_TRY(mica_cuda_check(cudaSetDevice(0), "choosing the GPU", err));
+    MICA_TRY(mica_cuda_device_open(be, 0, err));
     MICA_TRY(mica_cuda_branch_open(be, err));
+    MICA_TRY(mica_cuda_check(cudaStreamCreateWithFlags(&be->copies, cudaStreamNonBlocking),
+                             "creating a stream", err));
     MICA_TRY(mica_cuda_alloc(be, sizeof(int), "a flag", &flag, err));
     be->flag = flag;
     MICA_TRY(mica_cuda_lt_open(be, err));

@@ -2,8 +2,10 @@
  *
  *     mica_cuda_backend
  *       base         vtable, options, counters, first failure (backend_ops.h)
- *       stream       everything is queued here, in order: the main stream, or in a fork the side one
+ *       device       the GPU's accounts, its limit and the weights on it (cuda_memory.c)
+ *       stream       operations are queued here, in order: the main stream, or in a fork the side one
  *                    (cuda_branch.c)
+ *       copies       weights come on this one and are waited for by `stream` at first use
  *       lt           cuBLASLt: plans by shape (cuda_lt.c)
  *       sdpa         cuDNN: attention plans by shape (cuda_cudnn.c), or NULL
  *       conv         cuDNN: convolution plans by shape (cuda_dnn_conv.c), or NULL
@@ -11,6 +13,7 @@
  *       scratch      one device block per branch for the running operation, grown and kept
  *       stage        pinned memory through which everything from the host goes (cuda_stage.c)
  *       prepared     references to weights on the device (cuda_prepare.c)
+ *       groups       blocks as they are prefetched; those that do not fit pass through windows
  *
  * One stream in order makes the memory simple: a block of a stack or of scratch may be reused as
  * soon as the operation before it is queued. Only downloads and all_finite wait for the device,
@@ -29,12 +32,16 @@
 #include "backend/backend_ops.h"
 #include "backend/cuda/cuda_kernels.h"
 
+#include <pthread.h>
+#include <stdatomic.h>
+
 typedef struct mica_cuda_chunk mica_cuda_chunk;
 typedef struct mica_cuda_lt mica_cuda_lt;
 typedef struct mica_cuda_sdpa mica_cuda_sdpa;
 typedef struct mica_cuda_dnn_conv mica_cuda_dnn_conv;
 typedef struct mica_cuda_prepared mica_cuda_prepared;
 typedef struct mica_cuda_ref mica_cuda_ref;
+typedef struct mica_cuda_group mica_cuda_group;
 
 typedef struct mica_cuda_pool {
     mica_cuda_chunk *first, *current;
@@ -50,17 +57,42 @@ typedef struct mica_cuda_slot {
     bool busy;
 } mica_cuda_slot;
 
+#define MICA_CUDA_BUCKETS 4096
+
+/* A GPU as the backends of this process share it: its accounts and the weights on it. */
+typedef struct mica_cuda_device {
+    struct mica_cuda_device *next;
+    int ordinal, users;
+    pthread_mutex_t lock; /* recursive; of what follows but the accounts */
+    _Atomic uint64_t used, peak;
+    mica_cuda_prepared *buckets[MICA_CUDA_BUCKETS];
+    uint64_t clock; /* counts drops: the oldest goes first */
+} mica_cuda_device;
+
+/* Where blocks pass through that do not fit (cuda_stream.c). */
+#define MICA_CUDA_WINDOWS 2
+typedef struct mica_cuda_window {
+    void *data;
+    size_t size;
+    mica_cuda_group *group; /* that is in it, or NULL */
+    cudaEvent_t loaded;     /* by the copy stream */
+    cudaEvent_t used;       /* by operations: may be written over */
+} mica_cuda_window;
+
 typedef struct mica_cuda_backend {
     mica_backend base;
-    cudaStream_t stream; /* streams[branch] */
+    mica_cuda_device *device;
+    uint64_t total, limit; /* device memory: what there is, what may be taken */
+    cudaStream_t stream;   /* streams[branch] */
     cudaStream_t streams[2];
     cudaEvent_t meet[2]; /* where streams[i] last waited for the other */
     int branch;
     bool forked; /* branch 1 runs beside the main stream */
     bool steady; /* the last fork allocated nothing */
     uint64_t allocations_before;
-    bool bf16; /* type of activations and operands; else f32 */
-    bool fuse; /* false: epilogues as passes of their own (ablation) */
+    cudaStream_t copies; /* weights on their way to the device, beside the operations */
+    bool bf16;           /* type of activations and operands; else f32 */
+    bool fuse;           /* false: epilogues as passes of their own (ablation) */
     mica_cuda_lt *lt;
     mica_cuda_sdpa *sdpa;
     mica_cuda_dnn_conv *conv;
@@ -73,6 +105,11 @@ typedef struct mica_cuda_backend {
     int *flag;            /* device: set by find_nonfinite */
     cudaEvent_t *moments; /* of a profile, or NULL */
     mica_cuda_ref *prepared;
+    mica_cuda_group *groups, *current,
+        *coming; /* all; of the operation that runs; prefetched last */
+    mica_cuda_window windows[MICA_CUDA_WINDOWS];
+    bool streaming; /* some blocks do not fit: their weights move in every pass */
+    uint64_t moves; /* grows when a weight's address may have changed: captured graphs are void */
 } mica_cuda_backend;
 
 static inline mica_cuda_backend *mica_cuda_from(mica_backend *be)
@@ -117,7 +154,13 @@ mica_status mica_cuda_copy_tensor(mica_cuda_backend *be, const mica_tensor *src,
 
 /* ---------------------------------------------------------------- memory -- */
 
-/* Counted device memory, 256-byte aligned. */
+/* Finds or makes the device's shared part, resolves the limit. Close it last of all. */
+mica_status mica_cuda_device_open(mica_cuda_backend *be, int ordinal, mica_err *err);
+void mica_cuda_device_close(mica_cuda_backend *be);
+void mica_cuda_get_memory(mica_backend *be, bool restart, mica_backend_memory *out);
+
+/* Counted device memory, 256-byte aligned. Lets weights go that are not needed now where there is no
+ * room; then MICA_E_NOMEM with what was needed and what to try. */
 mica_status mica_cuda_alloc(mica_cuda_backend *be, size_t size, const char *what, void **out,
                             mica_err *err);
 /* Waits until the device has done with it (counted). */
@@ -130,6 +173,8 @@ mica_status mica_cuda_scratch(mica_cuda_backend *be, size_t size, void **out, mi
  * then close it. */
 mica_status mica_cuda_stage_open(mica_cuda_backend *be, void **host, mica_err *err);
 mica_status mica_cuda_stage_close(mica_cuda_backend *be, mica_err *err);
+/* The same for copies that were queued on another stream. */
+mica_status mica_cuda_stage_close_on(mica_cuda_backend *be, cudaStream_t stream, mica_err *err);
 void mica_cuda_stage_deinit(mica_cuda_backend *be);
 /* Host waits for all queued work; brings up failures of the device. */
 mica_status mica_cuda_wait(mica_cuda_backend *be, const char *what, mica_err *err);
@@ -147,9 +192,51 @@ typedef enum mica_cuda_form {
  * backend drops the weight or closes. NULL weight: *out = NULL. */
 mica_status mica_cuda_weight(mica_cuda_backend *be, mica_weight *w, mica_cuda_form form,
                              const void **out, mica_err *err);
-void mica_cuda_weight_drop(mica_cuda_backend *be, mica_weight *w); /* NULL: all of them */
+/* Not needed now: kept while there is room where the weight is `lasting`. NULL: all of them go. */
+void mica_cuda_weight_drop(mica_cuda_backend *be, mica_weight *w);
+/* Frees at least `size` bytes of forms that nobody needs now, or what there is; false: nothing. */
+bool mica_cuda_weight_give_way(mica_cuda_backend *be, size_t size);
+uint64_t mica_cuda_weight_idle_bytes(mica_cuda_backend *be);
 /* The scale factor of row `row`; 1 when the weight has none. */
 float mica_cuda_weight_scale(const mica_tensor *w, int64_t row);
+
+/* ------------------------------------------------------------- streaming -- */
+
+/* Forms of a streamed group lie behind each other in a window and move with it. */
+struct mica_cuda_prepared {
+    mica_cuda_form form;
+    mica_cuda_type type;
+    mica_tensor tensor;             /* what it was made from */
+    const mica_cuda_backend *owner; /* of a streamed form; NULL: shared */
+    int64_t rows, cols, ld;
+    void *data;
+    size_t size;
+    cudaEvent_t ready;                 /* recorded by the copy stream of whoever made it */
+    mica_cuda_group *group;            /* streamed: where it lies, or NULL */
+    mica_cuda_prepared *next_of_group; /* in the order of their offsets */
+    size_t offset;                     /* in the window */
+    mica_cuda_ref *refs;
+    mica_cuda_prepared *next; /* in its bucket */
+};
+
+void mica_cuda_prefetch_weights(mica_backend *be, mica_weight *const *weights, int count);
+/* True: a form of w has to lie in its group's window. */
+bool mica_cuda_is_streamed(const mica_weight *w);
+/* Room for p->size bytes in the window of w's group; false: none, take memory of its own. */
+bool mica_cuda_stream_place(mica_cuda_backend *be, const mica_weight *w, mica_cuda_prepared *p,
+                            mica_status *st, mica_err *err);
+/* The group is in its window, or on its way there before what is queued next. */
+mica_status mica_cuda_stream_enter(mica_cuda_backend *be, mica_cuda_group *group, mica_err *err);
+void mica_cuda_stream_forget(mica_cuda_backend *be, mica_cuda_prepared *p);
+/* Makes a block streamed whose weights lie on the device; true: `freed` bytes more are free. */
+bool mica_cuda_stream_give_way(mica_cuda_backend *be);
+uint64_t mica_cuda_stream_bytes(const mica_cuda_backend *be);
+void mica_cuda_stream_deinit(mica_cuda_backend *be);
+/* Queues the numbers of p on the copy stream. */
+mica_status mica_cuda_weight_upload(mica_cuda_backend *be, mica_cuda_prepared *p, const char *name,
+                                    mica_err *err);
+/* Frees the forms of all weights of a group. */
+void mica_cuda_weight_drop_group(mica_cuda_backend *be, const mica_cuda_group *group);
 
 /* -------------------------------------------------------------- products -- */
 
@@ -215,8 +302,8 @@ int mica_cuda_sdpa_version(void);
 
 /* ------------------------------------------------------ cuDNN convolution -- */
 
-/* One kernel over bf16 pictures [Y, X, C] and weights [O][KY][KX][C]: y = conv(x) (+ bias f32)
- * (+ residual). All data 16-byte aligned, C and O multiples of 8. Compared as bytes: 64-bit fields only. */
+/* One kernel over bf16 pictures [Y, X, C] and weights [O][KY][KX][C]: y = conv(x) (+ residual)
+ * (+ bias, bf16). All data 16-byte aligned, C and O multiples of 8. Compared as bytes: 64-bit fields only. */
 typedef struct mica_cuda_conv_shape {
     int64_t Y, X, C, O, KY, KX, out_Y, out_X;
     int64_t stride, pad_top, pad_bottom, pad_left, pad_right;

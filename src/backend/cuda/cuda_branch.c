@@ -8,7 +8,8 @@
  *
  * A fork in which something is allocated or a weight uploaded stays in one stream, and so does the one
  * after it: the first pass of a model prepares its weights in order, and nothing has to be guarded. So
- * does a profile, whose moments are those of one stream. */
+ * does a profile, whose moments are those of one stream, and a network whose blocks are streamed: their
+ * windows are guarded for one. */
 #include "backend/cuda/cuda_backend.h"
 
 static void choose(mica_cuda_backend *be, int branch)
@@ -62,7 +63,7 @@ mica_status mica_cuda_op_branch(mica_backend *base, int branch, mica_err *err)
     if (branch < 0)
         return join(be, err);
     if (branch == 1 && !be->forked) {
-        if (!be->steady || base->profile)
+        if (!be->steady || be->streaming || base->profile)
             return MICA_OK;
         MICA_TRY(follow(be, 1, 0, err));
         be->forked = true;

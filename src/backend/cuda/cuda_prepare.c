@@ -6,40 +6,31 @@
  *     file mapping ─rows─► pinned slot ──► device, as it is                  same type, no padding
  *                                     └──► device slot ─convert─► device     any other type, scales
  *
- * As on the CPU (cpu_prepare.c) a form belongs to the tensor it was made from: all living forms stand
- * in one hash table behind a process-wide lock, and weight->prepared remembers the last one a weight
- * was given. A weight may be wanted in two forms (a bias for cuBLASLt and for own kernels). Another
- * backend's stream waits on the device, not on the host, for `ready`. The last user frees:
- * cudaFree waits for the whole device, so nobody can still be reading. */
+ * As on the CPU (cpu_prepare.c) a form belongs to the tensor it was made from: all living forms of a
+ * GPU stand in one hash table behind the device's lock, and weight->prepared remembers the last one a
+ * weight was given. A weight may be wanted in two forms (a bias for cuBLASLt and for own kernels).
+ *
+ * Forms come on the copy stream, beside the operations; a backend's stream waits for `ready` on the
+ * device, not on the host, before it reads a form first. Pages of a file mapping may leave the process
+ * once they have been read. A dropped weight leaves a reference without a weight behind: the form is
+ * kept until somebody has no room (cuda_memory.c) or the backend closes, and with it goes the last
+ * who could know the tensor. cudaFree waits for the whole device, so nobody can still be reading.
+ * Forms of streamed blocks lie in windows and belong to one backend (cuda_stream.c). */
 #include "backend/cuda/cuda_backend.h"
 
 #include "base/mem.h"
 
-#include <pthread.h>
 #include <string.h>
-
-#define BUCKETS 4096
-
-struct mica_cuda_prepared {
-    mica_cuda_form form;
-    mica_cuda_type type;
-    mica_tensor tensor; /* what it was made from */
-    int64_t rows, cols, ld;
-    void *data;
-    cudaEvent_t ready;
-    mica_cuda_ref *refs;
-    mica_cuda_prepared *next; /* in its bucket */
-};
+#include <sys/mman.h>
+#include <unistd.h>
 
 struct mica_cuda_ref {
     mica_cuda_prepared *prepared;
     mica_cuda_backend *backend;
-    mica_weight *weight;
+    mica_weight *weight; /* NULL: dropped */
+    uint64_t dropped;    /* when, by the device's clock */
     mica_cuda_ref *next_of_prepared, *next_of_backend;
 };
-
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static mica_cuda_prepared *buckets[BUCKETS];
 
 static const char *name_of(const mica_weight *w)
 {
@@ -48,10 +39,10 @@ static const char *name_of(const mica_weight *w)
 
 /* ------------------------------------------------------------------ table -- */
 
-static mica_cuda_prepared **bucket_of(const mica_tensor *t)
+static mica_cuda_prepared **bucket_of(mica_cuda_device *d, const mica_tensor *t)
 {
     const uint64_t h = (uint64_t)(uintptr_t)t->data * 0x9e3779b97f4a7c15u;
-    return &buckets[h >> 52]; /* BUCKETS: 12 bits */
+    return &d->buckets[h >> 52]; /* MICA_CUDA_BUCKETS: 12 bits */
 }
 
 static bool same_tensor(const mica_tensor *a, const mica_tensor *b)
@@ -67,12 +58,13 @@ static bool same_tensor(const mica_tensor *a, const mica_tensor *b)
 
 static bool same_form(const mica_cuda_prepared *a, const mica_cuda_prepared *b)
 {
-    return a->form == b->form && a->type == b->type && same_tensor(&a->tensor, &b->tensor);
+    return a->form == b->form && a->type == b->type && a->owner == b->owner &&
+           same_tensor(&a->tensor, &b->tensor);
 }
 
-static mica_cuda_prepared *find(const mica_cuda_prepared *model)
+static mica_cuda_prepared *find(mica_cuda_device *d, const mica_cuda_prepared *model)
 {
-    mica_cuda_prepared *p = *bucket_of(&model->tensor);
+    mica_cuda_prepared *p = *bucket_of(d, &model->tensor);
     while (p && !same_form(p, model))
         p = p->next;
     return p;
@@ -80,7 +72,11 @@ static mica_cuda_prepared *find(const mica_cuda_prepared *model)
 
 static void prepared_free(mica_cuda_backend *be, mica_cuda_prepared *p)
 {
-    mica_cuda_free(be, p->data);
+    if (p->group)
+        mica_cuda_stream_forget(be, p);
+    else
+        mica_cuda_free(be, p->data);
+    be->moves++;
     if (p->ready)
         (void)cudaEventDestroy(p->ready);
     mica_mem_free(p);
@@ -88,7 +84,7 @@ static void prepared_free(mica_cuda_backend *be, mica_cuda_prepared *p)
 
 /* ------------------------------------------------------------- references -- */
 
-/* The reference of `weight` to p; be NULL: of any backend. */
+/* The reference of `weight` (NULL: of one that was dropped) to p; be NULL: of any backend. */
 static mica_cuda_ref *find_ref(const mica_cuda_prepared *p, const mica_weight *weight,
                                const mica_cuda_backend *be)
 {
@@ -98,39 +94,132 @@ static mica_cuda_ref *find_ref(const mica_cuda_prepared *p, const mica_weight *w
     return r;
 }
 
-/* Unlinks *link (an element of be->prepared) and frees what nobody uses any more. */
-static void ref_release(mica_cuda_backend *be, mica_cuda_ref **link)
+static void unlink_form(mica_cuda_backend *be, mica_cuda_prepared *p)
 {
-    mica_cuda_ref *ref = *link;
-    mica_cuda_prepared *p = ref->prepared;
-    mica_cuda_ref **other = &p->refs;
-    while (*other != ref)
-        other = &(*other)->next_of_prepared;
-    *other = ref->next_of_prepared;
-    *link = ref->next_of_backend;
-    if (ref->weight->prepared == p && !find_ref(p, ref->weight, NULL))
-        ref->weight->prepared = NULL;
-    mica_mem_free(ref);
-    if (p->refs)
-        return;
-    mica_cuda_prepared **place = bucket_of(&p->tensor);
+    mica_cuda_prepared **place = bucket_of(be->device, &p->tensor);
     while (*place != p)
         place = &(*place)->next;
     *place = p->next;
     prepared_free(be, p);
 }
 
+/* Unlinks *link (an element of its backend's list) and frees what nobody uses any more. */
+static void ref_release(mica_cuda_ref **link)
+{
+    mica_cuda_ref *ref = *link;
+    mica_cuda_prepared *p = ref->prepared;
+    mica_cuda_backend *be = ref->backend;
+    mica_cuda_ref **other = &p->refs;
+    while (*other != ref)
+        other = &(*other)->next_of_prepared;
+    *other = ref->next_of_prepared;
+    *link = ref->next_of_backend;
+    if (ref->weight && ref->weight->prepared == p && !find_ref(p, ref->weight, NULL))
+        ref->weight->prepared = NULL;
+    mica_mem_free(ref);
+    if (!p->refs)
+        unlink_form(be, p);
+}
+
+/* The weight may go and its reference stays; false: there is one already, or it must not. */
+static bool ref_keep(mica_cuda_ref *ref)
+{
+    mica_weight *w = ref->weight;
+    mica_cuda_prepared *p = ref->prepared;
+    if (!w->lasting || p->group || find_ref(p, NULL, ref->backend))
+        return false;
+    ref->weight = NULL;
+    ref->dropped = ++ref->backend->device->clock;
+    if (w->prepared == p && !find_ref(p, w, NULL))
+        w->prepared = NULL;
+    return true;
+}
+
 void mica_cuda_weight_drop(mica_cuda_backend *be, mica_weight *w)
 {
-    pthread_mutex_lock(&lock);
+    pthread_mutex_lock(&be->device->lock);
     mica_cuda_ref **link = &be->prepared;
     while (*link) {
-        if (!w || (*link)->weight == w)
-            ref_release(be, link);
+        if (!w || ((*link)->weight == w && !ref_keep(*link)))
+            ref_release(link);
         else
             link = &(*link)->next_of_backend;
     }
-    pthread_mutex_unlock(&lock);
+    pthread_mutex_unlock(&be->device->lock);
+}
+
+void mica_cuda_weight_drop_group(mica_cuda_backend *be, const mica_cuda_group *group)
+{
+    pthread_mutex_lock(&be->device->lock);
+    mica_cuda_ref **link = &be->prepared;
+    while (*link) {
+        if ((*link)->weight && (*link)->weight->group == group)
+            ref_release(link);
+        else
+            link = &(*link)->next_of_backend;
+    }
+    pthread_mutex_unlock(&be->device->lock);
+}
+
+/* -------------------------------------------------------------- giving way -- */
+
+/* When the last of its users dropped it; 0: it is in use, or in a window. */
+static uint64_t dropped_at(const mica_cuda_prepared *p)
+{
+    uint64_t last = 0;
+    for (const mica_cuda_ref *r = p->refs; r; r = r->next_of_prepared) {
+        if (r->weight)
+            return 0;
+        last = MICA_MAX(last, r->dropped);
+    }
+    return p->group ? 0 : last;
+}
+
+static mica_cuda_prepared *oldest_dropped(mica_cuda_device *d)
+{
+    mica_cuda_prepared *oldest = NULL;
+    for (int i = 0; i < MICA_CUDA_BUCKETS; i++)
+        for (mica_cuda_prepared *p = d->buckets[i]; p; p = p->next)
+            if (dropped_at(p) && (!oldest || dropped_at(p) < dropped_at(oldest)))
+                oldest = p;
+    return oldest;
+}
+
+static void release_all_refs(mica_cuda_prepared *p)
+{
+    for (int left = 1; left > 0;) {
+        mica_cuda_ref *ref = p->refs, **link = &ref->backend->prepared;
+        left = ref->next_of_prepared != NULL;
+        while (*link != ref)
+            link = &(*link)->next_of_backend;
+        ref_release(link); /* the last one frees p */
+    }
+}
+
+bool mica_cuda_weight_give_way(mica_cuda_backend *be, size_t size)
+{
+    size_t freed = 0;
+    pthread_mutex_lock(&be->device->lock);
+    while (freed < size) {
+        mica_cuda_prepared *p = oldest_dropped(be->device);
+        if (!p)
+            break;
+        freed += p->size;
+        release_all_refs(p);
+    }
+    pthread_mutex_unlock(&be->device->lock);
+    return freed > 0 || mica_cuda_stream_give_way(be);
+}
+
+uint64_t mica_cuda_weight_idle_bytes(mica_cuda_backend *be)
+{
+    uint64_t bytes = 0;
+    pthread_mutex_lock(&be->device->lock);
+    for (int i = 0; i < MICA_CUDA_BUCKETS; i++)
+        for (mica_cuda_prepared *p = be->device->buckets[i]; p; p = p->next)
+            bytes += dropped_at(p) ? p->size : 0;
+    pthread_mutex_unlock(&be->device->lock);
+    return bytes;
 }
 
 static mica_status add_ref(mica_cuda_backend *be, mica_weight *w, mica_cuda_prepared *p,
@@ -140,7 +229,7 @@ static mica_status add_ref(mica_cuda_backend *be, mica_weight *w, mica_cuda_prep
     be->base.counters.allocations++;
     if (!ref)
         return MICA_FAIL(err, MICA_E_NOMEM, "no memory for a reference to a weight");
-    *ref = (mica_cuda_ref){p, be, w, p->refs, be->prepared};
+    *ref = (mica_cuda_ref){p, be, w, 0, p->refs, be->prepared};
     p->refs = be->prepared = ref;
     return MICA_OK;
 }
@@ -196,9 +285,9 @@ static mica_status upload_part(mica_cuda_backend *be, const mica_cuda_prepared *
     const bool convert = scaled || !plain;
     const size_t bytes = scaled ? raw + (size_t)count * sizeof(float) : row_size * (size_t)count;
     MICA_TRY(mica_cuda_check(cudaMemcpyAsync(convert ? be->stage_dev : to, host, bytes,
-                                             cudaMemcpyHostToDevice, be->stream),
+                                             cudaMemcpyHostToDevice, be->copies),
                              "uploading a weight", err));
-    MICA_TRY(mica_cuda_stage_close(be, err));
+    MICA_TRY(mica_cuda_stage_close_on(be, be->copies, err));
     if (!convert)
         return MICA_OK;
     const mica_cuda_convert_args args = {
@@ -210,11 +299,26 @@ static mica_status upload_part(mica_cuda_backend *be, const mica_cuda_prepared *
         .ld = p->ld,
         .scale = scaled ? (const float *)(void *)((uint8_t *)be->stage_dev + raw) : NULL,
         .dst = to};
-    return mica_cuda_check(mica_cuda_convert(&args, be->stream), "converting a weight", err);
+    return mica_cuda_check(mica_cuda_convert(&args, be->copies), "converting a weight", err);
 }
 
-static mica_status upload(mica_cuda_backend *be, mica_cuda_prepared *p, const char *name,
-                          mica_err *err)
+/* What the process has read it need not hold: pages that the tensor fills alone come back from the
+ * system's cache of the file. */
+static void release_pages(const mica_weight *w)
+{
+    const long system_page = sysconf(_SC_PAGESIZE);
+    const uintptr_t page = system_page > 0 ? (uintptr_t)system_page : 4096;
+    if (!w->mapped || !mica_tensor_is_contiguous(&w->tensor))
+        return;
+    const uintptr_t data = (uintptr_t)w->tensor.data;
+    const uintptr_t first = (data + page - 1) / page * page;
+    const uintptr_t end = (data + mica_tensor_size(&w->tensor)) / page * page;
+    if (end > first)
+        (void)madvise((void *)first, end - first, MADV_DONTNEED);
+}
+
+mica_status mica_cuda_weight_upload(mica_cuda_backend *be, mica_cuda_prepared *p, const char *name,
+                                    mica_err *err)
 {
     const size_t size = (size_t)mica_dtype_get(p->tensor.dtype)->size;
     const size_t row_size = (size_t)p->cols * size + sizeof(float);
@@ -226,9 +330,10 @@ static mica_status upload(mica_cuda_backend *be, mica_cuda_prepared *p, const ch
         MICA_TRY(mica_cuda_alloc(be, MICA_CUDA_STAGE_SIZE, "staging", &be->stage_dev, err));
     for (int64_t first = 0; first < p->rows; first += most)
         MICA_TRY(upload_part(be, p, first, MICA_MIN(most, p->rows - first), err));
-    MICA_TRY(mica_cuda_check(cudaEventCreateWithFlags(&p->ready, cudaEventDisableTiming),
-                             "creating an event", err));
-    return mica_cuda_check(cudaEventRecord(p->ready, be->stream), "recording an event", err);
+    if (!p->ready)
+        MICA_TRY(mica_cuda_check(cudaEventCreateWithFlags(&p->ready, cudaEventDisableTiming),
+                                 "creating an event", err));
+    return mica_cuda_check(cudaEventRecord(p->ready, be->copies), "recording an event", err);
 }
 
 /* Shape of the form, or a message when the weight cannot have it. */
@@ -255,18 +360,30 @@ static mica_status describe_form(mica_cuda_prepared *p, const char *name, mica_e
     return MICA_OK;
 }
 
+/* Memory of its own or in the window of its block. */
+static mica_status place(mica_cuda_backend *be, const mica_weight *w, mica_cuda_prepared *p,
+                         mica_err *err)
+{
+    mica_status st = MICA_OK;
+    if (mica_cuda_is_streamed(w) && (mica_cuda_stream_place(be, w, p, &st, err) || st))
+        return st;
+    return mica_cuda_alloc(be, p->size, name_of(w), &p->data, err);
+}
+
 static mica_status fill(mica_cuda_backend *be, mica_weight *w, mica_cuda_prepared *p, mica_err *err)
 {
     MICA_TRY(describe_form(p, name_of(w), err));
     const size_t row = (size_t)p->ld * mica_cuda_type_size(p->type), used = (size_t)p->rows * row;
-    const size_t size =
-        p->form == MICA_CUDA_FORM_CONV ? (size_t)mica_cuda_round8(p->rows) * row : used;
-    MICA_TRY(mica_cuda_alloc(be, size, name_of(w), &p->data, err));
-    if (size > used)
+    p->size = p->form == MICA_CUDA_FORM_CONV ? (size_t)mica_cuda_round8(p->rows) * row : used;
+    MICA_TRY(place(be, w, p, err));
+    if (p->size > used)
         MICA_TRY(mica_cuda_check(
-            cudaMemsetAsync((uint8_t *)p->data + used, 0, size - used, be->stream),
+            cudaMemsetAsync((uint8_t *)p->data + used, 0, p->size - used, be->copies),
             "padding a weight", err));
-    MICA_TRY(upload(be, p, name_of(w), err));
+    MICA_TRY(mica_cuda_weight_upload(be, p, name_of(w), err));
+    release_pages(w);
+    MICA_TRY(
+        mica_cuda_check(cudaStreamWaitEvent(be->stream, p->ready, 0), "waiting for a weight", err));
     return add_ref(be, w, p, err);
 }
 
@@ -282,8 +399,20 @@ static mica_status make(mica_cuda_backend *be, mica_weight *w, const mica_cuda_p
         prepared_free(be, p);
         return st;
     }
-    p->next = *bucket_of(&p->tensor);
-    *bucket_of(&p->tensor) = *out = p;
+    p->next = *bucket_of(be->device, &p->tensor);
+    *bucket_of(be->device, &p->tensor) = *out = p;
+    return MICA_OK;
+}
+
+/* One more user of a form that is there. */
+static mica_status join(mica_cuda_backend *be, mica_weight *w, mica_cuda_prepared *p, mica_err *err)
+{
+    mica_cuda_ref *kept = find_ref(p, NULL, be);
+    MICA_TRY(
+        mica_cuda_check(cudaStreamWaitEvent(be->stream, p->ready, 0), "sharing a weight", err));
+    if (!kept)
+        return add_ref(be, w, p, err);
+    kept->weight = w;
     return MICA_OK;
 }
 
@@ -293,16 +422,13 @@ static mica_status get_locked(mica_cuda_backend *be, mica_weight *w,
 {
     mica_cuda_prepared *p = w->prepared;
     if (!p || !same_form(p, model))
-        p = find(model);
-    if (!p) {
+        p = find(be->device, model);
+    if (!p)
         MICA_TRY(make(be, w, model, &p, err));
-    } else if (!find_ref(p, w, be)) {
-        MICA_TRY(
-            mica_cuda_check(cudaStreamWaitEvent(be->stream, p->ready, 0), "sharing a weight", err));
-        MICA_TRY(add_ref(be, w, p, err));
-    }
+    else if (!find_ref(p, w, be))
+        MICA_TRY(join(be, w, p, err));
     w->prepared = *out = p;
-    return MICA_OK;
+    return w->group ? mica_cuda_stream_enter(be, w->group, err) : MICA_OK;
 }
 
 mica_status mica_cuda_weight(mica_cuda_backend *be, mica_weight *w, mica_cuda_form form,
@@ -317,10 +443,11 @@ mica_status mica_cuda_weight(mica_cuda_backend *be, mica_weight *w, mica_cuda_fo
                                               : form == MICA_CUDA_FORM_BF16
                                                   ? MICA_CUDA_BF16
                                                   : mica_cuda_compute_type(be),
-                                      .tensor = w->tensor};
-    pthread_mutex_lock(&lock);
+                                      .tensor = w->tensor,
+                                      .owner = mica_cuda_is_streamed(w) ? be : NULL};
+    pthread_mutex_lock(&be->device->lock);
     const mica_status st = get_locked(be, w, &model, &p, err);
-    pthread_mutex_unlock(&lock);
+    pthread_mutex_unlock(&be->device->lock);
     if (!st)
         *out = p->data;
     return st;

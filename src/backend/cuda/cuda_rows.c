@@ -92,8 +92,8 @@ mica_status mica_cuda_op_group_moments(mica_backend *base, const mica_tensor *x_
     cudaError_t error;
     if (!mica_cuda_row_moments(x_YXC->data, type, Y, X, C, G, moments_YG2->data, be->stream,
                                &error))
-        error = mica_cuda_group_moments(x_YXC->data, type, Y, X, C, G, moments_YG2->data,
-                                        be->stream);
+        error =
+            mica_cuda_group_moments(x_YXC->data, type, Y, X, C, G, moments_YG2->data, be->stream);
     return mica_cuda_check(error, "group_moments", err);
 }
 
@@ -120,8 +120,8 @@ mica_status mica_cuda_op_group_norm(mica_backend *base, const mica_group_norm_ar
     const mica_cuda_act act = (mica_cuda_act)args->act;
     const mica_cuda_view in = mica_cuda_view_matrix(x->data, mica_cuda_type_of(x->dtype),
                                                     x->shape_[0] * x->shape_[1], C, C);
-    const mica_cuda_view out =
-        mica_cuda_view_matrix(args->y_YXC->data, mica_cuda_type_of(args->y_YXC->dtype), in.rows, C, C);
+    const mica_cuda_view out = mica_cuda_view_matrix(
+        args->y_YXC->data, mica_cuda_type_of(args->y_YXC->dtype), in.rows, C, C);
     cudaError_t error;
     if (!mica_cuda_channel_map(&in, scale, shift, act, NULL, &out, be->stream, &error))
         error = mica_cuda_channel_affine(&in, scale, shift, act, &out, be->stream);

@@ -1,4 +1,4 @@
-/* cuda_stage.c - device memory, scratch, and the pinned ring through which the host's data goes.
+/* cuda_stage.c - failures of CUDA, scratch, and the pinned ring through which the host's data goes.
  *
  *     host ──memcpy──► slot 0..3 (pinned, 16 MiB) ──queued copy──► device
  *                         └ event: the copy is done, the slot may be written again
@@ -10,40 +10,43 @@
 
 #include <stdio.h>
 
+/* After these the context is gone: every later call fails at once with the same, so nothing waits
+ * for a device that does not answer. */
+static bool is_lost(cudaError_t error)
+{
+    switch (error) {
+    case cudaErrorIllegalAddress:
+    case cudaErrorLaunchTimeout:
+    case cudaErrorHardwareStackError:
+    case cudaErrorIllegalInstruction:
+    case cudaErrorMisalignedAddress:
+    case cudaErrorInvalidAddressSpace:
+    case cudaErrorInvalidPc:
+    case cudaErrorLaunchFailure:
+    case cudaErrorECCUncorrectable:
+    case cudaErrorNvlinkUncorrectable:
+    case cudaErrorDevicesUnavailable:
+    case cudaErrorNoDevice:
+    case cudaErrorAssert:
+        return true;
+    default:
+        return false;
+    }
+}
+
 mica_status mica_cuda_check(cudaError_t error, const char *what, mica_err *err)
 {
     if (error == cudaSuccess)
         return MICA_OK;
     (void)cudaGetLastError(); /* errors of launches stay otherwise */
+    if (is_lost(error))
+        return MICA_FAIL(
+            err, MICA_E_INTERNAL,
+            "cuda: the GPU was lost while %s (%s); this process cannot use it any more, "
+            "start again or take --device cpu",
+            what, cudaGetErrorString(error));
     return MICA_FAIL(err, error == cudaErrorMemoryAllocation ? MICA_E_NOMEM : MICA_E_INTERNAL,
                      "cuda: %s failed: %s", what, cudaGetErrorString(error));
-}
-
-mica_status mica_cuda_alloc(mica_cuda_backend *be, size_t size, const char *what, void **out,
-                            mica_err *err)
-{
-    const cudaError_t error = cudaMalloc(out, size ? size : 1);
-    be->base.counters.allocations++;
-    if (error == cudaSuccess)
-        return MICA_OK;
-    *out = NULL;
-    if (error != cudaErrorMemoryAllocation)
-        return mica_cuda_check(error, what, err);
-    (void)cudaGetLastError();
-    size_t free_bytes = 0, total = 0;
-    (void)cudaMemGetInfo(&free_bytes, &total);
-    return MICA_FAIL(err, MICA_E_NOMEM,
-                     "the device has no %.2f GB for %s (%.2f of %.2f GB are free); use a smaller "
-                     "picture or batch, or --device cpu",
-                     (double)size * 1e-9, what, (double)free_bytes * 1e-9, (double)total * 1e-9);
-}
-
-void mica_cuda_free(mica_cuda_backend *be, void *p)
-{
-    if (!p)
-        return;
-    be->base.counters.waits++;
-    (void)cudaFree(p);
 }
 
 mica_status mica_cuda_scratch(mica_cuda_backend *be, size_t size, void **out, mica_err *err)
@@ -94,8 +97,13 @@ mica_status mica_cuda_stage_open(mica_cuda_backend *be, void **host, mica_err *e
 
 mica_status mica_cuda_stage_close(mica_cuda_backend *be, mica_err *err)
 {
+    return mica_cuda_stage_close_on(be, be->stream, err);
+}
+
+mica_status mica_cuda_stage_close_on(mica_cuda_backend *be, cudaStream_t stream, mica_err *err)
+{
     mica_cuda_slot *s = &be->slots[be->slot];
-    MICA_TRY(mica_cuda_check(cudaEventRecord(s->settled, be->stream), "staging", err));
+    MICA_TRY(mica_cuda_check(cudaEventRecord(s->settled, stream), "staging", err));
     s->busy = true;
     be->slot = (be->slot + 1) % MICA_CUDA_STAGE_SLOTS;
     return MICA_OK;

@@ -16,7 +16,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Largest sum of the slots that an automatic choice takes: what the mid block of a 2048 x 2048
+/* Largest sum of the slots that an automatic choice takes on the CPU: what the mid block of a 2048 x 2048
  * picture needs anyway. Each band reads all weights once: at 256 x 256 bands of 4 rows cost a quarter more
  * time than the whole. */
 #define AUTO_SLOT_BYTES ((int64_t)512 << 20)
@@ -352,7 +352,9 @@ int64_t mica_vae_band_rows(const mica_vae_run *r, mica_vae_sizes_fn sizes, int64
     const int64_t asked = r->args->tile_rows;
     if (asked != 0)
         return asked < 0 ? Y : MICA_MIN(asked, Y);
-    const int64_t limit = AUTO_SLOT_BYTES / (int64_t)sizeof(float);
+    const mica_backend_memory m = mica_backend_get_memory(r->be, false);
+    const int64_t bytes = m.total ? (int64_t)(m.available / 2) : AUTO_SLOT_BYTES;
+    const int64_t limit = bytes / mica_dtype_get(mica_backend_act_dtype(r->be))->size;
     for (int64_t N = Y; N > 1; N--) {
         const mica_vae_slot_sizes s = sizes(&r->vae->config, Y, X, N);
         if (2 * s.narrow + s.wide <= limit)

@@ -15,7 +15,7 @@
 typedef struct sample {
     bool flag, help;
     int count, mode, level;
-    uint64_t seed;
+    uint64_t seed, bytes;
     double scale;
     const char *text;
     cli_doubles list;
@@ -39,6 +39,7 @@ static const cli_option table[] = {
     {.name = "width", .kind = CLI_INT, .offset = AT(count), .lo = 16, .hi = 16384, .help = "w"},
     {.name = "mode", .kind = CLI_WORD, .offset = AT(mode), .words = mode_words, .help = "a mode"},
     {.name = "seed", .kind = CLI_UINT64, .offset = AT(seed), .help = "a seed"},
+    {.name = "bytes", .kind = CLI_BYTES, .offset = AT(bytes), .help = "a size"},
     {.name = "scale", .kind = CLI_DOUBLE, .offset = AT(scale), .lo = 0, .hi = 10, .help = "s"},
     {.name = "text", .letter = 't', .kind = CLI_TEXT, .offset = AT(text), .help = "a text"},
     {.name = "list", .kind = CLI_DOUBLES, .offset = AT(list), .lo = 0, .hi = 1, .help = "l"},
@@ -98,6 +99,10 @@ static void test_values(void **state)
     assert_int_equal(PARSE("--count", "off").values.count, -1);
     assert_int_equal(PARSE("--mode", "fast").values.mode, 2);
     assert_true(PARSE("--seed", "18446744073709551615").values.seed == UINT64_MAX);
+    assert_true(PARSE("--bytes", "8G").values.bytes == (uint64_t)8 << 30);
+    assert_true(PARSE("--bytes", "1.5GiB").values.bytes == (uint64_t)3 << 29);
+    assert_true(PARSE("--bytes", "700MB").values.bytes == (uint64_t)700 << 20);
+    assert_true(PARSE("--bytes", "3k").values.bytes == 3072);
     assert_true(PARSE("--scale", "2.5e0").values.scale == 2.5);
     assert_int_equal(PARSE("--cpu-level", "v3").values.level, MICA_CPU_LEVEL_V3);
     const outcome o = PARSE("--list", "1,0.5,.25");
@@ -155,6 +160,13 @@ static const wrong_case wrong_cases[] = {
     {{"--seed", "-1"}, {"--seed", "'-1'"}},
     {{"--seed", "18446744073709551616"}, {"18446744073709551615"}},
     {{"--seed", ""}, {"--seed"}},
+    {{"--bytes", "8"}, {"a size like 8G", "'8'"}},
+    {{"--bytes", "8X"}, {"a size like 8G"}},
+    {{"--bytes", "-8G"}, {"'-8G'"}},
+    {{"--bytes", "0G"}, {"'0G'"}},
+    {{"--bytes", "8Gb"}, {"'8Gb'"}},
+    {{"--bytes", "1e3G"}, {"'1e3G'"}},
+    {{"--bytes", "99999999T"}, {"a size like"}},
     {{"--scale", "nan"}, {"--scale takes a number from 0 to 10", "'nan'"}},
     {{"--scale", "inf"}, {"'inf'"}},
     {{"--scale", "1e999"}, {"'1e999'"}},
