@@ -1,0 +1,65 @@
+/* gpt_sovits_semantic.h - text to semantic: a language model that continues the codes of the
+ * reference with codes for the text.
+ *
+ *     phones, features of BERT ──► x [T, D]   every row sees every row of x
+ *     codes of the reference   ──► y [P, D]   sees x and what is before it in y
+ *                                    │ blocks (post-norm, ReLU), keys and values kept
+ *                                    ▼
+ *                          logits of the last row ──sampler──► code ──► next row of y ──► ...
+ *
+ * The prefix of text is bidirectional, so it cannot be reused for another text. */
+#ifndef MICA_MODELS_GPT_SOVITS_SEMANTIC_H
+#define MICA_MODELS_GPT_SOVITS_SEMANTIC_H
+
+#include "models/gpt_sovits/gpt_sovits_layers.h"
+#include "models/gpt_sovits/gpt_sovits_sampler.h"
+
+#include "nn/kv_cache.h"
+
+typedef struct mica_gs_semantic {
+    mica_weight phones, codes; /* embeddings */
+    mica_nn_linear bert;
+    mica_weight phone_alpha, code_alpha; /* [1]: weights of the positions */
+    mica_weight head;                    /* [V, D] */
+    mica_gs_stack stack;
+    int64_t vocab, eos, bert_width, phone_count;
+} mica_gs_semantic;
+
+bool mica_gs_semantic_probe(const mica_weights *files);
+mica_status mica_gs_semantic_directory(mica_weights **out, const mica_weights *files,
+                                       mica_arena *arena, mica_err *err);
+/* heads 0: width / 32, or what fits. */
+mica_status mica_gs_semantic_open(mica_gs_semantic *s, const mica_weights *directory, int64_t heads,
+                                  mica_arena *arena, mica_err *err);
+mica_status mica_gs_semantic_upload(mica_gs_semantic *s, mica_backend *be, mica_err *err);
+
+/* One sentence on its way. */
+typedef struct mica_gs_sentence {
+    mica_kv_cache cache;
+    int64_t text_count, prompt_count;
+    int32_t *codes; /* prompt and what was made; prompt_count + count of them */
+    int64_t count, cap;
+    int step; /* of the sampler */
+    bool finished;
+    mica_gs_sampler sampler;
+} mica_gs_sentence;
+
+typedef struct mica_gs_prefix {
+    const int32_t *phones;
+    int64_t phone_count;
+    const float *features_TB; /* [phone_count][bert_width]; NULL: zeros */
+    const int32_t *prompt;    /* codes of the reference; may be none */
+    int64_t prompt_count;
+} mica_gs_prefix;
+
+/* Reads the prefix and draws the first code. `most`: codes at most. deinit also of a zeroed one. */
+mica_status mica_gs_sentence_begin(mica_gs_sentence *t, mica_gs_semantic *s, mica_backend *be,
+                                   mica_run *run, const mica_gs_prefix *prefix,
+                                   const mica_gs_sampling *sampling, mica_err *err);
+/* One more code for each of `count` sentences that are not finished. */
+mica_status mica_gs_sentences_step(mica_gs_sentence *const *list, int count, mica_gs_semantic *s,
+                                   mica_backend *be, mica_run *run, mica_err *err);
+void mica_gs_sentence_deinit(mica_gs_sentence *t);
+void mica_gs_semantic_drop(mica_gs_semantic *s, mica_backend *be);
+
+#endif
