@@ -33,7 +33,7 @@ static bool exchange(const char *name, const char *suffix, const char *with,
     if (n + strlen(with) >= MICA_WEIGHT_NAME)
         return false;
     memcpy(out, name, n);
-    strcpy(out + n, with);
+    memcpy(out + n, with, strlen(with) + 1);
     return true;
 }
 
