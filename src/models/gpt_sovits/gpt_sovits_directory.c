@@ -37,12 +37,12 @@ static bool exchange(const char *name, const char *suffix, const char *with,
     return true;
 }
 
-static mica_tensor reshaped(const mica_tensor *t)
+static mica_tensor reshaped(const char *name, const mica_tensor *t)
 {
     const int64_t *s = t->shape_;
     if (t->ndim != 3 || !mica_tensor_is_contiguous(t))
         return *t;
-    if (s[0] == 1)
+    if (s[0] == 1 && strstr(name, "emb_rel_"))
         return mica_tensor_reshape(t, 2, (const int64_t[]){s[1], s[2]});
     if (s[2] == 1)
         return mica_tensor_reshape(t, 2, (const int64_t[]){s[0], s[1]});
@@ -98,7 +98,7 @@ static mica_status add(const builder *b, const char *name, const mica_tensor *t,
             return MICA_OK;
         name = renamed;
     }
-    const mica_tensor shaped = reshaped(t);
+    const mica_tensor shaped = reshaped(name, t);
     if (mica_weights_find(b->out, name))
         return MICA_FAIL(err, MICA_E_FORMAT, "%s: two tensors are %s to this model",
                          mica_weights_path(b->files), name);

@@ -18,7 +18,7 @@
  * arena's:
  *     X.weight_g, X.weight_v      ──► X.weight = v g / ||v||, the norm over all dimensions but those
  *     X.parametrizations.weight.original0, original1          in which g has more than one index
- *     [O, C, 1] ──► [O, C];   [O, C, K] ──► [O, C, 1, K];   [1, A, B] ──► [A, B]
+ *     [O, C, 1] ──► [O, C];   [O, C, K] ──► [O, C, 1, K];   emb_rel_* [1, N, K] ──► [N, K]
  * `rename` as for mica_weights_rename, or NULL; a name it makes "" is left out. */
 mica_status mica_gs_directory(mica_weights **out, const mica_weights *files,
                               mica_name_map_fn rename, mica_arena *arena, mica_err *err);

@@ -1,0 +1,185 @@
+/* gpt_sovits_synthesizer_config.c - sizes, settings and version of a SoVITS checkpoint.
+ *
+ *     tensors          every width, kernel and count
+ *     "config" of the  heads, rates of the vocoder, dilations, sampling rate; where a file has none
+ *      checkpoint      (converted ones), the released values, which the kernels confirm
+ *     version          322 phones: v1; a speaker vector: v2Pro; 768 channels with it: v2ProPlus
+ *
+ * Upstream tells versions by the size of the file and the digest of its beginning
+ * (process_ckpt.py); tensors cannot be mistaken. */
+#include "models/gpt_sovits/gpt_sovits_synthesizer.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define PHONES_V1 322
+#define PLUS      768 /* channels of v2ProPlus's vocoder */
+
+bool mica_gs_synth_probe(const mica_weights *files)
+{
+    return mica_weights_find(files, "enc_p.ssl_proj.weight") &&
+           mica_weights_find(files, "enc_p.text_embedding.weight");
+}
+
+/* What training alone needs, and what only v3 has beside its decoder. */
+static bool rename_tensor(void *user, const char *name, char *out, size_t cap)
+{
+    static const char *const UNUSED[] = {"enc_q.", "quantizer.vq.layers.0._codebook.inited",
+                                         "quantizer.vq.layers.0._codebook.cluster_size",
+                                         "quantizer.vq.layers.0._codebook.embed_avg"};
+    (void)user;
+    for (size_t i = 0; i < MICA_ARRAY_LEN(UNUSED); i++)
+        if (strncmp(name, UNUSED[i], strlen(UNUSED[i])) == 0) {
+            if (cap)
+                *out = '\0';
+            return true;
+        }
+    return false;
+}
+
+static mica_status refuse_flow_matching(const mica_weights *files, mica_err *err)
+{
+    const char *header = mica_weights_header(files);
+    const bool is_adapter = strcmp(header, "03") == 0 || strcmp(header, "04") == 0;
+    bool has_cfm = false;
+    for (size_t i = 0; i < mica_weights_count(files) && !has_cfm; i++)
+        has_cfm = strncmp(mica_weights_name(files, i), "cfm.", 4) == 0;
+    if (!has_cfm && !is_adapter && mica_weights_find(files, "dec.conv_pre.weight"))
+        return MICA_OK;
+    return MICA_FAIL(err, MICA_E_UNSUPPORTED,
+                     "%s: GPT-SoVITS %s%s: its flow-matching decoder and its vocoder are not there "
+                     "yet; v1, v2, v2Pro and v2ProPlus are",
+                     mica_weights_path(files),
+                     strcmp(header, "03") == 0   ? "v3"
+                     : strcmp(header, "04") == 0 ? "v4"
+                                                 : "v3 or v4",
+                     is_adapter ? " (an adapter for it)" : "");
+}
+
+mica_status mica_gs_synth_directory(mica_weights **out, const mica_weights *files,
+                                    mica_arena *arena, mica_err *err)
+{
+    MICA_TRY(refuse_flow_matching(files, err));
+    return mica_gs_directory(out, files, rename_tensor, arena, err);
+}
+
+/* ------------------------------------------------------------------- sizes -- */
+
+static int64_t size_of(const mica_weights *w, const char *name, int dim)
+{
+    const mica_tensor *t = mica_weights_find(w, name);
+    return t && dim < t->ndim ? t->shape_[dim] : 0;
+}
+
+static int64_t indexed_size(const mica_weights *w, const char *pattern, int index, int dim)
+{
+    char name[96];
+    const mica_weight_row row = {.pattern = pattern};
+    char full[MICA_WEIGHT_NAME];
+    mica_weight_row_name(&row, index, full);
+    snprintf(name, sizeof name, "%.95s", full);
+    return size_of(w, name, dim);
+}
+
+static void read_sizes(mica_gs_synth_config *c, const mica_weights *w)
+{
+    c->hidden = size_of(w, "enc_p.ssl_proj.weight", 0);
+    c->ssl = size_of(w, "enc_p.ssl_proj.weight", 1);
+    c->filter = size_of(w, "enc_p.encoder_text.ffn_layers.0.conv_1.weight", 0);
+    c->window = size_of(w, "enc_p.encoder_text.attn_layers.0.emb_rel_k", 0);
+    c->mrte = size_of(w, "enc_p.mrte.c_pre.weight", 0);
+    c->style = size_of(w, "ref_enc.spectral.0.fc.weight", 0);
+    c->style_bins = size_of(w, "ref_enc.spectral.0.fc.weight", 1);
+    c->gin = size_of(w, "ref_enc.fc.fc.weight", 0);
+    c->inter = size_of(w, "enc_p.proj.weight", 0) / 2;
+    c->codes = size_of(w, "quantizer.vq.layers.0._codebook.embed", 0);
+    c->phones = size_of(w, "enc_p.text_embedding.weight", 0);
+    c->speaker = size_of(w, "sv_emb.weight", 1);
+    const mica_tensor *code = mica_weights_find(w, "ssl_proj.weight");
+    c->code_kernel = code && code->ndim == 4 ? code->shape_[3] : 1;
+    c->layers_ssl = mica_weight_count_blocks(w, "enc_p.encoder_ssl.norm_layers_1.");
+    c->layers_text = mica_weight_count_blocks(w, "enc_p.encoder_text.norm_layers_1.");
+    c->layers_2 = mica_weight_count_blocks(w, "enc_p.encoder2.norm_layers_1.");
+    c->ups = mica_weight_count_blocks(w, "dec.ups.");
+    c->channels[0] = size_of(w, "dec.conv_pre.weight", 0);
+    for (int i = 0; i < c->ups && i < MICA_GS_UPS; i++) {
+        c->channels[i + 1] = indexed_size(w, "dec.ups.%d.weight", i, 1);
+        c->up_kernels[i] = (int)indexed_size(w, "dec.ups.%d.weight", i, 3);
+    }
+    for (int j = 0; j < MICA_GS_KERNELS; j++)
+        c->kernels[j] = (int)indexed_size(w, "dec.resblocks.%d.convs1.0.weight", j, 3);
+}
+
+/* ---------------------------------------------------------------- settings -- */
+
+static int64_t setting(const mica_weights *files, const char *path, int64_t other)
+{
+    int64_t value = other;
+    mica_weights_find_int(files, path, &value);
+    return value;
+}
+
+static void read_settings(mica_gs_synth_config *c, const mica_weights *files)
+{
+    static const int RATES[MICA_GS_UPS] = {10, 8, 2, 2, 2};
+    static const int DILATIONS[MICA_GS_DILATIONS] = {1, 3, 5};
+    c->heads = setting(files, "config.model.n_heads", 2);
+    c->mrte_heads = 4; /* mrte_model.py and modules.py have no setting for these */
+    c->style_heads = 2;
+    c->rate = (int)setting(files, "config.data.sampling_rate", 32000);
+    c->fft = (int)setting(files, "config.data.filter_length", 2048);
+    c->hop = 1;
+    for (int i = 0; i < c->ups && i < MICA_GS_UPS; i++) {
+        int64_t rate = RATES[i];
+        mica_weights_find_item(files, "config.model.upsample_rates", (size_t)i, &rate);
+        c->rates[i] = rate > 0 && rate <= 64 ? (int)rate : 0;
+        c->hop *= c->rates[i] ? c->rates[i] : 1;
+    }
+    memcpy(c->dilations, DILATIONS, sizeof c->dilations);
+}
+
+static void find_version(mica_gs_synth_config *c)
+{
+    c->version = c->phones == PHONES_V1   ? MICA_GS_V1
+                 : c->speaker == 0        ? MICA_GS_V2
+                 : c->channels[0] == PLUS ? MICA_GS_V2PRO_PLUS
+                                          : MICA_GS_V2PRO;
+}
+
+static mica_status check(const mica_gs_synth_config *c, const char *path, mica_err *err)
+{
+    if (c->ups < 1 || c->ups > MICA_GS_UPS)
+        return MICA_FAIL(err, MICA_E_UNSUPPORTED, "%s: a vocoder of %d stages; 1 to %d are known",
+                         path, c->ups, MICA_GS_UPS);
+    for (int i = 0; i < c->ups; i++)
+        if (c->rates[i] < 1 || c->up_kernels[i] < c->rates[i] ||
+            (c->up_kernels[i] - c->rates[i]) % 2 != 0)
+            return MICA_FAIL(err, MICA_E_UNSUPPORTED,
+                             "%s: stage %d of the vocoder has a rate of %d and a kernel of %d",
+                             path, i, c->rates[i], c->up_kernels[i]);
+    for (int j = 0; j < MICA_GS_KERNELS; j++)
+        if (c->kernels[j] < 1 || c->kernels[j] % 2 == 0)
+            return MICA_FAIL(err, MICA_E_UNSUPPORTED, "%s: a residual block has a kernel of %d",
+                             path, c->kernels[j]);
+    if (c->heads < 1 || c->hidden % c->heads != 0 || c->mrte % c->mrte_heads != 0 ||
+        c->style % c->style_heads != 0 || c->inter % 2 != 0 || c->window % 2 == 0)
+        return MICA_FAIL(err, MICA_E_UNSUPPORTED,
+                         "%s: widths of %lld, %lld and %lld do not divide into their heads", path,
+                         (long long)c->hidden, (long long)c->mrte, (long long)c->style);
+    if (c->code_kernel < 1 || c->code_kernel > 2)
+        return MICA_FAIL(err, MICA_E_UNSUPPORTED, "%s: ssl_proj has a kernel of %lld", path,
+                         (long long)c->code_kernel);
+    if (c->rate < 8000 || c->rate > 96000 || c->fft < 256 || c->fft > 65536)
+        return MICA_FAIL(err, MICA_E_UNSUPPORTED, "%s: a sampling rate of %d", path, c->rate);
+    return MICA_OK;
+}
+
+mica_status mica_gs_synth_config_read(mica_gs_synth_config *c, const mica_weights *files,
+                                      const mica_weights *directory, mica_err *err)
+{
+    *c = (mica_gs_synth_config){0};
+    read_sizes(c, directory);
+    read_settings(c, files);
+    find_version(c);
+    return check(c, mica_weights_path(files), err);
+}

@@ -1,0 +1,142 @@
+/* gpt_sovits_vocoder.c - latent frames to samples (HiFi-GAN).
+ *
+ *     z [R, I] ─conv 7─ + style ─► C0 ─┬─ leaky, up by 10 ─► three residual blocks, added ─┐
+ *                                      │       8, 2, 2, 2                                  │
+ *                                      └◄──────────────────────────────────────────────────┘
+ *              ─ leaky, conv 7 ─ tanh ─► R * hop samples
+ *
+ *     up: [R, C] ─► [R + taps - 1, rate * O], which read as [.., O] is the transposed convolution, with
+ *         (kernel - rate) / 2 rows too many at the left: a view, no copy
+ *
+ * A residual block is six convolutions with the leaky ReLU before each inside the operation. Stages
+ * halve the channels and multiply the rows: the work is where rows are many and narrow.
+ *
+ * Chunks. Long latents go through in pieces of CHUNK frames with HALO frames around, so that
+ * activations stay in the cache; what a piece's edge cannot know lies in the halo and is cut off. The
+ * receptive field of the released vocoders is 13 frames to each side: pieces make the same samples
+ * up to rounding. The pieces do not depend on threads.
+ *
+ * Reference: module/models.py Generator.forward; module/modules.py ResBlock1. */
+#include "models/gpt_sovits/gpt_sovits_synthesizer.h"
+
+#include "base/mem.h"
+
+#include <string.h>
+
+#define CHUNK 48
+#define HALO  16
+
+static const float LEAKY = 0.1f, LEAKY_LAST = 0.01f;
+
+static void run_resblock(mica_backend *be, const mica_gs_synth_config *c, mica_gs_resblock *b,
+                         const mica_tensor *x, mica_tensor *work, mica_tensor *y)
+{
+    for (int k = 0; k < MICA_GS_DILATIONS; k++) {
+        const mica_tensor *from = k ? y : x;
+        mica_gs_conv_same(be, &b->convs1[k], from, c->dilations[k], &LEAKY, NULL, work);
+        mica_gs_conv_same(be, &b->convs2[k], work, 1, &LEAKY, from, y);
+    }
+}
+
+/* [rows, O] of stage i from x: the rows of the transposed convolution. */
+static mica_tensor run_up(mica_gs_synth *s, mica_backend *be, int i, const mica_tensor *x)
+{
+    const mica_gs_synth_config *c = &s->config;
+    const int64_t R = x->shape_[0], O = c->channels[i + 1], u = c->rates[i];
+    const int taps = (int)s->ups[i].w.tensor.shape_[3];
+    mica_tensor wide = mica_gs_scratch(be, R + taps - 1, u * O);
+    mica_conv1d(be, &(mica_conv1d_args){.x_RC = x,
+                                        .w_OCYX = &s->ups[i].w,
+                                        .bias_O = &s->ups[i].b,
+                                        .stride = 1,
+                                        .dilation = 1,
+                                        .pad_left = taps - 1,
+                                        .pad_right = taps - 1,
+                                        .leaky = true,
+                                        .slope = LEAKY,
+                                        .y_RO = &wide});
+    const mica_tensor rows =
+        mica_tensor_reshape(&wide, 2, (const int64_t[]){(R + taps - 1) * u, O});
+    return mica_tensor_rows(&rows, (c->up_kernels[i] - u) / 2, R * u);
+}
+
+static mica_tensor run_stage(mica_gs_synth *s, mica_backend *be, const mica_tap_sink *taps, int i,
+                             const mica_tensor *x)
+{
+    const mica_tensor up = run_up(s, be, i, x);
+    const int64_t R = up.shape_[0], O = up.shape_[1];
+    mica_tensor sum = mica_gs_scratch(be, R, O), part = mica_gs_scratch(be, R, O);
+    mica_tensor work = mica_gs_scratch(be, R, O);
+    mica_gs_tap(taps, be, &up, true, "probe.dec.ups.%d", i);
+    for (int j = 0; j < MICA_GS_KERNELS; j++) {
+        const int n = i * MICA_GS_KERNELS + j;
+        run_resblock(be, &s->config, &s->resblocks[n], &up, &work, j ? &part : &sum);
+        mica_gs_tap(taps, be, j ? &part : &sum, true, "probe.dec.resblocks.%d", n);
+        if (j)
+            mica_add(be, &sum, &part, &sum);
+    }
+    return sum;
+}
+
+/* All rows of z at once; R * hop samples. */
+static void run_piece(mica_gs_synth *s, mica_backend *be, const mica_tap_sink *taps,
+                      const mica_gs_style *style, const mica_tensor *z, float *out)
+{
+    const mica_gs_synth_config *c = &s->config;
+    const mica_pool_mark mark = mica_pool_get_mark(be, MICA_POOL_STEP);
+    mica_tensor x = mica_gs_scratch(be, z->shape_[0], c->channels[0]);
+    mica_gs_conv_same(be, &s->conv_pre, z, 1, NULL, NULL, &x);
+    mica_gs_tap(taps, be, &x, true, "probe.dec.conv_pre");
+    mica_apply(be, MICA_FUNCTION_IDENTITY, 0.0f, &x, &style->vocoder_C, &x);
+    for (int i = 0; i < c->ups; i++)
+        x = run_stage(s, be, taps, i, &x);
+    mica_tensor samples = mica_gs_scratch(be, x.shape_[0], 1);
+    mica_gs_conv_same(be, &s->conv_post, &x, 1, &LEAKY_LAST, NULL, &samples);
+    mica_tanh(be, &samples, &samples);
+    mica_download_f32(be, out, &samples);
+    mica_pool_release(be, MICA_POOL_STEP, mark);
+}
+
+void mica_gs_vocoder_run(mica_gs_synth *s, mica_backend *be, mica_run *run,
+                         const mica_gs_style *style, const mica_tensor *z, float *out)
+{
+    const int64_t R = z->shape_[0], hop = s->config.hop;
+    const bool whole = R <= CHUNK + 2 * HALO || mica_tap_wants(run->taps, "probe.dec.conv_pre");
+    if (whole) {
+        run_piece(s, be, run->taps, style, z, out);
+        return;
+    }
+    float *piece = mica_mem_calloc((size_t)((CHUNK + 2 * HALO) * hop), sizeof *piece);
+    if (!piece) {
+        mica_backend_fail(be, MICA_E_NOMEM, "no memory for a piece of sound");
+        return;
+    }
+    for (int64_t at = 0; at < R && !mica_backend_failed(be); at += CHUNK) {
+        const int64_t first = MICA_MAX(at - HALO, 0), last = MICA_MIN(at + CHUNK + HALO, R);
+        const int64_t count = MICA_MIN(CHUNK, R - at);
+        const mica_tensor rows = mica_tensor_rows(z, first, last - first);
+        run_piece(s, be, NULL, style, &rows, piece);
+        memcpy(out + at * hop, piece + (at - first) * hop, (size_t)(count * hop) * sizeof *out);
+    }
+    mica_mem_free(piece);
+}
+
+/* ------------------------------------------------------------------- sound -- */
+
+mica_status mica_gs_synth_sound(mica_gs_synth *s, mica_backend *be, mica_run *run,
+                                const mica_gs_style *style, const float *z, int64_t frames,
+                                float *out, mica_err *err)
+{
+    const mica_pool_mark mark = mica_pool_get_mark(be, MICA_POOL_STEP);
+    mica_tensor latent = mica_gs_scratch(be, frames, s->config.inter);
+    mica_upload_f32(be, &latent, z);
+    mica_gs_flow_run(s, be, style, &latent);
+    mica_gs_tap(run->taps, be, &latent, true, "probe.flow");
+    mica_status st = mica_run_block(run, be, 2, 3, err);
+    if (!st) {
+        mica_gs_vocoder_run(s, be, run, style, &latent, out);
+        st = mica_run_block(run, be, 3, 3, err);
+    }
+    mica_pool_release(be, MICA_POOL_STEP, mark);
+    return st;
+}
