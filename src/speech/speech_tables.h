@@ -1,0 +1,37 @@
+/* speech_tables.h - the data of the front end, part of the library's read-only pages.
+ *
+ * Made by tools/speech_tables (which describes the layouts) and laid into the library by
+ * speech_tables.S, so that nothing has to be found at run time. Readers check a table once,
+ * at open: a damaged build must not become a crash. */
+#ifndef MICA_SPEECH_SPEECH_TABLES_H
+#define MICA_SPEECH_SPEECH_TABLES_H
+
+#include "base/status.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct mica_speech_table {
+    const uint8_t *data;
+    size_t size;
+} mica_speech_table;
+
+mica_speech_table mica_speech_table_english(void); /* words and their phones */
+mica_speech_table mica_speech_table_letters(void); /* trees for other words */
+mica_speech_table mica_speech_table_chinese(void); /* words, classes, readings */
+mica_speech_table mica_speech_table_hmm(void);     /* models of unknown words */
+
+static inline uint32_t mica_table_u16(const uint8_t *p)
+{
+    return (uint32_t)p[0] | (uint32_t)p[1] << 8;
+}
+static inline int32_t mica_table_i16(const uint8_t *p)
+{
+    return (int16_t)mica_table_u16(p);
+}
+static inline uint32_t mica_table_u32(const uint8_t *p)
+{
+    return mica_table_u16(p) | mica_table_u16(p + 2) << 16;
+}
+
+#endif
