@@ -108,7 +108,8 @@ static mica_status find_demo(char **out, mica_err *err)
 
 static bool has_parts(const mica_engine_options *o)
 {
-    return o->transformer || o->text_encoder || o->vae || o->tokenizer;
+    return o->transformer || o->text_encoder || o->vae || o->tokenizer || o->semantic ||
+           o->synthesizer;
 }
 
 /* ----------------------------------------------------------------- open -- */

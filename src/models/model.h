@@ -26,8 +26,19 @@ typedef enum mica_model_part {
     MICA_PART_SCHEDULER, /* scheduler_config.json */
     MICA_PART_INDEX,     /* model_index.json: names the pipeline */
     MICA_PART_PROCESSOR, /* preprocessor_config.json: how pictures become the text encoder's input */
+    MICA_PART_SEMANTIC,  /* speech: text to semantic codes */
+    MICA_PART_SYNTHESIZER, /* codes to sound */
+    MICA_PART_HUBERT,
+    MICA_PART_BERT,
+    MICA_PART_SPEAKER, /* speaker network */
     MICA_PART_COUNT
 } mica_model_part;
+
+/* Whether a part is a file of weights. */
+static inline bool mica_model_part_is_weights(int part)
+{
+    return (part >= MICA_PART_TRANSFORMER && part <= MICA_PART_VAE) || part >= MICA_PART_SEMANTIC;
+}
 
 /* Where each part lies. Strings are owned; NULL: not found. */
 typedef struct mica_model_parts {

@@ -10,10 +10,34 @@
 
 const char *mica_model_part_name(mica_model_part part)
 {
-    static const char *const NAMES[MICA_PART_COUNT] = {"nothing", "transformer", "text encoder",
-                                                       "VAE",     "tokenizer",   "scheduler",
-                                                       "index",   "processor"};
+    static const char *const NAMES[MICA_PART_COUNT] = {"nothing",
+                                                       "transformer",
+                                                       "text encoder",
+                                                       "VAE",
+                                                       "tokenizer",
+                                                       "scheduler",
+                                                       "index",
+                                                       "processor",
+                                                       "text-to-semantic model",
+                                                       "synthesizer",
+                                                       "HuBERT",
+                                                       "BERT",
+                                                       "speaker network"};
     return part >= 0 && part < MICA_PART_COUNT ? NAMES[part] : NAMES[0];
+}
+
+const char *mica_model_part_option(mica_model_part part)
+{
+    static const char *const OPTIONS[MICA_PART_COUNT] = {[MICA_PART_TRANSFORMER] = "transformer",
+                                                         [MICA_PART_TEXT_ENCODER] = "text-encoder",
+                                                         [MICA_PART_VAE] = "vae",
+                                                         [MICA_PART_SEMANTIC] = "semantic",
+                                                         [MICA_PART_SYNTHESIZER] = "synthesizer",
+                                                         [MICA_PART_HUBERT] = "hubert",
+                                                         [MICA_PART_BERT] = "bert",
+                                                         [MICA_PART_SPEAKER] = "speaker"};
+    const char *option = part >= 0 && part < MICA_PART_COUNT ? OPTIONS[part] : NULL;
+    return option ? option : "";
 }
 
 void mica_model_parts_deinit(mica_model_parts *parts)
@@ -93,9 +117,7 @@ static mica_status take_file(mica_model_parts *parts, const char *path, mica_err
     if (parts->path[part])
         return MICA_FAIL(err, MICA_E_USAGE, "%s and %s are both a %s; choose one with --%s",
                          parts->path[part], path, mica_model_part_name(part),
-                         part == MICA_PART_TRANSFORMER    ? "transformer"
-                         : part == MICA_PART_TEXT_ENCODER ? "text-encoder"
-                                                          : "vae");
+                         mica_model_part_option(part));
     parts->path[part] = mica_mem_strdup(path);
     return parts->path[part] ? MICA_OK : out_of_memory(err);
 }
@@ -176,8 +198,24 @@ static mica_status has_entry(const char *dir, const char *name, bool *found, mic
     return MICA_OK;
 }
 
-static mica_status resolve_model(mica_model_parts *p, const char *model, mica_err *err)
+/* A folder without a part of a picture model may be a speech model's. */
+static mica_status resolve_folder(mica_model_parts *p, const mica_engine_options *o, mica_err *err)
 {
+    const bool given[MICA_PART_COUNT] = {[MICA_PART_SEMANTIC] = o->semantic != NULL,
+                                         [MICA_PART_SYNTHESIZER] = o->synthesizer != NULL,
+                                         [MICA_PART_HUBERT] = o->hubert != NULL,
+                                         [MICA_PART_BERT] = o->bert != NULL,
+                                         [MICA_PART_SPEAKER] = o->speaker != NULL};
+    MICA_TRY(resolve_loose(p, o->model, err));
+    for (int part = MICA_PART_TRANSFORMER; part <= MICA_PART_VAE; part++)
+        if (p->path[part])
+            return MICA_OK;
+    return mica_speech_parts_find(p, o->model, given, err);
+}
+
+static mica_status resolve_model(mica_model_parts *p, const mica_engine_options *o, mica_err *err)
+{
+    const char *model = o->model;
     bool is_part = false, is_diffusers = false;
     MICA_TRY(has_index(model, &is_part, err));
     if (is_part || mica_path_is_file(model))
@@ -186,7 +224,7 @@ static mica_status resolve_model(mica_model_parts *p, const char *model, mica_er
         return MICA_FAIL(err, MICA_E_MISSING, "%s: there is no such model folder or file", model);
     MICA_TRY(has_entry(model, "model_index.json", &is_diffusers, err));
     MICA_TRY(has_entry(model, "transformer", &is_diffusers, err));
-    return is_diffusers ? resolve_diffusers(p, model, err) : resolve_loose(p, model, err);
+    return is_diffusers ? resolve_diffusers(p, model, err) : resolve_folder(p, o, err);
 }
 
 /* --------------------------------------------------------------------- the rest -- */
@@ -292,9 +330,9 @@ static mica_status find_kind(const mica_model_parts *p, const mica_model_kind **
                              const char *model, mica_err *err)
 {
     *kind = NULL;
-    for (int part = MICA_PART_TRANSFORMER; part <= MICA_PART_VAE && !*kind; part++) {
+    for (int part = MICA_PART_TRANSFORMER; part < MICA_PART_COUNT && !*kind; part++) {
         mica_model_part is;
-        if (!p->path[part])
+        if (!p->path[part] || !mica_model_part_is_weights(part))
             continue;
         MICA_TRY(classify_path(p->path[part], kind, &is, err));
         if (!*kind)
@@ -312,15 +350,21 @@ static mica_status resolve(mica_model_parts *p, const mica_model_kind **kind,
                            const mica_engine_options *o, mica_err *err)
 {
     if (o->model)
-        MICA_TRY(resolve_model(p, o->model, err));
+        MICA_TRY(resolve_model(p, o, err));
     MICA_TRY(replace(&p->path[MICA_PART_TRANSFORMER], o->transformer, err));
     MICA_TRY(replace(&p->path[MICA_PART_TEXT_ENCODER], o->text_encoder, err));
     MICA_TRY(replace(&p->path[MICA_PART_VAE], o->vae, err));
     MICA_TRY(replace(&p->path[MICA_PART_TOKENIZER], o->tokenizer, err));
+    MICA_TRY(replace(&p->path[MICA_PART_SEMANTIC], o->semantic, err));
+    MICA_TRY(replace(&p->path[MICA_PART_SYNTHESIZER], o->synthesizer, err));
+    MICA_TRY(replace(&p->path[MICA_PART_HUBERT], o->hubert, err));
+    MICA_TRY(replace(&p->path[MICA_PART_BERT], o->bert, err));
+    MICA_TRY(replace(&p->path[MICA_PART_SPEAKER], o->speaker, err));
     MICA_TRY(find_tokenizer(p, err));
     MICA_TRY(find_processor(p, err));
-    for (int part = MICA_PART_TRANSFORMER; part <= MICA_PART_VAE; part++)
-        MICA_TRY(find_config(p, part, err));
+    for (int part = MICA_PART_TRANSFORMER; part < MICA_PART_COUNT; part++)
+        if (mica_model_part_is_weights(part))
+            MICA_TRY(find_config(p, part, err));
     return find_kind(p, kind, o->model, err);
 }
 

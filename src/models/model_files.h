@@ -3,6 +3,7 @@
  *   diffusers folder    model_index.json, transformer/, text_encoder/, vae/, tokenizer/, scheduler/
  *   ComfyUI folder      diffusion_models/ or unet/, text_encoders/ or clip/, vae/
  *   folder of files     any .safetensors, each told apart by its tensor names
+ *   speech folder       checkpoints and folders of networks, see speech_files.c
  *   one file            that part; the others are given one by one
  *
  * Files are recognised by their tensors, never by their names. */
@@ -17,7 +18,12 @@
 mica_status mica_model_parts_resolve(mica_model_parts *parts, const mica_model_kind **kind,
                                      const mica_engine_options *options, mica_err *err);
 void mica_model_parts_deinit(mica_model_parts *parts);
-const char *mica_model_part_name(mica_model_part part); /* "text encoder" */
+const char *mica_model_part_name(mica_model_part part);   /* "text encoder" */
+const char *mica_model_part_option(mica_model_part part); /* "text-encoder"; "" for those without */
+
+/* Adds the parts of a speech model below `dir` (speech_files.c). */
+mica_status mica_speech_parts_find(mica_model_parts *parts, const char *dir,
+                                   const bool given[MICA_PART_COUNT], mica_err *err);
 
 /* Whether the file holds adapters and nothing else that is known (lora_inspect.c). */
 bool mica_lora_is_file(const char *path);

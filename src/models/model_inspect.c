@@ -65,7 +65,8 @@ static void add_dtypes_json(const part_facts *f, mica_text *json)
 static const char *slot_name(int part)
 {
     static const char *const NAMES[MICA_PART_COUNT] = {
-        "", "transformer", "text_encoder", "vae", "tokenizer", "scheduler", "index", "processor"};
+        "",          "transformer", "text_encoder", "vae",    "tokenizer", "scheduler", "index",
+        "processor", "semantic",    "synthesizer",  "hubert", "bert",      "speaker"};
     return NAMES[part];
 }
 
@@ -97,7 +98,7 @@ static mica_status add_parts(const mica_model_parts *p, mica_text *text, mica_te
             continue;
         mica_text_add(json, "%s", separator);
         separator = ",";
-        if (part <= MICA_PART_VAE) {
+        if (mica_model_part_is_weights(part)) {
             MICA_TRY(read_facts(p->path[part], &f, err));
             *bytes += f.bytes;
             add_part(part, p->path[part], &f, text, json);
@@ -112,12 +113,14 @@ static mica_status add_parts(const mica_model_parts *p, mica_text *text, mica_te
     return MICA_OK;
 }
 
-static bool add_missing(const mica_model_parts *p, mica_text *text, mica_text *json)
+static bool add_missing(const mica_model_parts *p, bool speaks, mica_text *text, mica_text *json)
 {
     const char *separator = "";
+    const int first = speaks ? MICA_PART_SEMANTIC : MICA_PART_TRANSFORMER;
+    const int last = speaks ? MICA_PART_BERT : MICA_PART_TOKENIZER;
     bool any = false;
     mica_text_add(json, ",\"missing\":[");
-    for (int part = MICA_PART_TRANSFORMER; part <= MICA_PART_TOKENIZER; part++) {
+    for (int part = first; part <= last; part++) {
         if (p->path[part])
             continue;
         mica_text_add(text, "%s%s", any ? ", " : "  missing       ", mica_model_part_name(part));
@@ -135,11 +138,18 @@ static void add_memory(const mica_model *m, uint64_t bytes, mica_text *text, mic
 {
     const uint64_t scratch = m->kind->scratch_bytes(m, DEFAULT_SIDE, DEFAULT_SIDE);
     const uint64_t free_now = mica_clock_available_memory();
-    mica_text_add(text,
-                  "  memory        %.2f GB of weights (mapped), %.2f GB to work in at "
-                  "%d x %d with guidance; %.1f GB are free\n",
-                  (double)bytes * 1e-9, (double)scratch * 1e-9, DEFAULT_SIDE, DEFAULT_SIDE,
-                  (double)free_now * 1e-9);
+    if (m->kind->speak)
+        mica_text_add(
+            text,
+            "  memory        %.2f GB of weights (mapped), %.2f GB to work in; %.1f GB are "
+            "free\n",
+            (double)bytes * 1e-9, (double)scratch * 1e-9, (double)free_now * 1e-9);
+    else
+        mica_text_add(text,
+                      "  memory        %.2f GB of weights (mapped), %.2f GB to work in at "
+                      "%d x %d with guidance; %.1f GB are free\n",
+                      (double)bytes * 1e-9, (double)scratch * 1e-9, DEFAULT_SIDE, DEFAULT_SIDE,
+                      (double)free_now * 1e-9);
     mica_text_add(json,
                   ",\"hash\":\"%s\",\"memory\":{\"weights\":%llu,\"scratch\":%llu,"
                   "\"available\":%llu}",
@@ -174,7 +184,7 @@ mica_status mica_model_inspect(const char *path, mica_text *text, mica_text *jso
     mica_text_add(json, "{\"kind\":\"model\",\"family\":\"%s\"", kind->id);
     const mica_status st = add_parts(&parts, text, json, &bytes, err);
     if (!st) {
-        if (!add_missing(&parts, text, json))
+        if (!add_missing(&parts, kind->speak != NULL, text, json))
             add_check(kind, &parts, bytes, text, json);
         mica_text_add(json, "}");
     }

@@ -1,6 +1,7 @@
 /* registry.c - the model families of this build, one line each. */
 #include "models/model.h"
 #include "models/flux2/flux2.h"
+#include "models/gpt_sovits/gpt_sovits.h"
 #include "models/qwen_image/qwen_image.h"
 #include "models/zimage/zimage.h"
 
@@ -10,6 +11,7 @@ static const mica_model_kind *const KINDS[] = {
     &mica_qwen_image_kind,
     &mica_flux2_kind,
     &mica_zimage_kind,
+    &mica_gpt_sovits_kind,
 };
 
 const mica_model_kind *mica_model_kind_at(int index)

@@ -61,7 +61,9 @@ typedef struct mica_gs_text {
 
 /* A recording as src/media prepares it. */
 typedef struct mica_gs_audio {
-    const float *samples_16k; /* mono, 16 kHz, with 9600 zeros behind, not normalised */
+    const float
+        *samples_16k; /* mono, 16 kHz, with 9600 zeros behind, not normalised; NULL: only the
+                                 style is wanted */
     int64_t sample_count;
     const float *spectrum_RC; /* magnitudes [frames][spectrum_bins] of the sound at `rate` */
     int64_t frames;

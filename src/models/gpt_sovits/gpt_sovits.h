@@ -1,0 +1,82 @@
+/* gpt_sovits.h - GPT-SoVITS as a model: its parts, its sessions, and the chain through them.
+ *
+ *     mica_gs_model      directories of up to five parts, settings; immutable, shared
+ *     mica_gs_session    networks bound to a backend
+ *
+ * Text to semantic and the synthesizer are always needed. HuBERT (and for v2Pro the speaker network) is
+ * needed to hear a recording, BERT for Chinese; what is absent is told when it is asked for. */
+#ifndef MICA_MODELS_GPT_SOVITS_GPT_SOVITS_H
+#define MICA_MODELS_GPT_SOVITS_GPT_SOVITS_H
+
+#include "models/gpt_sovits/gpt_sovits_bert.h"
+#include "models/gpt_sovits/gpt_sovits_chain.h"
+#include "models/gpt_sovits/gpt_sovits_hubert.h"
+#include "models/gpt_sovits/gpt_sovits_semantic.h"
+#include "models/gpt_sovits/gpt_sovits_synthesizer.h"
+#include "models/model.h"
+
+typedef enum mica_gs_part {
+    MICA_GS_SEMANTIC = 0,
+    MICA_GS_SYNTHESIZER,
+    MICA_GS_HUBERT,
+    MICA_GS_BERT,
+    MICA_GS_PARTS
+} mica_gs_part;
+
+typedef struct mica_gs_model {
+    mica_model base;
+    mica_arena arena;
+    mica_weights *files[MICA_GS_PARTS], *directory[MICA_GS_PARTS]; /* NULL: absent */
+    int64_t heads[MICA_GS_PARTS];
+    mica_gs_synth_config synth;
+    mica_gs_facts facts;
+} mica_gs_model;
+
+typedef struct mica_gs_session {
+    mica_model_session base;
+    const mica_gs_model *model;
+    mica_backend *be;
+    mica_arena arena;
+    mica_gs_semantic semantic;
+    mica_gs_synth synth;
+    mica_gs_hubert hubert;
+    mica_gs_bert bert;
+} mica_gs_session;
+
+extern const mica_model_kind mica_gpt_sovits_kind;
+/* gpt_sovits_run.c */
+mica_status mica_gs_speak(mica_model_session *session, const mica_speech_options *options,
+                          const mica_tap_sink *taps, mica_speech_result *result, mica_err *err);
+
+/* ------------------------------------------------------------------- chain -- */
+
+/* What the model needs to know of recordings: codes of the first, the mean of all styles. Transcript
+ * and language stay NULL. */
+mica_status mica_gs_voice_make(mica_gs_session *s, mica_run *run, const mica_gs_audio *recordings,
+                               int count, mica_gs_voice *out, mica_err *err);
+
+/* Features of BERT for a text, [phones][bert_width]; NULL where the text has no span for it.
+ * mica_mem_free. */
+mica_status mica_gs_features(mica_gs_session *s, mica_run *run, const mica_gs_text *text,
+                             float **out, mica_err *err);
+
+typedef struct mica_gs_request {
+    const mica_gs_voice *voice;
+    const mica_gs_text *prompt; /* transcript of the voice's first recording; NULL: not known */
+    bool continues;             /* the voice's codes stand before the sentence's; needs the
+                                   transcript's phones, in `prompt` or in the text */
+    const mica_gs_text *texts;  /* sentences */
+    int count;
+    const int32_t *tokens; /* of the only sentence, given instead of sampled; or NULL */
+    int64_t token_count;
+    mica_gs_sampling sampling; /* sentence and attempt are set here */
+    double noise_scale, speed; /* exact: 0 is no noise, 1 is the usual speed */
+    double pause;              /* seconds behind each sentence */
+    int batch, retries;
+    mica_speech_fn chunk; /* may be NULL */
+    void *chunk_user;
+} mica_gs_request;
+mica_status mica_gs_chain_run(mica_gs_session *s, mica_run *run, const mica_gs_request *request,
+                              mica_speech_result *result, mica_err *err);
+
+#endif

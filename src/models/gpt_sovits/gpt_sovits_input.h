@@ -1,0 +1,29 @@
+/* gpt_sovits_input.h - what a run reads: recordings or a .voice file, text, given stages. */
+#ifndef MICA_MODELS_GPT_SOVITS_INPUT_H
+#define MICA_MODELS_GPT_SOVITS_INPUT_H
+
+#include "models/gpt_sovits/gpt_sovits.h"
+
+typedef struct mica_gs_input {
+    mica_arena arena; /* texts and their spans */
+    mica_gs_voice voice;
+    mica_gs_text prompt;
+    bool has_prompt;
+    mica_gs_text *texts;
+    int text_count;
+    const int32_t *given_phones; /* of phones_path; in the arena */
+    int64_t given_phone_count;
+    const int32_t *tokens; /* of tokens_path; in the arena */
+    int64_t token_count;
+} mica_gs_input;
+
+void mica_gs_input_init(mica_gs_input *in);
+void mica_gs_input_deinit(mica_gs_input *in);
+/* Codes and style of the voice: recordings are heard, a .voice file is read, codes_path wins. */
+mica_status mica_gs_input_voice(mica_gs_input *in, mica_gs_session *s, mica_run *run,
+                                const mica_speech_options *o, mica_err *err);
+/* Sentences and transcript, or the given phones; and given tokens. */
+mica_status mica_gs_input_texts(mica_gs_input *in, mica_gs_session *s, const mica_speech_options *o,
+                                mica_err *err);
+
+#endif

@@ -1,0 +1,275 @@
+/* gpt_sovits_model.c - opening and closing: which file is which part, directories, sessions. */
+#include "models/gpt_sovits/gpt_sovits.h"
+
+#include "base/json.h"
+#include "base/mem.h"
+
+#include <cjson/cJSON.h>
+#include <string.h>
+
+typedef struct part_kind {
+    const char *name, *option;
+    mica_model_part part;
+    bool (*probe)(const mica_weights *files);
+    mica_status (*directory)(mica_weights **out, const mica_weights *files, mica_arena *arena,
+                             mica_err *err);
+    const char *heads; /* key of config.json, or path in the checkpoint */
+} part_kind;
+
+static const part_kind PARTS[MICA_GS_PARTS] = {
+    {"text-to-semantic model (s1*.ckpt)", "--semantic", MICA_PART_SEMANTIC, mica_gs_semantic_probe,
+     mica_gs_semantic_directory, "config.model.head"},
+    {"synthesizer (s2G*.pth)", "--synthesizer", MICA_PART_SYNTHESIZER, mica_gs_synth_probe,
+     mica_gs_synth_directory, NULL},
+    {"HuBERT (chinese-hubert-base)", "--hubert", MICA_PART_HUBERT, mica_gs_hubert_probe,
+     mica_gs_hubert_directory, "num_attention_heads"},
+    {"BERT (chinese-roberta-wwm-ext-large)", "--bert", MICA_PART_BERT, mica_gs_bert_probe,
+     mica_gs_bert_directory, "num_attention_heads"},
+};
+
+static mica_model_part classify(const mica_weights *w)
+{
+    for (int i = 0; i < MICA_GS_PARTS; i++)
+        if (PARTS[i].probe(w))
+            return PARTS[i].part;
+    return MICA_PART_NONE;
+}
+
+/* -------------------------------------------------------------------- open -- */
+
+/* Heads of attention: the checkpoint's settings, or config.json beside it; 0: not told. */
+static mica_status read_heads(const mica_gs_model *m, int part, const char *config, int64_t *out,
+                              mica_err *err)
+{
+    mica_json json;
+    *out = 0;
+    if (!PARTS[part].heads || mica_weights_find_int(m->files[part], PARTS[part].heads, out) ||
+        !config)
+        return MICA_OK;
+    MICA_TRY(mica_json_open(&json, config, err));
+    const cJSON *n =
+        cJSON_IsObject(json.root) ? mica_json_find(json.root, PARTS[part].heads) : NULL;
+    if (cJSON_IsNumber(n) && n->valuedouble >= 1.0 && n->valuedouble <= 4096.0)
+        *out = (int64_t)n->valuedouble;
+    mica_json_close(&json);
+    return MICA_OK;
+}
+
+static mica_status open_part(mica_gs_model *m, int part, const char *path, const char *config,
+                             mica_err *err)
+{
+    MICA_TRY(mica_weights_open(&m->files[part], path, err));
+    if (!PARTS[part].probe(m->files[part]))
+        return MICA_FAIL(err, MICA_E_FORMAT, "%s: this is no %s", path, PARTS[part].name);
+    mica_status st = PARTS[part].directory(&m->directory[part], m->files[part], &m->arena, err);
+    if (!st)
+        st = read_heads(m, part, config, &m->heads[part], err);
+    return st;
+}
+
+/* Binds a part once, so that everything wrong with it is told at the opening. */
+static mica_status try_part(const mica_gs_model *m, int part, mica_gs_session *s, mica_err *err)
+{
+    const mica_weights *w = m->directory[part];
+    mica_status st = MICA_OK;
+    if (part == MICA_GS_SEMANTIC)
+        st = mica_gs_semantic_open(&s->semantic, w, m->heads[part], &s->arena, err);
+    else if (part == MICA_GS_SYNTHESIZER)
+        st = mica_gs_synth_open(&s->synth, &m->synth, w, &s->arena, err);
+    else if (part == MICA_GS_HUBERT)
+        st = mica_gs_hubert_open(&s->hubert, w, m->heads[part], &s->arena, err);
+    else
+        st = mica_gs_bert_open(&s->bert, w, m->heads[part], &s->arena, err);
+    if (st)
+        mica_err_prefix(err, "%s", mica_weights_path(m->files[part]));
+    return st;
+}
+
+static mica_status check_widths(const mica_gs_session *s, const mica_gs_model *m, mica_err *err)
+{
+    if (m->directory[MICA_GS_HUBERT] && s->hubert.stack.width != m->synth.ssl)
+        return MICA_FAIL(err, MICA_E_FORMAT, "%s: HuBERT is %lld wide, the synthesizer wants %lld",
+                         mica_weights_path(m->files[MICA_GS_HUBERT]),
+                         (long long)s->hubert.stack.width, (long long)m->synth.ssl);
+    if (m->directory[MICA_GS_BERT] && s->bert.stack.width != s->semantic.bert_width)
+        return MICA_FAIL(err, MICA_E_FORMAT,
+                         "%s: BERT is %lld wide, the text-to-semantic model wants %lld",
+                         mica_weights_path(m->files[MICA_GS_BERT]), (long long)s->bert.stack.width,
+                         (long long)s->semantic.bert_width);
+    if (m->synth.phones > s->semantic.phone_count || m->synth.codes != s->semantic.vocab - 1)
+        return MICA_FAIL(
+            err, MICA_E_FORMAT,
+            "%s and %s do not belong together: %lld and %lld phones, %lld and %lld codes",
+            mica_weights_path(m->files[MICA_GS_SEMANTIC]),
+            mica_weights_path(m->files[MICA_GS_SYNTHESIZER]), (long long)s->semantic.phone_count,
+            (long long)m->synth.phones, (long long)s->semantic.vocab - 1,
+            (long long)m->synth.codes);
+    return MICA_OK;
+}
+
+static mica_status open_session_parts(mica_gs_session *s, const mica_gs_model *m, mica_err *err)
+{
+    for (int part = 0; part < MICA_GS_PARTS; part++)
+        if (m->directory[part])
+            MICA_TRY(try_part(m, part, s, err));
+    return check_widths(s, m, err);
+}
+
+static mica_status check_parts(mica_gs_model *m, mica_err *err)
+{
+    mica_gs_session s = {.model = m};
+    mica_arena_init(&s.arena, 1 << 20);
+    mica_status st = open_session_parts(&s, m, err);
+    m->facts =
+        (mica_gs_facts){.version = m->synth.version,
+                        .phone_count = (int)m->synth.phones,
+                        .bert_width = m->directory[MICA_GS_BERT] ? (int)s.semantic.bert_width : 0,
+                        .rate = m->synth.rate,
+                        .fft = m->synth.fft,
+                        .hop = m->synth.hop,
+                        .window = m->synth.fft,
+                        .spectrum_bins = m->synth.fft / 2 + 1,
+                        .samples_per_code = (int)m->synth.code_kernel * m->synth.hop,
+                        .wants_speaker = m->synth.speaker > 0};
+    mica_arena_deinit(&s.arena);
+    return st;
+}
+
+static mica_status open_parts(mica_gs_model *m, const mica_model_parts *parts, mica_err *err)
+{
+    mica_status first = MICA_OK;
+    for (int i = 0; i < MICA_GS_PARTS; i++) {
+        const char *path = parts->path[PARTS[i].part];
+        mica_err one = {0};
+        mica_status st = MICA_OK;
+        if (path)
+            st = open_part(m, i, path, parts->config[PARTS[i].part], &one);
+        else if (i <= MICA_GS_SYNTHESIZER)
+            st = MICA_FAIL(&one, MICA_E_MISSING, "there is no %s; give it with %s", PARTS[i].name,
+                           PARTS[i].option);
+        if (st)
+            mica_err_join(err, &one);
+        first = first ? first : st;
+    }
+    MICA_TRY(first);
+    MICA_TRY(mica_gs_synth_config_read(&m->synth, m->files[MICA_GS_SYNTHESIZER],
+                                       m->directory[MICA_GS_SYNTHESIZER], err));
+    MICA_TRY(check_parts(m, err));
+    mica_weights_hash(m->files[MICA_GS_SYNTHESIZER], m->base.hash);
+    return MICA_OK;
+}
+
+static void close_model(mica_model **model)
+{
+    mica_gs_model *m = (mica_gs_model *)*model;
+    *model = NULL;
+    if (!m)
+        return;
+    for (int i = 0; i < MICA_GS_PARTS; i++) {
+        mica_weights_close(&m->directory[i]);
+        mica_weights_close(&m->files[i]);
+    }
+    mica_arena_deinit(&m->arena);
+    mica_mem_free(m);
+}
+
+static mica_status open_model(mica_model **out, const mica_model_parts *parts, mica_err *err)
+{
+    mica_gs_model *m = mica_mem_calloc(1, sizeof *m);
+    *out = m ? &m->base : NULL;
+    if (!m)
+        return MICA_FAIL(err, MICA_E_NOMEM, "no memory for a model");
+    m->base.kind = &mica_gpt_sovits_kind;
+    mica_arena_init(&m->arena, 1 << 20);
+    const mica_status st = open_parts(m, parts, err);
+    if (st)
+        close_model(out);
+    return st;
+}
+
+/* ----------------------------------------------------------------- session -- */
+
+static void session_close(mica_model_session **session)
+{
+    mica_gs_session *s = (mica_gs_session *)*session;
+    *session = NULL;
+    if (!s)
+        return;
+    mica_gs_semantic_drop(&s->semantic, s->be);
+    mica_gs_synth_drop(&s->synth, s->be);
+    mica_gs_hubert_drop(&s->hubert, s->be);
+    mica_gs_bert_drop(&s->bert, s->be);
+    mica_arena_deinit(&s->arena);
+    mica_mem_free(s);
+}
+
+static mica_status upload(mica_gs_session *s, mica_err *err)
+{
+    MICA_TRY(mica_gs_semantic_upload(&s->semantic, s->be, err));
+    MICA_TRY(mica_gs_synth_upload(&s->synth, s->be, err));
+    if (s->model->directory[MICA_GS_HUBERT])
+        MICA_TRY(mica_gs_hubert_upload(&s->hubert, s->be, err));
+    if (s->model->directory[MICA_GS_BERT])
+        MICA_TRY(mica_gs_bert_upload(&s->bert, s->be, err));
+    return MICA_OK;
+}
+
+static mica_status session_open(mica_model_session **out, const mica_model *model, mica_backend *be,
+                                const mica_diffusion_switches *switches, mica_err *err)
+{
+    mica_gs_session *s = mica_mem_calloc(1, sizeof *s);
+    (void)switches;
+    *out = s ? &s->base : NULL;
+    if (!s)
+        return MICA_FAIL(err, MICA_E_NOMEM, "no memory for a session");
+    s->base.kind = &mica_gpt_sovits_kind;
+    s->model = (const mica_gs_model *)model;
+    s->be = be;
+    mica_arena_init(&s->arena, 1 << 20);
+    mica_status st = open_session_parts(s, s->model, err);
+    if (!st)
+        st = upload(s, err);
+    if (st)
+        session_close(out);
+    return st;
+}
+
+static mica_status open_synthetic(mica_model **out, const char *spec, mica_err *err)
+{
+    (void)spec;
+    *out = NULL;
+    return MICA_FAIL(err, MICA_E_UNSUPPORTED, "there is no synthetic GPT-SoVITS yet");
+}
+
+static mica_status tokens(const mica_model *model, const char *text, int32_t **ids, size_t *count,
+                          mica_err *err)
+{
+    (void)model;
+    (void)text;
+    *ids = NULL;
+    *count = 0;
+    return MICA_FAIL(err, MICA_E_UNSUPPORTED, "a speech model reads phones, not tokens");
+}
+
+/* Activations of the widest stage of a piece of sound, and a cache of a minute. */
+static uint64_t scratch_bytes(const mica_model *model, int width, int height)
+{
+    const mica_gs_model *m = (const mica_gs_model *)model;
+    (void)width;
+    (void)height;
+    return (uint64_t)m->synth.hop * 80 * 16 * 4 * 6 + ((uint64_t)64 << 20);
+}
+
+const mica_model_kind mica_gpt_sovits_kind = {
+    .id = "gpt-sovits",
+    .title = "GPT-SoVITS",
+    .classify = classify,
+    .open = open_model,
+    .open_synthetic = open_synthetic,
+    .close = close_model,
+    .session_open = session_open,
+    .session_close = session_close,
+    .speak = mica_gs_speak,
+    .tokens = tokens,
+    .scratch_bytes = scratch_bytes,
+};

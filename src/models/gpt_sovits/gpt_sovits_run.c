@@ -1,0 +1,97 @@
+/* gpt_sovits_run.c - the options of a run, its files and its text, to a request of the chain.
+ *
+ *     voices       .wav ... ─► 16 kHz, spectrum ─► codes, style      .voice ─► the same, ready
+ *     text         front end ─► sentences of spans ─► WordPiece ids of Chinese ones
+ *     *_path       phones, codes or tokens of a file instead (exact runs)
+ *
+ * Everything that can be wrong with the call is told before a network runs. */
+#include "models/gpt_sovits/gpt_sovits.h"
+
+#include "base/mem.h"
+#include "models/gpt_sovits/gpt_sovits_input.h"
+
+#include <string.h>
+
+#define DEFAULT_TOP_K   15
+#define DEFAULT_PENALTY 1.35
+#define DEFAULT_NOISE   0.5
+#define DEFAULT_PAUSE   0.3
+#define DEFAULT_RETRIES 2
+#define DEFAULT_TOKENS  1500
+
+static double or_default(double value, double other)
+{
+    return value == 0.0 ? other : value;
+}
+
+static void fill_numbers(mica_gs_request *r, const mica_speech_options *o)
+{
+    r->sampling = (mica_gs_sampling){.top_k = o->top_k > 0 ? o->top_k : DEFAULT_TOP_K,
+                                     .top_p = or_default(o->top_p, 1.0),
+                                     .temperature = or_default(o->temperature, 1.0),
+                                     .penalty = or_default(o->repetition_penalty, DEFAULT_PENALTY),
+                                     .greedy = o->greedy,
+                                     .seed = o->seed,
+                                     .most = o->max_tokens > 0 ? o->max_tokens : DEFAULT_TOKENS};
+    r->noise_scale = o->noise_scale < 0.0 ? 0.0 : or_default(o->noise_scale, DEFAULT_NOISE);
+    r->speed = or_default(o->speed, 1.0);
+    r->pause = o->pause < 0.0 ? 0.0 : or_default(o->pause, DEFAULT_PAUSE);
+    r->batch = o->batch;
+    r->retries = o->retries < 0 ? 0 : o->retries ? o->retries : DEFAULT_RETRIES;
+    r->chunk = o->chunk;
+    r->chunk_user = o->chunk_user;
+}
+
+static void tap_inputs(const mica_tap_sink *taps, const mica_gs_input *in)
+{
+    const mica_gs_voice *v = &in->voice;
+    if (in->given_phones)
+        mica_gs_tap_ids(taps, in->given_phones, 2, (const int64_t[]){1, in->given_phone_count},
+                        "phone_ids");
+    if (v->code_count > 0)
+        mica_gs_tap_ids(taps, v->codes, 2, (const int64_t[]){1, v->code_count}, "prompt_tokens");
+    if (v->style) {
+        const mica_tensor t = mica_tensor_3d(v->style, MICA_DTYPE_F32, 1, v->style_width, 1);
+        mica_tap_host(taps, &t, "style");
+    }
+}
+
+static mica_status speak(mica_gs_session *s, mica_run *run, const mica_speech_options *o,
+                         mica_gs_input *in, mica_speech_result *result, mica_err *err)
+{
+    mica_gs_request r = {0};
+    fill_numbers(&r, o);
+    mica_run_set_phase(run, MICA_PHASE_PREPARE);
+    MICA_TRY(mica_gs_input_voice(in, s, run, o, err));
+    MICA_TRY(mica_gs_input_texts(in, s, o, err));
+    tap_inputs(run->taps, in);
+    r.voice = &in->voice;
+    r.prompt = in->has_prompt ? &in->prompt : NULL;
+    r.continues = in->voice.code_count > 0 && (in->has_prompt || in->given_phones);
+    r.texts = in->texts;
+    r.count = in->text_count;
+    r.tokens = in->tokens;
+    r.token_count = in->token_count;
+    if (r.tokens && r.count != 1)
+        return MICA_FAIL(err, MICA_E_USAGE, "given tokens are one sentence, the text has %d",
+                         r.count);
+    return mica_gs_chain_run(s, run, &r, result, err);
+}
+
+mica_status mica_gs_speak(mica_model_session *session, const mica_speech_options *options,
+                          const mica_tap_sink *taps, mica_speech_result *result, mica_err *err)
+{
+    mica_gs_session *s = (mica_gs_session *)session;
+    mica_gs_input in;
+    mica_run run;
+    mica_run_init(&run, options->progress, options->progress_user, taps);
+    *result = (mica_speech_result){0};
+    mica_gs_input_init(&in);
+    mica_status st = speak(s, &run, options, &in, result, err);
+    mica_gs_input_deinit(&in);
+    mica_run_set_phase(&run, MICA_PHASE_COUNT);
+    memcpy(result->seconds, run.seconds, sizeof result->seconds);
+    if (st)
+        mica_speech_result_deinit(result);
+    return st;
+}

@@ -1,0 +1,107 @@
+/* speech_files.c - finds the parts of a speech model in a folder as its project lays it out.
+ *
+ *     pretrained_models/                       any folder, three levels deep
+ *       chinese-hubert-base/                   a folder with weights is one part
+ *       chinese-roberta-wwm-ext-large/
+ *       s1v3.ckpt, gsv-v2final-pretrained/s1*.ckpt
+ *       v2Pro/s2Gv2Pro.pth, ...
+ *       sv/pretrained_eres2netv2*.ckpt
+ *
+ * Files are told apart by their tensors. What cannot be opened as weights or belongs to nobody
+ * (discriminators, other networks) is passed over; two files for one part are an error, unless that
+ * part was given by itself. */
+#include "models/model_files.h"
+
+#include "base/file.h"
+
+#include <string.h>
+
+#define DEPTH 3
+
+typedef struct finder {
+    mica_model_parts *parts;
+    const bool *given; /* [MICA_PART_COUNT]: not to be looked for */
+    mica_err *err;
+} finder;
+
+static bool ends_with(const char *s, const char *suffix)
+{
+    const size_t n = strlen(s), m = strlen(suffix);
+    return n >= m && strcmp(s + n - m, suffix) == 0;
+}
+
+static bool is_checkpoint(const char *name)
+{
+    static const char *const ENDS[] = {".ckpt", ".pth", ".pt", ".safetensors"};
+    for (size_t i = 0; i < MICA_ARRAY_LEN(ENDS); i++)
+        if (name[0] != '.' && ends_with(name, ENDS[i]))
+            return true;
+    return false;
+}
+
+/* A folder that holds the weights of one network, as the hub's tools write it. */
+static bool is_network(const char *dir)
+{
+    static const char *const NAMES[] = {"pytorch_model.bin", "model.safetensors"};
+    bool found = false;
+    for (size_t i = 0; i < MICA_ARRAY_LEN(NAMES) && !found; i++) {
+        char *path = mica_path_join(dir, NAMES[i]);
+        found = path && mica_path_is_file(path);
+        mica_mem_free(path);
+    }
+    return found;
+}
+
+static mica_model_part part_of(const char *path)
+{
+    mica_weights *w = NULL;
+    mica_model_part part = MICA_PART_NONE;
+    const mica_model_kind *kind;
+    if (mica_weights_open(&w, path, NULL) != MICA_OK)
+        return MICA_PART_NONE;
+    for (int i = 0; (kind = mica_model_kind_at(i)) != NULL && part == MICA_PART_NONE; i++)
+        if (kind->speak)
+            part = kind->classify(w);
+    mica_weights_close(&w);
+    return part;
+}
+
+static mica_status take(finder *f, const char *path)
+{
+    const mica_model_part part = part_of(path);
+    char **slot = &f->parts->path[part];
+    if (part == MICA_PART_NONE || f->given[part] || (*slot && strcmp(*slot, path) == 0))
+        return MICA_OK;
+    if (*slot)
+        return MICA_FAIL(f->err, MICA_E_USAGE, "%s and %s are both a %s; choose one with --%s",
+                         *slot, path, mica_model_part_name(part), mica_model_part_option(part));
+    *slot = mica_mem_strdup(path);
+    return *slot ? MICA_OK
+                 : MICA_FAIL(f->err, MICA_E_NOMEM, "no memory to look for the parts of the model");
+}
+
+static mica_status walk(finder *f, const char *dir, int depth)
+{
+    char **names = NULL;
+    size_t count = 0;
+    mica_status st = mica_path_list(dir, &names, &count, f->err);
+    for (size_t i = 0; i < count && !st; i++) {
+        char *path = mica_path_join(dir, names[i]);
+        if (!path)
+            st = MICA_FAIL(f->err, MICA_E_NOMEM, "no memory to look for the parts of the model");
+        else if (mica_path_is_dir(path) && names[i][0] != '.')
+            st = is_network(path) ? take(f, path) : depth > 1 ? walk(f, path, depth - 1) : MICA_OK;
+        else if (is_checkpoint(names[i]))
+            st = take(f, path);
+        mica_mem_free(path);
+    }
+    mica_path_list_free(&names, count);
+    return st;
+}
+
+mica_status mica_speech_parts_find(mica_model_parts *parts, const char *dir,
+                                   const bool given[MICA_PART_COUNT], mica_err *err)
+{
+    finder f = {parts, given, err};
+    return walk(&f, dir, DEPTH);
+}
