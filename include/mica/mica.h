@@ -386,6 +386,20 @@ MICA_API mica_status mica_speech_get_sentence(const mica_speech *speech, int ind
                                               mica_speech_sentence *sentence);
 /* The parameters of the run as a JSON object; borrowed. */
 MICA_API const char *mica_speech_recipe(const mica_speech *speech);
+/* Remarks of the run for people, one per line: which part of a long recording was taken, say. Borrowed;
+ * may be empty. */
+MICA_API const char *mica_speech_notes(const mica_speech *speech);
+/* Writes all of it by the extension of `path`: .wav, .flac, .ogg, and .opus and .mp3 where the linked
+ * libsndfile has them (Opus at 48 kHz); 16 bits, or 32-bit floats in a .wav. The file appears whole or
+ * not at all. `message` (may be NULL) receives up to message_size bytes of error text. */
+MICA_API mica_status mica_speech_write(const mica_speech *speech, const char *path, bool floats,
+                                       char *message, size_t message_size);
+/* For streams: the header of a 16-bit mono WAV whose length is not known yet, and samples as it holds them
+ * (2 bytes each, little-endian, clipped). */
+#define MICA_WAV_HEADER_SIZE 44
+MICA_API void mica_wav_header(int rate, uint8_t header[MICA_WAV_HEADER_SIZE]);
+MICA_API void mica_wav_samples(const float *samples, size_t count, uint8_t *bytes);
+
 /* --------------------------------------------------------------- inspect -- */
 
 /* Says what a path is: model folder or file (family, parts, tensors, dtypes, memory

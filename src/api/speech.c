@@ -165,3 +165,8 @@ const char *mica_speech_recipe(const mica_speech *speech)
 {
     return speech ? speech->recipe.data : NULL;
 }
+
+const char *mica_speech_notes(const mica_speech *speech)
+{
+    return speech && speech->result.notes ? speech->result.notes : "";
+}

@@ -70,6 +70,7 @@ typedef struct mica_speech_result {
     int rate;
     mica_speech_part *parts; /* sentences; owned */
     int part_count;
+    char *notes; /* remarks for people, one per line; owned; NULL: none */
     double seconds[MICA_PHASE_COUNT];
 } mica_speech_result;
 void mica_speech_result_deinit(mica_speech_result *result);

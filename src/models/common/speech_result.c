@@ -7,5 +7,6 @@ void mica_speech_result_deinit(mica_speech_result *result)
         mica_mem_free(result->parts[i].text);
     mica_mem_free(result->parts);
     mica_mem_free(result->samples);
+    mica_mem_free(result->notes);
     *result = (mica_speech_result){0};
 }
