@@ -220,6 +220,7 @@ static void fill_options(image_run *run, mica_image_options *out)
                                 .distilled = (mica_choice)a->distilled,
                                 .cfg_normalization = a->cfg_normalization,
                                 .step_caching = (mica_step_caching)a->step_caching,
+                                .caching_method = (mica_caching_method)a->caching_method,
                                 .prompt_cache = run->cache,
                                 .prompt_cache_bytes = (uint64_t)a->cache_megabytes << 20,
                                 .cfg_truncation = a->cfg_truncation};

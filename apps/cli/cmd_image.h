@@ -28,7 +28,7 @@ typedef struct image_args {
     bool tokens, show, no_cache;
     int cache_megabytes; /* 0: the library's default */
     int show_as;         /* cli_protocol; NONE: what the terminal draws */
-    int step_caching;
+    int step_caching, caching_method;
 } image_args;
 
 /* One run and what it leaves behind; every member is released by run_deinit. */

@@ -208,6 +208,13 @@ typedef enum mica_step_caching {
     MICA_STEP_CACHING_FAST
 } mica_step_caching;
 
+/* How it is known that the output hardly changes. */
+typedef enum mica_caching_method {
+    MICA_CACHING_AUTO = 0,   /* the model's */
+    MICA_CACHING_OUTPUT,     /* from the latents: the output of the step before is taken again */
+    MICA_CACHING_FIRST_BLOCK /* from what the first block adds: it alone is computed */
+} mica_caching_method;
+
 typedef struct mica_image_options {
     size_t size;                 /* sizeof(mica_image_options) */
     const char *prompt;          /* required; UTF-8, invalid sequences become U+FFFD */
@@ -253,6 +260,7 @@ typedef struct mica_image_options {
                                  needed; may be shared by processes. NULL: none */
     uint64_t prompt_cache_bytes; /* what it may hold; 0: 512 MiB */
     mica_step_caching step_caching;
+    mica_caching_method caching_method;
 } mica_image_options;
 
 /* Runs text to picture; *out receives `batch` pictures of equal size. On failure

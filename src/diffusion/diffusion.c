@@ -68,6 +68,39 @@ static mica_status build_rope(mica_diffusion *d, mica_err *err)
     return d->ops->build_rope(d, err);
 }
 
+static mica_status init_caches(mica_diffusion *d, mica_err *err)
+{
+    const mica_diffusion_plan *p = &d->plan;
+    const mica_image_options *o = d->options;
+    const bool joined = p->guided && !d->switches->ablate_batched_cfg;
+    mica_caching_method method = o->caching_method;
+    if (method < MICA_CACHING_AUTO || method > MICA_CACHING_FIRST_BLOCK)
+        return MICA_FAIL(err, MICA_E_USAGE, "unknown caching method %d", (int)method);
+    if (method == MICA_CACHING_FIRST_BLOCK && !d->ops->hidden)
+        return MICA_FAIL(err, MICA_E_USAGE,
+                         "this model has no caching by its first block; use "
+                         "--cache-method output");
+    if (method == MICA_CACHING_AUTO)
+        method = d->traits.caching;
+    d->caches_blocks =
+        o->step_caching != MICA_STEP_CACHING_OFF && method == MICA_CACHING_FIRST_BLOCK;
+    MICA_TRY(mica_step_cache_init(&d->step_cache,
+                                  d->caches_blocks ? MICA_STEP_CACHING_OFF : o->step_caching,
+                                  p->pictures * p->P * p->C, &d->arena, err));
+    for (int i = 0; d->caches_blocks && i < (p->guided && !joined ? 2 : 1); i++) {
+        int64_t width;
+        const int64_t rows = d->ops->hidden(d, joined ? 2 : 1, &width);
+        MICA_TRY(mica_block_cache_init(&d->block_cache[i], d->be, o->step_caching, rows, width,
+                                       &d->arena, err));
+    }
+    return MICA_OK;
+}
+
+mica_block_cache *mica_diffusion_block_cache(mica_diffusion *d, int first)
+{
+    return d->caches_blocks ? &d->block_cache[first] : NULL;
+}
+
 static mica_status prepare(mica_diffusion *d, mica_err *err)
 {
     const mica_diffusion_plan *p = &d->plan;
@@ -78,8 +111,7 @@ static mica_status prepare(mica_diffusion *d, mica_err *err)
         mica_solver_init(&d->solver, d->be, p->solver, p->steps, p->sigmas, &d->latents_PC, err));
     const int64_t rows = p->pictures * p->P * (p->guided ? 2 : 1), shape[] = {rows, p->C};
     d->velocity_PC = mica_state_tensor(d->be, MICA_POOL_SESSION, 2, shape);
-    MICA_TRY(mica_step_cache_init(&d->step_cache, d->options->step_caching,
-                                  p->pictures * p->P * p->C, &d->arena, err));
+    MICA_TRY(init_caches(d, err));
     /* The rotary tables come last: the ablation that rebuilds them releases down to this mark. */
     d->rope_mark = mica_pool_get_mark(d->be, MICA_POOL_SESSION);
     MICA_TRY(build_rope(d, err));
@@ -107,11 +139,14 @@ static void tap_times(mica_diffusion *d, int e, const char *name, int items)
     mica_tap_host(d->run.taps, &t, "%s.timestep", name);
 }
 
-static mica_status run_pass(mica_diffusion *d, int e, int first, int count,
+static mica_status run_pass(mica_diffusion *d, int e, double scale, int first, int count,
                             mica_tensor *velocity_PC, mica_err *err)
 {
+    mica_block_cache *cache = mica_diffusion_block_cache(d, first);
+    if (cache)
+        mica_block_cache_begin(cache, e, d->plan.evaluations, scale);
     MICA_TRY(d->ops->predict(d, e, first, count, velocity_PC, err));
-    d->passes++;
+    d->passes += !cache || !cache->was_cut;
     return MICA_OK;
 }
 
@@ -141,16 +176,17 @@ static mica_status predict(mica_diffusion *d, int e, mica_tensor *velocity_PC, m
               (p->pictures - p->hidden * d->traits.layers) *
                   (guided && d->traits.times_per_item ? 2 : 1));
     if (!guided) {
-        MICA_TRY(run_pass(d, e, 0, 1, &cond, err));
+        MICA_TRY(run_pass(d, e, scale, 0, 1, &cond, err));
         mica_diffusion_tap(d, &cond, form, "%s.cond", name);
         guide(d, scale, &cond, NULL);
         mica_step_cache_update(&d->step_cache, d->be, scale, &d->latents_PC, &cond);
         return MICA_OK;
     }
     mica_tensor uncond = mica_tensor_rows(&d->velocity_PC, rows, rows);
-    MICA_TRY(apart ? run_pass(d, e, 0, 1, &cond, err) : run_pass(d, e, 0, 2, &d->velocity_PC, err));
+    MICA_TRY(apart ? run_pass(d, e, scale, 0, 1, &cond, err)
+                   : run_pass(d, e, scale, 0, 2, &d->velocity_PC, err));
     if (apart)
-        MICA_TRY(run_pass(d, e, 1, 1, &uncond, err));
+        MICA_TRY(run_pass(d, e, scale, 1, 1, &uncond, err));
     mica_diffusion_tap(d, &cond, form, "%s.cond", name);
     mica_diffusion_tap(d, &uncond, form, "%s.uncond", name);
     guide(d, scale, &cond, &uncond);
@@ -243,7 +279,7 @@ static void fill_result(const mica_diffusion *d, mica_diffusion_result *r)
     r->rope_builds = d->rope_builds;
     r->modulation_matmuls = d->modulation_matmuls;
     r->prompt_cache_hits = d->prompt_cache_hits;
-    r->skipped_evaluations = d->step_cache.skipped;
+    r->skipped_evaluations = d->step_cache.skipped + d->block_cache[0].cut + d->block_cache[1].cut;
     r->passes = d->passes;
 }
 

@@ -20,6 +20,7 @@
 #define MICA_DIFFUSION_DIFFUSION_H
 
 #include "base/arena.h"
+#include "diffusion/block_cache.h"
 #include "diffusion/step_cache.h"
 #include "media/picture.h"
 #include "nn/run.h"
@@ -110,6 +111,7 @@ typedef struct mica_diffusion_traits {
     int default_tokens, max_tokens; /* of a prompt */
     int max_references;             /* pictures the prompt may refer to; 0: none */
     bool refers_to_start;           /* a start picture is the first reference too */
+    mica_caching_method caching;    /* by which step caching goes unless told otherwise */
     unsigned knows;                 /* MICA_KNOWS_* */
     const mica_schedule_config *schedule;
 } mica_diffusion_traits;
@@ -172,6 +174,8 @@ typedef struct mica_diffusion {
     mica_pool_mark rope_mark;
     mica_solver_state solver;
     mica_step_cache step_cache;
+    mica_block_cache block_cache[2]; /* by first condition of a pass */
+    bool caches_blocks;              /* by the first block, else by the output */
     /* Counters of mica_run_stats; models add to all but `passes`. */
     uint64_t block_allocations, block_waits, rope_builds, modulation_matmuls;
     uint64_t prompt_cache_hits;
@@ -196,6 +200,9 @@ struct mica_diffusion_ops {
      * evaluation when that technique is off; it allocates from the session pool alone. */
     mica_status (*prepare)(mica_diffusion *d, mica_err *err);
     mica_status (*build_rope)(mica_diffusion *d, mica_err *err);
+    /* Rows and width of the hidden state that goes through the blocks of a pass over `count`
+     * conditions, for caching by the first block; NULL: the model has none. */
+    int64_t (*hidden)(const mica_diffusion *d, int count, int64_t *width);
     /* Before evaluation e; NULL: nothing to do. */
     mica_status (*begin)(mica_diffusion *d, int e, mica_err *err);
     /* One pass over d->latents_PC for conditions [first, first + count) (0 prompt, 1 negative
@@ -231,6 +238,8 @@ mica_status mica_diffusion_run(mica_diffusion *d, const mica_diffusion_ops *ops,
 
 /* ------------------------------------------------------------ for models' hooks -- */
 
+/* For the blocks of a pass from condition `first` on; NULL: not asked for. */
+mica_block_cache *mica_diffusion_block_cache(mica_diffusion *d, int first);
 /* What a VAE is told by `decode` and `encode`: the tile of the options, progress of the run. */
 mica_vae_run_args mica_diffusion_vae_args(mica_diffusion *d, const mica_tap_sink *taps);
 /* `x_PC`: rows of all pictures, written to the trace in `form`. */

@@ -107,6 +107,27 @@ void golden_check_batch(const mica_model *m, const golden_setup *setup, mica_ima
     golden_run_close(&both);
 }
 
+void golden_check_block_cache(const mica_model *m, const golden_setup *setup, mica_image_options o)
+{
+    for (int apart = 0; apart < 2; apart++) {
+        golden_run plain, cached;
+        golden_setup s = *setup;
+        s.switches.ablate_batched_cfg = apart;
+        o.steps = 2;
+        o.step_caching = MICA_STEP_CACHING_OFF;
+        golden_generate_ok(&plain, m, &s, &o);
+        o.step_caching = MICA_STEP_CACHING_FAST;
+        o.caching_method = MICA_CACHING_FIRST_BLOCK;
+        golden_generate_ok(&cached, m, &s, &o);
+        golden_assert_equal("step1.latents", mica_trace_find(cached.trace, "step1.latents"),
+                            mica_trace_find(plain.trace, "step1.latents"));
+        assert_int_equal(cached.result.passes, plain.result.passes);
+        assert_int_equal(cached.result.skipped_evaluations, 0);
+        golden_run_close(&plain);
+        golden_run_close(&cached);
+    }
+}
+
 void golden_check_counters(const mica_model *m, int threads, mica_image_options plain,
                            mica_image_options guided, int products)
 {

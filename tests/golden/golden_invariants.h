@@ -26,6 +26,10 @@ void golden_check_int8(const golden_subject *s, const golden_setup *setup, doubl
 /* Pictures of a batch do not see each other: two of seeds S and S + 1 against two runs. */
 void golden_check_batch(const mica_model *m, const golden_setup *setup, mica_image_options o);
 
+/* Caching by the first block looks and keeps, but a run of two steps leaves nothing out: same bytes, also
+ * with the guided pair taken apart. */
+void golden_check_block_cache(const mica_model *m, const golden_setup *setup, mica_image_options o);
+
 /* Counters of a run of 4 steps with everything on, and with rotary tables, modulation and the guided
  * pair recomputed or taken apart each step. `products`: modulation products of one evaluation. */
 void golden_check_counters(const mica_model *m, int threads, mica_image_options plain,

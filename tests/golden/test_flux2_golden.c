@@ -79,9 +79,11 @@ static void test_batch_equals_single_runs(void **state)
     golden_check_batch(m, &F32, o);
     o.distilled = MICA_CHOICE_NO;
     golden_check_batch(m, &F32, o);
+    golden_check_block_cache(m, &F32, o);
     o.inputs = &input;
     o.input_count = 1;
     golden_check_batch(m, &F32, o);
+    golden_check_block_cache(m, &F32, o);
     golden_model_close(&m);
 }
 

@@ -128,6 +128,7 @@ static void test_batch_equals_single_runs(void **state)
     (void)state;
     mica_model *m = golden_model_open_folder(MODEL);
     golden_check_batch(m, &F32, small_options());
+    golden_check_block_cache(m, &F32, small_options());
     golden_model_close(&m);
 }
 

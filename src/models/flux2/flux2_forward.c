@@ -495,6 +495,8 @@ static mica_status run_blocks(mica_flux2_pass *p, int e, const mica_tensor *late
     enter_image(&s, latents_PC);
     mica_pool_release(p->be, MICA_POOL_STEP, mark);
     enter_text(&s);
+    mica_tensor *img_LD = &s.sides[IMG].x_LD;
+    mica_block_cache_enter(p->cache, img_LD);
     for (s.block = 0; s.block < blocks; s.block++) {
         prefetch(p, s.block + 1);
         if (s.block < (int)p->w->config.layers)
@@ -502,8 +504,11 @@ static mica_status run_blocks(mica_flux2_pass *p, int e, const mica_tensor *late
         else
             run_single(&s);
         release(p, s.block);
+        if (s.block == 0 && mica_block_cache_first(p->cache, img_LD))
+            s.block = blocks - 1;
         MICA_TRY(mica_run_block(p->run, p->be, s.block + 1, blocks, err));
     }
+    mica_block_cache_last(p->cache, img_LD);
     if (!p->fills_kv)
         leave(&s, e, velocity_PC);
     return mica_backend_check(p->be, err);

@@ -11,6 +11,7 @@
 #ifndef MICA_MODELS_FLUX2_FLUX2_FORWARD_H
 #define MICA_MODELS_FLUX2_FLUX2_FORWARD_H
 
+#include "diffusion/block_cache.h"
 #include "models/flux2/flux2_modulation.h"
 #include "nn/rope.h"
 #include "nn/run.h"
@@ -37,6 +38,7 @@ typedef struct mica_flux2_pass {
     mica_flux2_kv *kv;               /* NULL, or keys and values that every item sees as well */
     bool fills_kv;                   /* this pass is over the references and fills kv: T = R = 0 */
     bool probes;                     /* taps of this pass */
+    mica_block_cache *cache;         /* NULL: every block is computed */
     bool keeps_pages;                /* weights stay in the process between steps (ablation) */
     uint64_t allocations, waits;     /* set: what the backend counted meanwhile */
 } mica_flux2_pass;

@@ -100,6 +100,7 @@ static mica_status describe(mica_diffusion *d, mica_diffusion_traits *t, mica_er
                                  .max_references = MICA_FLUX2_MAX_REFERENCES,
                                  .refers_to_start = true,
                                  .knows = MICA_KNOWS_DISTILLED,
+                                 .caching = MICA_CACHING_OUTPUT,
                                  .schedule = &m->base.schedule};
     return default_size(d, t, err);
 }
@@ -294,6 +295,14 @@ static mica_status prepare(mica_diffusion *d, mica_err *err)
     return begin(d, 0, err);
 }
 
+/* Picture rows: text rows are not read behind the last block. */
+static int64_t hidden(const mica_diffusion *d, int count, int64_t *width)
+{
+    const flux2_run *r = (const flux2_run *)d;
+    *width = r->session->transformer.config.width;
+    return count * d->plan.pictures * (d->plan.P + (keeps_keys(d) ? 0 : r->R));
+}
+
 static void tap_positions(mica_diffusion *d, const int32_t *positions_L4, int64_t rows,
                           const char *name)
 {
@@ -341,6 +350,7 @@ static mica_status predict(mica_diffusion *d, int e, int first, int count, mica_
     pass.T = d->plan.max_tokens;
     pass.P = d->plan.P;
     pass.probes = e == 0 && first == 0;
+    pass.cache = mica_diffusion_block_cache(d, first);
     if (keeps_keys(d)) {
         pass.kv = &r->kv;
     } else {
@@ -398,6 +408,7 @@ static const mica_diffusion_ops OPS = {.describe = describe,
                                        .encode_text = encode_text,
                                        .prepare = prepare,
                                        .build_rope = build_rope,
+                                       .hidden = hidden,
                                        .begin = begin,
                                        .predict = predict,
                                        .decode = decode,

@@ -474,11 +474,16 @@ static mica_status run_blocks(mica_qwen_image_pass *p, int e, const mica_tensor 
     b.sides[IMG].rope = &p->rope->img;
     enter_image(p, latents_PC, &b.sides[IMG].x_LD);
     enter_text(p, &b.sides[TXT].x_LD);
+    mica_tensor *img_LD = &b.sides[IMG].x_LD;
+    mica_block_cache_enter(p->cache, img_LD);
     for (b.n = 0; b.n < layers; b.n++) {
         prefetch_block(p, b.n + 1);
         run_block(&b, e);
+        if (b.n == 0 && mica_block_cache_first(p->cache, img_LD))
+            b.n = layers - 1;
         MICA_TRY(mica_run_block(p->run, p->be, b.n + 1, layers, err));
     }
+    mica_block_cache_last(p->cache, img_LD);
     leave(p, e, &b.sides[IMG].x_LD, velocity_PC);
     return mica_backend_check(p->be, err);
 }

@@ -11,6 +11,7 @@
 #ifndef MICA_MODELS_QWEN_IMAGE_QWEN_IMAGE_FORWARD_H
 #define MICA_MODELS_QWEN_IMAGE_QWEN_IMAGE_FORWARD_H
 
+#include "diffusion/block_cache.h"
 #include "models/qwen_image/qwen_image_modulation.h"
 #include "models/qwen_image/qwen_image_rope.h"
 
@@ -34,6 +35,7 @@ typedef struct mica_qwen_image_pass {
     const mica_tensor *refs_RD; /* rows of references after img_in, or NULL */
     int64_t R;                  /* how many; 0 without */
     bool probes;                /* write probe. taps of item 0 */
+    mica_block_cache *cache;    /* NULL: every block is computed */
     /* Counters over the blocks, see mica_run_stats. */
     uint64_t allocations, waits;
 } mica_qwen_image_pass;

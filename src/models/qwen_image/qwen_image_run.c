@@ -67,6 +67,7 @@ static mica_status describe(mica_diffusion *d, mica_diffusion_traits *t, mica_er
                                  .default_strength = DEFAULT_STRENGTH,
                                  .default_tokens = MICA_QWEN_IMAGE_MAX_TOKENS,
                                  .max_tokens = MICA_QWEN_IMAGE_MAX_TOKENS,
+                                 .caching = MICA_CACHING_OUTPUT,
                                  .schedule = &m->base.schedule};
     return mica_qwen_image_edit_describe(&from(d)->edit, d, m, t, err);
 }
@@ -185,6 +186,15 @@ static void tap_rope(mica_diffusion *d)
     mica_tap(taps, d->be, &txt.sin_Lk, 0, NULL, "probe.pos_embed.1.sin");
 }
 
+/* Image rows, references included: text rows end with the last block. */
+static int64_t hidden(const mica_diffusion *d, int count, int64_t *width)
+{
+    const qwen_image_run *r = (const qwen_image_run *)d;
+    const int joined = r->edit.layers ? d->plan.pictures : 1;
+    *width = r->session->transformer.config.width;
+    return count * (d->plan.pictures / joined) * (d->plan.P * joined + r->edit.R);
+}
+
 static mica_status build_rope(mica_diffusion *d, mica_err *err)
 {
     qwen_image_run *r = from(d);
@@ -226,7 +236,8 @@ static mica_status predict(mica_diffusion *d, int e, int first, int count, mica_
                                  .P = d->plan.P * joined,
                                  .refs_RD = &r->edit.refs_RD,
                                  .R = r->edit.R,
-                                 .probes = e == 0 && first == 0};
+                                 .probes = e == 0 && first == 0,
+                                 .cache = mica_diffusion_block_cache(d, first)};
     MICA_TRY(mica_qwen_image_forward(&pass, e, &d->latents_PC, velocity_PC, err));
     /* The first evaluation fills the scratch pool; from then on both counters must stand still. */
     if (e > 0) {
@@ -299,6 +310,7 @@ static const mica_diffusion_ops OPS = {.describe = describe,
                                        .encode_text = encode_text,
                                        .prepare = prepare,
                                        .build_rope = build_rope,
+                                       .hidden = hidden,
                                        .begin = begin,
                                        .predict = predict,
                                        .guide = guide,

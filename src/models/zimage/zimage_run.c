@@ -83,6 +83,7 @@ static mica_status describe(mica_diffusion *d, mica_diffusion_traits *t, mica_er
                                  .default_tokens = MICA_ZIMAGE_MAX_TOKENS,
                                  .max_tokens = MICA_ZIMAGE_MAX_TOKENS,
                                  .knows = MICA_KNOWS_DISTILLED | MICA_KNOWS_CFG_LIMITS,
+                                 .caching = MICA_CACHING_OUTPUT,
                                  .schedule = &m->base.schedule};
     return check_limits(o, err);
 }
