@@ -5,7 +5,10 @@
 #include "models/model_files.h"
 
 #include "base/file.h"
+#include "format/safetensors.h"
+#include "nn/lm_gguf.h"
 
+#include <stdio.h>
 #include <string.h>
 
 const char *mica_model_part_name(mica_model_part part)
@@ -96,22 +99,41 @@ static const mica_model_kind *classify(const mica_weights *w, mica_model_part *p
     return NULL;
 }
 
+/* What a file of no known part calls itself: " (GGUF architecture 'sd3')". */
+typedef struct stranger_text {
+    char text[96];
+} stranger_text;
+
+static void note_stranger(const mica_weights *w, stranger_text *s)
+{
+    const char *name = mica_weights_metadata(w, "general.architecture");
+    if (name)
+        snprintf(s->text, sizeof s->text, " (GGUF architecture '%.64s')", mica_printable_text(name));
+}
+
 static mica_status classify_path(const char *path, const mica_model_kind **kind,
-                                 mica_model_part *part, mica_err *err)
+                                 mica_model_part *part, stranger_text *stranger, mica_err *err)
 {
     mica_weights *w = NULL;
-    MICA_TRY(mica_weights_open(&w, path, err));
+    MICA_TRY(mica_lm_weights_open(&w, path, err));
     *kind = classify(w, part);
+    if (!*kind)
+        note_stranger(w, stranger);
     mica_weights_close(&w);
     return MICA_OK;
 }
 
-/* Files that are nobody's part (adapters, upscalers) are passed over. */
-static mica_status take_file(mica_model_parts *parts, const char *path, mica_err *err)
+/* Files that are nobody's part (adapters, upscalers) are passed over, unless one is all there is. */
+static mica_status take_file(mica_model_parts *parts, const char *path, bool is_only, mica_err *err)
 {
     const mica_model_kind *kind;
     mica_model_part part;
-    MICA_TRY(classify_path(path, &kind, &part, err));
+    stranger_text stranger = {""};
+    MICA_TRY(classify_path(path, &kind, &part, &stranger, err));
+    if (!kind && is_only)
+        return MICA_FAIL(err, MICA_E_UNSUPPORTED,
+                         "%s: its tensors%s belong to no model that is known here", path,
+                         stranger.text);
     if (!kind)
         return MICA_OK;
     if (parts->path[part])
@@ -122,7 +144,16 @@ static mica_status take_file(mica_model_parts *parts, const char *path, mica_err
     return parts->path[part] ? MICA_OK : out_of_memory(err);
 }
 
-/* Every .safetensors of a folder; a folder without any is no error. */
+static bool is_weight_file(const char *name)
+{
+    const char *of = strstr(name, "-of-");
+    if (ends_with(name, ".safetensors"))
+        return true;
+    /* Of a GGUF file in numbered parts the first stands for all. */
+    return ends_with(name, ".gguf") && (!of || of - name < 5 || strncmp(of - 5, "00001", 5) == 0);
+}
+
+/* Every .safetensors and .gguf of a folder; a folder without any is no error. */
 static mica_status take_files(mica_model_parts *parts, const char *dir, mica_err *err)
 {
     char **names = NULL;
@@ -131,10 +162,10 @@ static mica_status take_files(mica_model_parts *parts, const char *dir, mica_err
         return MICA_OK;
     mica_status st = mica_path_list(dir, &names, &count, err);
     for (size_t i = 0; i < count && !st; i++) {
-        if (!ends_with(names[i], ".safetensors"))
+        if (!is_weight_file(names[i]))
             continue;
         char *path = mica_path_join(dir, names[i]);
-        st = path ? take_file(parts, path, err) : out_of_memory(err);
+        st = path ? take_file(parts, path, false, err) : out_of_memory(err);
         mica_mem_free(path);
     }
     mica_path_list_free(&names, count);
@@ -219,7 +250,7 @@ static mica_status resolve_model(mica_model_parts *p, const mica_engine_options 
     bool is_part = false, is_diffusers = false;
     MICA_TRY(has_index(model, &is_part, err));
     if (is_part || mica_path_is_file(model))
-        return take_file(p, model, err);
+        return take_file(p, model, true, err);
     if (!mica_path_is_dir(model))
         return MICA_FAIL(err, MICA_E_MISSING, "%s: there is no such model folder or file", model);
     MICA_TRY(has_entry(model, "model_index.json", &is_diffusers, err));
@@ -298,17 +329,18 @@ static mica_status is_alone(const mica_model_parts *p, int part, const char *hom
     return MICA_OK;
 }
 
-/* NAME.json beside NAME.safetensors, or config.json where no other part lies. */
+/* NAME.json beside NAME.safetensors or NAME.gguf, or config.json where no other part lies. */
 static mica_status find_config(mica_model_parts *p, int part, mica_err *err)
 {
     const char *path = p->path[part];
     if (!path)
         return MICA_OK;
-    if (ends_with(path, ".safetensors")) {
-        char *json = mica_mem_strdup(path);
+    const char *ext = ends_with(path, ".gguf") ? ".gguf" : ".safetensors";
+    if (ends_with(path, ext)) {
+        char *json = mica_mem_alloc(strlen(path) + 1);
         if (!json)
             return out_of_memory(err);
-        memcpy(json + strlen(json) - strlen(".safetensors"), ".json", sizeof ".json");
+        snprintf(json, strlen(path) + 1, "%.*s.json", (int)(strlen(path) - strlen(ext)), path);
         if (mica_path_is_file(json)) {
             p->config[part] = json;
             return MICA_OK;
@@ -334,11 +366,12 @@ static mica_status find_kind(const mica_model_parts *p, const mica_model_kind **
         mica_model_part is;
         if (!p->path[part] || !mica_model_part_is_weights(part))
             continue;
-        MICA_TRY(classify_path(p->path[part], kind, &is, err));
+        stranger_text stranger = {""};
+        MICA_TRY(classify_path(p->path[part], kind, &is, &stranger, err));
         if (!*kind)
             return MICA_FAIL(err, MICA_E_UNSUPPORTED,
-                             "%s: its tensors belong to no model that is known here",
-                             p->path[part]);
+                             "%s: its tensors%s belong to no model that is known here",
+                             p->path[part], stranger.text);
     }
     if (!*kind)
         return MICA_FAIL(err, MICA_E_MISSING, "%s: it holds no part of a model that is known here",

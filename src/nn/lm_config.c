@@ -4,6 +4,8 @@
  * files beside the published weights. */
 #include "nn/lm_config.h"
 
+#include "nn/lm_gguf.h"
+
 #include <string.h>
 
 static bool ends_with(const char *name, const char *suffix)
@@ -150,10 +152,12 @@ mica_status mica_lm_config_read(mica_lm_config *c, const char *json_path, const 
 {
     const mica_lm_config released = *c;
     mica_json j = {0};
-    bool found;
+    bool found = false;
     derive(c, w);
     memset(c->sections, 0, sizeof c->sections);
-    mica_status st = mica_config_json_open(&j, json_path, w, &found, err);
+    mica_status st = mica_lm_gguf_config(c, w, err);
+    if (!st)
+        st = mica_config_json_open(&j, json_path, w, &found, err);
     if (!st && found)
         st = read_json(c, &j, err);
     mica_json_close(&j);

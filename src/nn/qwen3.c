@@ -5,6 +5,7 @@
 #include "nn/qwen3.h"
 
 #include "base/mem.h"
+#include "nn/lm_gguf.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -157,7 +158,7 @@ mica_status mica_qwen3_open(mica_weights **files, mica_lm_config *c, const char 
 {
     char needed[64], is[64];
     *c = mica_qwen3_config_default(width);
-    MICA_TRY(mica_weights_open(files, path, err));
+    MICA_TRY(mica_lm_weights_open(files, path, err));
     MICA_TRY(mica_qwen3_check(*files, json_path, model, width, err));
     MICA_TRY(mica_qwen3_rename(*files, err));
     MICA_TRY(mica_lm_config_read(c, json_path, *files, err));

@@ -45,7 +45,8 @@ mica_lm_config mica_qwen_image_text_config_default(void)
 
 bool mica_qwen_image_is_transformer(const mica_weights *w)
 {
-    return mica_config_has_suffix(w, "transformer_blocks.0.img_mod.1.weight") &&
+    return (mica_config_has_suffix(w, "transformer_blocks.0.img_mod.1.weight") ||
+            mica_config_has_suffix(w, "transformer_blocks.0.img_mod_linear.weight")) &&
            mica_config_has_suffix(w, "transformer_blocks.0.attn.add_q_proj.weight");
 }
 
@@ -72,13 +73,33 @@ static bool map_prefix(void *user, const char *name, char *out, size_t cap)
     return false;
 }
 
+/* mflux and MLX conversions call some layers of a block otherwise. */
+static bool map_transformer(void *user, const char *name, char *out, size_t cap)
+{
+    static const prefix_rule INSIDE[] = {{".attn.attn_to_out.", ".attn.to_out."},
+                                         {".img_mod_linear.", ".img_mod.1."},
+                                         {".txt_mod_linear.", ".txt_mod.1."},
+                                         {".img_ff.mlp_in.", ".img_mlp.net.0.proj."},
+                                         {".img_ff.mlp_out.", ".img_mlp.net.2."},
+                                         {".txt_ff.mlp_in.", ".txt_mlp.net.0.proj."},
+                                         {".txt_ff.mlp_out.", ".txt_mlp.net.2."}};
+    char bare[MICA_WEIGHT_NAME];
+    const bool has_prefix = map_prefix(user, name, bare, sizeof bare);
+    const char *at, *from = has_prefix ? bare : name;
+    for (size_t i = 0; i < MICA_ARRAY_LEN(INSIDE); i++)
+        if ((at = strstr(from, INSIDE[i].from)) != NULL)
+            return (size_t)snprintf(out, cap, "%.*s%s%s", (int)(at - from), from, INSIDE[i].to,
+                                    at + strlen(INSIDE[i].from)) < cap;
+    return has_prefix && (size_t)snprintf(out, cap, "%s", bare) < cap;
+}
+
 mica_status mica_qwen_image_rename(mica_weights *w, mica_err *err)
 {
     prefix_rule rules[] = {{"model.diffusion_model.", ""},
                            {"diffusion_model.", ""},
                            {"transformer.", ""},
                            {NULL, NULL}};
-    return mica_weights_rename(w, map_prefix, rules, err);
+    return mica_weights_rename(w, map_transformer, rules, err);
 }
 
 mica_status mica_qwen_image_text_rename(mica_weights *w, mica_err *err)
@@ -86,6 +107,8 @@ mica_status mica_qwen_image_text_rename(mica_weights *w, mica_err *err)
     prefix_rule rules[] = {{"model.language_model.", "model."},
                            {"language_model.model.", "model."},
                            {"model.visual.", "visual."},
+                           {"encoder.visual.", "visual."},
+                           {"encoder.", "model."},
                            {NULL, NULL}};
     return mica_weights_rename(w, map_prefix, rules, err);
 }

@@ -8,6 +8,8 @@
  *     layers.N.attention.norm_q, norm_k       layers.N.attention.q_norm, k_norm
  *     (nothing)                               norm_final.weight, which nobody reads
  *
+ * MLX conversions have diffusers' names but for attention.to_out and ada_ln_modulation, without numbers.
+ *
  * Reference: diffusers transformer_z_image.py, single_file_utils.py
  * (convert_z_image_transformer_checkpoint_to_diffusers). */
 #include "models/zimage/zimage_config.h"
@@ -51,12 +53,20 @@ typedef struct name_rule {
     const char *from, *to;
 } name_rule;
 
+#define FINAL "all_final_layer.2-1.adaLN_modulation."
+
 /* The rest of the name behind its prefix, in diffusers' spelling. */
 static void spell(const char *name, char *out, size_t cap)
 {
     static const name_rule STARTS[] = {{"x_embedder.", "all_x_embedder.2-1."},
+                                       {"final_layer.ada_ln_modulation.", FINAL "1."},
+                                       {"all_final_layer.2-1.ada_ln_modulation.", FINAL "1."},
                                        {"final_layer.", "all_final_layer.2-1."}};
     static const name_rule INSIDE[] = {{".attention.out.", ".attention.to_out.0."},
+                                       {".attention.to_out.weight", ".attention.to_out.0.weight"},
+                                       {".ada_ln_modulation.weight", ".adaLN_modulation.0.weight"},
+                                       {".ada_ln_modulation.bias", ".adaLN_modulation.0.bias"},
+                                       {".ada_ln_modulation.", ".adaLN_modulation."},
                                        {".attention.q_norm.", ".attention.norm_q."},
                                        {".attention.k_norm.", ".attention.norm_k."}};
     for (size_t i = 0; i < MICA_ARRAY_LEN(STARTS); i++)
