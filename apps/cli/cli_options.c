@@ -353,12 +353,18 @@ static mica_status take_operand(const cli_spec *spec, const char *argument, cons
 {
     if (spec->operand_limit == 0)
         return MICA_FAIL(err, MICA_E_USAGE, "%s takes no operand; got '%s'", spec->name, argument);
-    if (*operand)
+    int given = 0;
+    while (given < spec->operand_limit && operand[given])
+        given++;
+    if (given == spec->operand_limit && given == 1)
         return MICA_FAIL(err, MICA_E_USAGE, "%s takes one %s; got '%s' and '%s'", spec->name,
                          spec->operand_name, *operand, argument);
+    if (given == spec->operand_limit)
+        return MICA_FAIL(err, MICA_E_USAGE, "%s takes %d operands; '%s' is one too many",
+                         spec->name, given, argument);
     if (argument[0] == '\0')
         return MICA_FAIL(err, MICA_E_USAGE, "%s is empty", spec->operand_name);
-    *operand = argument;
+    operand[given] = argument;
     return MICA_OK;
 }
 
@@ -367,7 +373,8 @@ mica_status cli_parse(const cli_spec *spec, int argc, char **argv, const char **
 {
     cursor c = {.argc = argc, .argv = argv};
     bool options_end = false;
-    *operand = NULL;
+    for (int i = 0; i < MICA_MAX(spec->operand_limit, 1); i++)
+        operand[i] = NULL;
     while (c.next < argc && !c.wants_help) {
         const char *argument = argv[c.next++];
         if (options_end || argument[0] != '-' || argument[1] == '\0')

@@ -72,12 +72,12 @@ typedef struct cli_spec {
     const char *about; /* a few lines */
     const cli_group *groups;
     size_t group_count;
-    int operand_limit; /* 0 or 1 */
+    int operand_limit; /* how many may be given */
     const char *operand_name;
 } cli_spec;
 
-/* argv[0] is the first argument behind the command's name. *operand stays NULL when there is
- * none. Targets hold their defaults before the call. */
+/* argv[0] is the first argument behind the command's name. operand[0 .. operand_limit), one at least,
+ * stay NULL where there is none. Targets hold their defaults before the call. */
 mica_status cli_parse(const cli_spec *spec, int argc, char **argv, const char **operand,
                       mica_err *err);
 /* Appends the whole help page, 80 columns wide. */

@@ -95,7 +95,7 @@ static int terminal_columns(void)
 
 static void draw(cli_progress *p, const mica_progress *now)
 {
-    static const char *const names[] = {"text", "prepare", "denoise", "decode"};
+    static const char *const names[] = {"text", "prepare", "denoise", "decode", "convert"};
     const double elapsed = now->seconds - p->phase_start;
     const int filled = (int)(p->fraction * BAR_CELLS);
     mica_text line = {0};

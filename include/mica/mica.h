@@ -147,7 +147,8 @@ typedef enum mica_phase {
     MICA_PHASE_TEXT = 0, /* tokenizer and text encoder */
     MICA_PHASE_PREPARE,  /* noise, schedule, rotary and modulation tables */
     MICA_PHASE_DENOISE,
-    MICA_PHASE_DECODE, /* VAE */
+    MICA_PHASE_DECODE,  /* VAE */
+    MICA_PHASE_CONVERT, /* mica_convert */
     MICA_PHASE_COUNT
 } mica_phase;
 
@@ -417,6 +418,22 @@ MICA_API const char *mica_report_text(const mica_report *report); /* for people,
 MICA_API const char *mica_report_json(const mica_report *report); /* one JSON object */
 MICA_API const char *mica_report_errmsg(const mica_report *report);
 MICA_API void mica_report_close(mica_report **report);
+
+/* --------------------------------------------------------------- convert -- */
+
+typedef struct mica_convert_options {
+    size_t size;
+    const char *input;  /* a weight file, an index or a folder of them: one part of a model */
+    const char *output; /* FILE.gguf, or FILE.safetensors in MLX's layout */
+    const char *type;   /* q8, q6, q5, q4, bf16; safetensors also fp8, int8 */
+    mica_progress_fn progress;
+    void *progress_user;
+} mica_convert_options;
+
+/* Writes the weights in another type, tensor by tensor: a few MB of memory whatever their size. The file
+ * appears whole or not at all. Layers that a model is sensitive to keep more bits. *out receives what became
+ * of every layer, with its relative error. MICA_E_CANCELLED when progress said so. */
+MICA_API mica_status mica_convert(const mica_convert_options *options, mica_report **out);
 
 /* ----------------------------------------------------------------- bench -- */
 

@@ -200,6 +200,37 @@ mica_status mica_file_out_write(mica_file_out *f, const void *data, size_t size,
     return MICA_OK;
 }
 
+mica_status mica_file_out_write_at(mica_file_out *f, uint64_t offset, const void *data, size_t size,
+                                   mica_err *err)
+{
+    const uint8_t *next = data;
+    while (size > 0) {
+        const ssize_t put = pwrite(f->fd, next, size, (off_t)offset);
+        if (put < 0 && errno == EINTR)
+            continue;
+        if (put < 0)
+            return MICA_FAIL(err, MICA_E_IO, "%s: cannot write: %s", f->path, strerror(errno));
+        next += put;
+        offset += (uint64_t)put;
+        size -= (size_t)put;
+    }
+    return MICA_OK;
+}
+
+mica_status mica_file_out_resize(mica_file_out *f, uint64_t size, mica_err *err)
+{
+    if (size > INT64_MAX || ftruncate(f->fd, (off_t)size) != 0)
+        return MICA_FAIL(err, MICA_E_IO, "%s: cannot make it %llu bytes long: %s", f->path,
+                         (unsigned long long)size, strerror(errno));
+#if defined(__linux__)
+    const int full = size > 0 ? posix_fallocate(f->fd, 0, (off_t)size) : 0;
+    if (full == ENOSPC || full == EFBIG)
+        return MICA_FAIL(err, MICA_E_IO, "%s: there is no room for its %llu bytes", f->path,
+                         (unsigned long long)size);
+#endif
+    return MICA_OK;
+}
+
 /* mkstemps gives 0600; an ordinary file has 0666 less the umask. */
 static int set_ordinary_mode(int fd)
 {

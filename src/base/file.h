@@ -31,6 +31,12 @@ typedef struct mica_file_out {
 } mica_file_out;
 mica_status mica_file_out_open(mica_file_out *f, const char *path, mica_err *err);
 mica_status mica_file_out_write(mica_file_out *f, const void *data, size_t size, mica_err *err);
+/* At a place of its own; the sequential position stays where it is. */
+mica_status mica_file_out_write_at(mica_file_out *f, uint64_t offset, const void *data, size_t size,
+                                   mica_err *err);
+/* Gives the file this length; what was not written reads as zeros. Tells a full disk early where the
+ * system can. */
+mica_status mica_file_out_resize(mica_file_out *f, uint64_t size, mica_err *err);
 mica_status mica_file_out_commit(mica_file_out *f, mica_err *err);
 void mica_file_out_abort(mica_file_out *f);
 

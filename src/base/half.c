@@ -57,3 +57,20 @@ float mica_f8_e5m2_to_f32(uint8_t b)
 {
     return mica_f16_to_f32((uint16_t)(b << 8));
 }
+
+uint8_t mica_f32_to_f8_e4m3_saturated(float f)
+{
+    const uint32_t u = mica_f32_bits(f);
+    const uint8_t sign = (uint8_t)(u >> 24 & 0x80u);
+    const float a = mica_f32_from_bits(u & 0x7fffffffu);
+    if (!(a == a))
+        return (uint8_t)(sign | 0x7fu);
+    if (a >= 448.0f)
+        return (uint8_t)(sign | 0x7eu);
+    if (a < 0x1p-6f) { /* denormal: multiples of 2^-9; adding 2^23 rounds to whole ones */
+        const float whole = a * 512.0f + 8388608.0f;
+        return (uint8_t)(sign | (mica_f32_bits(whole) & 15u));
+    }
+    const uint32_t b = mica_f32_bits(a), rounded = b + 0x7ffffu + (b >> 20 & 1u);
+    return (uint8_t)(sign | ((rounded >> 20) - ((127u - 7u) << 3)));
+}

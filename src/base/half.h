@@ -36,5 +36,7 @@ float mica_f16_to_f32(uint16_t h);
 uint16_t mica_f32_to_f16(float f);
 float mica_f8_e4m3_to_f32(uint8_t b);
 float mica_f8_e5m2_to_f32(uint8_t b);
+/* Beyond 448 it is 448: for weights whose scale was chosen to fit. */
+uint8_t mica_f32_to_f8_e4m3_saturated(float f);
 
 #endif

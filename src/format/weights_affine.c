@@ -6,7 +6,8 @@
  *
  * The shapes tell bits * group alone: words * 32 / groups. Which of the two it is says, in this order,
  *     config.json beside the file     "quantization": {"bits", "group_size", "X": {...} of a module}
- *     metadata                        quantization_level (mflux)
+ *     metadata                        quantization: the same as text (mica convert)
+ *                                     quantization_level: the bits (mflux)
  *     custom                          64 numbers a group, else 32, else 128
  * and it is taken only where it fits the shapes. A model that knows the width has the last word
  * (mica_tensor_set_width), so a wrong guess cannot give wrong numbers: it gives another shape.
@@ -39,14 +40,26 @@ static mica_status open_config(const mica_weights *w, affine_hints *h, mica_err 
         st = MICA_FAIL(err, MICA_E_NOMEM, "%s: out of memory for the tensor directory", w->path);
     else if (w->file_count > 0 && w->files[0].is_mapped && mica_path_is_file(path))
         st = mica_json_open(&h->json, path, err);
-    if (st == MICA_OK && cJSON_IsObject(h->json.root)) {
+    if (st == MICA_OK && cJSON_IsObject(h->json.root))
         h->table = mica_json_find(h->json.root, "quantization");
-        if (!cJSON_IsObject(h->table))
-            h->table = NULL;
-    }
     mica_mem_free(path);
     mica_mem_free(folder);
     return st;
+}
+
+/* What the files themselves say, where no config.json does. */
+static mica_status open_metadata(const mica_weights *w, affine_hints *h, mica_err *err)
+{
+    const char *level = mica_weights_metadata(w, "quantization_level");
+    const char *text = mica_weights_metadata(w, "quantization");
+    h->level = level && strlen(level) == 1 ? level[0] - '0' : 0;
+    if (cJSON_IsObject(h->table) || !text)
+        return MICA_OK;
+    mica_json_close(&h->json);
+    h->table = NULL;
+    MICA_TRY(mica_json_parse(&h->json, w->path, text, strlen(text), err));
+    h->table = h->json.root;
+    return MICA_OK;
 }
 
 static int64_t member_int(const cJSON *object, const char *name)
@@ -57,26 +70,35 @@ static int64_t member_int(const cJSON *object, const char *name)
                : 0;
 }
 
-/* Bits, when `product` = bits * group allows that many in groups of a usual width. */
-static bool fits(int64_t product, int64_t bits)
+/* The group that `product` = bits * group leaves, or 0 when it is none. */
+static int64_t group_of(int64_t product, int64_t bits)
 {
     const int64_t group = bits > 0 && product % bits == 0 ? product / bits : 0;
-    return mica_dtype_from_bits(bits) != MICA_DTYPE_COUNT &&
-           (group == 32 || group == 64 || group == 128);
+    const bool known = group == 32 || group == 64 || group == 128;
+    return known && mica_dtype_from_bits(bits) != MICA_DTYPE_COUNT ? group : 0;
+}
+
+/* Bits that were told, in groups that were told or, failing that, are usual. */
+static int64_t take_told(int64_t product, int64_t bits, int64_t group)
+{
+    const int64_t is = group_of(product, bits);
+    return is && (group ? is == group : is == 64 || is == 32) ? bits : 0;
 }
 
 static int64_t choose_bits(const affine_hints *h, const char *module, int64_t product)
 {
     static const int64_t GROUPS[] = {64, 32, 128};
-    const cJSON *own = h->table ? mica_json_find(h->table, module) : NULL;
-    const int64_t told[] = {member_int(own, "bits"), member_int(h->table, "bits"), h->level};
-    for (size_t i = 0; i < MICA_ARRAY_LEN(told); i++)
-        if (fits(product, told[i]))
-            return told[i];
-    for (size_t i = 0; i < MICA_ARRAY_LEN(GROUPS); i++)
-        if (product % GROUPS[i] == 0 && fits(product, product / GROUPS[i]))
-            return product / GROUPS[i];
-    return 0;
+    const cJSON *own = cJSON_IsObject(h->table) ? mica_json_find(h->table, module) : NULL;
+    const int64_t own_bits = member_int(own, "bits");
+    int64_t bits = group_of(product, own_bits) ? own_bits : 0;
+    if (!bits)
+        bits = take_told(product, member_int(h->table, "bits"), member_int(h->table, "group_size"));
+    if (!bits)
+        bits = take_told(product, h->level, 0);
+    for (size_t i = 0; i < MICA_ARRAY_LEN(GROUPS) && !bits; i++)
+        if (product % GROUPS[i] == 0 && group_of(product, product / GROUPS[i]))
+            bits = product / GROUPS[i];
+    return bits;
 }
 
 static mica_status misfit(const mica_weights *w, const mica_weights_entry *weight,
@@ -173,9 +195,9 @@ mica_status mica_weights_attach_affine(mica_weights *w, mica_err *err)
         any = w->list[i]->tensor.dtype == MICA_DTYPE_U32;
     if (!any)
         return MICA_OK;
-    const char *level = mica_weights_metadata(w, "quantization_level");
-    h.level = level && strlen(level) == 1 ? level[0] - '0' : 0;
     mica_status st = open_config(w, &h, err);
+    if (st == MICA_OK)
+        st = open_metadata(w, &h, err);
     if (st == MICA_OK)
         st = attach_all(w, &h, err);
     mica_json_close(&h.json);

@@ -108,7 +108,8 @@ static void note_stranger(const mica_weights *w, stranger_text *s)
 {
     const char *name = mica_weights_metadata(w, "general.architecture");
     if (name)
-        snprintf(s->text, sizeof s->text, " (GGUF architecture '%.64s')", mica_printable_text(name));
+        snprintf(s->text, sizeof s->text, " (GGUF architecture '%.64s')",
+                 mica_printable_text(name));
 }
 
 static mica_status classify_path(const char *path, const mica_model_kind **kind,

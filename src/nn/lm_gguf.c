@@ -24,16 +24,11 @@ static const name_pair REST[] = {
 };
 /* Behind "blk.N.". */
 static const name_pair LAYER[] = {
-    {"attn_q_norm.", "self_attn.q_norm."},
-    {"attn_k_norm.", "self_attn.k_norm."},
-    {"attn_q.", "self_attn.q_proj."},
-    {"attn_k.", "self_attn.k_proj."},
-    {"attn_v.", "self_attn.v_proj."},
-    {"attn_output.", "self_attn.o_proj."},
-    {"attn_norm.", "input_layernorm."},
-    {"ffn_norm.", "post_attention_layernorm."},
-    {"ffn_gate.", "mlp.gate_proj."},
-    {"ffn_up.", "mlp.up_proj."},
+    {"attn_q_norm.", "self_attn.q_norm."}, {"attn_k_norm.", "self_attn.k_norm."},
+    {"attn_q.", "self_attn.q_proj."},      {"attn_k.", "self_attn.k_proj."},
+    {"attn_v.", "self_attn.v_proj."},      {"attn_output.", "self_attn.o_proj."},
+    {"attn_norm.", "input_layernorm."},    {"ffn_norm.", "post_attention_layernorm."},
+    {"ffn_gate.", "mlp.gate_proj."},       {"ffn_up.", "mlp.up_proj."},
     {"ffn_down.", "mlp.down_proj."},
 };
 
@@ -66,6 +61,27 @@ static bool map_name(void *user, const char *name, char *out, size_t cap)
     const size_t used = (size_t)snprintf(out, cap, "model.layers.%.*s.", (int)digits, number);
     return digits > 0 && digits < 6 && number[digits] == '.' && used < cap &&
            map_begin(LAYER, MICA_ARRAY_LEN(LAYER), number + digits + 1, out + used, cap - used);
+}
+
+static bool map_back(const name_pair *pairs, size_t count, const char *name, char *out, size_t cap)
+{
+    for (size_t i = 0; i < count; i++) {
+        const size_t n = strlen(pairs[i].to);
+        if (strncmp(name, pairs[i].to, n) == 0)
+            return (size_t)snprintf(out, cap, "%s%s", pairs[i].from, name + n) < cap;
+    }
+    return false;
+}
+
+bool mica_lm_gguf_name(const char *name, char *out, size_t cap)
+{
+    if (strncmp(name, "model.layers.", 13) != 0)
+        return map_back(REST, MICA_ARRAY_LEN(REST), name, out, cap);
+    const char *number = name + 13;
+    const size_t digits = strspn(number, "0123456789");
+    const size_t used = (size_t)snprintf(out, cap, "blk.%.*s.", (int)digits, number);
+    return digits > 0 && digits < 6 && number[digits] == '.' && used < cap &&
+           map_back(LAYER, MICA_ARRAY_LEN(LAYER), number + digits + 1, out + used, cap - used);
 }
 
 mica_status mica_lm_weights_open(mica_weights **out, const char *path, mica_err *err)

@@ -10,6 +10,9 @@
  * Other files are left as they are. */
 mica_status mica_lm_weights_open(mica_weights **out, const char *path, mica_err *err);
 
+/* The way back: llama.cpp's name of a tensor; false: it has none. */
+bool mica_lm_gguf_name(const char *name, char *out, size_t cap);
+
 /* What the metadata of such a file say goes over what is in *c; nothing happens for other files. */
 mica_status mica_lm_gguf_config(mica_lm_config *c, const mica_weights *w, mica_err *err);
 

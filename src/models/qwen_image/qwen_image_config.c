@@ -76,13 +76,11 @@ static bool map_prefix(void *user, const char *name, char *out, size_t cap)
 /* mflux and MLX conversions call some layers of a block otherwise. */
 static bool map_transformer(void *user, const char *name, char *out, size_t cap)
 {
-    static const prefix_rule INSIDE[] = {{".attn.attn_to_out.", ".attn.to_out."},
-                                         {".img_mod_linear.", ".img_mod.1."},
-                                         {".txt_mod_linear.", ".txt_mod.1."},
-                                         {".img_ff.mlp_in.", ".img_mlp.net.0.proj."},
-                                         {".img_ff.mlp_out.", ".img_mlp.net.2."},
-                                         {".txt_ff.mlp_in.", ".txt_mlp.net.0.proj."},
-                                         {".txt_ff.mlp_out.", ".txt_mlp.net.2."}};
+    static const prefix_rule INSIDE[] = {
+        {".attn.attn_to_out.", ".attn.to_out."}, {".img_mod_linear.", ".img_mod.1."},
+        {".txt_mod_linear.", ".txt_mod.1."},     {".img_ff.mlp_in.", ".img_mlp.net.0.proj."},
+        {".img_ff.mlp_out.", ".img_mlp.net.2."}, {".txt_ff.mlp_in.", ".txt_mlp.net.0.proj."},
+        {".txt_ff.mlp_out.", ".txt_mlp.net.2."}};
     char bare[MICA_WEIGHT_NAME];
     const bool has_prefix = map_prefix(user, name, bare, sizeof bare);
     const char *at, *from = has_prefix ? bare : name;

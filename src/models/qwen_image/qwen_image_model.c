@@ -59,8 +59,7 @@ static mica_status open_text_encoder(mica_picture_model *base, const mica_model_
                                      mica_err *err)
 {
     mica_qwen_image *m = (mica_qwen_image *)base;
-    MICA_TRY(
-        mica_lm_weights_open(&m->base.text_files, parts->path[MICA_PART_TEXT_ENCODER], err));
+    MICA_TRY(mica_lm_weights_open(&m->base.text_files, parts->path[MICA_PART_TEXT_ENCODER], err));
     if (!mica_qwen_image_is_text_encoder(m->base.text_files))
         return MICA_FAIL(err, MICA_E_FORMAT, "%s: its tensors are not a Qwen2.5-VL text encoder's",
                          parts->path[MICA_PART_TEXT_ENCODER]);

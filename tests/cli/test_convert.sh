@@ -1,0 +1,66 @@
+# test_convert.sh - `mica convert` through the program: files of both kinds, reports, pictures from them,
+# refusals.
+. "$(dirname "$0")/cli_test.sh"
+
+json_get() { "$MICA_TOOLS/json_get" "$@"; }
+transformer=$model/transformer
+encoder=$model/text_encoder
+small="-p fox -W 48 -H 48 --steps 2 --precision f32 --quiet"
+
+fails 2 'convert needs IN and OUT' convert
+fails 2 'convert needs IN and OUT' convert "$transformer"
+fails 2 'convert needs --type' convert "$transformer" a.gguf
+fails 2 'takes 2 operands' convert "$transformer" a.gguf b.gguf --type q8
+fails 2 "type 'q9' is not known; q8, q6, q5, q4, bf16, fp8 and int8 are" convert "$transformer" a.gguf --type q9
+fails 2 'ends in .safetensors or .gguf' convert "$transformer" a.bin --type q8
+fails 2 'a GGUF file has no type int8' convert "$transformer" a.gguf --type int8
+fails 2 'this is a whole model' convert "$model" a.gguf --type q8
+fails 1 'no such file or folder' convert absent a.gguf --type q8
+fails 1 'cannot create' convert "$transformer" absent/a.gguf --type q8
+fails 1 'GGUF is written of the transformers' convert "$model/vae" a.gguf --type q8
+leaves_nothing 'refusals'
+
+works convert "$transformer" t.gguf --type q8
+check 'the summary tells the error' grep -q 'relative error 0.00' "$out"
+check 'no bar in a pipe' test ! -s "$err"
+works convert "$transformer" t.safetensors --type q4 --json
+cp "$out" report.json
+check 'the report has layers' test "$(json_get layers.0.name <report.json | wc -c)" -gt 5
+check 'and their errors' test "$(json_get average_error <report.json | cut -c1-3)" = 0.0
+works convert "$encoder" e.gguf --type q8 --quiet
+check '--quiet is quiet' test ! -s "$out"
+works inspect t.gguf --json
+check 'inspect counts packed parameters' test "$(json_get parts.transformer.dtypes.q8_0 <"$out")" -gt 100000
+works inspect t.safetensors
+check 'inspect names packed types' grep -q 'mlx4' "$out"
+
+# shellcheck disable=SC2086 # $small holds several options
+{
+    works image "$model" $small -o plain.png
+    works image "$model" --transformer t.gguf --text-encoder e.gguf $small -o a.png
+    works image "$model" --transformer t.gguf --text-encoder e.gguf $small --threads 1 -o b.png
+    check 'threads change nothing' cmp a.png b.png
+    works image "$model" --transformer t.safetensors $small -o c.png
+    check 'four bits are not eight' sh -c '! cmp -s a.png c.png'
+    check 'eight are not sixteen' sh -c '! cmp -s a.png plain.png'
+}
+
+# From packed to packed; what was 8 bits in GGUF is 8 bits in MLX's layout within another rounding.
+works convert t.gguf u.safetensors --type q8 --json
+check 'the second rounding is as small' test "$(json_get average_error <"$out" | cut -c1-4)" = 0.00
+
+# Files that belong to nobody say which network they are of.
+printf 'GGUF\003\000\000\000\000\000\000\000\000\000\000\000\001\000\000\000\000\000\000\000\024\000\000\000\000\000\000\000general.architecture\010\000\000\000\003\000\000\000\000\000\000\000sd3\000\000\000\000\000\000\000\000\000' >sd3.gguf
+fails 1 "sd3.gguf: its tensors \\(GGUF architecture 'sd3'\\) belong to no model that is known here" inspect sd3.gguf
+head -c 3000 t.gguf >cut.gguf
+fails 1 'cut.gguf: truncated or damaged' inspect cut.gguf
+
+# No room for the result.
+checks=$((checks + 1))
+mkdir full && cd full
+(ulimit -f 2 && exec "$MICA" convert "$transformer" x.gguf --type q8) >/dev/null 2>"$err" </dev/null
+[ $? -eq 1 ] && grep -q '^mica: ' "$err" || complain 'a full disk is not told'
+checks=$((checks + 1))
+[ -z "$(ls)" ] || complain 'a part of a file was left'
+cd ..
+finish
