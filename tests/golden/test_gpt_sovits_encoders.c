@@ -1,10 +1,12 @@
-/* test_gpt_sovits_encoders.c - HuBERT and BERT against the reference, from checkpoints of torch and
+/* test_gpt_sovits_encoders.c - HuBERT, BERT and the speaker network against the reference, from checkpoints of torch and
  * from safetensors. f32: relative L2 1e-5 at every tap; bf16: the bound of the manifest. */
 #include "gpt_sovits_support.h"
 
 #include "base/mem.h"
 #include "models/gpt_sovits/gpt_sovits_bert.h"
 #include "models/gpt_sovits/gpt_sovits_hubert.h"
+#include "models/gpt_sovits/gpt_sovits_speaker.h"
+#include "media/spectrum.h"
 
 #include <string.h>
 
@@ -119,13 +121,42 @@ static void test_bert(void **state)
     check_bert("models/chinese-roberta-wwm-ext-large", MICA_PRECISION_BF16, 2e-2);
 }
 
+/* ERes2NetV2, with the filter banks of the reference and with our own. */
+static void check_speaker(mica_precision precision, double bound)
+{
+    gs_bench b;
+    mica_gs_speaker s;
+    mica_err err = {0};
+    gs_open(&b, "versions/speaker.ckpt", mica_gs_speaker_directory, "speaker", precision, 0);
+    gs_ok(mica_gs_speaker_open(&s, b.directory, &b.arena, &err), &err);
+    const mica_tensor *fbank = gs_expected(&b, "fbank"), *audio = gs_expected(&b, "audio_16k");
+    float *out = mica_mem_calloc((size_t)mica_gs_speaker_width(&s), sizeof *out);
+    gs_ok(mica_gs_speaker_run(&s, b.be, &b.run, fbank->data, fbank->shape_[0], out, &err), &err);
+    gs_near_host(&b, out, mica_gs_speaker_width(&s), "sv_emb", bound);
+    mica_spectrum own = {0};
+    gs_ok(mica_spectrum_fbank16k(audio->data, (size_t)mica_tensor_count(audio), 80, &own, &err),
+          &err);
+    assert_int_equal(own.frames, fbank->shape_[0]);
+    gs_near_host(&b, own.values_RB, (int64_t)(own.frames * own.bins), "fbank", 1e-4);
+    mica_spectrum_deinit(&own);
+    mica_mem_free(out);
+    mica_gs_speaker_drop(&s, b.be);
+    gs_close(&b);
+}
+
+static void test_speaker(void **state)
+{
+    (void)state;
+    check_speaker(MICA_PRECISION_F32, BOUND);
+    check_speaker(MICA_PRECISION_BF16, 3e-2);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_hubert),
-        cmocka_unit_test(test_hubert_padded),
-        cmocka_unit_test(test_hubert_short),
-        cmocka_unit_test(test_bert),
+        cmocka_unit_test(test_hubert),       cmocka_unit_test(test_hubert_padded),
+        cmocka_unit_test(test_hubert_short), cmocka_unit_test(test_bert),
+        cmocka_unit_test(test_speaker),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

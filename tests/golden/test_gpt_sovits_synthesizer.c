@@ -84,7 +84,8 @@ static void check_codes(sound_bench *t, double bound)
     mica_tensor x = mica_act_tensor(t->b.be, MICA_POOL_SESSION, 2, (const int64_t[]){L, S});
     mica_upload_f32(t->b.be, &x, rows);
     gs_ok(mica_gs_synth_codes(&t->s, t->b.be, &t->b.run, &x, &codes, &count, &err), &err);
-    gs_near(&t->b, "ssl_proj", "ssl_proj", bound);
+    if (mica_weights_find(t->b.expected, "ssl_proj"))
+        gs_near(&t->b, "ssl_proj", "ssl_proj", bound);
     gs_equal_ids(&t->b, codes, count, "codes");
     mica_mem_free(codes);
     mica_mem_free(rows);
@@ -118,12 +119,18 @@ static void check_case(const char *model, const char *name, mica_precision preci
     gs_ok(mica_gs_style_make(&t.s, t.b.be, t.ge, &t.style, &err), &err);
     float *sound = speak(&t, 1.0, &count);
     for (size_t i = 0; i < MICA_ARRAY_LEN(TAPS); i++)
-        gs_near(&t.b, TAPS[i], TAPS[i], stage_bound);
+        if (mica_weights_find(t.b.expected, TAPS[i])) /* own vectors have fewer */
+            gs_near(&t.b, TAPS[i], TAPS[i], stage_bound);
     gs_near_host(&t.b, sound, count, "waveform", sound_bound);
     mica_mem_free(sound);
     if (mica_weights_find(t.b.expected, "waveform_speed_1.3")) {
         sound = speak(&t, 1.3, &count);
         gs_near_host(&t.b, sound, count, "waveform_speed_1.3", sound_bound);
+        mica_mem_free(sound);
+    }
+    if (mica_weights_find(t.b.expected, "waveform_speed_0.8")) {
+        sound = speak(&t, 0.8, &count);
+        gs_near_host(&t.b, sound, count, "waveform_speed_0.8", sound_bound);
         mica_mem_free(sound);
     }
     float *second = mica_mem_calloc((size_t)G, sizeof *second);
@@ -132,7 +139,8 @@ static void check_case(const char *model, const char *name, mica_precision preci
         t.ge[g] = (t.ge[g] + second[g]) / 2.0f;
     gs_ok(mica_gs_style_make(&t.s, t.b.be, t.ge, &t.style, &err), &err);
     sound = speak(&t, 1.0, &count);
-    gs_near_host(&t.b, sound, count, "waveform_two_references", sound_bound);
+    if (mica_weights_find(t.b.expected, "waveform_two_references"))
+        gs_near_host(&t.b, sound, count, "waveform_two_references", sound_bound);
     mica_mem_free(sound);
     mica_mem_free(second);
     close_sound(&t);
@@ -150,6 +158,18 @@ static void test_v2pro(void **state)
 {
     (void)state;
     check_case("models/sovits_v2Pro.pth", "sovits_v2Pro", MICA_PRECISION_F32, 1e-5, 1e-4);
+}
+
+static void test_v1(void **state)
+{
+    (void)state;
+    check_case("versions/sovits_v1.pth", "sovits_v1", MICA_PRECISION_F32, 1e-5, 1e-4);
+}
+
+static void test_v2proplus(void **state)
+{
+    (void)state;
+    check_case("versions/sovits_v2ProPlus.pth", "sovits_v2ProPlus", MICA_PRECISION_F32, 1e-5, 1e-4);
 }
 
 static void test_bf16(void **state)
@@ -211,6 +231,14 @@ static void test_versions(void **state)
     assert_int_equal(t.s.config.version, MICA_GS_V2PRO);
     assert_int_equal(t.s.config.speaker, 160);
     close_sound(&t);
+    open_sound(&t, "versions/sovits_v2ProPlus.pth", "sovits_v2ProPlus", 0, 1);
+    assert_int_equal(t.s.config.version, MICA_GS_V2PRO_PLUS);
+    close_sound(&t);
+    open_sound(&t, "versions/sovits_v1.pth", "sovits_v1", 0, 1);
+    assert_int_equal(t.s.config.version, MICA_GS_V1);
+    assert_int_equal(t.s.config.style_bins, 1025);
+    assert_int_equal(t.s.config.phones, 322);
+    close_sound(&t);
 }
 
 static void test_refused(void **state)
@@ -235,6 +263,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_v2),       cmocka_unit_test(test_v2pro),
+        cmocka_unit_test(test_v1),       cmocka_unit_test(test_v2proplus),
         cmocka_unit_test(test_bf16),     cmocka_unit_test(test_pieces_and_threads),
         cmocka_unit_test(test_versions), cmocka_unit_test(test_refused),
     };

@@ -12,6 +12,7 @@
 #include "models/gpt_sovits/gpt_sovits_chain.h"
 #include "models/gpt_sovits/gpt_sovits_hubert.h"
 #include "models/gpt_sovits/gpt_sovits_semantic.h"
+#include "models/gpt_sovits/gpt_sovits_speaker.h"
 #include "models/gpt_sovits/gpt_sovits_synthesizer.h"
 #include "models/model.h"
 
@@ -20,6 +21,7 @@ typedef enum mica_gs_part {
     MICA_GS_SYNTHESIZER,
     MICA_GS_HUBERT,
     MICA_GS_BERT,
+    MICA_GS_SPEAKER,
     MICA_GS_PARTS
 } mica_gs_part;
 
@@ -41,6 +43,7 @@ typedef struct mica_gs_session {
     mica_gs_synth synth;
     mica_gs_hubert hubert;
     mica_gs_bert bert;
+    mica_gs_speaker speaker;
 } mica_gs_session;
 
 extern const mica_model_kind mica_gpt_sovits_kind;

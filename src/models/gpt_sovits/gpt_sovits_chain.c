@@ -48,11 +48,34 @@ static mica_status find_codes(mica_gs_session *s, mica_run *run, const mica_gs_a
     return st;
 }
 
+/* The vector that v2Pro adds; *out stays NULL for models without. mica_mem_free. */
+static mica_status find_speaker(mica_gs_session *s, mica_run *run, const mica_gs_audio *a,
+                                float **out, mica_err *err)
+{
+    *out = NULL;
+    if (!s->model->facts.wants_speaker)
+        return MICA_OK;
+    if (!s->model->directory[MICA_GS_SPEAKER] || !a->fbank_RC)
+        return MICA_FAIL(
+            err, MICA_E_MISSING,
+            "v2Pro needs the speaker network ERes2NetV2 to hear a recording; give it with "
+            "--speaker FILE");
+    *out = mica_mem_calloc((size_t)mica_gs_speaker_width(&s->speaker), sizeof **out);
+    if (!*out)
+        return MICA_FAIL(err, MICA_E_NOMEM, "no memory for a speaker vector");
+    return mica_gs_speaker_run(&s->speaker, s->be, run, a->fbank_RC, a->fbank_frames, *out, err);
+}
+
 static mica_status add_style(mica_gs_session *s, mica_run *run, const mica_gs_audio *a, float *one,
                              mica_gs_voice *out, mica_err *err)
 {
-    MICA_TRY(mica_gs_synth_style(&s->synth, s->be, run, a->spectrum_RC, a->frames,
-                                 s->model->facts.spectrum_bins, NULL, one, err));
+    float *speaker;
+    mica_status st = find_speaker(s, run, a, &speaker, err);
+    if (!st)
+        st = mica_gs_synth_style(&s->synth, s->be, run, a->spectrum_RC, a->frames,
+                                 s->model->facts.spectrum_bins, speaker, one, err);
+    mica_mem_free(speaker);
+    MICA_TRY(st);
     for (int64_t g = 0; g < out->style_width; g++)
         out->style[g] += one[g];
     return MICA_OK;
@@ -73,6 +96,7 @@ static mica_status make_voice(mica_gs_session *s, mica_run *run, const mica_gs_a
         st = add_style(s, run, &a[i], one, out, err);
     for (size_t g = 0; g < G && !st; g++)
         out->style[g] /= (float)count;
+    mica_gs_speaker_drop(&s->speaker, s->be);
     mica_mem_free(one);
     return st;
 }

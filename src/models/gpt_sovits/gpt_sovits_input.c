@@ -125,7 +125,7 @@ static mica_status read_phones(mica_gs_input *in, const char *path, int64_t widt
 typedef struct recording {
     mica_audio sound;
     float *samples_16k;
-    mica_spectrum spectrum;
+    mica_spectrum spectrum, fbank;
     mica_gs_audio audio;
 } recording;
 
@@ -133,6 +133,7 @@ static void recording_deinit(recording *r)
 {
     mica_audio_deinit(&r->sound);
     mica_spectrum_deinit(&r->spectrum);
+    mica_spectrum_deinit(&r->fbank);
     mica_mem_free(r->samples_16k);
 }
 
@@ -159,22 +160,48 @@ static mica_status find_spectrum(recording *r, const mica_gs_facts *facts, mica_
     return st;
 }
 
-static mica_status find_samples(recording *r, const char *path, mica_err *err)
+/* Filter banks for the speaker network, from the sound at 16 kHz. */
+static mica_status find_fbank(recording *r, const mica_audio *low, mica_err *err)
 {
-    mica_audio low = {0};
+    MICA_TRY(
+        mica_spectrum_fbank16k(low->samples, low->count, MICA_GS_SPEAKER_BINS, &r->fbank, err));
+    r->audio.fbank_RC = r->fbank.values_RB;
+    r->audio.fbank_frames = (int64_t)r->fbank.frames;
+    return MICA_OK;
+}
+
+static mica_status check_length(const recording *r, const char *path, mica_err *err)
+{
     const double seconds = (double)r->sound.count / r->sound.rate;
     if (seconds < LEAST || seconds > MOST)
         return MICA_FAIL(err, MICA_E_USAGE,
                          "%s: a reference of %.2f seconds; it must be %.0f to %.0f seconds long",
                          path, seconds, LEAST, MOST);
-    MICA_TRY(mica_audio_resample_soxr(&r->sound, 16000, &low, err));
-    r->samples_16k = mica_mem_calloc(low.count + SILENCE, sizeof *r->samples_16k);
-    if (r->samples_16k)
-        memcpy(r->samples_16k, low.samples, low.count * sizeof *low.samples);
+    return MICA_OK;
+}
+
+static mica_status find_samples(recording *r, const mica_audio *low, mica_err *err)
+{
+    r->samples_16k = mica_mem_calloc(low->count + SILENCE, sizeof *r->samples_16k);
+    if (!r->samples_16k)
+        return no_memory("a recording", err);
+    memcpy(r->samples_16k, low->samples, low->count * sizeof *low->samples);
     r->audio.samples_16k = r->samples_16k;
-    r->audio.sample_count = (int64_t)low.count + SILENCE;
+    r->audio.sample_count = (int64_t)low->count + SILENCE;
+    return MICA_OK;
+}
+
+static mica_status find_low(recording *r, bool wants_samples, bool wants_fbank, mica_err *err)
+{
+    mica_audio low = {0};
+    if (!wants_samples && !wants_fbank)
+        return MICA_OK;
+    MICA_TRY(mica_audio_resample_soxr(&r->sound, 16000, &low, err));
+    mica_status st = wants_samples ? find_samples(r, &low, err) : MICA_OK;
+    if (!st && wants_fbank)
+        st = find_fbank(r, &low, err);
     mica_audio_deinit(&low);
-    return r->samples_16k ? MICA_OK : no_memory("a recording", err);
+    return st;
 }
 
 /* is_heard: its codes are wanted, so the rule for its length holds. */
@@ -183,8 +210,10 @@ static mica_status load_recording(recording *r, const char *path, const mica_gs_
 {
     MICA_TRY(mica_audio_read(&r->sound, path, err));
     if (is_heard)
-        MICA_TRY(find_samples(r, path, err));
-    const mica_status st = find_spectrum(r, facts, err);
+        MICA_TRY(check_length(r, path, err));
+    mica_status st = find_low(r, is_heard, facts->wants_speaker, err);
+    if (!st)
+        st = find_spectrum(r, facts, err);
     if (st)
         mica_err_prefix(err, "%s", path);
     return st;

@@ -25,6 +25,8 @@ static const part_kind PARTS[MICA_GS_PARTS] = {
      mica_gs_hubert_directory, "num_attention_heads"},
     {"BERT (chinese-roberta-wwm-ext-large)", "--bert", MICA_PART_BERT, mica_gs_bert_probe,
      mica_gs_bert_directory, "num_attention_heads"},
+    {"speaker network (ERes2NetV2)", "--speaker", MICA_PART_SPEAKER, mica_gs_speaker_probe,
+     mica_gs_speaker_directory, NULL},
 };
 
 static mica_model_part classify(const mica_weights *w)
@@ -78,8 +80,10 @@ static mica_status try_part(const mica_gs_model *m, int part, mica_gs_session *s
         st = mica_gs_synth_open(&s->synth, &m->synth, w, &s->arena, err);
     else if (part == MICA_GS_HUBERT)
         st = mica_gs_hubert_open(&s->hubert, w, m->heads[part], &s->arena, err);
-    else
+    else if (part == MICA_GS_BERT)
         st = mica_gs_bert_open(&s->bert, w, m->heads[part], &s->arena, err);
+    else
+        st = mica_gs_speaker_open(&s->speaker, w, &s->arena, err);
     if (st)
         mica_err_prefix(err, "%s", mica_weights_path(m->files[part]));
     return st;
@@ -96,6 +100,12 @@ static mica_status check_widths(const mica_gs_session *s, const mica_gs_model *m
                          "%s: BERT is %lld wide, the text-to-semantic model wants %lld",
                          mica_weights_path(m->files[MICA_GS_BERT]), (long long)s->bert.stack.width,
                          (long long)s->semantic.bert_width);
+    if (m->directory[MICA_GS_SPEAKER] && m->synth.speaker &&
+        mica_gs_speaker_width(&s->speaker) != m->synth.speaker)
+        return MICA_FAIL(
+            err, MICA_E_FORMAT, "%s: it makes vectors of %lld numbers, the synthesizer wants %lld",
+            mica_weights_path(m->files[MICA_GS_SPEAKER]),
+            (long long)mica_gs_speaker_width(&s->speaker), (long long)m->synth.speaker);
     if (m->synth.phones > s->semantic.phone_count || m->synth.codes != s->semantic.vocab - 1)
         return MICA_FAIL(
             err, MICA_E_FORMAT,
@@ -199,6 +209,7 @@ static void session_close(mica_model_session **session)
     mica_gs_synth_drop(&s->synth, s->be);
     mica_gs_hubert_drop(&s->hubert, s->be);
     mica_gs_bert_drop(&s->bert, s->be);
+    mica_gs_speaker_drop(&s->speaker, s->be);
     mica_arena_deinit(&s->arena);
     mica_mem_free(s);
 }

@@ -3,7 +3,8 @@
  *     tensors          every width, kernel and count
  *     "config" of the  heads, rates of the vocoder, dilations, sampling rate; where a file has none
  *      checkpoint      (converted ones), the released values, which the kernels confirm
- *     version          322 phones: v1; a speaker vector: v2Pro; 768 channels with it: v2ProPlus
+ *     version          322 phones: v1; a speaker vector: v2Pro; with it 768 channels, the header 06 or
+ *                      the settings' word: v2ProPlus, which differs in sizes alone
  *
  * Upstream tells versions by the size of the file and the digest of its beginning
  * (process_ckpt.py); tensors cannot be mistaken. */
@@ -138,12 +139,15 @@ static void read_settings(mica_gs_synth_config *c, const mica_weights *files)
     memcpy(c->dilations, DILATIONS, sizeof c->dilations);
 }
 
-static void find_version(mica_gs_synth_config *c)
+static void find_version(mica_gs_synth_config *c, const mica_weights *files)
 {
-    c->version = c->phones == PHONES_V1   ? MICA_GS_V1
-                 : c->speaker == 0        ? MICA_GS_V2
-                 : c->channels[0] == PLUS ? MICA_GS_V2PRO_PLUS
-                                          : MICA_GS_V2PRO;
+    const char *said = mica_weights_find_text(files, "config.model.version");
+    const bool is_plus = c->channels[0] == PLUS || strcmp(mica_weights_header(files), "06") == 0 ||
+                         (said && strcmp(said, "v2ProPlus") == 0);
+    c->version = c->phones == PHONES_V1 ? MICA_GS_V1
+                 : c->speaker == 0      ? MICA_GS_V2
+                 : is_plus              ? MICA_GS_V2PRO_PLUS
+                                        : MICA_GS_V2PRO;
 }
 
 static mica_status check(const mica_gs_synth_config *c, const char *path, mica_err *err)
@@ -180,6 +184,6 @@ mica_status mica_gs_synth_config_read(mica_gs_synth_config *c, const mica_weight
     *c = (mica_gs_synth_config){0};
     read_sizes(c, directory);
     read_settings(c, files);
-    find_version(c);
+    find_version(c, files);
     return check(c, mica_weights_path(files), err);
 }
