@@ -1,5 +1,6 @@
-/* test_gpt_sovits_encoders.c - HuBERT, BERT and the speaker network against the reference, from checkpoints of torch and
- * from safetensors. f32: relative L2 1e-5 at every tap; bf16: the bound of the manifest. */
+/* test_gpt_sovits_encoders.c - HuBERT, BERT and the speaker network against the reference, from
+ * checkpoints of torch and from safetensors. f32: relative L2 1e-5 at every tap; bf16: the bound of the
+ * manifest. */
 #include "gpt_sovits_support.h"
 
 #include "base/mem.h"
