@@ -49,22 +49,21 @@ static mica_status check_options(const mica_engine_options *o, mica_err *err)
 
 mica_status api_resolve_device(mica_engine_options *o, mica_err *err)
 {
-    const bool on_gpu = o->precision != MICA_PRECISION_INT8 && o->precision != MICA_PRECISION_FP8;
+    const bool fp8 = o->precision == MICA_PRECISION_FP8, int8 = o->precision == MICA_PRECISION_INT8;
     if (o->device == MICA_DEVICE_CUDA)
         MICA_TRY(mica_backend_cuda_usable(err));
-    if (o->device == MICA_DEVICE_CUDA && !on_gpu)
+    if (o->device == MICA_DEVICE_CUDA && int8)
         return MICA_FAIL(err, MICA_E_UNSUPPORTED,
-                         "precision %s: not there yet on device cuda; use bf16 or f32",
-                         o->precision == MICA_PRECISION_INT8 ? "int8" : "fp8");
+                         "precision int8: not there on device cuda; use fp8, bf16 or f32");
     if (o->device == MICA_DEVICE_AUTO)
-        o->device = on_gpu && mica_backend_cuda_usable(NULL) == MICA_OK ? MICA_DEVICE_CUDA
-                                                                        : MICA_DEVICE_CPU;
+        o->device =
+            !int8 && mica_backend_cuda_usable(NULL) == MICA_OK ? MICA_DEVICE_CUDA : MICA_DEVICE_CPU;
     if (o->vram_limit && o->device == MICA_DEVICE_CPU)
         return MICA_FAIL(
             err, MICA_E_USAGE,
             "a limit of GPU memory (--vram) has no meaning on the CPU; leave it out, or "
             "take device cuda");
-    if (o->precision == MICA_PRECISION_FP8)
+    if (fp8 && o->device == MICA_DEVICE_CPU)
         return MICA_FAIL(err, MICA_E_UNSUPPORTED,
                          "precision fp8: CPUs do not compute in fp8; use int8 or bf16 (fp8 weight "
                          "files work in every precision)");

@@ -149,6 +149,8 @@ static bool begin(mica_backend *be)
     if (mica_backend_failed(be))
         return false;
     be->counters.ops++;
+    be->is_operand = be->next_is_operand;
+    be->next_is_operand = false;
     return true;
 }
 
@@ -270,6 +272,11 @@ void mica_backend_release_pages(mica_backend *be, mica_weight *const *weights, i
 {
     if (be->ops->release_pages)
         be->ops->release_pages(be, weights, count);
+}
+
+void mica_next_is_operand(mica_backend *be)
+{
+    be->next_is_operand = true;
 }
 
 void mica_branch(mica_backend *be, int branch)

@@ -108,9 +108,10 @@ void mica_profile_note(mica_backend *be, const char *what);
 /* Every implementation's struct begins with this one. */
 struct mica_backend {
     const mica_backend_ops *ops;
-    mica_backend_options options; /* threads and precision resolved */
-    mica_dtype act_dtype;         /* what mica_act_tensor makes */
-    bool takes_adapters;          /* `linear` knows mica_weight.adapters */
+    mica_backend_options options;     /* threads and precision resolved */
+    mica_dtype act_dtype;             /* what mica_act_tensor makes */
+    bool is_operand, next_is_operand; /* mica_next_is_operand: of the running operation */
+    bool takes_adapters;              /* `linear` knows mica_weight.adapters */
     mica_backend_counters counters;
     void *route; /* host memory of mica_experts, route_size bytes; grows */
     size_t route_size;

@@ -12,7 +12,8 @@
 
 typedef struct cmp {
     mica_backend *be[2];
-    bool bf16;
+    bool bf16; /* activations of b */
+    bool fp8;  /* b multiplies in fp8 */
     uint64_t random;
     const char *op; /* running */
     char what[160]; /* the case */
@@ -55,8 +56,8 @@ typedef struct cmp_op {
     int cases;           /* per round */
 } cmp_op;
 /* End with name == NULL. */
-extern const cmp_op cmp_row_ops[], cmp_product_ops[], cmp_sequence_ops[], cmp_picture_ops[],
-    cmp_streaming_ops[];
+extern const cmp_op cmp_chain_ops[], cmp_row_ops[], cmp_product_ops[], cmp_sequence_ops[],
+    cmp_picture_ops[], cmp_streaming_ops[];
 
 /* Timings of one backend at Qwen-Image's shapes. */
 void cmp_bench(mica_backend *be);

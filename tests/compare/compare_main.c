@@ -208,7 +208,7 @@ static int usage(void)
 {
     fprintf(stderr, "usage: compare_backends A B [--rounds N] [--seed S] [--op NAME]\n"
                     "       compare_backends --bench A | --bench-pictures A\n"
-                    "A, B: cpu|cuda:f32|bf16[:unfused]\n");
+                    "A, B: cpu|cuda:f32|bf16|fp8[:unfused]\n");
     return 2;
 }
 
@@ -219,9 +219,10 @@ static bool open_named(const char *text, mica_backend **out, bool *bf16)
                               .precision = MICA_PRECISION_F32};
     const char *colon = strchr(text, ':');
     mica_err err = {0};
-    *bf16 = colon && strncmp(colon + 1, "bf16", 4) == 0;
+    const bool fp8 = colon && strncmp(colon + 1, "fp8", 3) == 0;
+    *bf16 = fp8 || (colon && strncmp(colon + 1, "bf16", 4) == 0);
     if (*bf16)
-        o.precision = MICA_PRECISION_BF16;
+        o.precision = fp8 ? MICA_PRECISION_FP8 : MICA_PRECISION_BF16;
     o.ablate_fusion = strstr(text, ":unfused") != NULL;
     if (mica_backend_open(out, &o, &err) == MICA_OK)
         return true;
@@ -290,9 +291,11 @@ int main(int argc, char **argv)
     }
     if (!open_named(names[1], &c.be[1], &c.bf16))
         return 1;
+    c.fp8 = mica_backend_precision(c.be[1]) == MICA_PRECISION_FP8;
     printf("%s against %s\n", mica_backend_name(c.be[1]), mica_backend_name(c.be[0]));
     run_ops(&c, cmp_row_ops, only, rounds);
     run_ops(&c, cmp_product_ops, only, rounds);
+    run_ops(&c, cmp_chain_ops, only, rounds);
     run_ops(&c, cmp_sequence_ops, only, rounds);
     run_ops(&c, cmp_picture_ops, only, rounds);
     run_ops(&c, cmp_streaming_ops, only, rounds);

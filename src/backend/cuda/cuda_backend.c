@@ -29,6 +29,7 @@ static void cuda_close(mica_backend *base)
     mica_cuda_dnn_conv_close(be);
     mica_cuda_lt_close(be);
     mica_cuda_profile_deinit(be);
+    mica_cuda_twin_deinit(be);
     mica_cuda_pool_deinit(be);
     for (int i = 0; i < 2; i++)
         mica_cuda_free(be, be->scratch[i]);
@@ -130,6 +131,22 @@ static mica_status usable(mica_err *err)
     return MICA_OK;
 }
 
+static mica_status check_fp8(mica_err *err)
+{
+    int major = 0;
+    if (!mica_cuda_lt_has_fp8())
+        return MICA_FAIL(err, MICA_E_UNSUPPORTED,
+                         "precision fp8: this build's cuBLAS has no scales per row; CUDA 12.9 has");
+    MICA_TRY(mica_cuda_check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0),
+                             "asking the GPU", err));
+    if (major != 9)
+        return MICA_FAIL(err, MICA_E_UNSUPPORTED,
+                         "precision fp8: products with a scale per row need compute capability "
+                         "9.x (Hopper), this GPU has %d.x; use bf16",
+                         major);
+    return MICA_OK;
+}
+
 static mica_status describe(mica_cuda_backend *be, mica_err *err)
 {
     struct cudaDeviceProp p;
@@ -140,7 +157,10 @@ static mica_status describe(mica_cuda_backend *be, mica_err *err)
         snprintf(attention, sizeof attention, ", cuDNN %d.%d.%d", v / 10000, v / 100 % 100,
                  v % 100);
     snprintf(be->base.name, sizeof be->base.name, "cuda %.40s, %s%s", p.name,
-             be->bf16 ? "bf16" : "f32", attention);
+             be->fp8    ? "fp8"
+             : be->bf16 ? "bf16"
+                        : "f32",
+             attention);
     return MICA_OK;
 }
 
@@ -163,10 +183,11 @@ static mica_status cuda_open(mica_backend **out, const mica_backend_options *opt
 {
     *out = NULL;
     MICA_TRY(usable(err));
-    if (options->precision == MICA_PRECISION_INT8 || options->precision == MICA_PRECISION_FP8)
+    if (options->precision == MICA_PRECISION_INT8)
         return MICA_FAIL(err, MICA_E_UNSUPPORTED,
-                         "precision %s is not there yet on device cuda; use bf16",
-                         options->precision == MICA_PRECISION_INT8 ? "int8" : "fp8");
+                         "precision int8 is not there on device cuda; use bf16 or fp8");
+    if (options->precision == MICA_PRECISION_FP8)
+        MICA_TRY(check_fp8(err));
     mica_cuda_backend *be = mica_mem_calloc(1, sizeof *be);
     if (!be)
         return MICA_FAIL(err, MICA_E_NOMEM, "the CUDA backend could not be allocated");
@@ -174,7 +195,8 @@ static mica_status cuda_open(mica_backend **out, const mica_backend_options *opt
     be->base.options = *options;
     if (options->precision == MICA_PRECISION_AUTO)
         be->base.options.precision = MICA_PRECISION_BF16;
-    be->bf16 = be->base.options.precision == MICA_PRECISION_BF16;
+    be->fp8 = be->base.options.precision == MICA_PRECISION_FP8;
+    be->bf16 = be->fp8 || be->base.options.precision == MICA_PRECISION_BF16;
     be->base.act_dtype = be->bf16 ? MICA_DTYPE_BF16 : MICA_DTYPE_F32;
     be->fuse = !options->ablate_fusion;
     const mica_status st = open_parts(be, err);

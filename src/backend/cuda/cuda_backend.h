@@ -21,9 +21,10 @@
  * counted in base.counters.allocations. Operations and a capture of the stream into a CUDA graph
  * are compatible once weights and plans exist; embed_rows and uploads belong outside of it.
  *
- *     precision   activations   products                   refused
- *     f32         f32           f32 sums, TF32 off         int8, fp8
+ *     precision   activations   products                                      refused
+ *     f32         f32           f32 sums, TF32 off                            int8
  *     bf16        bf16          bf16 operands, f32 sums
+ *     fp8         bf16          e4m3 operands where weights allow, f32 sums   below capability 9.0
  *
  * The device is the first one that CUDA shows this process. */
 #ifndef MICA_BACKEND_CUDA_BACKEND_H
@@ -79,6 +80,14 @@ typedef struct mica_cuda_window {
     cudaEvent_t used;       /* by operations: may be written over */
 } mica_cuda_window;
 
+/* An operand in fp8, see cuda_fp8.c. */
+typedef struct mica_cuda_twin {
+    mica_cuda_view of; /* whose rows it holds */
+    uint64_t op;       /* the last operation that wrote or read it */
+    void *memory;      /* rows, then scales */
+    size_t size;
+} mica_cuda_twin;
+
 typedef struct mica_cuda_backend {
     mica_backend base;
     mica_cuda_device *device;
@@ -93,6 +102,10 @@ typedef struct mica_cuda_backend {
     cudaStream_t copies; /* weights on their way to the device, beside the operations */
     bool bf16;           /* type of activations and operands; else f32 */
     bool fuse;           /* false: epilogues as passes of their own (ablation) */
+
+    bool bf16; /* type of activations and operands; else f32 */
+    bool fp8;  /* linears in fp8 where they may be (cuda_fp8.c); bf16 is true as well */
+    bool fuse; /* false: epilogues as passes of their own (ablation) */
     mica_cuda_lt *lt;
     mica_cuda_sdpa *sdpa;
     mica_cuda_dnn_conv *conv;
@@ -110,6 +123,8 @@ typedef struct mica_cuda_backend {
     mica_cuda_window windows[MICA_CUDA_WINDOWS];
     bool streaming; /* some blocks do not fit: their weights move in every pass */
     uint64_t moves; /* grows when a weight's address may have changed: captured graphs are void */
+
+    mica_cuda_twin twins[2]; /* per branch */
 } mica_cuda_backend;
 
 static inline mica_cuda_backend *mica_cuda_from(mica_backend *be)
@@ -186,6 +201,11 @@ typedef enum mica_cuda_form {
     MICA_CUDA_FORM_CONV,       /* [O][KY][KX][C] as such a matrix, rows of zeros up to 8 outputs */
     MICA_CUDA_FORM_F32,        /* [1][n] f32: vectors for own kernels */
     MICA_CUDA_FORM_BF16        /* [1][n] bf16: biases for cuBLASLt's epilogue */
+
+        MICA_CUDA_FORM_FP8, /* [rows][cols] in e4m3, then a scale per row in f32, 256-byte aligned */
+    MICA_CUDA_FORM_CONV,    /* [O][KY][KX][C] as such a matrix */
+    MICA_CUDA_FORM_F32,     /* [1][n] f32: vectors for own kernels */
+    MICA_CUDA_FORM_BF16     /* [1][n] bf16: biases for cuBLASLt's epilogue */
 } mica_cuda_form;
 
 /* The weight on the device in the form asked for, uploaded at first use. Valid until this
@@ -252,14 +272,30 @@ typedef struct mica_cuda_gemm {
     int64_t lda, ldb, ldc, ldd;
     int batch;
     int64_t a_step, b_step, d_step;
-    const void *bias; /* [m] of d_type, added by the epilogue; NULL: none */
-    bool gelu;        /* tanh-GELU behind the bias */
+    const void *bias;               /* [m] of d_type, added by the epilogue; NULL: none */
+    bool gelu;                      /* tanh-GELU behind the bias */
+    const float *a_scale, *b_scale; /* of e4m3: [m] and [n], one per row of the operands */
 } mica_cuda_gemm;
 
 mica_status mica_cuda_lt_open(mica_cuda_backend *be, mica_err *err);
+bool mica_cuda_lt_has_fp8(void); /* this build's library knows scales per row */
 void mica_cuda_lt_close(mica_cuda_backend *be);
 mica_status mica_cuda_gemm_run(mica_cuda_backend *be, const mica_cuda_gemm *g, const char *name,
                                mica_err *err);
+
+/* Whether the library has an algorithm for it; g's pointers are not read. */
+bool mica_cuda_gemm_exists(mica_cuda_backend *be, const mica_cuda_gemm *g);
+
+/* ------------------------------------------------------------------- fp8 -- */
+
+/* Where an operation may leave `of` in fp8 for the linears behind it, and the scales of its rows;
+ * *q NULL: it may not. Stays valid until the next one is opened in this branch. */
+mica_status mica_cuda_twin_open(mica_cuda_backend *be, const mica_cuda_view *of, uint8_t **q,
+                                float **scale, mica_err *err);
+void mica_cuda_twin_deinit(mica_cuda_backend *be);
+bool mica_cuda_fp8_fits(const mica_cuda_backend *be, const mica_linear_args *args);
+mica_status mica_cuda_linear_fp8(mica_cuda_backend *be, const mica_linear_args *args,
+                                 mica_err *err);
 
 /* y = epilogue(x w^T) for `rows` rows of x (any even view) with a prepared matrix; shared by
  * linears and convolutions. The scratch block is taken by the caller, mica_cuda_product_scratch

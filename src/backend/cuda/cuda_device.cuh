@@ -10,6 +10,7 @@
 #include "backend/cuda/cuda_kernels.h"
 
 #include <cuda_bf16.h>
+#include <cuda_fp8.h>
 #include <math.h>
 
 #define BLOCK 256
@@ -98,6 +99,34 @@ static __device__ __forceinline__ void load_vector(const float *p, int64_t i, fl
 #pragma unroll
     for (int k = 0; k < V; k++)
         v[k] = p ? __ldg(p + i + k) : other;
+}
+
+/* -------------------------------------------------------- bf16 and fp8 x 8 -- */
+
+static __device__ __forceinline__ void unpack(const uint4 &raw, float (&v)[8])
+{
+    const uint32_t w[4] = {raw.x, raw.y, raw.z, raw.w};
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        v[2 * k] = __uint_as_float(w[k] << 16);
+        v[2 * k + 1] = __uint_as_float(w[k] & 0xffff0000u);
+    }
+}
+
+#define FP8_LARGEST 448.0f /* of e4m3 */
+
+/* e4m3 of v * inverse. */
+static __device__ __forceinline__ uint2 pack_fp8(const float (&v)[8], float inverse)
+{
+    uint32_t w[2];
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        const float2 a = make_float2(v[4 * h] * inverse, v[4 * h + 1] * inverse);
+        const float2 b = make_float2(v[4 * h + 2] * inverse, v[4 * h + 3] * inverse);
+        w[h] = (uint32_t)__nv_cvt_float2_to_fp8x2(a, __NV_SATFINITE, __NV_E4M3) |
+               (uint32_t)__nv_cvt_float2_to_fp8x2(b, __NV_SATFINITE, __NV_E4M3) << 16;
+    }
+    return make_uint2(w[0], w[1]);
 }
 
 /* Quotient and rest. A 64-bit division is some 70 instructions, a 32-bit one 20; nearly all fit. */

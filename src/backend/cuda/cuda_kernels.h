@@ -60,7 +60,12 @@ typedef struct mica_cuda_norm_args {
     const float *w, *scale, *shift; /* [n] on the device, or NULL */
     float eps;
     mica_cuda_act act;
+    uint8_t *q;     /* also y in fp8, rows q_ld apart, and its scales; NULL: not */
+    float *q_scale; /* [rows] */
+    int64_t q_ld;   /* n, a multiple of 16 */
 } mica_cuda_norm_args;
+/* Whether mica_cuda_norm can write q for these arguments. */
+bool mica_cuda_norm_quantizes(const mica_cuda_norm_args *args);
 cudaError_t mica_cuda_norm(const mica_cuda_norm_args *args, cudaStream_t stream);
 
 typedef struct mica_cuda_rope_args {
@@ -183,6 +188,37 @@ bool mica_cuda_channel_map(const mica_cuda_view *x, const float *scale, const fl
 /* mica_cuda_double of pixels of so many bytes. */
 bool mica_cuda_double_pixels(const void *x, void *y, int Y, int X, int64_t pixel_bytes,
                              cudaStream_t stream, cudaError_t *error);
+
+/* Rows in fp8 (e4m3) with a scale each; cuda_quantize.cu. Views are wide, ld is a multiple of 16 and at
+ * most MICA_CUDA_QUANTIZE_MOST. */
+#define MICA_CUDA_QUANTIZE_MOST 16384
+typedef enum mica_cuda_operand {
+    MICA_CUDA_OPERAND_PLAIN,     /* x */
+    MICA_CUDA_OPERAND_ACTIVATED, /* tanh-GELU(x + bias) */
+    MICA_CUDA_OPERAND_SWIGLU     /* silu(x) * up */
+} mica_cuda_operand;
+typedef struct mica_cuda_quantize_args {
+    mica_cuda_operand kind;
+    mica_cuda_view x, up;
+    const float *bias; /* [n] or NULL */
+    mica_cuda_view y;  /* the numbers themselves as well; data NULL: not. May be x or up */
+    uint8_t *q;        /* [rows][ld], zeros behind n */
+    float *scale;      /* [rows] */
+    int64_t ld;
+} mica_cuda_quantize_args;
+cudaError_t mica_cuda_quantize(const mica_cuda_quantize_args *args, cudaStream_t stream);
+
+/* Rows of a weight of any float type; e4m3 is kept as it is. given: scales of the source, one per row. */
+typedef struct mica_cuda_quantize_weight_args {
+    const void *src;
+    mica_cuda_type src_type;
+    int64_t rows, cols, ld;
+    const float *given;
+    uint8_t *q;
+    float *scale;
+} mica_cuda_quantize_weight_args;
+cudaError_t mica_cuda_quantize_weight(const mica_cuda_quantize_weight_args *args,
+                                      cudaStream_t stream);
 
 /* p[b][i][:] = softmax(scale * s[b][i][0..visible)), zeros behind, for i in [0, rows).
  * visible = M, or with causal min(M, first + i + M - L + 1). A row that sees nothing is zero. */

@@ -18,6 +18,9 @@
 #include <stdio.h>
 #include <string.h>
 
+/* CUDA 12.9 */
+#define MICA_CUDA_HAS_ROW_SCALES (CUBLAS_VERSION >= 120900)
+
 #define WORKSPACE ((size_t)32 << 20) /* what cuBLAS itself takes on Hopper */
 
 /* Compared as bytes: zeroed before it is filled. */
@@ -31,6 +34,7 @@ typedef struct plan {
     cublasLtMatmulDesc_t desc;
     cublasLtMatrixLayout_t a, b, c, d;
     cublasLtMatmulAlgo_t algo;
+    cublasStatus_t status; /* not success: there is no algorithm for the key */
 } plan;
 
 struct mica_cuda_lt {
@@ -50,7 +54,7 @@ static mica_status check(cublasStatus_t status, const char *name, const char *wh
 
 static cudaDataType data_type(int32_t t)
 {
-    return t == MICA_CUDA_BF16 ? CUDA_R_16BF : CUDA_R_32F;
+    return t == MICA_CUDA_BF16 ? CUDA_R_16BF : t == MICA_CUDA_F8_E4M3 ? CUDA_R_8F_E4M3 : CUDA_R_32F;
 }
 
 mica_status mica_cuda_lt_open(mica_cuda_backend *be, mica_err *err)
@@ -63,6 +67,11 @@ mica_status mica_cuda_lt_open(mica_cuda_backend *be, mica_err *err)
         MICA_TRY(
             mica_cuda_alloc(be, WORKSPACE, "cuBLASLt's workspace", &be->lt->workspace[i], err));
     return MICA_OK;
+}
+
+bool mica_cuda_lt_has_fp8(void)
+{
+    return MICA_CUDA_HAS_ROW_SCALES;
 }
 
 /* ------------------------------------------------------------------ plans -- */
@@ -147,6 +156,37 @@ static cublasStatus_t make_layout(cublasLtMatrixLayout_t *out, int32_t type, int
                                             &step, sizeof step);
 }
 
+/* A scale per row of both operands, and sums of 14 bits between those of 32. */
+static cublasStatus_t set_scaling(cublasLtMatmulDesc_t desc)
+{
+#if MICA_CUDA_HAS_ROW_SCALES
+    const int32_t mode = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+    const int8_t fast = 1;
+    cublasStatus_t st =
+        cublasLtMatmulDescSetAttribute(desc, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &mode, sizeof mode);
+    if (st == CUBLAS_STATUS_SUCCESS)
+        st = cublasLtMatmulDescSetAttribute(desc, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &mode,
+                                            sizeof mode);
+    if (st == CUBLAS_STATUS_SUCCESS)
+        st = cublasLtMatmulDescSetAttribute(desc, CUBLASLT_MATMUL_DESC_FAST_ACCUM, &fast,
+                                            sizeof fast);
+    return st;
+#else
+    (void)desc;
+    return CUBLAS_STATUS_NOT_SUPPORTED;
+#endif
+}
+
+static cublasStatus_t set_scales(cublasLtMatmulDesc_t desc, const float *a, const float *b)
+{
+    const cublasStatus_t st =
+        cublasLtMatmulDescSetAttribute(desc, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &a, sizeof a);
+    return st == CUBLAS_STATUS_SUCCESS
+               ? cublasLtMatmulDescSetAttribute(desc, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &b,
+                                                sizeof b)
+               : st;
+}
+
 static cublasStatus_t make_desc(plan *p)
 {
     const plan_key *k = &p->key;
@@ -157,7 +197,7 @@ static cublasStatus_t make_desc(plan *p)
     if (st == CUBLAS_STATUS_SUCCESS)
         st = cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &k->epilogue,
                                             sizeof k->epilogue);
-    return st;
+    return st == CUBLAS_STATUS_SUCCESS && k->type == MICA_CUDA_F8_E4M3 ? set_scaling(p->desc) : st;
 }
 
 static cublasStatus_t make_layouts(plan *p)
@@ -201,38 +241,70 @@ static cublasStatus_t choose_algorithm(mica_cuda_lt *lt, plan *p)
     return st;
 }
 
-static mica_status plan_get(mica_cuda_backend *be, const plan_key *key, const void *bias,
-                            const char *name, plan **out, mica_err *err)
+/* What a plan is made with; its pointers only tell the heuristics what there will be. */
+static cublasStatus_t build(mica_cuda_lt *lt, plan *p, const mica_cuda_gemm *g)
 {
-    mica_cuda_lt *lt = be->lt;
-    MICA_TRY(grow(lt, err));
-    plan **place = find(lt->plans, lt->capacity, key);
-    *out = *place;
-    if (*place)
-        return MICA_OK;
-    plan *p = mica_mem_calloc(1, sizeof *p);
-    if (!p)
-        return MICA_FAIL(err, MICA_E_NOMEM, "no memory for a plan of a product");
-    be->base.counters.allocations++;
-    p->key = *key;
     cublasStatus_t st = make_desc(p);
-    if (st == CUBLAS_STATUS_SUCCESS && bias)
-        st = cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias,
-                                            sizeof bias);
+    if (st == CUBLAS_STATUS_SUCCESS && g->bias)
+        st = cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &g->bias,
+                                            sizeof g->bias);
+    if (st == CUBLAS_STATUS_SUCCESS && g->a_scale)
+        st = set_scales(p->desc, g->a_scale, g->b_scale);
     if (st == CUBLAS_STATUS_SUCCESS)
         st = make_layouts(p);
-    if (st == CUBLAS_STATUS_SUCCESS)
-        st = choose_algorithm(lt, p);
-    if (st != CUBLAS_STATUS_SUCCESS) {
-        plan_free(p);
-        char what[160];
-        snprintf(what, sizeof what, "plan a product of %lld x %lld x %lld", (long long)key->m,
-                 (long long)key->n, (long long)key->k);
-        return check(st, name, what, err);
+    return st == CUBLAS_STATUS_SUCCESS ? choose_algorithm(lt, p) : st;
+}
+
+static void key_of(const mica_cuda_gemm *g, plan_key *key)
+{
+    memset(key, 0, sizeof *key);
+    key->m = g->m;
+    key->n = g->n;
+    key->k = g->k;
+    key->lda = g->lda;
+    key->ldb = g->ldb;
+    key->ldc = g->c ? g->ldc : g->ldd;
+    key->ldd = g->ldd;
+    key->batch = MICA_MAX(g->batch, 1);
+    key->a_step = key->batch > 1 ? g->a_step : 0;
+    key->b_step = key->batch > 1 ? g->b_step : 0;
+    key->d_step = key->batch > 1 ? g->d_step : 0;
+    key->transpose_a = g->transpose_a;
+    key->type = (int32_t)g->type;
+    key->d_type = (int32_t)g->d_type;
+    key->add_c = g->c != NULL;
+    key->epilogue = g->bias ? (g->gelu ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_BIAS)
+                            : (g->gelu ? CUBLASLT_EPILOGUE_GELU : CUBLASLT_EPILOGUE_DEFAULT);
+}
+
+/* The plan of g's key, which may say that there is none. */
+static mica_status plan_get(mica_cuda_backend *be, const mica_cuda_gemm *g, plan **out,
+                            mica_err *err)
+{
+    mica_cuda_lt *lt = be->lt;
+    plan_key key;
+    key_of(g, &key);
+    MICA_TRY(grow(lt, err));
+    plan **place = find(lt->plans, lt->capacity, &key);
+    if (!*place) {
+        plan *p = mica_mem_calloc(1, sizeof *p);
+        if (!p)
+            return MICA_FAIL(err, MICA_E_NOMEM, "no memory for a plan of a product");
+        be->base.counters.allocations++;
+        p->key = key;
+        p->status = build(lt, p, g);
+        *place = p;
+        lt->count++;
     }
-    *place = *out = p;
-    lt->count++;
+    *out = *place;
     return MICA_OK;
+}
+
+bool mica_cuda_gemm_exists(mica_cuda_backend *be, const mica_cuda_gemm *g)
+{
+    plan *p = NULL;
+    mica_err ignored;
+    return plan_get(be, g, &p, &ignored) == MICA_OK && p->status == CUBLAS_STATUS_SUCCESS;
 }
 
 /* -------------------------------------------------------------------- run -- */
@@ -240,31 +312,20 @@ static mica_status plan_get(mica_cuda_backend *be, const plan_key *key, const vo
 mica_status mica_cuda_gemm_run(mica_cuda_backend *be, const mica_cuda_gemm *g, const char *name,
                                mica_err *err)
 {
-    plan_key key;
     plan *p = NULL;
-    memset(&key, 0, sizeof key);
-    key.m = g->m;
-    key.n = g->n;
-    key.k = g->k;
-    key.lda = g->lda;
-    key.ldb = g->ldb;
-    key.ldc = g->c ? g->ldc : g->ldd;
-    key.ldd = g->ldd;
-    key.batch = MICA_MAX(g->batch, 1);
-    key.a_step = key.batch > 1 ? g->a_step : 0;
-    key.b_step = key.batch > 1 ? g->b_step : 0;
-    key.d_step = key.batch > 1 ? g->d_step : 0;
-    key.transpose_a = g->transpose_a;
-    key.type = (int32_t)g->type;
-    key.d_type = (int32_t)g->d_type;
-    key.add_c = g->c != NULL;
-    key.epilogue = g->bias ? (g->gelu ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_BIAS)
-                           : (g->gelu ? CUBLASLT_EPILOGUE_GELU : CUBLASLT_EPILOGUE_DEFAULT);
-    MICA_TRY(plan_get(be, &key, g->bias, name, &p, err));
+    MICA_TRY(plan_get(be, g, &p, err));
+    if (p->status != CUBLAS_STATUS_SUCCESS) {
+        char what[160];
+        snprintf(what, sizeof what, "plan a product of %lld x %lld x %lld", (long long)g->m,
+                 (long long)g->n, (long long)g->k);
+        return check(p->status, name, what, err);
+    }
     if (g->bias)
         MICA_TRY(check(cublasLtMatmulDescSetAttribute(p->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER,
                                                       &g->bias, sizeof g->bias),
                        name, "set the bias", err));
+    if (g->a_scale)
+        MICA_TRY(check(set_scales(p->desc, g->a_scale, g->b_scale), name, "set the scales", err));
     const float alpha = 1.0f, beta = g->c ? 1.0f : 0.0f;
     return check(cublasLtMatmul(be->lt->handle, p->desc, &alpha, g->a, p->a, g->b, p->b, &beta,
                                 g->c ? g->c : g->d, p->c, g->d, p->d, &p->algo,
@@ -274,10 +335,13 @@ mica_status mica_cuda_gemm_run(mica_cuda_backend *be, const mica_cuda_gemm *g, c
 
 /* ------------------------------------------------------------------- peak -- */
 
-/* Random bf16 numbers, also as the upper halves of f32 ones: products of constants draw less power
- * and run faster than any real work. */
-static mica_status fill_random(mica_cuda_backend *be, uint8_t *to, size_t size, mica_err *err)
+/* Random numbers of the type (bf16 ones are the upper halves of f32 ones): products of constants draw
+ * less power and run faster than any real work. */
+static mica_status fill_random(mica_cuda_backend *be, mica_cuda_type type, uint8_t *to, size_t size,
+                               mica_err *err)
 {
+    const uint16_t free_bits = type == MICA_CUDA_F8_E4M3 ? 0x8787 : 0x80ff;
+    const uint16_t set_bits = type == MICA_CUDA_F8_E4M3 ? 0x2828 : 0x3e00; /* +-[0.125, 0.5) */
     void *host;
     uint32_t r = 0x9e3779b9u;
     MICA_TRY(mica_cuda_stage_open(be, &host, err));
@@ -285,7 +349,7 @@ static mica_status fill_random(mica_cuda_backend *be, uint8_t *to, size_t size, 
         r ^= r << 13;
         r ^= r >> 17;
         r ^= r << 5;
-        ((uint16_t *)host)[i] = (uint16_t)((r & 0x80ff) | 0x3e00); /* +-[0.125, 0.5) */
+        ((uint16_t *)host)[i] = (uint16_t)((r & free_bits) | set_bits);
     }
     for (size_t done = 0; done < size; done += MICA_CUDA_STAGE_SIZE)
         MICA_TRY(mica_cuda_check(cudaMemcpyAsync(to + done, host,
@@ -311,8 +375,11 @@ mica_status mica_cuda_op_measure_peak(mica_backend *base, mica_precision precisi
 {
     mica_cuda_backend *be = mica_cuda_from(base);
     enum { N = 8192, ROUNDS = 20 };
-    const mica_cuda_type type = precision == MICA_PRECISION_F32 ? MICA_CUDA_F32 : MICA_CUDA_BF16;
-    const size_t size = (size_t)N * N * mica_cuda_type_size(type);
+    const mica_cuda_type type = precision == MICA_PRECISION_F32   ? MICA_CUDA_F32
+                                : precision == MICA_PRECISION_FP8 ? MICA_CUDA_F8_E4M3
+                                                                  : MICA_CUDA_BF16;
+    const bool fp8 = type == MICA_CUDA_F8_E4M3;
+    const size_t size = (size_t)N * N * MICA_MAX(mica_cuda_type_size(type), (size_t)2);
     void *memory = NULL;
     cudaEvent_t start = NULL, end = NULL;
     MICA_TRY(mica_cuda_alloc(be, 3 * size, "measuring the matrix-product rate", &memory, err));
@@ -322,14 +389,17 @@ mica_status mica_cuda_op_measure_peak(mica_backend *base, mica_precision precisi
                               .k = N,
                               .transpose_a = true,
                               .type = type,
-                              .d_type = type,
+                              .d_type = fp8 ? MICA_CUDA_BF16 : type,
+                              .a_scale = fp8 ? (const float *)(void *)(at + size) : NULL,
+                              .b_scale = fp8 ? (const float *)(void *)(at + size) : NULL,
                               .a = at,
                               .b = at + size,
                               .d = at + 2 * size,
                               .lda = N,
                               .ldb = N,
                               .ldd = N};
-    mica_status st = fill_random(be, at, 2 * size, err);
+    /* Scales of fp8: any numbers that are finite will do. */
+    mica_status st = fill_random(be, type, at, 2 * size, err);
     if (!st)
         st = mica_cuda_check(cudaEventCreate(&start), "creating an event", err);
     if (!st)

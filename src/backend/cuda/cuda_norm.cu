@@ -76,19 +76,30 @@ template <int V, int G> static __global__ void norm_kernel(const mica_cuda_norm_
 
 /* ------------------------------------------------------- rows in registers -- */
 
-static __device__ __forceinline__ void unpack(const uint4 &raw, float (&v)[8])
+/* The row in fp8, from its results in bf16 (raw) of which the lane's own largest is given. */
+template <int N>
+static __device__ __forceinline__ void quantize_row(const mica_cuda_norm_args &a, int64_t row,
+                                                    int first, float largest, const uint4 (&raw)[N])
 {
-    const uint32_t w[4] = {raw.x, raw.y, raw.z, raw.w};
 #pragma unroll
-    for (int k = 0; k < 4; k++) {
-        v[2 * k] = __uint_as_float(w[k] << 16);
-        v[2 * k + 1] = __uint_as_float(w[k] & 0xffff0000u);
+    for (int step = 16; step > 0; step >>= 1)
+        largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, step));
+    largest = fmaxf(largest, 1e-30f);
+    if (first == 0)
+        a.q_scale[row] = largest / FP8_LARGEST;
+#pragma unroll
+    for (int j = 0; j < N; j++) {
+        float v[8];
+        unpack(raw[j], v);
+        if (first + j * 256 < a.x.n)
+            *(uint2 *)(a.q + row * a.q_ld + first + j * 256) = pack_fp8(v, FP8_LARGEST / largest);
     }
 }
 
 /* N: 8-element pieces per lane; a piece beyond the row is left out. SILU is a parameter: with a choice of
  * activations at each of 96 places the code leaves the instruction cache (96 us instead of 22). */
-template <int N, bool SILU> static __global__ void norm_warp_kernel(const mica_cuda_norm_args a)
+template <int N, bool SILU, bool FP8>
+static __global__ void norm_warp_kernel(const mica_cuda_norm_args a)
 {
     const int64_t row = (int64_t)blockIdx.x * (BLOCK / 32) + threadIdx.x / 32;
     const int first = (int)(threadIdx.x % 32) * 8, n = (int)a.x.n;
@@ -101,7 +112,7 @@ template <int N, bool SILU> static __global__ void norm_warp_kernel(const mica_c
 #pragma unroll
     for (int j = 0; j < N; j++)
         raw[j] = first + j * 256 < n ? x[(first + j * 256) / 8] : make_uint4(0, 0, 0, 0);
-    float sum = 0.0f, mean = 0.0f, factor;
+    float sum = 0.0f, mean = 0.0f, factor, largest = 0.0f;
 #pragma unroll
     for (int j = 0; j < N; j++) {
         float v[8];
@@ -153,24 +164,44 @@ template <int N, bool SILU> static __global__ void norm_warp_kernel(const mica_c
             }
         }
         store<8>(a.y.data, a.y.type, y_at + i, v);
+        if (FP8) {
+#pragma unroll
+            for (int k = 0; k < 8; k++)
+                largest = fmaxf(largest, fabsf(v[k]));
+            store<8>(&raw[j], MICA_CUDA_BF16, 0, v);
+        }
     }
+    if (FP8)
+        quantize_row<N>(a, row, first, largest, raw);
 }
 
-template <bool SILU>
+template <bool SILU, bool FP8>
 static void launch_norm_warp(const mica_cuda_norm_args *args, cudaStream_t stream)
 {
     const unsigned blocks = (unsigned)((args->x.rows + BLOCK / 32 - 1) / (BLOCK / 32));
     const int64_t n = args->x.n;
     if (n <= 512)
-        norm_warp_kernel<2, SILU><<<blocks, BLOCK, 0, stream>>>(*args);
+        norm_warp_kernel<2, SILU, FP8><<<blocks, BLOCK, 0, stream>>>(*args);
     else if (n <= 1024)
-        norm_warp_kernel<4, SILU><<<blocks, BLOCK, 0, stream>>>(*args);
+        norm_warp_kernel<4, SILU, FP8><<<blocks, BLOCK, 0, stream>>>(*args);
     else if (n <= 2048)
-        norm_warp_kernel<8, SILU><<<blocks, BLOCK, 0, stream>>>(*args);
+        norm_warp_kernel<8, SILU, FP8><<<blocks, BLOCK, 0, stream>>>(*args);
     else if (n <= 3072)
-        norm_warp_kernel<12, SILU><<<blocks, BLOCK, 0, stream>>>(*args);
+        norm_warp_kernel<12, SILU, FP8><<<blocks, BLOCK, 0, stream>>>(*args);
     else
-        norm_warp_kernel<16, SILU><<<blocks, BLOCK, 0, stream>>>(*args);
+        norm_warp_kernel<16, SILU, FP8><<<blocks, BLOCK, 0, stream>>>(*args);
+}
+
+static bool fits_warp(const mica_cuda_norm_args *args)
+{
+    return args->x.wide && args->y.wide && args->x.type == MICA_CUDA_BF16 && args->x.n <= 4096 &&
+           (args->act == MICA_CUDA_ACT_NONE || args->act == MICA_CUDA_ACT_SILU);
+}
+
+extern "C" bool mica_cuda_norm_quantizes(const mica_cuda_norm_args *args)
+{
+    return fits_warp(args) && args->y.type == MICA_CUDA_BF16 && args->x.n % 16 == 0 &&
+           args->act == MICA_CUDA_ACT_NONE;
 }
 
 extern "C" cudaError_t mica_cuda_norm(const mica_cuda_norm_args *args, cudaStream_t stream)
@@ -178,12 +209,12 @@ extern "C" cudaError_t mica_cuda_norm(const mica_cuda_norm_args *args, cudaStrea
     const bool wide = args->x.wide && args->y.wide;
     const bool warp = args->x.n <= 1024;
     const int64_t blocks = warp ? (args->x.rows + BLOCK / 32 - 1) / (BLOCK / 32) : args->x.rows;
-    if (wide && args->x.type == MICA_CUDA_BF16 && args->x.n <= 4096 &&
-        args->act == MICA_CUDA_ACT_SILU)
-        launch_norm_warp<true>(args, stream);
-    else if (wide && args->x.type == MICA_CUDA_BF16 && args->x.n <= 4096 &&
-             args->act == MICA_CUDA_ACT_NONE)
-        launch_norm_warp<false>(args, stream);
+    if (args->q)
+        launch_norm_warp<false, true>(args, stream);
+    else if (fits_warp(args) && args->act == MICA_CUDA_ACT_SILU)
+        launch_norm_warp<true, false>(args, stream);
+    else if (fits_warp(args))
+        launch_norm_warp<false, false>(args, stream);
     else if (wide && warp)
         norm_kernel<8, 32><<<(unsigned)blocks, BLOCK, 0, stream>>>(*args);
     else if (wide)

@@ -266,6 +266,12 @@ static void gather_row(const mica_cuda_prepared *p, int64_t row, uint8_t *to)
                        size);
 }
 
+/* Where the scales of an fp8 form begin, behind its rows. */
+static size_t scales_at(const mica_cuda_prepared *p)
+{
+    return mica_cuda_align((size_t)(p->rows * p->ld));
+}
+
 /* Rows [first, first + count) through one slot. */
 static mica_status upload_part(mica_cuda_backend *be, const mica_cuda_prepared *p, int64_t first,
                                int64_t count, mica_err *err)
@@ -282,7 +288,7 @@ static mica_status upload_part(mica_cuda_backend *be, const mica_cuda_prepared *
         gather_row(p, first + r, (uint8_t *)host + (size_t)r * row_size);
     for (int64_t r = 0; scaled && r < count; r++)
         ((float *)(void *)((uint8_t *)host + raw))[r] = mica_cuda_weight_scale(w, first + r);
-    const bool convert = scaled || !plain;
+    const bool convert = scaled || !plain || p->form == MICA_CUDA_FORM_FP8;
     const size_t bytes = scaled ? raw + (size_t)count * sizeof(float) : row_size * (size_t)count;
     MICA_TRY(mica_cuda_check(cudaMemcpyAsync(convert ? be->stage_dev : to, host, bytes,
                                              cudaMemcpyHostToDevice, be->copies),
@@ -290,15 +296,28 @@ static mica_status upload_part(mica_cuda_backend *be, const mica_cuda_prepared *
     MICA_TRY(mica_cuda_stage_close_on(be, be->copies, err));
     if (!convert)
         return MICA_OK;
-    const mica_cuda_convert_args args = {
-        .src = be->stage_dev,
-        .src_type = type,
-        .dst_type = p->type,
-        .rows = count,
-        .cols = p->cols,
-        .ld = p->ld,
-        .scale = scaled ? (const float *)(void *)((uint8_t *)be->stage_dev + raw) : NULL,
-        .dst = to};
+    const float *scale = scaled ? (const float *)(void *)((uint8_t *)be->stage_dev + raw) : NULL;
+    if (p->form == MICA_CUDA_FORM_FP8) {
+        float *scales = (float *)(void *)((uint8_t *)p->data + scales_at(p));
+        const mica_cuda_quantize_weight_args q = {.src = be->stage_dev,
+                                                  .src_type = type,
+                                                  .rows = count,
+                                                  .cols = p->cols,
+                                                  .ld = p->ld,
+                                                  .given = scale,
+                                                  .q = to,
+                                                  .scale = scales + first};
+        return mica_cuda_check(mica_cuda_quantize_weight(&q, be->copies), "quantising a weight",
+                               err);
+    }
+    const mica_cuda_convert_args args = {.src = be->stage_dev,
+                                         .src_type = type,
+                                         .dst_type = p->type,
+                                         .rows = count,
+                                         .cols = p->cols,
+                                         .ld = p->ld,
+                                         .scale = scale,
+                                         .dst = to};
     return mica_cuda_check(mica_cuda_convert(&args, be->copies), "converting a weight", err);
 }
 
@@ -343,12 +362,13 @@ static mica_status describe_form(mica_cuda_prepared *p, const char *name, mica_e
     const int64_t count = mica_tensor_count(w);
     char text[96];
     bool fits = mica_dtype_get(w->dtype)->is_float;
-    if (p->form == MICA_CUDA_FORM_MATRIX || p->form == MICA_CUDA_FORM_CONV) {
+    if (p->form == MICA_CUDA_FORM_MATRIX || p->form == MICA_CUDA_FORM_FP8 ||
+        p->form == MICA_CUDA_FORM_CONV) {
         fits = fits &&
                (p->form == MICA_CUDA_FORM_CONV ? w->ndim == 4 : w->ndim == 2 && w->stride_[1] == 1);
         p->rows = w->shape_[0];
         p->cols = p->rows > 0 ? count / p->rows : 0;
-        p->ld = mica_cuda_round8(p->cols);
+        p->ld = p->form == MICA_CUDA_FORM_FP8 ? p->cols : mica_cuda_round8(p->cols);
     } else { /* a vector; with a scale per row every element is a row */
         fits = fits && mica_tensor_is_contiguous(w);
         p->rows = w->scale.data && w->scale.per_row ? count : 1;
@@ -375,8 +395,10 @@ static mica_status fill(mica_cuda_backend *be, mica_weight *w, mica_cuda_prepare
     MICA_TRY(describe_form(p, name_of(w), err));
     const size_t row = (size_t)p->ld * mica_cuda_type_size(p->type), used = (size_t)p->rows * row;
     p->size = p->form == MICA_CUDA_FORM_CONV ? (size_t)mica_cuda_round8(p->rows) * row : used;
+    if (p->form == MICA_CUDA_FORM_FP8)
+        p->size = scales_at(p) + (size_t)p->rows * sizeof(float);
     MICA_TRY(place(be, w, p, err));
-    if (p->size > used)
+    if (p->form == MICA_CUDA_FORM_CONV && p->size > used)
         MICA_TRY(mica_cuda_check(
             cudaMemsetAsync((uint8_t *)p->data + used, 0, p->size - used, be->copies),
             "padding a weight", err));
@@ -439,9 +461,10 @@ mica_status mica_cuda_weight(mica_cuda_backend *be, mica_weight *w, mica_cuda_fo
     if (!w)
         return MICA_OK;
     const mica_cuda_prepared model = {.form = form,
-                                      .type = form == MICA_CUDA_FORM_F32 ? MICA_CUDA_F32
-                                              : form == MICA_CUDA_FORM_BF16
-                                                  ? MICA_CUDA_BF16
+                                      .type = form == MICA_CUDA_FORM_F32    ? MICA_CUDA_F32
+                                              : form == MICA_CUDA_FORM_BF16 ? MICA_CUDA_BF16
+                                              : form == MICA_CUDA_FORM_FP8
+                                                  ? MICA_CUDA_F8_E4M3
                                                   : mica_cuda_compute_type(be),
                                       .tensor = w->tensor,
                                       .owner = mica_cuda_is_streamed(w) ? be : NULL};

@@ -30,6 +30,10 @@ static mica_status run_norm(mica_backend *base, mica_cuda_norm_args *a, const mi
     if (a->x.n != x->shape_[x->ndim - 1] || a->y.n != a->x.n)
         return MICA_FAIL(err, MICA_E_UNSUPPORTED, "%s: rows must be contiguous", name);
     MICA_TRY(vector(be, w, &a->w, err));
+    if (be->fp8 && a->kind <= MICA_CUDA_NORM_RMS && mica_cuda_norm_quantizes(a)) {
+        MICA_TRY(mica_cuda_twin_open(be, &a->y, &a->q, &a->q_scale, err));
+        a->q_ld = a->y.n;
+    }
     return mica_cuda_check(mica_cuda_norm(a, be->stream), name, err);
 }
 
@@ -179,10 +183,21 @@ mica_status mica_cuda_op_tanh(mica_backend *be, const mica_tensor *x, mica_tenso
     return run_point(be, MICA_CUDA_POINT_TANH, x, x, y, "tanh", err);
 }
 
-mica_status mica_cuda_op_swiglu(mica_backend *be, const mica_tensor *gate, const mica_tensor *up,
+mica_status mica_cuda_op_swiglu(mica_backend *base, const mica_tensor *gate, const mica_tensor *up,
                                 mica_tensor *y, mica_err *err)
 {
-    return run_point(be, MICA_CUDA_POINT_SWIGLU, gate, up, y, "swiglu", err);
+    mica_cuda_backend *be = mica_cuda_from(base);
+    mica_cuda_quantize_args a = {.kind = MICA_CUDA_OPERAND_SWIGLU,
+                                 .x = mica_cuda_view_of(gate),
+                                 .up = mica_cuda_view_of(up)};
+    const mica_cuda_view out = mica_cuda_view_of(y);
+    a.ld = out.n;
+    if (be->fp8 && base->is_operand && a.x.wide && a.up.wide) {
+        MICA_TRY(mica_cuda_twin_open(be, &out, &a.q, &a.scale, err));
+        if (a.q)
+            return mica_cuda_check(mica_cuda_quantize(&a, be->stream), "swiglu", err);
+    }
+    return run_point(base, MICA_CUDA_POINT_SWIGLU, gate, up, y, "swiglu", err);
 }
 
 mica_status mica_cuda_op_add(mica_backend *be, const mica_tensor *a, const mica_tensor *b,

@@ -249,6 +249,7 @@ static void run_mlp(const state *s, side *sd)
         mica_layer_norm_modulate(be, &x_LD, &sd->mod[3 + MICA_FLUX2_SCALE],
                                  &sd->mod[3 + MICA_FLUX2_SHIFT], NORM_EPS, &norm_LD);
         mica_nn_linear_run(be, &sd->w->mlp_in, &norm_LD, MICA_ACT_NONE, &hidden_LG);
+        mica_next_is_operand(be);
         mica_swiglu(be, &gate_LF, &up_LF, &gate_LF);
         mica_nn_linear_gated(be, &sd->w->mlp_out, &gate_LF, &sd->mod[3 + MICA_FLUX2_GATE], &x_LD);
     }

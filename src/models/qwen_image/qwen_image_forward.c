@@ -348,6 +348,8 @@ static void run_mlp(block *b, int s)
         mica_tensor norm_LD = mica_tensor_rows(&norm, 0, count);
         mica_tensor hidden_LF = mica_tensor_rows(&hidden, 0, count);
         modulate(b, s, 3, first, &x_LD, &norm_LD);
+        if (!has_time_zero(b->pass, s)) /* else the rows go on in spans */
+            mica_next_is_operand(be);
         mica_nn_linear_run(be, &sd->w->mlp_in, &norm_LD, MICA_ACT_GELU_TANH, &hidden_LF);
         add_gated(b, s, 3, first, &sd->w->mlp_out, &hidden_LF, &x_LD);
     }

@@ -161,6 +161,7 @@ static void run_mlp_piece(const block *b, const mica_tensor *x_LD, mica_tensor *
                            (float)b->w->config.eps, y_LD);
     mica_nn_linear_run(be, &b->b->mlp_gate, y_LD, MICA_ACT_NONE, gate_LF);
     mica_nn_linear_again(be, &b->b->mlp_up, y_LD, MICA_ACT_NONE, up_LF);
+    mica_next_is_operand(be);
     mica_swiglu(be, gate_LF, up_LF, gate_LF);
     mica_nn_linear_run(be, &b->b->mlp_down, gate_LF, MICA_ACT_NONE, y_LD);
 }
