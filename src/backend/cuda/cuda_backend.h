@@ -101,11 +101,8 @@ typedef struct mica_cuda_backend {
     uint64_t allocations_before;
     cudaStream_t copies; /* weights on their way to the device, beside the operations */
     bool bf16;           /* type of activations and operands; else f32 */
+    bool fp8;            /* linears in fp8 where they may be (cuda_fp8.c); bf16 is true as well */
     bool fuse;           /* false: epilogues as passes of their own (ablation) */
-
-    bool bf16; /* type of activations and operands; else f32 */
-    bool fp8;  /* linears in fp8 where they may be (cuda_fp8.c); bf16 is true as well */
-    bool fuse; /* false: epilogues as passes of their own (ablation) */
     mica_cuda_lt *lt;
     mica_cuda_sdpa *sdpa;
     mica_cuda_dnn_conv *conv;
@@ -200,12 +197,8 @@ typedef enum mica_cuda_form {
     MICA_CUDA_FORM_MATRIX = 0, /* [rows][ld] in the compute type, ld = cols rounded up to 8 */
     MICA_CUDA_FORM_CONV,       /* [O][KY][KX][C] as such a matrix, rows of zeros up to 8 outputs */
     MICA_CUDA_FORM_F32,        /* [1][n] f32: vectors for own kernels */
-    MICA_CUDA_FORM_BF16        /* [1][n] bf16: biases for cuBLASLt's epilogue */
-
-        MICA_CUDA_FORM_FP8, /* [rows][cols] in e4m3, then a scale per row in f32, 256-byte aligned */
-    MICA_CUDA_FORM_CONV,    /* [O][KY][KX][C] as such a matrix */
-    MICA_CUDA_FORM_F32,     /* [1][n] f32: vectors for own kernels */
-    MICA_CUDA_FORM_BF16     /* [1][n] bf16: biases for cuBLASLt's epilogue */
+    MICA_CUDA_FORM_BF16,       /* [1][n] bf16: biases for cuBLASLt's epilogue */
+    MICA_CUDA_FORM_FP8 /* [rows][cols] in e4m3, then a scale per row in f32, 256-byte aligned */
 } mica_cuda_form;
 
 /* The weight on the device in the form asked for, uploaded at first use. Valid until this
