@@ -115,10 +115,213 @@ static void test_chain(void **state)
     close_speaker(&s);
 }
 
+/* -------------------------------------------------------- what must not matter -- */
+
+#define TEXT "今天天气很好。我们去公园散步吧。The weather is nice today!"
+
+/* Four seconds of a swept tone under a slow envelope: as good as speech to a random network. */
+static void write_tone(const char *path, double seconds)
+{
+    mica_err err = {0};
+    mica_audio a = {.rate = 24000, .count = (size_t)(24000 * seconds)};
+    a.samples = malloc(a.count * sizeof *a.samples);
+    for (size_t i = 0; i < a.count; i++) {
+        const double t = (double)i / 24000.0;
+        a.samples[i] =
+            (float)(0.4 * sin(6.2831853 * (150.0 + 90.0 * t) * t) * (0.6 + 0.4 * sin(9.0 * t)));
+    }
+    if (mica_audio_write(&a, path, MICA_AUDIO_PCM16, &err))
+        fail_msg("%s", err.text);
+    free(a.samples);
+}
+
+typedef struct collected {
+    float *samples;
+    size_t count;
+    int calls, last, stop_at;
+} collected;
+
+static bool collect(void *user, const mica_speech_chunk *chunk)
+{
+    collected *c = user;
+    c->samples = realloc(c->samples, (c->count + chunk->count) * sizeof *c->samples);
+    memcpy(c->samples + c->count, chunk->samples, chunk->count * sizeof *c->samples);
+    c->count += chunk->count;
+    c->last += chunk->last;
+    return ++c->calls != c->stop_at;
+}
+
+static mica_speech_options spoken(const speaker *s, mica_voice_input *voice)
+{
+    *voice = (mica_voice_input){.path = s->wav, .text = "你好，世界。", .language = "zh"};
+    return (mica_speech_options){.size = sizeof(mica_speech_options),
+                                 .text = TEXT,
+                                 .voices = voice,
+                                 .voice_count = 1,
+                                 .seed = 11,
+                                 .retries = -1,
+                                 .max_tokens = 40};
+}
+
+static void assert_same(const mica_speech_result *a, const mica_speech_result *b)
+{
+    assert_int_equal(a->count, b->count);
+    assert_memory_equal(a->samples, b->samples, a->count * sizeof *a->samples);
+}
+
+static void test_text(void **state)
+{
+    (void)state;
+    speaker s;
+    mica_voice_input voice;
+    mica_speech_result plain, other;
+    collected c = {0};
+    open_speaker(&s, MODELS "/sovits_v2.pth", CASE("sovits_v2"), 2);
+    write_tone(s.wav, 4.0);
+    mica_speech_options o = spoken(&s, &voice);
+    speak_ok(&s, &o, &plain);
+    assert_int_equal(plain.part_count, 3);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(plain.parts[i].count, plain.parts[i].tokens * 1280);
+        assert_int_equal(plain.parts[i].first + plain.parts[i].count + 9600,
+                         i < 2 ? plain.parts[i + 1].first : plain.count);
+    }
+    o.batch = 3; /* a batch makes what its sentences make alone */
+    o.chunk = collect;
+    o.chunk_user = &c;
+    speak_ok(&s, &o, &other);
+    assert_same(&plain, &other);
+    assert_int_equal(c.calls, 3);
+    assert_int_equal(c.last, 1);
+    assert_int_equal(c.count, plain.count); /* and the pieces are the whole */
+    assert_memory_equal(c.samples, plain.samples, c.count * sizeof *c.samples);
+    mica_speech_result_deinit(&other);
+    o.chunk = NULL;
+    o.seed = 12;
+    speak_ok(&s, &o, &other);
+    assert_true(other.count != plain.count ||
+                memcmp(other.samples, plain.samples, plain.count * sizeof *plain.samples) != 0);
+    mica_speech_result_deinit(&other);
+    o.seed = 11;
+    o.speed = 2.0; /* changes lengths, not codes */
+    speak_ok(&s, &o, &other);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(other.parts[i].tokens, plain.parts[i].tokens);
+        assert_int_equal(other.parts[i].count, (other.parts[i].tokens + 1) * 640);
+    }
+    mica_speech_result_deinit(&other);
+    mica_speech_result_deinit(&plain);
+    free(c.samples);
+    close_speaker(&s);
+}
+
+static void test_threads(void **state)
+{
+    (void)state;
+    mica_speech_result r[2];
+    for (int i = 0; i < 2; i++) {
+        speaker s;
+        mica_voice_input voice;
+        open_speaker(&s, MODELS "/sovits_v2.pth", CASE("sovits_v2"), 1 + 2 * i);
+        write_tone(s.wav, 4.0);
+        const mica_speech_options o = spoken(&s, &voice);
+        speak_ok(&s, &o, &r[i]);
+        close_speaker(&s);
+    }
+    assert_same(&r[0], &r[1]);
+    mica_speech_result_deinit(&r[0]);
+    mica_speech_result_deinit(&r[1]);
+}
+
+/* --------------------------------------------------------------- what is refused -- */
+
+static void refuse(speaker *s, const mica_speech_options *o, mica_status status, const char *text)
+{
+    mica_speech_result r;
+    mica_err err = {0};
+    const mica_status st = s->model->kind->speak(s->session, o, NULL, &r, &err);
+    if (st != status || !strstr(err.text, text))
+        fail_msg("status %d: %s; expected %d with \"%s\"", st, err.text, status, text);
+    assert_null(r.samples);
+}
+
+static void test_refused(void **state)
+{
+    (void)state;
+    speaker s;
+    mica_voice_input voice;
+    collected c = {.stop_at = 2};
+    open_speaker(&s, MODELS "/sovits_v2.pth", CASE("sovits_v2"), 1);
+    write_tone(s.wav, 4.0);
+    mica_speech_options o = spoken(&s, &voice);
+    o.language = "ja";
+    refuse(&s, &o, MICA_E_UNSUPPORTED, "ja");
+    o = spoken(&s, &voice);
+    o.text = " \n";
+    refuse(&s, &o, MICA_E_USAGE, "");
+    o = spoken(&s, &voice);
+    o.tokens_path = CASE("t2s");
+    refuse(&s, &o, MICA_E_MISSING, "no tensor semantic_tokens");
+    o = spoken(&s, &voice);
+    o.chunk = collect;
+    o.chunk_user = &c;
+    refuse(&s, &o, MICA_E_CANCELLED, "stopped");
+    free(c.samples);
+    write_tone(s.wav, 2.5);
+    o = spoken(&s, &voice);
+    refuse(&s, &o, MICA_E_USAGE, "2.5");
+    o.voice_count = 0;
+    refuse(&s, &o, MICA_E_USAGE, "no voice");
+    close_speaker(&s);
+    open_speaker(&s, MODELS "/sovits_v2Pro.pth", CASE("sovits_v2Pro"), 1);
+    write_tone(s.wav, 4.0);
+    o = spoken(&s, &voice);
+    refuse(&s, &o, MICA_E_MISSING, "v2Pro needs the speaker network");
+    close_speaker(&s);
+}
+
+static void test_parts(void **state)
+{
+    (void)state;
+    mica_model_parts parts;
+    const mica_model_kind *kind;
+    mica_err err = {0};
+    mica_engine_options o = model_options(NULL);
+    assert_int_equal(mica_model_parts_resolve(&parts, &kind, &o, &err), MICA_E_USAGE);
+    assert_non_null(strstr(err.text, "are both a synthesizer; choose one with --synthesizer"));
+    o.model = MICA_TEST_DATA "/gpt_sovits/converted";
+    if (mica_model_parts_resolve(&parts, &kind, &o, &err))
+        fail_msg("%s", err.text);
+    assert_string_equal(kind->id, "gpt-sovits");
+    mica_model *m = NULL;
+    if (kind->open(&m, &parts, &err))
+        fail_msg("%s", err.text);
+    kind->close(&m);
+    mica_model_parts_deinit(&parts);
+    o.model = NULL;
+    o.synthesizer = MICA_TEST_DATA "/gpt_sovits/versions/sovits_v1.pth"; /* 322 phones */
+    o.semantic = MODELS "/s1.ckpt";
+    if (mica_model_parts_resolve(&parts, &kind, &o, &err))
+        fail_msg("%s", err.text);
+    if (kind->open(&m, &parts, &err))
+        fail_msg("%s", err.text);
+    kind->close(&m);
+    mica_model_parts_deinit(&parts);
+    o.semantic = NULL;
+    if (mica_model_parts_resolve(&parts, &kind, &o, &err))
+        fail_msg("%s", err.text);
+    assert_int_equal(kind->open(&m, &parts, &err), MICA_E_MISSING);
+    assert_null(m);
+    assert_non_null(strstr(err.text, "give it with --semantic"));
+    mica_model_parts_deinit(&parts);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_chain),
+        cmocka_unit_test(test_chain),   cmocka_unit_test(test_text),
+        cmocka_unit_test(test_threads), cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_parts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -15,6 +15,8 @@
 #include "models/gpt_sovits/gpt_sovits_speaker.h"
 #include "models/gpt_sovits/gpt_sovits_synthesizer.h"
 #include "models/model.h"
+#include "speech/speech_text.h"
+#include "text/wordpiece.h"
 
 typedef enum mica_gs_part {
     MICA_GS_SEMANTIC = 0,
@@ -32,6 +34,8 @@ typedef struct mica_gs_model {
     int64_t heads[MICA_GS_PARTS];
     mica_gs_synth_config synth;
     mica_gs_facts facts;
+    mica_speech_front *front;   /* text to phones */
+    mica_wordpiece *vocabulary; /* of BERT; NULL: not there */
 } mica_gs_model;
 
 typedef struct mica_gs_session {

@@ -9,14 +9,13 @@
 
 #include "base/mem.h"
 #include "media/audio_resample.h"
+#include "media/audio_window.h"
 #include "media/spectrum.h"
 
 #include <math.h>
 #include <string.h>
 
 #define SILENCE 9600 /* zeros behind the recording that HuBERT hears */
-#define LEAST   3.0  /* seconds of the recording that is continued */
-#define MOST    10.0
 
 void mica_gs_input_init(mica_gs_input *in)
 {
@@ -27,6 +26,9 @@ void mica_gs_input_init(mica_gs_input *in)
 void mica_gs_input_deinit(mica_gs_input *in)
 {
     mica_gs_voice_deinit(&in->voice);
+    mica_speech_pieces_deinit(&in->pieces);
+    mica_speech_pieces_deinit(&in->prompt_pieces);
+    mica_text_deinit(&in->notes);
     mica_arena_deinit(&in->arena);
     *in = (mica_gs_input){0};
 }
@@ -170,13 +172,18 @@ static mica_status find_fbank(recording *r, const mica_audio *low, mica_err *err
     return MICA_OK;
 }
 
-static mica_status check_length(const recording *r, const char *path, mica_err *err)
+/* Leaves the stretch of the recording that is used, and a note when it is not all. */
+static mica_status choose_window(recording *r, const char *path, mica_text *notes, mica_err *err)
 {
-    const double seconds = (double)r->sound.count / r->sound.rate;
-    if (seconds < LEAST || seconds > MOST)
-        return MICA_FAIL(err, MICA_E_USAGE,
-                         "%s: a reference of %.2f seconds; it must be %.0f to %.0f seconds long",
-                         path, seconds, LEAST, MOST);
+    mica_audio *a = &r->sound;
+    size_t first, count;
+    MICA_TRY(mica_audio_find_window(a, path, &first, &count, err));
+    if (count < a->count)
+        mica_text_add(notes, "%s%s: %.1f s long; %.2f to %.2f s are used", notes->data ? "\n" : "",
+                      path, (double)a->count / a->rate, (double)first / a->rate,
+                      (double)(first + count) / a->rate);
+    memmove(a->samples, a->samples + first, count * sizeof *a->samples);
+    a->count = count;
     return MICA_OK;
 }
 
@@ -206,11 +213,11 @@ static mica_status find_low(recording *r, bool wants_samples, bool wants_fbank, 
 
 /* is_heard: its codes are wanted, so the rule for its length holds. */
 static mica_status load_recording(recording *r, const char *path, const mica_gs_facts *facts,
-                                  bool is_heard, mica_err *err)
+                                  bool is_heard, mica_text *notes, mica_err *err)
 {
     MICA_TRY(mica_audio_read(&r->sound, path, err));
     if (is_heard)
-        MICA_TRY(check_length(r, path, err));
+        MICA_TRY(choose_window(r, path, notes, err));
     mica_status st = find_low(r, is_heard, facts->wants_speaker, err);
     if (!st)
         st = find_spectrum(r, facts, err);
@@ -225,7 +232,7 @@ static mica_status hear(mica_gs_input *in, mica_gs_session *s, mica_run *run,
     mica_gs_audio audios[16];
     for (int i = 0; i < o->voice_count; i++) {
         MICA_TRY(load_recording(&list[i], o->voices[i].path, &s->model->facts,
-                                i == 0 && !o->codes_path, err));
+                                i == 0 && !o->codes_path, &in->notes, err));
         audios[i] = list[i].audio;
     }
     return mica_gs_voice_make(s, run, audios, o->voice_count, &in->voice, err);
@@ -272,5 +279,9 @@ mica_status mica_gs_input_texts(mica_gs_input *in, mica_gs_session *s, const mic
                           &in->token_count, err));
     if (o->phones_path)
         return read_phones(in, o->phones_path, s->semantic.bert_width, err);
-    return MICA_FAIL(err, MICA_E_UNSUPPORTED, "text is not read yet; give phones");
+    MICA_TRY(mica_gs_input_read_text(in, s->model, o->text, o->language, o->cut, err));
+    const char *transcript = o->voices[0].text ? o->voices[0].text : in->voice.text;
+    const char *language = o->voices[0].text ? o->voices[0].language : in->voice.language;
+    return transcript ? mica_gs_input_read_transcript(in, s->model, transcript, language, err)
+                      : MICA_OK;
 }

@@ -6,6 +6,8 @@
 
 typedef struct mica_gs_input {
     mica_arena arena; /* texts and their spans */
+    mica_speech_pieces pieces, prompt_pieces;
+    mica_text notes; /* remarks for people, one per line */
     mica_gs_voice voice;
     mica_gs_text prompt;
     bool has_prompt;
@@ -25,5 +27,10 @@ mica_status mica_gs_input_voice(mica_gs_input *in, mica_gs_session *s, mica_run 
 /* Sentences and transcript, or the given phones; and given tokens. */
 mica_status mica_gs_input_texts(mica_gs_input *in, mica_gs_session *s, const mica_speech_options *o,
                                 mica_err *err);
+/* The same of a text and of a transcript (gpt_sovits_text.c). */
+mica_status mica_gs_input_read_text(mica_gs_input *in, const mica_gs_model *m, const char *text,
+                                    const char *language, const char *cut, mica_err *err);
+mica_status mica_gs_input_read_transcript(mica_gs_input *in, const mica_gs_model *m,
+                                          const char *text, const char *language, mica_err *err);
 
 #endif

@@ -1,6 +1,7 @@
 /* gpt_sovits_model.c - opening and closing: which file is which part, directories, sessions. */
 #include "models/gpt_sovits/gpt_sovits.h"
 
+#include "base/file.h"
 #include "base/json.h"
 #include "base/mem.h"
 
@@ -145,6 +146,19 @@ static mica_status check_parts(mica_gs_model *m, mica_err *err)
     return st;
 }
 
+/* tokenizer.json or vocab.txt in BERT's folder; without one, text that needs it is refused later. */
+static mica_status open_vocabulary(mica_gs_model *m, const char *bert, mica_err *err)
+{
+    static const char *const NAMES[] = {"tokenizer.json", "vocab.txt"};
+    bool found = false;
+    for (size_t i = 0; bert && mica_path_is_dir(bert) && i < MICA_ARRAY_LEN(NAMES); i++) {
+        char *path = mica_path_join(bert, NAMES[i]);
+        found |= path && mica_path_is_file(path);
+        mica_mem_free(path);
+    }
+    return found ? mica_wordpiece_open(&m->vocabulary, bert, err) : MICA_OK;
+}
+
 static mica_status open_parts(mica_gs_model *m, const mica_model_parts *parts, mica_err *err)
 {
     mica_status first = MICA_OK;
@@ -165,6 +179,8 @@ static mica_status open_parts(mica_gs_model *m, const mica_model_parts *parts, m
     MICA_TRY(mica_gs_synth_config_read(&m->synth, m->files[MICA_GS_SYNTHESIZER],
                                        m->directory[MICA_GS_SYNTHESIZER], err));
     MICA_TRY(check_parts(m, err));
+    MICA_TRY(mica_speech_front_open(&m->front, err));
+    MICA_TRY(open_vocabulary(m, parts->path[MICA_PART_BERT], err));
     mica_weights_hash(m->files[MICA_GS_SYNTHESIZER], m->base.hash);
     return MICA_OK;
 }
@@ -179,6 +195,8 @@ static void close_model(mica_model **model)
         mica_weights_close(&m->directory[i]);
         mica_weights_close(&m->files[i]);
     }
+    mica_speech_front_close(&m->front);
+    mica_wordpiece_close(&m->vocabulary);
     mica_arena_deinit(&m->arena);
     mica_mem_free(m);
 }

@@ -75,7 +75,9 @@ static mica_status speak(mica_gs_session *s, mica_run *run, const mica_speech_op
     if (r.tokens && r.count != 1)
         return MICA_FAIL(err, MICA_E_USAGE, "given tokens are one sentence, the text has %d",
                          r.count);
-    return mica_gs_chain_run(s, run, &r, result, err);
+    MICA_TRY(mica_gs_chain_run(s, run, &r, result, err));
+    result->notes = in->notes.data ? mica_mem_strdup(in->notes.data) : NULL;
+    return MICA_OK;
 }
 
 mica_status mica_gs_speak(mica_model_session *session, const mica_speech_options *options,
