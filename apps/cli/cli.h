@@ -1,6 +1,6 @@
 /* cli.h - what the commands of the program share.
  *
- *     cli_main ──► cmd_image | cmd_inspect | cmd_bench      one file per command
+ *     cli_main ──► cmd_image | cmd_speak | cmd_inspect | ...      one file per command, or a few
  *                      │
  *                      ├── cli_options, cli_help   tables in, values and pages out
  *                      ├── cli_engine              the options every model command has
@@ -21,6 +21,7 @@
 enum { CLI_OK = 0, CLI_FAILED = 1, CLI_USAGE = 2, CLI_INTERRUPTED = 130, CLI_TERMINATED = 143 };
 
 int cmd_image(int argc, char **argv);
+int cmd_speak(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);
 int cmd_convert(int argc, char **argv);
 int cmd_bench(int argc, char **argv);

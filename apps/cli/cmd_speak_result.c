@@ -1,0 +1,164 @@
+/* cmd_speak_result.c - when what is said, and what `mica speak` prints when it is done. */
+#include "cmd_speak.h"
+
+#include "base/clock.h"
+#include "base/file.h"
+
+#include <math.h>
+#include <string.h>
+#include <strings.h>
+
+static bool is_srt(const char *path)
+{
+    const size_t n = strlen(path);
+    return n > 4 && strcasecmp(path + n - 4, ".srt") == 0;
+}
+
+mica_status speak_check_timestamps(const char *path, mica_err *err)
+{
+    const size_t n = strlen(path);
+    if (!is_srt(path) && !(n > 5 && strcasecmp(path + n - 5, ".json") == 0))
+        return MICA_FAIL(err, MICA_E_USAGE, "time stamps '%s' must end in .srt or .json", path);
+    return cli_output_check_folder(path, err);
+}
+
+static double seconds_at(const speak_run *run, size_t sample)
+{
+    const int rate = mica_speech_rate(run->speech);
+    return rate > 0 ? (double)sample / rate : 0.0;
+}
+
+/* 00:01:02,345 */
+static void add_srt_time(mica_text *out, double seconds)
+{
+    const long ms = lround(seconds * 1000.0);
+    mica_text_add(out, "%02ld:%02ld:%02ld,%03ld", ms / 3600000, ms / 60000 % 60, ms / 1000 % 60,
+                  ms % 1000);
+}
+
+static void add_srt(const speak_run *run, mica_text *out)
+{
+    for (int i = 0; i < mica_speech_sentence_count(run->speech); i++) {
+        mica_speech_sentence s = {.size = sizeof s};
+        if (mica_speech_get_sentence(run->speech, i, &s))
+            continue;
+        mica_text_add(out, "%s%d\n", i ? "\n" : "", i + 1);
+        add_srt_time(out, seconds_at(run, s.first));
+        mica_text_add(out, " --> ");
+        add_srt_time(out, seconds_at(run, s.first + s.count));
+        mica_text_add(out, "\n");
+        mica_text_add_bytes(out, s.text, strlen(s.text));
+        mica_text_add(out, "\n");
+    }
+}
+
+static void add_sentences_json(const speak_run *run, mica_text *out)
+{
+    mica_text_add(out, "[");
+    for (int i = 0; i < mica_speech_sentence_count(run->speech); i++) {
+        mica_speech_sentence s = {.size = sizeof s};
+        if (mica_speech_get_sentence(run->speech, i, &s))
+            continue;
+        mica_text_add(out, "%s{\"text\":", i ? "," : "");
+        mica_text_add_json_string(out, s.text);
+        mica_text_add(
+            out, ",\"start\":%.6f,\"end\":%.6f,\"tokens\":%d,\"retries\":%d,\"suspicious\":%s}",
+            seconds_at(run, s.first), seconds_at(run, s.first + s.count), s.tokens, s.retries,
+            s.suspicious ? "true" : "false");
+    }
+    mica_text_add(out, "]");
+}
+
+mica_status speak_write_timestamps(const speak_run *run, mica_err *err)
+{
+    mica_text text = {0};
+    mica_file_out out;
+    if (is_srt(run->args->timestamps))
+        add_srt(run, &text);
+    else {
+        mica_text_add(&text, "{\"sentences\":");
+        add_sentences_json(run, &text);
+        mica_text_add(&text, "}\n");
+    }
+    mica_status status = text.failed ? MICA_FAIL(err, MICA_E_NOMEM, "out of memory")
+                                     : mica_file_out_open(&out, run->args->timestamps, err);
+    if (status == MICA_OK) {
+        status = mica_file_out_write(&out, text.data ? text.data : "", text.size, err);
+        if (status == MICA_OK)
+            status = mica_file_out_commit(&out, err);
+        else
+            mica_file_out_abort(&out);
+    }
+    mica_text_deinit(&text);
+    return status;
+}
+
+static void add_notes_json(const speak_run *run, mica_text *out)
+{
+    const char *separator = "";
+    mica_text_add(out, ",\"notes\":[");
+    for (const char *at = mica_speech_notes(run->speech); *at;) {
+        const size_t n = strcspn(at, "\n");
+        mica_text line = {0};
+        mica_text_add_bytes(&line, at, n);
+        mica_text_add(out, "%s", separator);
+        mica_text_add_json_string(out, line.data ? line.data : "");
+        out->failed |= line.failed;
+        mica_text_deinit(&line);
+        separator = ",";
+        at += n + (at[n] == '\n');
+    }
+    mica_text_add(out, "]");
+}
+
+static mica_status add_json(speak_run *run, mica_text *out, mica_err *err)
+{
+    size_t count;
+    mica_run_stats s = {.size = sizeof s};
+    const char *recipe = mica_speech_recipe(run->speech);
+    (void)mica_speech_samples(run->speech, &count);
+    const double spoken = seconds_at(run, count);
+    MICA_TRY(speak_take_text(mica_session_stats(run->session, &s),
+                             mica_session_errmsg(run->session), err));
+    mica_text_add(out, "{\"command\":\"speak\",\"version\":");
+    mica_text_add_json_string(out, mica_version());
+    mica_text_add(out, ",\"parameters\":%s,\"output\":", recipe ? recipe : "null");
+    mica_text_add_json_string(out, run->args->output ? run->args->output : "out.wav");
+    mica_text_add(out,
+                  ",\"rate\":%d,\"duration\":%.6f,\"sentences\":", mica_speech_rate(run->speech),
+                  spoken);
+    add_sentences_json(run, out);
+    add_notes_json(run, out);
+    mica_text_add(
+        out,
+        ",\"seconds\":{\"open\":%.6f,\"speak\":%.6f,\"total\":%.6f},\"real_time_factor\":%.6f,"
+        "\"peak_memory\":%llu}\n",
+        run->open_seconds, run->run_seconds, mica_clock_seconds() - run->start,
+        spoken > 0.0 ? run->run_seconds / spoken : 0.0, (unsigned long long)s.peak_memory);
+    return MICA_OK;
+}
+
+mica_status speak_describe(speak_run *run, mica_text *out, mica_err *err)
+{
+    size_t count;
+    if (run->args->common.json)
+        return add_json(run, out, err);
+    if (run->args->common.quiet)
+        return MICA_OK;
+    (void)mica_speech_samples(run->speech, &count);
+    const int sentences = mica_speech_sentence_count(run->speech);
+    int suspicious = 0;
+    for (int i = 0; i < sentences; i++) {
+        mica_speech_sentence s = {.size = sizeof s};
+        suspicious += mica_speech_get_sentence(run->speech, i, &s) == MICA_OK && s.suspicious;
+    }
+    mica_text_add(out, "%s  %.2f s, %d %s, %d Hz\n",
+                  run->args->output ? run->args->output : "out.wav", seconds_at(run, count),
+                  sentences, sentences == 1 ? "sentence" : "sentences",
+                  mica_speech_rate(run->speech));
+    if (suspicious)
+        mica_text_add(out, "%d of them may have lost or repeated words; try another --seed\n",
+                      suspicious);
+    mica_text_add(out, "open %.2f s, speak %.2f s\n", run->open_seconds, run->run_seconds);
+    return MICA_OK;
+}

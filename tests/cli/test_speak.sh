@@ -1,0 +1,83 @@
+# test_speak.sh - mica speak: usage, files, streams, refusals, on a tiny random model.
+#
+# Its sound is noise; that the numbers are right is shown elsewhere (tests/golden). Here: what is written
+# where, and what is said when it cannot be.
+. "$(dirname "$0")/cli_test.sh"
+data=$MICA_GOLDEN/../gpt_sovits
+recordings=$MICA_GOLDEN/../speech/recordings
+parts="--semantic $data/models/s1.ckpt --synthesizer $data/models/sovits_v2.pth
+    --hubert $data/models/chinese-hubert-base --bert $data/models/chinese-roberta-wwm-ext-large --precision f32"
+ref=$recordings/ref4.flac
+phones="--phones $data/cases/t2s/expected.safetensors --max-tokens 30 --retries 0"
+
+# ---- usage: told before any work
+fails 2 'needs a model' speak -t x
+fails 2 'needs a text' speak $parts --voice "$ref"
+fails 2 'voice is needed' speak $parts -t x
+fails 2 'both say what' speak $parts -t x $phones --voice "$ref"
+fails 2 'must end in .wav' speak $parts -t x --voice "$ref" -o a.png
+fails 2 '--float is for .wav' speak $parts -t x --voice "$ref" -o a.flac --float
+fails 2 'must end in .srt or .json' speak $parts -t x --voice "$ref" --timestamps a.txt
+fails 2 '--chunk-tokens is for streams' speak $parts -t x --voice "$ref" --chunk-tokens 20
+fails 2 'both want standard output' speak $parts -t x --voice "$ref" --stream wav --json
+fails 2 'recording it belongs to' speak $parts -t x --voice-text y
+fails 2 'speed' speak $parts -t x --voice "$ref" --speed 9
+fails 2 'cut' speak $parts -t x --voice "$ref" --cut cut9
+fails 2 'stream' speak $parts -t x --voice "$ref" --stream mp3
+fails 2 'retries' speak $parts -t x --voice "$ref" --retries 99
+fails 2 'noise-scale' speak $parts -t x --voice "$ref" --noise-scale nan
+fails 1 "voice 'nobody' does not exist" speak $parts -t x --voice nobody
+fails 1 'is a folder' speak $parts -t x --voice "$recordings"
+fails 1 'tokens file' speak $parts -t x --voice "$ref" --tokens none.safetensors
+fails 1 'phones file' speak $parts --phones none --voice "$ref"
+fails 1 'codes file' speak $parts -t x --voice "$ref" --ref-codes none
+fails 1 'output folder' speak $parts -t x --voice "$ref" -o none/a.wav
+fails 1 'does not speak' speak "$model" -t x --voice "$ref"
+
+works speak --help
+check 'the help lists --voice-text' grep -q -- --voice-text "$out"
+
+# ---- a run, its files
+works speak $parts $phones --voice "$ref" -o a.wav --timestamps a.srt
+check 'a sound of 16 bits' test "$(wc -c <a.wav)" -gt 44
+check 'a subtitle' grep -q '^00:00:00,000 --> 00:00:0[0-9],[0-9][0-9][0-9]$' a.srt
+works speak $parts $phones --voice "$ref" -o b.wav --threads 1
+check 'the same bytes for any number of threads' cmp a.wav b.wav
+works speak $parts $phones --voice "$ref" -o c.wav --seed 5
+check 'another seed, another sound' sh -c '! cmp -s a.wav c.wav'
+works speak $parts $phones --voice "$ref" -o a.flac
+works speak $parts $phones --voice "$ref" -o f.wav --float
+check 'floats take twice the room' test "$(wc -c <f.wav)" -gt "$(($(wc -c <a.wav) * 19 / 10))"
+works speak $parts $phones --voice "$ref" -o p.wav --pause 0
+check 'no pause, less sound' test "$(wc -c <p.wav)" -lt "$(wc -c <a.wav)"
+works speak $parts $phones --voice "$ref" -o s.wav --speed 2
+check 'twice as fast, less sound' test "$(wc -c <s.wav)" -lt "$(wc -c <a.wav)"
+works speak $parts $phones --voice "$ref" --voice "$recordings/ref2.flac" -o two.wav --quiet
+check 'two recordings, another style' sh -c '! cmp -s a.wav two.wav'
+check 'quiet' test ! -s "$out"
+
+# ---- JSON
+works speak $parts $phones --voice "$ref" -o a.wav --timestamps t.json --json
+check 'rate' test "$("$MICA_TOOLS/json_get" rate <"$out")" = 32000
+check 'the sentence begins at 0' test "$("$MICA_TOOLS/json_get" sentences.0.start <"$out")" = 0
+check 'time stamps' grep -q '{"sentences":\[{"text":' t.json
+
+# ---- streams: the same samples behind a header of open length
+works speak $parts $phones --voice "$ref" --stream pcm
+tail -c +45 a.wav >a.pcm
+check 'the stream holds the samples of the file' cmp "$out" a.pcm
+works speak $parts $phones --voice "$ref" --stream wav -o d.wav
+check 'with -o the file is there too' cmp a.wav d.wav
+tail -c +45 "$out" >stream.pcm
+check 'a WAV stream is a header and the same samples' cmp stream.pcm a.pcm
+check 'a stream whose reader goes away ends with a message' sh -c \
+    "\"$MICA\" speak $(echo $parts) $phones --voice '$ref' --stream wav 2>closed | head -c 10 >/dev/null; test ! -s closed || grep -q '^mica: cannot write to standard output' closed"
+
+# ---- recordings nobody should trust
+fails 1 'not a sound file|empty' speak $parts $phones --voice "$data/README.md"
+: >empty.wav
+fails 1 'empty' speak $parts $phones --voice empty.wav
+head -c 30 a.wav >cut.wav
+fails 1 'cut.wav' speak $parts $phones --voice cut.wav
+fails 2 'seconds' speak $parts $phones --voice "$recordings/ref2.flac"
+finish
