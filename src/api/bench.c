@@ -290,9 +290,11 @@ static mica_status bench_model(const api_bench *b)
         api_bench_say(b, "open: %.3f s", mica_clock_seconds() - start);
         mica_text_add(&b->report->json, "{\"open_seconds\":%.6f,\"runs\":[",
                       mica_clock_seconds() - start);
-        st = b->options.caching ? api_bench_caching(b, e) : bench_variant(b, e, "all techniques");
+        st = e->kind->speak       ? api_bench_speech(b, e)
+             : b->options.caching ? api_bench_caching(b, e)
+                                  : bench_variant(b, e, "all techniques");
     }
-    if (!st && b->options.ablate && !b->options.caching)
+    if (!st && b->options.ablate && !b->options.caching && !e->kind->speak)
         st = bench_ablated(b, e);
     mica_text_add(&b->report->json, "]}");
     mica_engine_close(&e);

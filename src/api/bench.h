@@ -23,4 +23,7 @@ mica_status api_bench_profile(const api_bench *b, mica_session *s);
 /* bench_caching.c: whole runs with step caching off, balanced and fast; JSON objects behind "runs":[. */
 mica_status api_bench_caching(const api_bench *b, mica_engine *e);
 
+/* bench_speech.c: a sentence of a speech model; one JSON object behind "runs":[. */
+mica_status api_bench_speech(const api_bench *b, mica_engine *e);
+
 #endif

@@ -113,6 +113,16 @@ static bool has_parts(const mica_engine_options *o)
 
 /* ----------------------------------------------------------------- open -- */
 
+static mica_status open_synthetic_as(mica_engine *e, const char *id, const char *spec,
+                                     mica_err *err)
+{
+    e->kind = mica_model_kind_find(id);
+    e->name = mica_mem_strdup(id);
+    if (!e->name)
+        return MICA_FAIL(err, MICA_E_NOMEM, "no memory for a model's name");
+    return e->kind->open_synthetic(&e->model, spec, err);
+}
+
 static mica_status open_synthetic(mica_engine *e, const char *spec, mica_err *err)
 {
     char id[64];
@@ -122,10 +132,14 @@ static mica_status open_synthetic(mica_engine *e, const char *spec, mica_err *er
         id[n] = 0;
         e->kind = mica_model_kind_find(id);
     }
+    if (!e->kind && strncmp(spec, "gpt-sovits-", 11) == 0) /* "gpt-sovits-v2" is "gpt-sovits:v2" */
+        return open_synthetic_as(e, "gpt-sovits", spec + 11, err);
     if (!e->kind)
         return MICA_FAIL(
             err, MICA_E_USAGE,
-            "\"%s\" is no synthetic model; there is qwen-image[:layers=N,text_layers=N]", spec);
+            "\"%s\" is no synthetic model; there are qwen-image[:layers=N,text_layers=N], "
+            "gpt-sovits-v2, gpt-sovits-v2pro and gpt-sovits-v2proplus",
+            spec);
     e->name = mica_mem_strdup(spec);
     if (!e->name)
         return MICA_FAIL(err, MICA_E_NOMEM, "no memory for a model's name");

@@ -36,6 +36,7 @@ typedef struct mica_gs_model {
     mica_gs_facts facts;
     mica_speech_front *front;   /* text to phones */
     mica_wordpiece *vocabulary; /* of BERT; NULL: not there */
+    bool is_synthetic; /* random weights: voices and BERT's ids are made up, nothing ends */
 } mica_gs_model;
 
 typedef struct mica_gs_session {
@@ -51,6 +52,10 @@ typedef struct mica_gs_session {
 } mica_gs_session;
 
 extern const mica_model_kind mica_gpt_sovits_kind;
+/* gpt_sovits_synthetic.c: "v2", "v2pro" or "v2proplus", perhaps ",blocks=N,bert_blocks=N". */
+mica_status mica_gs_open_synthetic(mica_model **out, const char *spec, mica_err *err);
+/* What opening has in common: the parts' sizes against each other, the front end. */
+mica_status mica_gs_model_finish(mica_gs_model *m, mica_err *err);
 /* gpt_sovits_run.c */
 mica_status mica_gs_speak(mica_model_session *session, const mica_speech_options *options,
                           const mica_tap_sink *taps, mica_speech_result *result, mica_err *err);

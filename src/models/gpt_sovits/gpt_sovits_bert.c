@@ -114,6 +114,16 @@ mica_status mica_gs_bert_open(mica_gs_bert *bert, const mica_weights *w, int64_t
     return MICA_OK;
 }
 
+mica_status mica_gs_bert_fill(mica_weights *w, int blocks, mica_arena *arena, mica_err *err)
+{
+    const mica_weight_dims dims = {
+        .of = {['D'] = 1024, ['V'] = 21128, ['L'] = 512, ['T'] = 2, ['F'] = 4096}};
+    MICA_TRY(mica_weight_fill(w, &dims, arena, ROWS, MICA_ARRAY_LEN(ROWS), 0, err));
+    for (int n = 0; n < blocks; n++)
+        MICA_TRY(mica_weight_fill(w, &dims, arena, BLOCK_ROWS, MICA_ARRAY_LEN(BLOCK_ROWS), n, err));
+    return MICA_OK;
+}
+
 mica_status mica_gs_bert_upload(mica_gs_bert *b, mica_backend *be, mica_err *err)
 {
     MICA_TRY(mica_gs_norm_upload(&b->norm, be, err));

@@ -21,6 +21,8 @@ mica_status mica_gs_bert_directory(mica_weights **out, const mica_weights *files
 /* heads 0: width / 64, or what fits. */
 mica_status mica_gs_bert_open(mica_gs_bert *b, const mica_weights *directory, int64_t heads,
                               mica_arena *arena, mica_err *err);
+mica_status mica_gs_bert_fill(mica_weights *directory, int blocks, mica_arena *arena,
+                              mica_err *err);
 mica_status mica_gs_bert_upload(mica_gs_bert *b, mica_backend *be, mica_err *err);
 int64_t mica_gs_bert_most(const mica_gs_bert *b); /* ids at once */
 /* features_CD: count - 2 rows on the host. */

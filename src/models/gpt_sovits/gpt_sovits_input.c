@@ -252,9 +252,25 @@ static mica_status take_codes(mica_gs_input *in, const char *path, mica_err *err
     return MICA_OK;
 }
 
+/* Five seconds of a voice for models that never heard one. */
+static mica_status make_up(mica_gs_voice *v, const mica_gs_synth_config *c, mica_err *err)
+{
+    v->code_count = 125;
+    v->style_width = c->gin;
+    v->codes = mica_mem_calloc((size_t)v->code_count, sizeof *v->codes);
+    v->style = mica_mem_calloc((size_t)c->gin, sizeof *v->style);
+    if (!v->codes || !v->style)
+        return no_memory("a voice", err);
+    for (int64_t i = 0; i < v->code_count; i++)
+        v->codes[i] = (int32_t)(i * 37 % c->codes);
+    return MICA_OK;
+}
+
 mica_status mica_gs_input_voice(mica_gs_input *in, mica_gs_session *s, mica_run *run,
                                 const mica_speech_options *o, mica_err *err)
 {
+    if (s->model->is_synthetic)
+        return make_up(&in->voice, &s->synth.config, err);
     if (o->voice_count < 1)
         return MICA_FAIL(err, MICA_E_USAGE,
                          "no voice to speak with; name a recording or a .voice file");
@@ -280,8 +296,11 @@ mica_status mica_gs_input_texts(mica_gs_input *in, mica_gs_session *s, const mic
     if (o->phones_path)
         return read_phones(in, o->phones_path, s->semantic.bert_width, err);
     MICA_TRY(mica_gs_input_read_text(in, s->model, o->text, o->language, o->cut, err));
-    const char *transcript = o->voices[0].text ? o->voices[0].text : in->voice.text;
-    const char *language = o->voices[0].text ? o->voices[0].language : in->voice.language;
+    const mica_voice_input *voice = o->voice_count ? &o->voices[0] : &(mica_voice_input){0};
+    const char *transcript = voice->text ? voice->text : in->voice.text;
+    const char *language = voice->text ? voice->language : in->voice.language;
+    if (s->model->is_synthetic)
+        transcript = "今天天气很好，我们去公园散步吧。";
     return transcript ? mica_gs_input_read_transcript(in, s->model, transcript, language, err)
                       : MICA_OK;
 }

@@ -44,6 +44,7 @@ void mica_gs_conv_same(mica_backend *be, mica_nn_linear *l, const mica_tensor *x
 
 typedef struct mica_gs_block {
     mica_nn_linear q, k, v, o, up, down;
+    mica_nn_linear qkv; /* the three as one where they lie so; else w.name is NULL */
     mica_gs_norm norm_1, norm_2;
 } mica_gs_block;
 typedef struct mica_gs_stack {

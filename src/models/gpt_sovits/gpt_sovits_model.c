@@ -85,7 +85,7 @@ static mica_status try_part(const mica_gs_model *m, int part, mica_gs_session *s
         st = mica_gs_bert_open(&s->bert, w, m->heads[part], &s->arena, err);
     else
         st = mica_gs_speaker_open(&s->speaker, w, &s->arena, err);
-    if (st)
+    if (st && m->files[part])
         mica_err_prefix(err, "%s", mica_weights_path(m->files[part]));
     return st;
 }
@@ -146,6 +146,12 @@ static mica_status check_parts(mica_gs_model *m, mica_err *err)
     return st;
 }
 
+mica_status mica_gs_model_finish(mica_gs_model *m, mica_err *err)
+{
+    MICA_TRY(check_parts(m, err));
+    return mica_speech_front_open(&m->front, err);
+}
+
 /* tokenizer.json or vocab.txt in BERT's folder; without one, text that needs it is refused later. */
 static mica_status open_vocabulary(mica_gs_model *m, const char *bert, mica_err *err)
 {
@@ -178,8 +184,7 @@ static mica_status open_parts(mica_gs_model *m, const mica_model_parts *parts, m
     MICA_TRY(first);
     MICA_TRY(mica_gs_synth_config_read(&m->synth, m->files[MICA_GS_SYNTHESIZER],
                                        m->directory[MICA_GS_SYNTHESIZER], err));
-    MICA_TRY(check_parts(m, err));
-    MICA_TRY(mica_speech_front_open(&m->front, err));
+    MICA_TRY(mica_gs_model_finish(m, err));
     MICA_TRY(open_vocabulary(m, parts->path[MICA_PART_BERT], err));
     mica_weights_hash(m->files[MICA_GS_SYNTHESIZER], m->base.hash);
     return MICA_OK;
@@ -256,18 +261,13 @@ static mica_status session_open(mica_model_session **out, const mica_model *mode
     s->be = be;
     mica_arena_init(&s->arena, 1 << 20);
     mica_status st = open_session_parts(s, s->model, err);
+    if (s->model->is_synthetic)
+        s->semantic.eos = -1; /* random weights would end anywhere */
     if (!st)
         st = upload(s, err);
     if (st)
         session_close(out);
     return st;
-}
-
-static mica_status open_synthetic(mica_model **out, const char *spec, mica_err *err)
-{
-    (void)spec;
-    *out = NULL;
-    return MICA_FAIL(err, MICA_E_UNSUPPORTED, "there is no synthetic GPT-SoVITS yet");
 }
 
 static mica_status tokens(const mica_model *model, const char *text, int32_t **ids, size_t *count,
@@ -294,7 +294,7 @@ const mica_model_kind mica_gpt_sovits_kind = {
     .title = "GPT-SoVITS",
     .classify = classify,
     .open = open_model,
-    .open_synthetic = open_synthetic,
+    .open_synthetic = mica_gs_open_synthetic,
     .close = close_model,
     .session_open = session_open,
     .session_close = session_close,

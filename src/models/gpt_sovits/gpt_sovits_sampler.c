@@ -123,7 +123,7 @@ int32_t mica_gs_sampler_next(const mica_gs_sampler *s, int step, float *logits, 
                              int64_t seen_count, float *work, bool *is_end)
 {
     const mica_gs_sampling *o = &s->options;
-    const int64_t n = step < MICA_GS_LEAST_CODES ? s->vocab - 1 : s->vocab;
+    const int64_t n = step < MICA_GS_LEAST_CODES || s->eos < 0 ? s->vocab - 1 : s->vocab;
     if (o->penalty != 1.0)
         penalise(s, n, logits, seen, seen_count, work);
     const int64_t likeliest = argmax(n, logits);

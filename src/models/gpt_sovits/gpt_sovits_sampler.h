@@ -22,7 +22,7 @@ typedef struct mica_gs_sampling {
 
 typedef struct mica_gs_sampler {
     mica_gs_sampling options;
-    int64_t vocab, eos;
+    int64_t vocab, eos; /* the end is the last code; eos below 0: it is never drawn */
 } mica_gs_sampler;
 
 #define MICA_GS_LEAST_CODES 11 /* steps in which the end may not be drawn */

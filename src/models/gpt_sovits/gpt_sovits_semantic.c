@@ -155,6 +155,30 @@ static int64_t heads_for(int64_t width)
     return width % 32 == 0 ? width / 32 : width % 16 == 0 ? width / 16 : 1;
 }
 
+/* Whether b's rows lie right behind a's. */
+static bool follows(const mica_tensor *a, const mica_tensor *b)
+{
+    return a->dtype == b->dtype && mica_tensor_is_contiguous(a) && mica_tensor_is_contiguous(b) &&
+           !a->scale.data && !b->scale.data &&
+           (const char *)a->data + mica_tensor_size(a) == (const char *)b->data;
+}
+
+static bool join(const mica_weight *a, const mica_weight *b, const mica_weight *c, mica_weight *out)
+{
+    if (!follows(&a->tensor, &b->tensor) || !follows(&b->tensor, &c->tensor))
+        return false;
+    *out = *a;
+    out->tensor.shape_[0] += b->tensor.shape_[0] + c->tensor.shape_[0];
+    return true;
+}
+
+/* Checkpoints hold q, k and v in one tensor: then a step is one product less twice. */
+static void join_qkv(mica_gs_block *b)
+{
+    if (!join(&b->q.w, &b->k.w, &b->v.w, &b->qkv.w) || !join(&b->q.b, &b->k.b, &b->v.b, &b->qkv.b))
+        b->qkv = (mica_nn_linear){0};
+}
+
 mica_status mica_gs_semantic_open(mica_gs_semantic *s, const mica_weights *w, int64_t heads,
                                   mica_arena *arena, mica_err *err)
 {
@@ -190,6 +214,32 @@ mica_status mica_gs_semantic_open(mica_gs_semantic *s, const mica_weights *w, in
             "is no model",
             mica_weights_path(w), (long long)s->vocab, s->stack.count, (long long)D,
             (long long)s->stack.heads);
+    for (int n = 0; n < s->stack.count; n++)
+        join_qkv(&s->stack.blocks[n]);
+    return MICA_OK;
+}
+
+mica_status mica_gs_semantic_fill(mica_weights *w, int blocks, mica_arena *arena, mica_err *err)
+{
+    const mica_weight_dims dims = {.of = {['1'] = 1,
+                                          ['D'] = 512,
+                                          ['V'] = 1025,
+                                          ['P'] = 732,
+                                          ['B'] = 1024,
+                                          ['F'] = 2048,
+                                          ['Q'] = 1536}};
+    static const mica_weight_row FUSED[] = {
+        {"layers.%d.self_attn.qkv.weight", "QD", 0, 0},
+        {"layers.%d.self_attn.qkv.bias", "Q", 0, 0},
+    };
+    MICA_TRY(mica_weight_fill(w, &dims, arena, ROWS, MICA_ARRAY_LEN(ROWS), 0, err));
+    for (int n = 0; n < blocks; n++) { /* q, k, v: the first six rows */
+        MICA_TRY(mica_weight_fill(w, &dims, arena, FUSED, MICA_ARRAY_LEN(FUSED), n, err));
+        MICA_TRY(mica_weight_fill(w, &dims, arena, BLOCK_ROWS + 6, MICA_ARRAY_LEN(BLOCK_ROWS) - 6,
+                                  n, err));
+        MICA_TRY(split_layer(w, n, "weight", err));
+        MICA_TRY(split_layer(w, n, "bias", err));
+    }
     return MICA_OK;
 }
 

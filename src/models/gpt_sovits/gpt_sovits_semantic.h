@@ -31,6 +31,9 @@ mica_status mica_gs_semantic_directory(mica_weights **out, const mica_weights *f
 /* heads 0: width / 32, or what fits. */
 mica_status mica_gs_semantic_open(mica_gs_semantic *s, const mica_weights *directory, int64_t heads,
                                   mica_arena *arena, mica_err *err);
+/* Random weights of `blocks` blocks at the released widths into an empty directory, for measurements. */
+mica_status mica_gs_semantic_fill(mica_weights *directory, int blocks, mica_arena *arena,
+                                  mica_err *err);
 mica_status mica_gs_semantic_upload(mica_gs_semantic *s, mica_backend *be, mica_err *err);
 
 /* One sentence on its way. */

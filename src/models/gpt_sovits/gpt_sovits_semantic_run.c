@@ -90,12 +90,19 @@ static void run_block(const pass *p, int n, mica_tensor *x)
     mica_gs_block *b = &s->blocks[n];
     const int64_t L = x->shape_[0];
     const mica_pool_mark mark = mica_pool_get_mark(p->be, MICA_POOL_STEP);
-    mica_tensor q = mica_gs_scratch(p->be, L, s->width), k = mica_gs_scratch(p->be, L, s->width);
-    mica_tensor v = mica_gs_scratch(p->be, L, s->width), out = mica_gs_scratch(p->be, L, s->width);
+    mica_tensor qkv = mica_gs_scratch(p->be, L, 3 * s->width);
+    mica_tensor q = mica_gs_columns(&qkv, 0, s->width);
+    mica_tensor k = mica_gs_columns(&qkv, s->width, s->width);
+    mica_tensor v = mica_gs_columns(&qkv, 2 * s->width, s->width);
+    mica_tensor out = mica_gs_scratch(p->be, L, s->width);
     mica_tensor hidden = mica_gs_scratch(p->be, L, s->ffn);
-    linear(p, &b->q, x, &q, NULL);
-    linear(p, &b->k, x, &k, NULL);
-    linear(p, &b->v, x, &v, NULL);
+    if (b->qkv.w.name) {
+        linear(p, &b->qkv, x, &qkv, NULL);
+    } else {
+        linear(p, &b->q, x, &q, NULL);
+        linear(p, &b->k, x, &k, NULL);
+        linear(p, &b->v, x, &v, NULL);
+    }
     attend_all(p, n, &q, &k, &v, &out);
     linear(p, &b->o, &out, x, x);
     mica_gs_norm_run(p->be, &b->norm_1, s->eps, x, x);

@@ -85,6 +85,10 @@ mica_status mica_gs_synth_config_read(mica_gs_synth_config *c, const mica_weight
 /* The arena keeps the forms that differ from the files' (flows turned, transposed convolutions). */
 mica_status mica_gs_synth_open(mica_gs_synth *s, const mica_gs_synth_config *config,
                                const mica_weights *directory, mica_arena *arena, mica_err *err);
+/* The released sizes of v2, v2Pro or v2ProPlus, and random weights of them. */
+void mica_gs_synth_config_default(mica_gs_synth_config *c, mica_gs_version version);
+mica_status mica_gs_synth_fill(mica_weights *directory, const mica_gs_synth_config *c,
+                               mica_arena *arena, mica_err *err);
 mica_status mica_gs_synth_upload(mica_gs_synth *s, mica_backend *be, mica_err *err);
 void mica_gs_synth_drop(mica_gs_synth *s, mica_backend *be);
 

@@ -187,3 +187,41 @@ mica_status mica_gs_synth_config_read(mica_gs_synth_config *c, const mica_weight
     find_version(c, files);
     return check(c, mica_weights_path(files), err);
 }
+
+/* configs/s2.json, s2v2Pro.json, s2v2ProPlus.json */
+void mica_gs_synth_config_default(mica_gs_synth_config *c, mica_gs_version version)
+{
+    const bool is_pro = version >= MICA_GS_V2PRO;
+    *c = (mica_gs_synth_config){.version = version,
+                                .ssl = 768,
+                                .hidden = 192,
+                                .filter = 768,
+                                .heads = 2,
+                                .window = 9,
+                                .mrte = 512,
+                                .mrte_heads = 4,
+                                .style = 128,
+                                .style_heads = 2,
+                                .style_bins = 704,
+                                .gin = is_pro ? 1024 : 512,
+                                .inter = 192,
+                                .codes = 1024,
+                                .phones = 732,
+                                .speaker = is_pro ? 20480 : 0,
+                                .code_kernel = 2,
+                                .layers_ssl = 3,
+                                .layers_text = 6,
+                                .layers_2 = 3,
+                                .ups = 5,
+                                .rates = {10, 8, 2, 2, 2},
+                                .up_kernels = {16, 16, 8, 2, 2},
+                                .dilations = {1, 3, 5},
+                                .kernels = {3, 7, 11},
+                                .rate = 32000,
+                                .hop = 640,
+                                .fft = 2048};
+    if (version == MICA_GS_V2PRO_PLUS)
+        c->up_kernels[0] = 20;
+    for (int i = 0; i <= c->ups; i++)
+        c->channels[i] = (version == MICA_GS_V2PRO_PLUS ? PLUS : 512) >> i;
+}

@@ -296,6 +296,45 @@ mica_status mica_gs_synth_open(mica_gs_synth *s, const mica_gs_synth_config *con
     return m.failed ? MICA_FAIL(err, MICA_E_NOMEM, "SoVITS: no memory for its weights") : MICA_OK;
 }
 
+/* -------------------------------------------------------------------- fill -- */
+
+static mica_status fill_vocoder(mica_weights *w, const mica_gs_synth_config *c,
+                                mica_weight_dims *dims, mica_arena *arena, mica_err *err)
+{
+    for (int i = 0; i < c->ups; i++) {
+        dims->of['X'] = c->channels[i];
+        dims->of['Y'] = c->channels[i + 1];
+        dims->of['K'] = c->up_kernels[i];
+        MICA_TRY(mica_weight_fill(w, dims, arena, UP_ROWS, MICA_ARRAY_LEN(UP_ROWS), i, err));
+        dims->of['X'] = c->channels[i + 1];
+        for (int j = 0; j < MICA_GS_KERNELS; j++) {
+            dims->of['K'] = c->kernels[j];
+            MICA_TRY(mica_weight_fill(w, dims, arena, RESBLOCK_ROWS, MICA_ARRAY_LEN(RESBLOCK_ROWS),
+                                      i * MICA_GS_KERNELS + j, err));
+        }
+    }
+    return mica_weight_fill(w, dims, arena, POST_ROWS, MICA_ARRAY_LEN(POST_ROWS), 0, err);
+}
+
+mica_status mica_gs_synth_fill(mica_weights *w, const mica_gs_synth_config *c, mica_arena *arena,
+                               mica_err *err)
+{
+    const int counts[3] = {c->layers_ssl, c->layers_text, c->layers_2};
+    mica_weight_dims dims = dims_of(c);
+    MICA_TRY(mica_weight_fill(w, &dims, arena, ROWS, MICA_ARRAY_LEN(ROWS), 0, err));
+    MICA_TRY(mica_weight_fill(w, &dims, arena, CODE_ROWS, MICA_ARRAY_LEN(CODE_ROWS), 0, err));
+    if (c->speaker)
+        MICA_TRY(
+            mica_weight_fill(w, &dims, arena, SPEAKER_ROWS, MICA_ARRAY_LEN(SPEAKER_ROWS), 0, err));
+    for (int e = 0; e < 3; e++)
+        for (int n = 0; n < counts[e]; n++)
+            MICA_TRY(mica_weight_fill(w, &dims, arena, ENCODERS[e], ENCODER_ROWS, n, err));
+    for (int i = 0; i < MICA_GS_FLOWS; i++)
+        MICA_TRY(
+            mica_weight_fill(w, &dims, arena, FLOW_ROWS, MICA_ARRAY_LEN(FLOW_ROWS), 2 * i, err));
+    return fill_vocoder(w, c, &dims, arena, err);
+}
+
 /* ---------------------------------------------------------- upload and drop -- */
 
 mica_status mica_gs_synth_upload(mica_gs_synth *s, mica_backend *be, mica_err *err)

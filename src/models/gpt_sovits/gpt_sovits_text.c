@@ -20,21 +20,23 @@ static mica_status find_ids(mica_gs_input *in, const mica_gs_model *m, const mic
                             mica_gs_span *to, mica_err *err)
 {
     int32_t *ids = NULL;
-    size_t count = 0;
-    if (!m->vocabulary)
-        return MICA_FAIL(
-            err, MICA_E_MISSING,
-            "Chinese needs BERT with its vocabulary (tokenizer.json or vocab.txt); give "
-            "it with --bert FOLDER");
-    MICA_TRY(
-        mica_wordpiece_encode(m->vocabulary, from->text, strlen(from->text), &ids, &count, err));
+    size_t count = from->char_count + 2;
+    if (m->is_synthetic)
+        ids = mica_mem_calloc(count, sizeof *ids);
+    else if (!m->vocabulary)
+        return MICA_FAIL(err, MICA_E_MISSING,
+                         "Chinese needs BERT with its vocabulary (tokenizer.json or vocab.txt); "
+                         "give it with --bert FOLDER");
+    else
+        MICA_TRY(mica_wordpiece_encode(m->vocabulary, from->text, strlen(from->text), &ids, &count,
+                                       err));
     if (count != from->char_count + 2) {
         mica_mem_free(ids);
         return MICA_FAIL(err, MICA_E_INTERNAL, "\"%s\": %zu characters became %zu tokens of BERT",
                          from->text, from->char_count, count - 2);
     }
     int32_t *copy = mica_arena_alloc(&in->arena, count * sizeof *copy);
-    if (copy)
+    if (copy && ids)
         memcpy(copy, ids, count * sizeof *copy);
     mica_mem_free(ids);
     to->bert_ids = copy;

@@ -1,0 +1,94 @@
+/* bench_speech.c - a speech model measured: how long a sentence takes, part by part.
+ *
+ *     rounds of { peak of the machine, the sentence }        the best of each counts
+ *
+ *     text        front end and BERT
+ *     tokens      tokens a second, and the weights they read: GB/s (every weight once a token)
+ *     sound       seconds of the decoder, its convolutions' GFLOP/s and share of the peak
+ *     real time   all of it over the length of the sound; the voice is not counted
+ *
+ * The sentence is 30 Chinese characters, the tokens are as many as `text_tokens` says (200: 8 s). */
+#include "api/bench.h"
+
+#include <math.h>
+
+#define DEFAULT_TOKENS 200
+#define SENTENCE       "今天天气很好，我们一起去公园散步，看看花，听听鸟叫，晒晒太阳吧。"
+
+typedef struct speech_cost {
+    double text, tokens, sound, conv_flops, conv_seconds, peak;
+    int count;
+    double length; /* seconds of sound */
+} speech_cost;
+
+static void keep_least(double *to, double value)
+{
+    *to = *to == 0.0 || value < *to ? value : *to;
+}
+
+static mica_status run_once(const api_bench *b, mica_session *s, speech_cost *c)
+{
+    const mica_backend_counters before = mica_backend_get_counters(s->be);
+    const mica_speech_options o = {.size = sizeof o,
+                                   .text = SENTENCE,
+                                   .language = "zh",
+                                   .cut = "cut0",
+                                   .retries = -1,
+                                   .max_tokens = c->count};
+    mica_speech_result r;
+    mica_status st = s->engine->kind->speak(s->run, &o, NULL, &r, &b->report->err);
+    if (st)
+        return st;
+    const mica_backend_counters after = mica_backend_get_counters(s->be);
+    keep_least(&c->text, r.seconds[MICA_PHASE_TEXT]);
+    keep_least(&c->tokens, r.seconds[MICA_PHASE_DENOISE]);
+    keep_least(&c->sound, r.seconds[MICA_PHASE_DECODE]);
+    keep_least(&c->conv_seconds, after.conv_seconds - before.conv_seconds);
+    c->conv_flops = after.conv_flops - before.conv_flops;
+    c->length = r.part_count ? (double)r.parts[0].count / r.rate : 0.0;
+    mica_speech_result_deinit(&r);
+    return MICA_OK;
+}
+
+static void report(const api_bench *b, const mica_session *s, const speech_cost *c)
+{
+    const double all = c->text + c->tokens + c->sound;
+    const double rate = c->count / c->tokens;
+    api_bench_say(b, "%s", mica_backend_name(s->be));
+    api_bench_say(b, "  text       %8.3f s", c->text);
+    api_bench_say(b, "  tokens     %8.3f s   %d of them, %.1f a second", c->tokens, c->count, rate);
+    api_bench_say(b,
+                  "  sound      %8.3f s   %.2f s of it; convolutions %.0f GFLOP in %.3f s: %.0f "
+                  "GFLOP/s, %.0f %% of the peak",
+                  c->sound, c->length, c->conv_flops * 1e-9, c->conv_seconds,
+                  c->conv_flops / c->conv_seconds * 1e-9,
+                  100.0 * c->conv_flops / c->conv_seconds / c->peak);
+    api_bench_say(b, "  real time  %8.3f     (%.3f s for %.2f s)", all / c->length, all, c->length);
+    mica_text_add(&b->report->json,
+                  "{\"precision\":\"%s\",\"text_seconds\":%.6f,\"token_seconds\":%.6f,"
+                  "\"tokens\":%d,\"sound_seconds\":%.6f,\"length\":%.6f,\"conv_flops\":%.6g,"
+                  "\"conv_seconds\":%.6f,\"peak_flops\":%.6g,\"real_time\":%.6f}",
+                  mica_backend_precision(s->be) == MICA_PRECISION_F32 ? "f32" : "bf16", c->text,
+                  c->tokens, c->count, c->sound, c->length, c->conv_flops, c->conv_seconds, c->peak,
+                  all / c->length);
+}
+
+mica_status api_bench_speech(const api_bench *b, mica_engine *e)
+{
+    mica_session *s = NULL;
+    speech_cost c = {.count = b->options.text_tokens ? b->options.text_tokens : DEFAULT_TOKENS};
+    const int rounds = b->options.steps ? b->options.steps : 3;
+    mica_status st = mica_session_open(&s, e);
+    if (st && s)
+        b->report->err = s->err;
+    for (int i = 0; i <= rounds && !st; i++) {
+        speech_cost first = {.count = c.count};
+        st = run_once(b, s, i ? &c : &first); /* the first prepares weights */
+        const double peak = mica_backend_measure_peak(s->be, mica_backend_precision(s->be));
+        c.peak = fmax(c.peak, peak);
+    }
+    if (!st)
+        report(b, s, &c);
+    mica_session_close(&s);
+    return st;
+}
