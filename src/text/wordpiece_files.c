@@ -92,7 +92,7 @@ static mica_status read_model(mica_wordpiece *w, const mica_json *j, mica_err *e
         const double id = cJSON_IsNumber(item) ? item->valuedouble : -1.0;
         if (!(id >= 0.0 && id <= MICA_VOCAB_MAX_ID && id == (double)(int64_t)id))
             return MICA_FAIL(err, MICA_E_FORMAT, "%s: the id of \"%s\" is no whole number", j->name,
-                             mica_token_printable(item->string, 64).text);
+                             mica_token_printable(item->string, strlen(item->string)).text);
         MICA_TRY(mica_vocab_add(&w->vocab, j->name, item->string, strlen(item->string), (int64_t)id,
                                 err));
     }
