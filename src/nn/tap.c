@@ -8,6 +8,8 @@
 
 /* False when nobody wants the tensor; `name` then holds nothing of use. */
 static bool is_wanted(const mica_tap_sink *sink, char *name, size_t size, const char *format,
+                      va_list args) MICA_PRINTF(4, 0);
+static bool is_wanted(const mica_tap_sink *sink, char *name, size_t size, const char *format,
                       va_list args)
 {
     vsnprintf(name, size, format, args);
