@@ -318,25 +318,27 @@ static mica_status read_sizes(cursor *c, mica_safetensors_item *item)
     return MICA_OK;
 }
 
-/* Bytes of shape x dtype; rows must be whole blocks. */
+/* Bytes of shape x dtype; rows must be whole blocks. Zero dimensions count as one in the overflow check, so
+ * that the strides of an empty tensor cannot overflow either. */
 static mica_status count_bytes(const cursor *c, const mica_safetensors_item *item, uint64_t *bytes)
 {
     const mica_dtype_info *info = mica_dtype_get(item->dtype);
     const int64_t row = item->ndim > 0 ? item->shape_[item->ndim - 1] : 1;
     size_t product = (size_t)info->size;
-    bool fits = true;
+    bool fits = true, is_empty = false;
     if (row % info->block != 0)
         return MICA_FAIL(c->err, MICA_E_FORMAT,
                          "%s: tensor %s: rows of %" PRId64 " are no multiple of the %d of %s",
                          c->path, item->name, row, info->block, info->name);
     for (int i = 0; i < item->ndim; i++) {
         const int64_t n = i == item->ndim - 1 ? item->shape_[i] / info->block : item->shape_[i];
-        fits = fits && mica_mul_size(product, (size_t)n, &product);
+        is_empty = is_empty || n == 0;
+        fits = fits && mica_mul_size(product, n ? (size_t)n : 1, &product);
     }
     if (!fits || product > INT64_MAX / 8)
         return MICA_FAIL(c->err, MICA_E_FORMAT, "%s: tensor %s: the product of its shape overflows",
                          c->path, item->name);
-    *bytes = product;
+    *bytes = is_empty ? 0 : product;
     return MICA_OK;
 }
 
