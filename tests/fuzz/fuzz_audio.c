@@ -13,14 +13,6 @@
 #define MOST_SAMPLES 20000 /* longer ones are only slow */
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-const char *__lsan_default_suppressions(void);
-
-/* libsndfile 1.2 loses the decoder's header when it refuses a damaged Ogg file: 5.8 KB each, not ours to
- * free. */
-const char *__lsan_default_suppressions(void)
-{
-    return "leak:vorbis_info_init\n";
-}
 
 /* libsndfile 1.2.0 forgets what it allocated for an Ogg stream that breaks off in its headers. Nothing can
  * be done about it here; our own leaks are still found. */
