@@ -403,6 +403,13 @@ MICA_API const char *mica_speech_notes(const mica_speech *speech);
  * not at all. `message` (may be NULL) receives up to message_size bytes of error text. */
 MICA_API mica_status mica_speech_write(const mica_speech *speech, const char *path, bool floats,
                                        char *message, size_t message_size);
+/* Hears the recordings of options->voices (the rest of the options is not read, but for codes_path and
+ * progress) and writes what the session's model needs to know of them, transcript included, as a .voice
+ * file: it opens at once and works with that model only. It holds a voice; treat it as the recording itself. */
+MICA_API mica_status mica_voice_write(mica_session *session, const mica_speech_options *options,
+                                      const char *path);
+/* Remarks of the last mica_voice_write of the session, one per line; borrowed, may be empty. */
+MICA_API const char *mica_session_notes(const mica_session *session);
 /* For streams: the header of a 16-bit mono WAV whose length is not known yet, and samples as it holds them
  * (2 bytes each, little-endian, clipped). */
 #define MICA_WAV_HEADER_SIZE 44

@@ -38,6 +38,7 @@ struct mica_session {
     mica_backend *be;
     mica_model_session *run;
     int32_t *ids; /* last mica_session_tokens */
+    char *notes;  /* of the last mica_voice_write */
     mica_run_stats stats;
     mica_err err;
 };

@@ -38,6 +38,7 @@ void mica_session_close(mica_session **session)
         s->engine->kind->session_close(&s->run);
     mica_backend_close(&s->be);
     mica_mem_free(s->ids);
+    mica_mem_free(s->notes);
     mica_mem_free(s);
     *session = NULL;
 }

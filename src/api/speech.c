@@ -35,15 +35,21 @@ static mica_status check_numbers(const mica_speech_options *o, mica_err *err)
     return MICA_OK;
 }
 
-static mica_status check_options(const mica_speech_options *o, mica_err *err)
+static mica_status check_voices(const mica_speech_options *o, mica_err *err)
 {
-    if (!o->text && !o->phones_path)
-        return MICA_FAIL(err, MICA_E_USAGE, "the options have no text");
     if (o->voice_count < 0 || o->voice_count > 16 || (o->voice_count > 0 && !o->voices))
         return MICA_FAIL(err, MICA_E_USAGE, "%d voices; up to 16 can be averaged", o->voice_count);
     for (int i = 0; i < o->voice_count; i++)
         if (!o->voices[i].path)
             return MICA_FAIL(err, MICA_E_USAGE, "voice %d has no path", i);
+    return MICA_OK;
+}
+
+static mica_status check_options(const mica_speech_options *o, mica_err *err)
+{
+    if (!o->text && !o->phones_path)
+        return MICA_FAIL(err, MICA_E_USAGE, "the options have no text");
+    MICA_TRY(check_voices(o, err));
     return check_numbers(o, err);
 }
 
@@ -113,6 +119,40 @@ mica_status mica_speech_generate(mica_session *session, const mica_speech_option
         st = keep(session, &o, &result, out);
     mica_speech_result_deinit(&result);
     return st;
+}
+
+static mica_status write_voice(mica_session *s, const mica_speech_options *options,
+                               const char *path)
+{
+    mica_speech_options o;
+    if (!s->run || !path)
+        return MICA_FAIL(&s->err, MICA_E_USAGE,
+                         "the session has no open model, or there is no path");
+    if (!s->engine->kind->write_voice)
+        return MICA_FAIL(&s->err, MICA_E_UNSUPPORTED,
+                         "%s does not speak; voices need a GPT-SoVITS model",
+                         s->engine->kind->title);
+    MICA_TRY(api_options(&o, sizeof o, options, options ? options->size : 0, &s->err));
+    MICA_TRY(check_voices(&o, &s->err));
+    if (o.voice_count < 1)
+        return MICA_FAIL(&s->err, MICA_E_USAGE, "no recording to make a voice of");
+    return s->engine->kind->write_voice(s->run, &o, path, &s->notes, &s->err);
+}
+
+mica_status mica_voice_write(mica_session *session, const mica_speech_options *options,
+                             const char *path)
+{
+    if (!session)
+        return MICA_E_USAGE;
+    session->err = (mica_err){0};
+    mica_mem_free(session->notes);
+    session->notes = NULL;
+    return write_voice(session, options, path);
+}
+
+const char *mica_session_notes(const mica_session *session)
+{
+    return session && session->notes ? session->notes : "";
 }
 
 void mica_speech_close(mica_speech **speech)

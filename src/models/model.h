@@ -97,6 +97,9 @@ struct mica_model_kind {
     /* Text to sound; NULL: the family does not speak. Otherwise as generate, which may be NULL then. */
     mica_status (*speak)(mica_model_session *session, const mica_speech_options *options,
                          const mica_tap_sink *taps, mica_speech_result *result, mica_err *err);
+    /* What `speak` needs to know of options->voices as a file; *notes: owned, NULL: none. With speak only. */
+    mica_status (*write_voice)(mica_model_session *session, const mica_speech_options *options,
+                               const char *path, char **notes, mica_err *err);
     /* Token ids of a prompt, template included; mica_mem_free. */
     mica_status (*tokens)(const mica_model *model, const char *text, int32_t **ids, size_t *count,
                           mica_err *err);

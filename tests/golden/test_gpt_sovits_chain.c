@@ -233,8 +233,6 @@ static void test_threads(void **state)
     mica_speech_result_deinit(&r[1]);
 }
 
-/* --------------------------------------------------------------- what is refused -- */
-
 static void refuse(speaker *s, const mica_speech_options *o, mica_status status, const char *text)
 {
     mica_speech_result r;
@@ -244,6 +242,76 @@ static void refuse(speaker *s, const mica_speech_options *o, mica_status status,
         fail_msg("status %d: %s; expected %d with \"%s\"", st, err.text, status, text);
     assert_null(r.samples);
 }
+
+/* A voice kept on disk speaks as the recordings do; that of another model is refused. */
+static void test_voice_file(void **state)
+{
+    (void)state;
+    speaker s;
+    mica_voice_input voices[2];
+    mica_speech_result heard, kept;
+    mica_err err = {0};
+    char path[320], second[320], *notes = NULL;
+    open_speaker(&s, MODELS "/sovits_v2.pth", CASE("sovits_v2"), 2);
+    snprintf(path, sizeof path, "%s/one.voice", s.folder);
+    snprintf(second, sizeof second, "%s/second.wav", s.folder);
+    write_tone(s.wav, 12.0); /* too long: a stretch of it is taken */
+    write_tone(second, 3.5);
+    mica_speech_options o = spoken(&s, voices);
+    voices[1] = (mica_voice_input){.path = second};
+    o.voice_count = 2;
+    speak_ok(&s, &o, &heard);
+    assert_non_null(heard.notes);
+    assert_non_null(strstr(heard.notes, "12.0 s long"));
+    if (s.model->kind->write_voice(s.session, &o, path, &notes, &err))
+        fail_msg("%s", err.text);
+    assert_string_equal(notes, heard.notes);
+    voices[0] = (mica_voice_input){.path = path}; /* with its transcript */
+    o.voice_count = 1;
+    speak_ok(&s, &o, &kept);
+    assert_same(&heard, &kept);
+    mica_speech_result_deinit(&heard);
+    mica_speech_result_deinit(&kept);
+    mica_mem_free(notes);
+    o.voice_count = 2;
+    refuse(&s, &o, MICA_E_USAGE, "cannot be joined");
+    speaker other;
+    open_speaker(&other, MODELS "/sovits_v2Pro.pth", CASE("sovits_v2Pro"), 1);
+    o.voice_count = 1;
+    refuse(&other, &o, MICA_E_USAGE, "made with another synthesizer");
+    close_speaker(&other);
+    close_speaker(&s);
+}
+
+/* Phones as a text of names; v2Pro with its speaker network. */
+static void test_phone_names(void **state)
+{
+    (void)state;
+    speaker s;
+    mica_voice_input voice;
+    mica_speech_result r;
+    char path[320];
+    open_speaker(&s, MODELS "/sovits_v2.pth", CASE("sovits_v2"), 1);
+    snprintf(path, sizeof path, "%s/phones.txt", s.folder);
+    FILE *f = fopen(path, "w");
+    fputs("n i3 h ao3 , HH AH0 L OW1 .\n", f);
+    fclose(f);
+    write_tone(s.wav, 4.0);
+    mica_speech_options o = spoken(&s, &voice);
+    o.text = NULL;
+    o.phones_path = path;
+    o.trace_path = NULL;
+    speak_ok(&s, &o, &r);
+    assert_int_equal(r.part_count, 1);
+    mica_speech_result_deinit(&r);
+    f = fopen(path, "w");
+    fputs("n i3 nonsense\n", f);
+    fclose(f);
+    refuse(&s, &o, MICA_E_USAGE, "nonsense");
+    close_speaker(&s);
+}
+
+/* --------------------------------------------------------------- what is refused -- */
 
 static void test_refused(void **state)
 {
@@ -319,9 +387,10 @@ static void test_parts(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_chain),   cmocka_unit_test(test_text),
-        cmocka_unit_test(test_threads), cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_parts),
+        cmocka_unit_test(test_chain),       cmocka_unit_test(test_text),
+        cmocka_unit_test(test_threads),     cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_parts),       cmocka_unit_test(test_voice_file),
+        cmocka_unit_test(test_phone_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

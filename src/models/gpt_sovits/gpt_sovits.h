@@ -59,6 +59,8 @@ mica_status mica_gs_model_finish(mica_gs_model *m, mica_err *err);
 /* gpt_sovits_run.c */
 mica_status mica_gs_speak(mica_model_session *session, const mica_speech_options *options,
                           const mica_tap_sink *taps, mica_speech_result *result, mica_err *err);
+mica_status mica_gs_write_voice(mica_model_session *session, const mica_speech_options *options,
+                                const char *path, char **notes, mica_err *err);
 
 /* ------------------------------------------------------------------- chain -- */
 

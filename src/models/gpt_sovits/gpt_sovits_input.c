@@ -7,10 +7,12 @@
  * 32 kHz, appended to the signal at 16 kHz, where they are 0.6 s; models were used so ever since. */
 #include "models/gpt_sovits/gpt_sovits_input.h"
 
+#include "base/file.h"
 #include "base/mem.h"
 #include "media/audio_resample.h"
 #include "media/audio_window.h"
 #include "media/spectrum.h"
+#include "models/gpt_sovits/gpt_sovits_voice_file.h"
 
 #include <math.h>
 #include <string.h>
@@ -112,11 +114,38 @@ static mica_status take_phones(mica_gs_input *in, const mica_weights *w, int64_t
                          err);
 }
 
-static mica_status read_phones(mica_gs_input *in, const char *path, int64_t width, mica_err *err)
+/* A safetensors file begins with a length, of which the upper bytes are 0: no text does. */
+static bool is_text(const char *data, size_t size)
+{
+    return size < 8 || memchr(data, 0, 8) == NULL;
+}
+
+static mica_status read_names(mica_gs_input *in, const mica_gs_session *s, const char *data,
+                              size_t size, mica_err *err)
+{
+    MICA_TRY(mica_speech_parse_phones(s->model->front, data, size, s->model->facts.phone_count,
+                                      &in->pieces, err));
+    in->texts = mica_arena_calloc(&in->arena, in->pieces.count + 1, sizeof *in->texts);
+    if (!in->texts)
+        return no_memory("phones", err);
+    return mica_gs_input_take_pieces(in, s->model, err);
+}
+
+/* Phones by name as text, or `phone_ids` of a safetensors file. */
+static mica_status read_phones(mica_gs_input *in, const mica_gs_session *s, const char *path,
+                               mica_err *err)
 {
     mica_weights *w = NULL;
+    char *data = NULL;
+    size_t size = 0;
+    MICA_TRY(mica_file_read(path, (size_t)64 << 20, &data, &size, err));
+    const bool names = is_text(data, size);
+    mica_status st = names ? read_names(in, s, data, size, err) : MICA_OK;
+    mica_mem_free(data);
+    if (names)
+        return st;
     MICA_TRY(mica_weights_open(&w, path, err));
-    const mica_status st = take_phones(in, w, width, err);
+    st = take_phones(in, w, s->semantic.bert_width, err);
     mica_weights_close(&w);
     return st;
 }
@@ -252,6 +281,47 @@ static mica_status take_codes(mica_gs_input *in, const char *path, mica_err *err
     return MICA_OK;
 }
 
+/* A .voice file stands for all recordings; its style must be this model's. */
+static mica_status read_voice(mica_gs_input *in, const mica_gs_session *s, const char *path,
+                              mica_err *err)
+{
+    mica_gs_voice *v = &in->voice;
+    const mica_gs_synth_config *c = &s->synth.config;
+    MICA_TRY(mica_gs_voice_read(v, path, err));
+    if (v->style_width != c->gin || strcmp(v->hash, s->model->base.hash) != 0)
+        return MICA_FAIL(
+            err, MICA_E_USAGE,
+            "%s: it was made with another synthesizer (%s, here %s); make it anew from "
+            "the recording",
+            path, v->hash, s->model->base.hash);
+    for (int64_t i = 0; i < v->code_count; i++)
+        if (v->codes[i] >= c->codes)
+            return MICA_FAIL(err, MICA_E_FORMAT, "%s: code %d; the model has %lld", path,
+                             (int)v->codes[i], (long long)c->codes);
+    return MICA_OK;
+}
+
+static mica_status hear_all(mica_gs_input *in, mica_gs_session *s, mica_run *run,
+                            const mica_speech_options *o, mica_err *err)
+{
+    for (int i = 0; i < o->voice_count; i++)
+        if (mica_gs_voice_is_file(o->voices[i].path))
+            return o->voice_count == 1
+                       ? read_voice(in, s, o->voices[i].path, err)
+                       : MICA_FAIL(err, MICA_E_USAGE,
+                                   "%s: a .voice file cannot be joined with other recordings; make "
+                                   "one of all of them",
+                                   o->voices[i].path);
+    recording *list = mica_mem_calloc((size_t)o->voice_count, sizeof *list);
+    if (!list)
+        return no_memory("recordings", err);
+    const mica_status st = hear(in, s, run, o, list, err);
+    for (int i = 0; i < o->voice_count; i++)
+        recording_deinit(&list[i]);
+    mica_mem_free(list);
+    return st;
+}
+
 /* Five seconds of a voice for models that never heard one. */
 static mica_status make_up(mica_gs_voice *v, const mica_gs_synth_config *c, mica_err *err)
 {
@@ -274,14 +344,7 @@ mica_status mica_gs_input_voice(mica_gs_input *in, mica_gs_session *s, mica_run 
     if (o->voice_count < 1)
         return MICA_FAIL(err, MICA_E_USAGE,
                          "no voice to speak with; name a recording or a .voice file");
-    recording *list = mica_mem_calloc((size_t)o->voice_count, sizeof *list);
-    if (!list)
-        return no_memory("recordings", err);
-    const mica_status st = hear(in, s, run, o, list, err);
-    for (int i = 0; i < o->voice_count; i++)
-        recording_deinit(&list[i]);
-    mica_mem_free(list);
-    MICA_TRY(st);
+    MICA_TRY(hear_all(in, s, run, o, err));
     return o->codes_path ? take_codes(in, o->codes_path, err) : MICA_OK;
 }
 
@@ -294,7 +357,7 @@ mica_status mica_gs_input_texts(mica_gs_input *in, mica_gs_session *s, const mic
         MICA_TRY(read_ids(o->tokens_path, "semantic_tokens", &in->arena, &in->tokens,
                           &in->token_count, err));
     if (o->phones_path)
-        return read_phones(in, o->phones_path, s->semantic.bert_width, err);
+        return read_phones(in, s, o->phones_path, err);
     MICA_TRY(mica_gs_input_read_text(in, s->model, o->text, o->language, o->cut, err));
     const mica_voice_input *voice = o->voice_count ? &o->voices[0] : &(mica_voice_input){0};
     const char *transcript = voice->text ? voice->text : in->voice.text;

@@ -299,6 +299,7 @@ const mica_model_kind mica_gpt_sovits_kind = {
     .session_open = session_open,
     .session_close = session_close,
     .speak = mica_gs_speak,
+    .write_voice = mica_gs_write_voice,
     .tokens = tokens,
     .scratch_bytes = scratch_bytes,
 };

@@ -9,6 +9,7 @@
 
 #include "base/mem.h"
 #include "models/gpt_sovits/gpt_sovits_input.h"
+#include "models/gpt_sovits/gpt_sovits_voice_file.h"
 
 #include <string.h>
 
@@ -95,5 +96,46 @@ mica_status mica_gs_speak(mica_model_session *session, const mica_speech_options
     memcpy(result->seconds, run.seconds, sizeof result->seconds);
     if (st)
         mica_speech_result_deinit(result);
+    return st;
+}
+
+/* ------------------------------------------------------------------- voices -- */
+
+static mica_status set_transcript(mica_gs_voice *v, const mica_voice_input *from, mica_err *err)
+{
+    if (!from->text)
+        return MICA_OK;
+    mica_mem_free(v->text);
+    mica_mem_free(v->language);
+    v->text = mica_mem_strdup(from->text);
+    v->language = from->language ? mica_mem_strdup(from->language) : NULL;
+    return v->text && (!from->language || v->language)
+               ? MICA_OK
+               : MICA_FAIL(err, MICA_E_NOMEM, "no memory for a transcript");
+}
+
+static mica_status make_voice(mica_gs_session *s, mica_run *run, mica_gs_input *in,
+                              const mica_speech_options *o, const char *path, mica_err *err)
+{
+    MICA_TRY(mica_gs_input_voice(in, s, run, o, err));
+    MICA_TRY(set_transcript(&in->voice, &o->voices[0], err));
+    if (in->voice.text) /* so that a transcript nobody can read is told now */
+        MICA_TRY(
+            mica_gs_input_read_transcript(in, s->model, in->voice.text, in->voice.language, err));
+    return mica_gs_voice_write(&in->voice, path, err);
+}
+
+mica_status mica_gs_write_voice(mica_model_session *session, const mica_speech_options *options,
+                                const char *path, char **notes, mica_err *err)
+{
+    mica_gs_session *s = (mica_gs_session *)session;
+    mica_gs_input in;
+    mica_run run;
+    mica_run_init(&run, options->progress, options->progress_user, NULL);
+    mica_run_set_phase(&run, MICA_PHASE_PREPARE);
+    mica_gs_input_init(&in);
+    const mica_status st = make_voice(s, &run, &in, options, path, err);
+    *notes = !st && in.notes.data ? mica_mem_strdup(in.notes.data) : NULL;
+    mica_gs_input_deinit(&in);
     return st;
 }

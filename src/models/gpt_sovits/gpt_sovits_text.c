@@ -71,6 +71,14 @@ static mica_status fill_options(const mica_gs_model *m, const char *language, co
     return mica_speech_cut_find(cut ? cut : "cut5", &out->cut, err);
 }
 
+mica_status mica_gs_input_take_pieces(mica_gs_input *in, const mica_gs_model *m, mica_err *err)
+{
+    for (size_t i = 0; i < in->pieces.count; i++)
+        MICA_TRY(take_piece(in, m, &in->pieces.pieces[i], &in->texts[i], err));
+    in->text_count = (int)in->pieces.count;
+    return MICA_OK;
+}
+
 mica_status mica_gs_input_read_text(mica_gs_input *in, const mica_gs_model *m, const char *text,
                                     const char *language, const char *cut, mica_err *err)
 {
@@ -80,10 +88,7 @@ mica_status mica_gs_input_read_text(mica_gs_input *in, const mica_gs_model *m, c
     in->texts = mica_arena_calloc(&in->arena, in->pieces.count + 1, sizeof *in->texts);
     if (!in->texts)
         return no_memory(err);
-    for (size_t i = 0; i < in->pieces.count; i++)
-        MICA_TRY(take_piece(in, m, &in->pieces.pieces[i], &in->texts[i], err));
-    in->text_count = (int)in->pieces.count;
-    return MICA_OK;
+    return mica_gs_input_take_pieces(in, m, err);
 }
 
 mica_status mica_gs_input_read_transcript(mica_gs_input *in, const mica_gs_model *m,
