@@ -179,8 +179,8 @@ void mica_backend_release_pages(mica_backend *be, mica_weight *const *weights, i
 void mica_branch(mica_backend *be, int branch);
 void mica_join(mica_backend *be);
 
-/* A promise: what the next operation makes is read by the mica_linear right behind it, as its x, and by
- * nobody else. The tensor itself need not get the values then. */
+/* A promise: what the next operation makes is read by the mica_linear calls right behind it, as their x,
+ * and by nobody else. The tensor itself need not get the values then. */
 void mica_next_is_operand(mica_backend *be);
 
 /* ----------------------------------------------------------- operations -- */

@@ -13,7 +13,7 @@ enum { BLOCK_WEIGHTS = 6 };
 
 typedef struct chain {
     int M, D, F;
-    cmp_weight w[BLOCK_WEIGHTS]; /* two [D, D], MLP in and out, gate and up */
+    cmp_weight w[BLOCK_WEIGHTS]; /* q, k, MLP in and out, gate and up */
     cmp_weight bias[2];          /* [F], [D] */
     cmp_tensor scale, shift, gate;
     cmp_tensor x, norm, q, k, hidden, h, up, down;
@@ -22,7 +22,7 @@ typedef struct chain {
 static void open_chain(cmp *c, chain *t)
 {
     const int64_t D = t->D, F = t->F, M = t->M;
-    const int64_t shapes[BLOCK_WEIGHTS][2] = {{D, D}, {D, D}, {F, D}, {D, F}, {F, D}, {F, D}};
+    const int64_t shapes[BLOCK_WEIGHTS][2] = {{D, D}, {D + 8, D}, {F, D}, {D, F}, {F, D}, {F, D}};
     for (int i = 0; i < BLOCK_WEIGHTS; i++)
         t->w[i] = cmp_weight_make(c, MICA_DTYPE_BF16, 0.1f, 0, 2, shapes[i]);
     t->bias[0] = cmp_weight_make(c, MICA_DTYPE_BF16, 1.0f, 0, 1, CMP_SHAPE(F));
@@ -33,7 +33,7 @@ static void open_chain(cmp *c, chain *t)
     t->x = cmp_act(c, 1.0f, 2, CMP_SHAPE(M, D));
     t->norm = cmp_output(c, false, 2, CMP_SHAPE(M, D));
     t->q = cmp_output(c, false, 2, CMP_SHAPE(M, D));
-    t->k = cmp_output(c, false, 2, CMP_SHAPE(M, D));
+    t->k = cmp_output(c, false, 2, CMP_SHAPE(M, D + 8));
     t->hidden = cmp_output(c, false, 2, CMP_SHAPE(M, F));
     t->h = cmp_output(c, false, 2, CMP_SHAPE(M, F));
     t->up = cmp_output(c, false, 2, CMP_SHAPE(M, F));
@@ -53,8 +53,11 @@ static void product(mica_backend *be, int i, cmp_weight *w, cmp_tensor *x, cmp_t
     mica_linear(be, &(mica_linear_args){.x_MD = &x->t[i], .w_OD = &w->w[i], .y_MO = &y->t[i]});
 }
 
-static void attention_side(mica_backend *be, int i, chain *t)
+/* The second weight has 8 outputs too many for fp8 and reads the norm as it is, promise or not. */
+static void attention_side(mica_backend *be, int i, bool promise, chain *t)
 {
+    if (promise)
+        mica_next_is_operand(be);
     mica_layer_norm_modulate(be, &t->x.t[i], &t->scale.t[i], &t->shift.t[i], 1e-6f, &t->norm.t[i]);
     product(be, i, &t->w[0], &t->norm, &t->q);
     product(be, i, &t->w[1], &t->norm, &t->k);
@@ -86,10 +89,11 @@ static void gated_mlp(mica_backend *be, int i, chain *t)
     product(be, i, &t->w[3], &t->h, &t->down);
 }
 
-static void compare_chain(cmp *c, const chain *t)
+static void compare_chain(cmp *c, bool promised, const chain *t)
 {
     const double one = c->fp8 ? 5e-2 : 1e-2, two = c->fp8 ? 8e-2 : 1.5e-2;
-    cmp_result(c, &t->norm, 2e-5, 6e-3);
+    if (!promised)
+        cmp_result(c, &t->norm, 2e-5, 6e-3);
     cmp_result(c, &t->q, 2e-5, one);
     cmp_result(c, &t->k, 2e-5, one);
     cmp_result(c, &t->x, 2e-5, two);
@@ -104,11 +108,11 @@ static void operands(cmp *c)
         snprintf(c->what, sizeof c->what, "%d x %d, %d wide inside, round %d", t.M, t.D, t.F,
                  round);
         for (int i = 0; i < 2; i++) {
-            attention_side(c->be[i], i, &t);
+            attention_side(c->be[i], i, round == 1, &t);
             gated_mlp(c->be[i], i, &t);
             mlp(c->be[i], i, &t);
         }
-        compare_chain(c, &t);
+        compare_chain(c, round == 1, &t);
         const cmp_tensor fresh = cmp_act(c, 1.0f, 2, CMP_SHAPE(t.M, t.D));
         for (int i = 0; i < 2; i++)
             mica_copy(c->be[i], &fresh.t[i], &t.x.t[i]);
@@ -131,7 +135,7 @@ static void branches(cmp *c)
         for (int i = 0; i < 2; i++) {
             for (int b = 1; b >= 0; b--) {
                 mica_branch(c->be[i], b);
-                attention_side(c->be[i], i, &t[b]);
+                attention_side(c->be[i], i, false, &t[b]);
                 gated_mlp(c->be[i], i, &t[b]);
                 mlp(c->be[i], i, &t[b]);
             }

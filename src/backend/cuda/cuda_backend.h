@@ -84,6 +84,7 @@ typedef struct mica_cuda_window {
 typedef struct mica_cuda_twin {
     mica_cuda_view of; /* whose rows it holds */
     uint64_t op;       /* the last operation that wrote or read it */
+    bool only;         /* the tensor itself was not written */
     void *memory;      /* rows, then scales */
     size_t size;
 } mica_cuda_twin;
@@ -286,6 +287,8 @@ bool mica_cuda_gemm_exists(mica_cuda_backend *be, const mica_cuda_gemm *g);
 mica_status mica_cuda_twin_open(mica_cuda_backend *be, const mica_cuda_view *of, uint8_t **q,
                                 float **scale, mica_err *err);
 void mica_cuda_twin_deinit(mica_cuda_backend *be);
+/* Before a linear that reads the tensor itself: writes what only the twin has. */
+mica_status mica_cuda_twin_settle(mica_cuda_backend *be, const mica_cuda_view *x, mica_err *err);
 bool mica_cuda_fp8_fits(const mica_cuda_backend *be, const mica_linear_args *args);
 mica_status mica_cuda_linear_fp8(mica_cuda_backend *be, const mica_linear_args *args,
                                  mica_err *err);

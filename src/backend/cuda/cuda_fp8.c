@@ -9,7 +9,8 @@
  *
  * The twin belongs to one input and lives from the operation that wrote it through the linears right
  * behind that: any other operation might change the tensor, and the count of operations tells. One per
- * branch (cuda_branch.c).
+ * branch (cuda_branch.c). Where a model promises that nobody else reads the tensor (mica_next_is_operand)
+ * the twin is all there is; a linear in bf16 then gets its numbers back from it.
  *
  * Sensitive weights, and shapes that the tensor cores do not take (multiples of 16), stay in bf16. Fast
  * accumulation is on: its 14 bits are far beyond the 4 of an operand, and it is 15 % faster. */
@@ -47,6 +48,7 @@ mica_status mica_cuda_twin_open(mica_cuda_backend *be, const mica_cuda_view *of,
     }
     t->of = *of;
     t->op = be->base.counters.ops;
+    t->only = be->base.is_operand;
     *q = t->memory;
     *scale = (float *)(void *)((uint8_t *)t->memory + rows);
     return MICA_OK;
@@ -63,11 +65,26 @@ static bool twin_find(mica_cuda_backend *be, const mica_cuda_view *x, uint8_t **
     return true;
 }
 
+mica_status mica_cuda_twin_settle(mica_cuda_backend *be, const mica_cuda_view *x, mica_err *err)
+{
+    mica_cuda_twin *t = &be->twins[be->branch];
+    uint8_t *q;
+    float *scale;
+    if (!twin_find(be, x, &q, &scale))
+        return MICA_OK;
+    t->op = be->base.counters.ops;
+    if (!t->only)
+        return MICA_OK;
+    t->only = false;
+    return mica_cuda_check(mica_cuda_dequantize(q, scale, x->n, x, be->stream), "an operand", err);
+}
+
 static mica_status quantized_input(mica_cuda_backend *be, const mica_cuda_view *x, uint8_t **q,
                                    float **scale, mica_err *err)
 {
     if (!twin_find(be, x, q, scale)) {
         MICA_TRY(mica_cuda_twin_open(be, x, q, scale, err));
+        be->twins[be->branch].only = false;
         const mica_cuda_quantize_args args = {
             .kind = MICA_CUDA_OPERAND_PLAIN, .x = *x, .q = *q, .scale = *scale, .ld = x->n};
         MICA_TRY(mica_cuda_check(mica_cuda_quantize(&args, be->stream), "quantising", err));
@@ -90,9 +107,10 @@ bool mica_cuda_fp8_fits(const mica_cuda_backend *be, const mica_linear_args *arg
 {
     const mica_tensor *w = &args->w_OD->tensor;
     const mica_cuda_view x = mica_cuda_view_of(args->x_MD), y = mica_cuda_view_of(args->y_MO);
-    return be->fp8 && !args->w_OD->sensitive && mica_dtype_get(w->dtype)->is_float &&
-           y.type == MICA_CUDA_BF16 && w->shape_[0] % 16 == 0 && can_be_twin(&x) &&
-           x.n == w->shape_[1] && y.dims == 1 && y.wide && y.n == w->shape_[0];
+    return be->fp8 && !args->w_OD->sensitive && !args->w_OD->adapters &&
+           mica_dtype_get(w->dtype)->is_float && y.type == MICA_CUDA_BF16 &&
+           w->shape_[0] % 16 == 0 && can_be_twin(&x) && x.n == w->shape_[1] && y.dims == 1 &&
+           y.wide && y.n == w->shape_[0];
 }
 
 typedef struct job {
@@ -143,6 +161,32 @@ static mica_status run_activated(job *j, mica_err *err)
     return mica_cuda_check(mica_cuda_quantize(&args, j->be->stream), j->name, err);
 }
 
+/* y = residual + gate * (sums + bias) as one product: the gate goes into the weight's scales and the bias. */
+static mica_status run_gated(job *j, bool *done, mica_err *err)
+{
+    const mica_linear_args *a = j->args;
+    const mica_cuda_view r = mica_cuda_view_of(a->residual_MO);
+    const size_t part = mica_cuda_align((size_t)j->y.n * sizeof(float));
+    const void *bias;
+    void *scratch;
+    mica_cuda_gemm g = j->g;
+    g.d = j->y.data;
+    g.ldd = j->y.rows > 1 ? j->y.stride[0] : j->y.n;
+    g.c = r.data;
+    g.ldc = r.rows > 1 ? r.stride[0] : r.n;
+    MICA_TRY(mica_cuda_scratch(j->be, 2 * part, &scratch, err));
+    g.bias = a->bias_O ? (uint8_t *)scratch + part : NULL;
+    *done = r.wide && r.dims == 1 && r.type == MICA_CUDA_BF16 && mica_cuda_gemm_exists(j->be, &g);
+    if (!*done)
+        return MICA_OK;
+    MICA_TRY(mica_cuda_weight(j->be, a->bias_O, MICA_CUDA_FORM_F32, &bias, err));
+    MICA_TRY(mica_cuda_check(mica_cuda_fold_gate(g.a_scale, a->gate_O->data, bias, j->y.n, scratch,
+                                                 (uint8_t *)scratch + part, j->be->stream),
+                             j->name, err));
+    g.a_scale = scratch;
+    return mica_cuda_gemm_run(j->be, &g, j->name, err);
+}
+
 static mica_status run_late(job *j, mica_err *err)
 {
     void *sums;
@@ -184,7 +228,12 @@ mica_status mica_cuda_linear_fp8(mica_cuda_backend *be, const mica_linear_args *
     if (args->act == MICA_ACT_GELU_TANH && !args->residual_MO && j.y.type == MICA_CUDA_BF16 &&
         can_be_twin(&j.y))
         return run_activated(&j, err);
-    if (args->act != MICA_ACT_NONE || args->residual_MO || j.y.type != MICA_CUDA_BF16)
+    bool done = false;
+    if (args->act == MICA_ACT_NONE && args->gate_O)
+        MICA_TRY(run_gated(&j, &done, err));
+    if (done)
+        return MICA_OK;
+    if (args->act != MICA_ACT_NONE || args->residual_MO)
         return run_late(&j, err);
     j.g.d = j.y.data;
     j.g.ldd = j.y.rows > 1 ? j.y.stride[0] : j.y.n;

@@ -63,6 +63,7 @@ typedef struct mica_cuda_norm_args {
     uint8_t *q;     /* also y in fp8, rows q_ld apart, and its scales; NULL: not */
     float *q_scale; /* [rows] */
     int64_t q_ld;   /* n, a multiple of 16 */
+    bool q_only;    /* y itself is not written */
 } mica_cuda_norm_args;
 /* Whether mica_cuda_norm can write q for these arguments. */
 bool mica_cuda_norm_quantizes(const mica_cuda_norm_args *args);
@@ -207,6 +208,15 @@ typedef struct mica_cuda_quantize_args {
     int64_t ld;
 } mica_cuda_quantize_args;
 cudaError_t mica_cuda_quantize(const mica_cuda_quantize_args *args, cudaStream_t stream);
+
+/* The numbers again: y = q * scale, rows ld apart. */
+cudaError_t mica_cuda_dequantize(const uint8_t *q, const float *scale, int64_t ld,
+                                 const mica_cuda_view *y, cudaStream_t stream);
+
+/* What makes a gate part of a product: scale_out = scale * gate, bias_out = bias * gate in bf16 (bias NULL:
+ * not written). */
+cudaError_t mica_cuda_fold_gate(const float *scale, const float *gate, const float *bias, int64_t n,
+                                float *scale_out, void *bias_out, cudaStream_t stream);
 
 /* Rows of a weight of any float type; e4m3 is kept as it is. given: scales of the source, one per row. */
 typedef struct mica_cuda_quantize_weight_args {

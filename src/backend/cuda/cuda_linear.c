@@ -139,6 +139,7 @@ mica_status mica_cuda_op_linear(mica_backend *base, const mica_linear_args *args
     void *scratch;
     if (mica_cuda_fp8_fits(be, args))
         return mica_cuda_linear_fp8(be, args, err);
+    MICA_TRY(mica_cuda_twin_settle(be, &p.x, err));
     if (args->residual_MO)
         p.residual = mica_cuda_view_of(args->residual_MO);
     if (p.x.n != w->shape_[1] || p.y.n != p.outputs || (p.residual.data && p.residual.n != p.y.n))

@@ -1,7 +1,8 @@
 /* cuda_norm.cu - norms of rows with the vectors of an adaptive norm, and QK norm with rotation.
  *
- *     bf16, up to 4,096 wide    one warp per row, the row in registers as it came (up to 64 of them):
- *                               every element is read once, and no barrier is needed
+ *     bf16, up to 4,096 wide    a warp (n <= 1024) or 128 threads per row, the row in registers as it
+ *                               came: every element is read once. Optionally the result goes out in fp8
+ *                               too, or only (cuda_fp8.c)
  *     the rest                  one warp (n <= 1024) or one block of 256 threads per row:
  *         pass 1   sum of x, or of x^2          from memory
  *         pass 2   sum of (x - mean)^2          from L1   (layer norm only)
@@ -76,34 +77,40 @@ template <int V, int G> static __global__ void norm_kernel(const mica_cuda_norm_
 
 /* ------------------------------------------------------- rows in registers -- */
 
-/* The row in fp8, from its results in bf16 (raw) of which the lane's own largest is given. */
-template <int N>
-static __device__ __forceinline__ void quantize_row(const mica_cuda_norm_args &a, int64_t row,
-                                                    int first, float largest, const uint4 (&raw)[N])
+#define ROW_BLOCK 128
+
+/* Over the T threads of a row, the same for each of them. part: of this reduction alone. */
+template <int T, bool LARGEST>
+static __device__ __forceinline__ float over_row(float v, float *part)
 {
 #pragma unroll
-    for (int step = 16; step > 0; step >>= 1)
-        largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, step));
-    largest = fmaxf(largest, 1e-30f);
-    if (first == 0)
-        a.q_scale[row] = largest / FP8_LARGEST;
-#pragma unroll
-    for (int j = 0; j < N; j++) {
-        float v[8];
-        unpack(raw[j], v);
-        if (first + j * 256 < a.x.n)
-            *(uint2 *)(a.q + row * a.q_ld + first + j * 256) = pack_fp8(v, FP8_LARGEST / largest);
+    for (int step = 16; step > 0; step >>= 1) {
+        const float other = __shfl_xor_sync(0xffffffffu, v, step);
+        v = LARGEST ? fmaxf(v, other) : v + other;
     }
+    if (T == 32)
+        return v;
+    if (threadIdx.x % 32 == 0)
+        part[threadIdx.x / 32] = v;
+    __syncthreads();
+    v = part[0];
+#pragma unroll
+    for (int w = 1; w < T / 32; w++)
+        v = LARGEST ? fmaxf(v, part[w]) : v + part[w];
+    return v;
 }
 
-/* N: 8-element pieces per lane; a piece beyond the row is left out. SILU is a parameter: with a choice of
- * activations at each of 96 places the code leaves the instruction cache (96 us instead of 22). */
-template <int N, bool SILU, bool FP8>
-static __global__ void norm_warp_kernel(const mica_cuda_norm_args a)
+/* A row of n <= 8 N T elements by T threads, N pieces of 8 each; a piece beyond the row is left out.
+ * SILU is a parameter: with a choice of activations at each place the code leaves the instruction
+ * cache (96 us instead of 22). */
+template <int N, int T, bool SILU, bool FP8>
+static __global__ void norm_row_kernel(const mica_cuda_norm_args a)
 {
-    const int64_t row = (int64_t)blockIdx.x * (BLOCK / 32) + threadIdx.x / 32;
-    const int first = (int)(threadIdx.x % 32) * 8, n = (int)a.x.n;
-    if (row >= a.x.rows)
+    __shared__ float part[3][ROW_BLOCK / 32];
+    const int64_t row =
+        T == 32 ? (int64_t)blockIdx.x * (ROW_BLOCK / 32) + threadIdx.x / 32 : (int64_t)blockIdx.x;
+    const int first = (int)(threadIdx.x % T) * 8, n = (int)a.x.n;
+    if (T == 32 && row >= a.x.rows)
         return;
     const uint4 *x = (const uint4 *)((const __nv_bfloat16 *)a.x.data + row_offset(a.x, row));
     const int64_t y_at = row_offset(a.y, row);
@@ -111,7 +118,7 @@ static __global__ void norm_warp_kernel(const mica_cuda_norm_args a)
     uint4 raw[N];
 #pragma unroll
     for (int j = 0; j < N; j++)
-        raw[j] = first + j * 256 < n ? x[(first + j * 256) / 8] : make_uint4(0, 0, 0, 0);
+        raw[j] = first + j * T * 8 < n ? x[first / 8 + j * T] : make_uint4(0, 0, 0, 0);
     float sum = 0.0f, mean = 0.0f, factor, largest = 0.0f;
 #pragma unroll
     for (int j = 0; j < N; j++) {
@@ -121,7 +128,7 @@ static __global__ void norm_warp_kernel(const mica_cuda_norm_args a)
         for (int k = 0; k < 8; k++)
             sum += layer ? v[k] : v[k] * v[k];
     }
-    sum = warp_sum(sum);
+    sum = over_row<T, false>(sum, part[0]);
     if (layer) {
         float squares = 0.0f;
         mean = sum / (float)n;
@@ -129,12 +136,12 @@ static __global__ void norm_warp_kernel(const mica_cuda_norm_args a)
         for (int j = 0; j < N; j++) {
             float v[8];
             unpack(raw[j], v);
-            if (first + j * 256 < n)
+            if (first + j * T * 8 < n)
 #pragma unroll
                 for (int k = 0; k < 8; k++)
                     squares += (v[k] - mean) * (v[k] - mean);
         }
-        factor = 1.0f / sqrtf(warp_sum(squares) / (float)n + a.eps);
+        factor = 1.0f / sqrtf(over_row<T, false>(squares, part[1]) / (float)n + a.eps);
     } else if (a.kind == MICA_CUDA_NORM_L2) {
         factor = sqrtf((float)n) / fmaxf(sqrtf(sum), 1e-12f);
     } else {
@@ -142,7 +149,7 @@ static __global__ void norm_warp_kernel(const mica_cuda_norm_args a)
     }
 #pragma unroll
     for (int j = 0; j < N; j++) {
-        const int i = first + j * 256;
+        const int i = first + j * T * 8;
         float v[8], w[8], scale[8], shift[8];
         if (i >= n)
             break;
@@ -163,7 +170,8 @@ static __global__ void norm_warp_kernel(const mica_cuda_norm_args a)
                 v[k] = SILU ? silu(v[k]) : v[k];
             }
         }
-        store<8>(a.y.data, a.y.type, y_at + i, v);
+        if (!FP8 || !a.q_only)
+            store<8>(a.y.data, a.y.type, y_at + i, v);
         if (FP8) {
 #pragma unroll
             for (int k = 0; k < 8; k++)
@@ -171,28 +179,39 @@ static __global__ void norm_warp_kernel(const mica_cuda_norm_args a)
             store<8>(&raw[j], MICA_CUDA_BF16, 0, v);
         }
     }
-    if (FP8)
-        quantize_row<N>(a, row, first, largest, raw);
+    if (!FP8)
+        return;
+    largest = fmaxf(over_row<T, true>(largest, part[2]), 1e-30f);
+    if (first == 0)
+        a.q_scale[row] = largest / FP8_LARGEST;
+#pragma unroll
+    for (int j = 0; j < N; j++) {
+        float v[8];
+        unpack(raw[j], v);
+        if (first + j * T * 8 < n)
+            *(uint2 *)(a.q + row * a.q_ld + first + j * T * 8) = pack_fp8(v, FP8_LARGEST / largest);
+    }
 }
 
 template <bool SILU, bool FP8>
-static void launch_norm_warp(const mica_cuda_norm_args *args, cudaStream_t stream)
+static void launch_norm_row(const mica_cuda_norm_args *args, cudaStream_t stream)
 {
-    const unsigned blocks = (unsigned)((args->x.rows + BLOCK / 32 - 1) / (BLOCK / 32));
+    const unsigned rows = (unsigned)args->x.rows;
+    const unsigned blocks = (rows + ROW_BLOCK / 32 - 1) / (ROW_BLOCK / 32);
     const int64_t n = args->x.n;
     if (n <= 512)
-        norm_warp_kernel<2, SILU, FP8><<<blocks, BLOCK, 0, stream>>>(*args);
+        norm_row_kernel<2, 32, SILU, FP8><<<blocks, ROW_BLOCK, 0, stream>>>(*args);
     else if (n <= 1024)
-        norm_warp_kernel<4, SILU, FP8><<<blocks, BLOCK, 0, stream>>>(*args);
+        norm_row_kernel<4, 32, SILU, FP8><<<blocks, ROW_BLOCK, 0, stream>>>(*args);
     else if (n <= 2048)
-        norm_warp_kernel<8, SILU, FP8><<<blocks, BLOCK, 0, stream>>>(*args);
+        norm_row_kernel<2, 128, SILU, FP8><<<rows, ROW_BLOCK, 0, stream>>>(*args);
     else if (n <= 3072)
-        norm_warp_kernel<12, SILU, FP8><<<blocks, BLOCK, 0, stream>>>(*args);
+        norm_row_kernel<3, 128, SILU, FP8><<<rows, ROW_BLOCK, 0, stream>>>(*args);
     else
-        norm_warp_kernel<16, SILU, FP8><<<blocks, BLOCK, 0, stream>>>(*args);
+        norm_row_kernel<4, 128, SILU, FP8><<<rows, ROW_BLOCK, 0, stream>>>(*args);
 }
 
-static bool fits_warp(const mica_cuda_norm_args *args)
+static bool fits_row(const mica_cuda_norm_args *args)
 {
     return args->x.wide && args->y.wide && args->x.type == MICA_CUDA_BF16 && args->x.n <= 4096 &&
            (args->act == MICA_CUDA_ACT_NONE || args->act == MICA_CUDA_ACT_SILU);
@@ -200,7 +219,7 @@ static bool fits_warp(const mica_cuda_norm_args *args)
 
 extern "C" bool mica_cuda_norm_quantizes(const mica_cuda_norm_args *args)
 {
-    return fits_warp(args) && args->y.type == MICA_CUDA_BF16 && args->x.n % 16 == 0 &&
+    return fits_row(args) && args->y.type == MICA_CUDA_BF16 && args->x.n % 16 == 0 &&
            args->act == MICA_CUDA_ACT_NONE;
 }
 
@@ -210,11 +229,11 @@ extern "C" cudaError_t mica_cuda_norm(const mica_cuda_norm_args *args, cudaStrea
     const bool warp = args->x.n <= 1024;
     const int64_t blocks = warp ? (args->x.rows + BLOCK / 32 - 1) / (BLOCK / 32) : args->x.rows;
     if (args->q)
-        launch_norm_warp<false, true>(args, stream);
-    else if (fits_warp(args) && args->act == MICA_CUDA_ACT_SILU)
-        launch_norm_warp<true, false>(args, stream);
-    else if (fits_warp(args))
-        launch_norm_warp<false, false>(args, stream);
+        launch_norm_row<false, true>(args, stream);
+    else if (fits_row(args) && args->act == MICA_CUDA_ACT_SILU)
+        launch_norm_row<true, false>(args, stream);
+    else if (fits_row(args))
+        launch_norm_row<false, false>(args, stream);
     else if (wide && warp)
         norm_kernel<8, 32><<<(unsigned)blocks, BLOCK, 0, stream>>>(*args);
     else if (wide)

@@ -56,24 +56,27 @@ static __device__ __forceinline__ void produce(const mica_cuda_quantize_args &a,
     }
 }
 
-/* N: pieces of 8 elements per thread. */
-template <mica_cuda_operand KIND, int N>
-static __global__ void quantize_kernel(const mica_cuda_quantize_args a)
+/* N: pieces of 8 elements per thread, kept in bf16: half the registers, so that a second and a third row
+ * hide the first one's waits. */
+template <mica_cuda_operand KIND, int N, int T>
+static __global__ void __launch_bounds__(T, 1024 / T)
+    quantize_kernel(const mica_cuda_quantize_args a)
 {
     const int64_t row = blockIdx.x, n = a.x.n;
-    float v[N][8], largest = 0.0f;
+    uint4 kept[N];
+    float largest = 0.0f;
 #pragma unroll
     for (int j = 0; j < N; j++) {
-        const int64_t col = ((int64_t)j * blockDim.x + threadIdx.x) * 8;
-        if (col < n)
-            produce<KIND>(a, row, col, v[j]);
-        else
+        const int64_t col = ((int64_t)j * T + threadIdx.x) * 8;
+        kept[j] = make_uint4(0, 0, 0, 0);
+        if (col < n) {
+            float v[8];
+            produce<KIND>(a, row, col, v);
+            store<8>(&kept[j], MICA_CUDA_BF16, 0, v);
 #pragma unroll
             for (int k = 0; k < 8; k++)
-                v[j][k] = 0.0f;
-#pragma unroll
-        for (int k = 0; k < 8; k++)
-            largest = fmaxf(largest, fabsf(v[j][k]));
+                largest = fmaxf(largest, fabsf(v[k]));
+        }
     }
     largest = fmaxf(block_largest(largest), 1e-30f);
     const float inverse = FP8_LARGEST / largest;
@@ -81,14 +84,13 @@ static __global__ void quantize_kernel(const mica_cuda_quantize_args a)
         a.scale[row] = largest / FP8_LARGEST;
 #pragma unroll
     for (int j = 0; j < N; j++) {
-        const int64_t col = ((int64_t)j * blockDim.x + threadIdx.x) * 8;
-        if (col < n) {
-            *(uint2 *)(a.q + row * a.ld + col) = pack_fp8(v[j], inverse);
-            if (a.y.data)
-                store<8>(a.y.data, a.y.type, row_offset(a.y, row) + col, v[j]);
-        } else if (col < a.ld) {
-            *(uint2 *)(a.q + row * a.ld + col) = make_uint2(0, 0);
-        }
+        const int64_t col = ((int64_t)j * T + threadIdx.x) * 8;
+        float v[8];
+        unpack(kept[j], v);
+        if (col < a.ld)
+            *(uint2 *)(a.q + row * a.ld + col) = pack_fp8(v, inverse);
+        if (a.y.data && col < n)
+            store<8>(a.y.data, a.y.type, row_offset(a.y, row) + col, v);
     }
 }
 
@@ -97,17 +99,17 @@ static void launch(const mica_cuda_quantize_args &a, cudaStream_t stream)
 {
     const unsigned rows = (unsigned)a.x.rows;
     if (a.ld <= 1024)
-        quantize_kernel<KIND, 1><<<rows, 128, 0, stream>>>(a);
+        quantize_kernel<KIND, 1, 128><<<rows, 128, 0, stream>>>(a);
     else if (a.ld <= 3072)
-        quantize_kernel<KIND, 3><<<rows, 128, 0, stream>>>(a);
+        quantize_kernel<KIND, 3, 128><<<rows, 128, 0, stream>>>(a);
     else if (a.ld <= 4096)
-        quantize_kernel<KIND, 4><<<rows, 128, 0, stream>>>(a);
+        quantize_kernel<KIND, 4, 128><<<rows, 128, 0, stream>>>(a);
     else if (a.ld <= 10240)
-        quantize_kernel<KIND, 5><<<rows, 256, 0, stream>>>(a);
+        quantize_kernel<KIND, 5, 256><<<rows, 256, 0, stream>>>(a);
     else if (a.ld <= 12288)
-        quantize_kernel<KIND, 6><<<rows, 256, 0, stream>>>(a);
+        quantize_kernel<KIND, 6, 256><<<rows, 256, 0, stream>>>(a);
     else
-        quantize_kernel<KIND, 8><<<rows, 256, 0, stream>>>(a);
+        quantize_kernel<KIND, 8, 256><<<rows, 256, 0, stream>>>(a);
 }
 
 extern "C" cudaError_t mica_cuda_quantize(const mica_cuda_quantize_args *args, cudaStream_t stream)
@@ -122,6 +124,45 @@ extern "C" cudaError_t mica_cuda_quantize(const mica_cuda_quantize_args *args, c
     default:
         launch<MICA_CUDA_OPERAND_SWIGLU>(*args, stream);
     }
+    return cudaGetLastError();
+}
+
+static __global__ void dequantize_kernel(const uint8_t *q, const float *scale, int64_t ld,
+                                         const mica_cuda_view y)
+{
+    const int64_t row = blockIdx.x, to = row_offset(y, row);
+    const float factor = scale[row];
+    for (int64_t i = threadIdx.x; i < y.n; i += BLOCK)
+        store1(y.data, y.type, to + i,
+               factor * __half2float(__half(__nv_cvt_fp8_to_halfraw(q[row * ld + i], __NV_E4M3))));
+}
+
+extern "C" cudaError_t mica_cuda_dequantize(const uint8_t *q, const float *scale, int64_t ld,
+                                            const mica_cuda_view *y, cudaStream_t stream)
+{
+    dequantize_kernel<<<(unsigned)y->rows, BLOCK, 0, stream>>>(q, scale, ld, *y);
+    return cudaGetLastError();
+}
+
+/* ------------------------------------------------------------------ gates -- */
+
+static __global__ void fold_gate_kernel(const float *scale, const float *gate, const float *bias,
+                                        int64_t n, float *scale_out, __nv_bfloat16 *bias_out)
+{
+    const int64_t i = (int64_t)blockIdx.x * BLOCK + threadIdx.x;
+    if (i >= n)
+        return;
+    scale_out[i] = scale[i] * gate[i];
+    if (bias)
+        bias_out[i] = __float2bfloat16_rn(bias[i] * gate[i]);
+}
+
+extern "C" cudaError_t mica_cuda_fold_gate(const float *scale, const float *gate, const float *bias,
+                                           int64_t n, float *scale_out, void *bias_out,
+                                           cudaStream_t stream)
+{
+    fold_gate_kernel<<<(unsigned)((n + BLOCK - 1) / BLOCK), BLOCK, 0, stream>>>(
+        scale, gate, bias, n, scale_out, (__nv_bfloat16 *)bias_out);
     return cudaGetLastError();
 }
 

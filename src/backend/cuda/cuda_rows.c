@@ -33,6 +33,7 @@ static mica_status run_norm(mica_backend *base, mica_cuda_norm_args *a, const mi
     if (be->fp8 && a->kind <= MICA_CUDA_NORM_RMS && mica_cuda_norm_quantizes(a)) {
         MICA_TRY(mica_cuda_twin_open(be, &a->y, &a->q, &a->q_scale, err));
         a->q_ld = a->y.n;
+        a->q_only = a->q && base->is_operand;
     }
     return mica_cuda_check(mica_cuda_norm(a, be->stream), name, err);
 }

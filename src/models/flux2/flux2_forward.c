@@ -226,6 +226,7 @@ static void attend(state *s)
 static void project_qkv(const state *s, side *sd)
 {
     mica_backend *be = s->pass->be;
+    mica_next_is_operand(be);
     mica_layer_norm_modulate(be, &sd->x_LD, &sd->mod[MICA_FLUX2_SCALE], &sd->mod[MICA_FLUX2_SHIFT],
                              NORM_EPS, &sd->work_LD);
     mica_nn_linear_run(be, &sd->w->q, &sd->work_LD, MICA_ACT_NONE, &sd->q_LD);
@@ -246,6 +247,7 @@ static void run_mlp(const state *s, side *sd)
         mica_tensor hidden_LG = mica_tensor_rows(&hidden, 0, count);
         mica_tensor gate_LF = columns(&hidden_LG, 0, F);
         const mica_tensor up_LF = columns(&hidden_LG, F, F);
+        mica_next_is_operand(be);
         mica_layer_norm_modulate(be, &x_LD, &sd->mod[3 + MICA_FLUX2_SCALE],
                                  &sd->mod[3 + MICA_FLUX2_SHIFT], NORM_EPS, &norm_LD);
         mica_nn_linear_run(be, &sd->w->mlp_in, &norm_LD, MICA_ACT_NONE, &hidden_LG);

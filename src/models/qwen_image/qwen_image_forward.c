@@ -91,6 +91,8 @@ static void modulate(const block *b, int s, int part, int64_t first, const mica_
         int time;
         n = span_of(b, s, first + done, L - done, &time);
         const mica_tensor *mod = &b->sides[s].mod[time][part];
+        if (n == L)
+            mica_next_is_operand(b->pass->be);
         const mica_tensor x = mica_tensor_rows(x_LD, done, n);
         mica_tensor out = mica_tensor_rows(out_LD, done, n);
         mica_layer_norm_modulate(b->pass->be, &x, &mod[MICA_MOD_SCALE], &mod[MICA_MOD_SHIFT],

@@ -138,6 +138,7 @@ static void run_attention(const block *b, mica_tensor *x_LD)
     mica_tensor q_LD = mica_act_tensor(be, MICA_POOL_STEP, 2, x_LD->shape_);
     mica_tensor k_LD = mica_act_tensor(be, MICA_POOL_STEP, 2, x_LD->shape_);
     mica_tensor v_LD = mica_act_tensor(be, MICA_POOL_STEP, 2, x_LD->shape_);
+    mica_next_is_operand(be);
     mica_rms_norm_modulate(be, x_LD, &b->b->attn_norm1, vector(b, MICA_ZIMAGE_ATTN_SCALE), eps,
                            &work_LD);
     mica_nn_linear_run(be, &b->b->q, &work_LD, MICA_ACT_NONE, &q_LD);
@@ -157,6 +158,7 @@ static void run_mlp_piece(const block *b, const mica_tensor *x_LD, mica_tensor *
                           mica_tensor *gate_LF, mica_tensor *up_LF)
 {
     mica_backend *be = b->be;
+    mica_next_is_operand(be);
     mica_rms_norm_modulate(be, x_LD, &b->b->ffn_norm1, vector(b, MICA_ZIMAGE_MLP_SCALE),
                            (float)b->w->config.eps, y_LD);
     mica_nn_linear_run(be, &b->b->mlp_gate, y_LD, MICA_ACT_NONE, gate_LF);
