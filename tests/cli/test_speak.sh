@@ -19,6 +19,8 @@ fails 2 'must end in .wav' speak $parts -t x --voice "$ref" -o a.png
 fails 2 '--float is for .wav' speak $parts -t x --voice "$ref" -o a.flac --float
 fails 2 'must end in .srt or .json' speak $parts -t x --voice "$ref" --timestamps a.txt
 fails 2 '--chunk-tokens is for streams' speak $parts -t x --voice "$ref" --chunk-tokens 20
+fails 2 '--chunk-tokens has the usual speed' speak $parts -t x --voice "$ref" --stream pcm --chunk-tokens 20 --speed 2
+fails 2 'chunk-tokens' speak $parts -t x --voice "$ref" --stream pcm --chunk-tokens 5
 fails 2 'both want standard output' speak $parts -t x --voice "$ref" --stream wav --json
 fails 2 'recording it belongs to' speak $parts -t x --voice-text y
 fails 2 'speed' speak $parts -t x --voice "$ref" --speed 9
@@ -70,6 +72,30 @@ works speak $parts $phones --voice "$ref" --stream wav -o d.wav
 check 'with -o the file is there too' cmp a.wav d.wav
 tail -c +45 "$out" >stream.pcm
 check 'a WAV stream is a header and the same samples' cmp stream.pcm a.pcm
+works speak $parts $phones --voice "$ref" --stream pcm --chunk-tokens 1000
+check 'a sentence of one chunk is what it would be without' cmp "$out" a.pcm
+works speak $parts $phones --voice "$ref" --stream pcm --chunk-tokens 16
+check 'chunks add up to the length of the sentence' test "$(wc -c <"$out")" = "$(wc -c <a.pcm)"
+
+# ---- text
+said="--max-tokens 20 --retries 0"
+works speak $parts $said -t '你好，世界。I have 3 cats!' --voice "$ref" --voice-text '参考音频' -o t.wav --timestamps t.srt
+check 'two sentences' test "$(grep -c -- '-->' t.srt)" = 2
+check 'the Chinese one' grep -q '你好，世界。' t.srt
+works speak $parts $said -t '你好，世界。I have 3 cats!' --voice "$ref" --voice-text '参考音频' -o t2.wav --batch 4
+check 'a batch makes the same bytes' cmp t.wav t2.wav
+printf 'One. Two three four five. \n' >text.txt
+works speak $parts $said -t @text.txt --voice "$ref" -o t.wav --cut cut0 --json
+check 'one sentence without cuts' test "$("$MICA_TOOLS/json_get" sentences.0.tokens <"$out")" = 20
+works speak $parts $said -t 'Hello out there.' --voice "$recordings/ref25.flac" -o t.wav
+check 'a note names the part of a long recording' grep -Eq 'note: .*ref25.flac: 25.0 s long; 1[12].[0-9]+ to [12][0-9].[0-9]+ s are used' "$err"
+fails 1 'Japanese letters' speak $parts -t 'こんにちは' --voice "$ref"
+fails 1 'Japanese .ja. is not spoken' speak $parts -t x --voice "$ref" --lang ja
+fails 2 'no language "xx"' speak $parts -t x --voice "$ref" --lang xx
+fails 1 'the language is en, but the text has' speak $parts -t '你好' --voice "$ref" --lang en
+fails 2 'nothing to say' speak $parts -t '...' --voice "$ref"
+fails 2 'only silence' speak $parts -t 'Hello out there.' --voice "$recordings/silence.flac"
+
 check 'a stream whose reader goes away ends with a message' sh -c \
     "\"$MICA\" speak $(echo $parts) $phones --voice '$ref' --stream wav 2>closed | head -c 10 >/dev/null; test ! -s closed || grep -q '^mica: cannot write to standard output' closed"
 

@@ -87,6 +87,7 @@ typedef struct mica_gs_request {
     double noise_scale, speed; /* exact: 0 is no noise, 1 is the usual speed */
     double pause;              /* seconds behind each sentence */
     int batch, retries;
+    int chunk_tokens;     /* 0: whole sentences; else speed must be 1, and nothing is made anew */
     mica_speech_fn chunk; /* may be NULL */
     void *chunk_user;
 } mica_gs_request;

@@ -9,7 +9,7 @@
  *
  * A sentence whose tokens do not fit its phones (far too few, far too many, a loop of three) is drawn
  * again, with noise of its own, at most `retries` times; then the last is kept and marked. */
-#include "models/gpt_sovits/gpt_sovits.h"
+#include "models/gpt_sovits/gpt_sovits_job.h"
 
 #include "base/mem.h"
 
@@ -177,16 +177,7 @@ mica_status mica_gs_features(mica_gs_session *s, mica_run *run, const mica_gs_te
 
 /* ---------------------------------------------------------------- sentence -- */
 
-/* A sentence of the request on its way to sound. */
-typedef struct job {
-    int index, attempt;
-    int32_t *phones; /* prompt's, then its own */
-    int64_t phone_count, prompt_phones;
-    float *features;
-    mica_gs_sentence sentence;
-    bool is_begun, is_suspicious;
-    double seconds;
-} job;
+typedef mica_gs_job job;
 
 static void job_deinit(job *j)
 {
@@ -231,8 +222,8 @@ static mica_status job_init(job *j, mica_gs_session *s, mica_run *run, const mic
                : MICA_OK;
 }
 
-static mica_status job_begin(job *j, mica_gs_session *s, mica_run *run, const mica_gs_request *r,
-                             mica_err *err)
+mica_status mica_gs_job_begin(job *j, mica_gs_session *s, mica_run *run, const mica_gs_request *r,
+                              mica_err *err)
 {
     mica_gs_sampling sampling = r->sampling;
     const bool prompted = r->continues;
@@ -248,7 +239,7 @@ static mica_status job_begin(job *j, mica_gs_session *s, mica_run *run, const mi
 }
 
 /* Codes of speech: 1.5 to 3 for a phone. */
-static bool is_odd(const job *j)
+bool mica_gs_job_is_odd(const job *j)
 {
     const mica_gs_sentence *t = &j->sentence;
     const int32_t *c = t->codes + t->prompt_count;
@@ -295,11 +286,11 @@ static mica_status make_tokens(job *jobs, int count, mica_gs_session *s, mica_ru
         for (int i = 0; i < count; i++)
             if (round == 0 || jobs[i].is_suspicious) {
                 jobs[i].attempt = round;
-                MICA_TRY(job_begin(&jobs[i], s, run, r, err));
+                MICA_TRY(mica_gs_job_begin(&jobs[i], s, run, r, err));
             }
         MICA_TRY(step_all(jobs, count, s, run, r->sampling.most, err));
         for (int i = 0; i < count; i++) {
-            jobs[i].is_suspicious = is_odd(&jobs[i]);
+            jobs[i].is_suspicious = mica_gs_job_is_odd(&jobs[i]);
             again |= jobs[i].is_suspicious;
         }
         if (!again || r->sampling.greedy) /* which would only repeat itself */
@@ -310,7 +301,7 @@ static mica_status make_tokens(job *jobs, int count, mica_gs_session *s, mica_ru
 
 /* ------------------------------------------------------------------- sound -- */
 
-static void add_noise(const mica_gs_request *r, const job *j, mica_gs_latent *l, int64_t inter)
+void mica_gs_job_add_noise(const mica_gs_request *r, const job *j, mica_gs_latent *l, int64_t inter)
 {
     for (int64_t i = 0; i < l->frames * inter && r->noise_scale > 0.0; i += 2) {
         float n[2];
@@ -320,11 +311,11 @@ static void add_noise(const mica_gs_request *r, const job *j, mica_gs_latent *l,
     }
 }
 
-static bool grow(float **samples, size_t used, size_t more)
+bool mica_gs_result_grow(mica_speech_result *result, size_t more)
 {
-    float *p = mica_mem_realloc(*samples, (used + more) * sizeof *p);
+    float *p = mica_mem_realloc(result->samples, (result->count + more + 1) * sizeof *p);
     if (p)
-        *samples = p;
+        result->samples = p;
     return p != NULL;
 }
 
@@ -336,7 +327,7 @@ static mica_status append_sound(mica_gs_session *s, mica_run *run, const mica_gs
     const size_t n = (size_t)(l->frames * s->synth.config.hop);
     const size_t pause = (size_t)(MICA_MAX(r->pause, 0.0) * s->synth.config.rate);
     float peak = 0.0f;
-    if (!grow(&result->samples, result->count, n + pause))
+    if (!mica_gs_result_grow(result, n + pause))
         return MICA_FAIL(err, MICA_E_NOMEM, "no memory for %zu samples", result->count + n);
     float *out = result->samples + result->count;
     MICA_TRY(mica_gs_synth_sound(&s->synth, s->be, run, style, l->m, l->frames, out, err));
@@ -353,6 +344,22 @@ static mica_status append_sound(mica_gs_session *s, mica_run *run, const mica_gs
     *count = n;
     result->count += n + pause;
     return MICA_OK;
+}
+
+mica_status mica_gs_result_part(mica_speech_result *result, const mica_gs_request *r, const job *j,
+                                size_t first, size_t count, int64_t tokens, mica_err *err)
+{
+    const char *text = r->texts[j->index].text;
+    mica_speech_part *part = &result->parts[result->part_count];
+    *part = (mica_speech_part){.text = text ? mica_mem_strdup(text) : NULL,
+                               .first = first,
+                               .count = count,
+                               .tokens = (int)tokens,
+                               .retries = j->attempt,
+                               .suspicious = j->is_suspicious};
+    result->part_count++;
+    return !text || part->text ? MICA_OK
+                               : MICA_FAIL(err, MICA_E_NOMEM, "no memory for a sentence's text");
 }
 
 static mica_status tell_chunk(const mica_gs_request *r, const mica_speech_result *result,
@@ -374,24 +381,19 @@ static mica_status make_sound(job *j, mica_gs_session *s, mica_run *run, const m
     const mica_gs_sentence *t = &j->sentence;
     const int32_t *codes = r->tokens ? r->tokens : t->codes + t->prompt_count;
     const int64_t count = r->tokens ? r->token_count : t->count;
+    const size_t first = result->count;
+    size_t samples = 0;
     mica_gs_latent latent;
-    mica_speech_part *part = &result->parts[result->part_count];
     mica_gs_tap_ids(run->taps, codes, 3, (const int64_t[]){1, 1, count}, "semantic_tokens");
     MICA_TRY(mica_gs_synth_prior(&s->synth, s->be, run, style, codes, count,
                                  j->phones + j->prompt_phones, j->phone_count - j->prompt_phones,
                                  r->speed, &latent, err));
-    add_noise(r, j, &latent, s->synth.config.inter);
-    *part = (mica_speech_part){.first = result->count,
-                               .tokens = (int)count,
-                               .retries = j->attempt,
-                               .suspicious = j->is_suspicious};
-    const mica_status st = append_sound(s, run, style, &latent, r, &part->count, result, err);
+    mica_gs_job_add_noise(r, j, &latent, s->synth.config.inter);
+    const mica_status st = append_sound(s, run, style, &latent, r, &samples, result, err);
     mica_mem_free(latent.m);
     MICA_TRY(st);
-    const char *text = r->texts[j->index].text;
-    part->text = text ? mica_mem_strdup(text) : NULL;
-    result->part_count++;
-    return tell_chunk(r, result, part->first, j->index, err);
+    MICA_TRY(mica_gs_result_part(result, r, j, first, samples, count, err));
+    return tell_chunk(r, result, first, j->index, err);
 }
 
 /* ------------------------------------------------------------------- chain -- */
@@ -407,11 +409,12 @@ static mica_status run_batch(mica_gs_session *s, mica_run *run, const mica_gs_st
     for (int i = 0; i < count && !st; i++)
         st = job_init(&jobs[i], s, run, r, first + i, prompt_features, err);
     mica_run_set_phase(run, MICA_PHASE_DENOISE);
-    if (!st && !r->tokens)
+    if (!st && r->chunk_tokens == 0 && !r->tokens)
         st = make_tokens(jobs, count, s, run, r, err);
     mica_run_set_phase(run, MICA_PHASE_DECODE);
     for (int i = 0; i < count && !st; i++)
-        st = make_sound(&jobs[i], s, run, style, r, result, err);
+        st = r->chunk_tokens > 0 ? mica_gs_job_stream(&jobs[i], s, run, style, r, result, err)
+                                 : make_sound(&jobs[i], s, run, style, r, result, err);
     for (int i = 0; jobs && i < count; i++)
         job_deinit(&jobs[i]);
     mica_mem_free(jobs);
@@ -421,7 +424,7 @@ static mica_status run_batch(mica_gs_session *s, mica_run *run, const mica_gs_st
 static mica_status run_batches(mica_gs_session *s, mica_run *run, const mica_gs_style *style,
                                const mica_gs_request *r, mica_speech_result *result, mica_err *err)
 {
-    const int batch = MICA_MIN(MICA_MAX(r->batch, 1), 64);
+    const int batch = r->chunk_tokens > 0 ? 1 : MICA_MIN(MICA_MAX(r->batch, 1), 64);
     float *prompt_features = NULL;
     if (r->prompt)
         MICA_TRY(mica_gs_features(s, run, r->prompt, &prompt_features, err));
@@ -442,6 +445,12 @@ mica_status mica_gs_chain_run(mica_gs_session *s, mica_run *run, const mica_gs_r
         return MICA_FAIL(
             err, MICA_E_USAGE, "a voice of another model: its style has %lld numbers, not %lld",
             r->voice ? (long long)r->voice->style_width : 0LL, (long long)s->synth.config.gin);
+    if (r->chunk_tokens > 0 && r->speed != 1.0)
+        return MICA_FAIL(
+            err, MICA_E_UNSUPPORTED,
+            "streams within sentences have the usual speed, not %g; stream sentence by "
+            "sentence instead",
+            r->speed);
     result->parts = mica_mem_calloc((size_t)r->count + 1, sizeof *result->parts);
     if (!result->parts)
         return MICA_FAIL(err, MICA_E_NOMEM, "no memory for %d sentences", r->count);

@@ -39,6 +39,7 @@ static void fill_numbers(mica_gs_request *r, const mica_speech_options *o)
     r->pause = o->pause < 0.0 ? 0.0 : or_default(o->pause, DEFAULT_PAUSE);
     r->batch = o->batch;
     r->retries = o->retries < 0 ? 0 : o->retries ? o->retries : DEFAULT_RETRIES;
+    r->chunk_tokens = o->chunk_tokens;
     r->chunk = o->chunk;
     r->chunk_user = o->chunk_user;
 }

@@ -1,0 +1,38 @@
+/* gpt_sovits_job.h - a sentence on its way through the chain: what gpt_sovits_chain.c and
+ * gpt_sovits_stream.c share. */
+#ifndef MICA_MODELS_GPT_SOVITS_JOB_H
+#define MICA_MODELS_GPT_SOVITS_JOB_H
+
+#include "models/gpt_sovits/gpt_sovits.h"
+
+typedef struct mica_gs_job {
+    int index, attempt;
+    int32_t *phones; /* prompt's, then its own */
+    int64_t phone_count, prompt_phones;
+    float *features;
+    mica_gs_sentence sentence;
+    bool is_suspicious;
+} mica_gs_job;
+
+/* Reads the prefix and draws the first code. */
+mica_status mica_gs_job_begin(mica_gs_job *j, mica_gs_session *s, mica_run *run,
+                              const mica_gs_request *r, mica_err *err);
+/* Its codes do not look like speech: far too few, far too many, a loop. */
+bool mica_gs_job_is_odd(const mica_gs_job *j);
+/* Frame f of the latent gets the same noise, however many frames there are. */
+void mica_gs_job_add_noise(const mica_gs_request *r, const mica_gs_job *j, mica_gs_latent *l,
+                           int64_t inter);
+/* Room for `more` samples behind the result's. */
+bool mica_gs_result_grow(mica_speech_result *result, size_t more);
+/* The part of the sentence: its text, its codes. The samples' place is the caller's. */
+mica_status mica_gs_result_part(mica_speech_result *result, const mica_gs_request *r,
+                                const mica_gs_job *j, size_t first, size_t count, int64_t tokens,
+                                mica_err *err);
+
+/* Makes codes and sound in turns and hands the sound out as soon as nothing more can change it much:
+ * r->chunk_tokens codes at a time. */
+mica_status mica_gs_job_stream(mica_gs_job *j, mica_gs_session *s, mica_run *run,
+                               const mica_gs_style *style, const mica_gs_request *r,
+                               mica_speech_result *result, mica_err *err);
+
+#endif
