@@ -46,6 +46,8 @@ typedef struct mica_adapter {
     int64_t first, skip, count;
     float scale;
     mica_tensor up[2], down[2], mix;
+    /* nn/lora_dora.c alone: what this adapter multiplied the weight's rows by; in the scales already. */
+    const float *row_factor;
 } mica_adapter;
 
 /* A weight as a session holds it. `tensor` views the file; `prepared` is the backend's

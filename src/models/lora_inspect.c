@@ -28,6 +28,7 @@ static void add_forms(const mica_lora_facts *f, mica_text *text, mica_text *json
         const char *title, *key;
         int count;
     } forms[] = {{"LoRA", "lora", f->loras},
+                 {"DoRA", "dora", f->doras},
                  {"LoHa", "loha", f->lohas},
                  {"LoKr", "lokr", f->lokrs},
                  {"difference", "diff", f->diffs}};

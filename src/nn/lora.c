@@ -234,7 +234,7 @@ static mica_status take_form(mica_lora *l, mica_lora_target *t, int64_t *rank, m
 typedef struct settings {
     mica_json json;
     double alpha; /* 0: not said */
-    bool rank_stabilised;
+    bool rank_stabilised, decomposed;
     const struct cJSON *patterns;
 } settings;
 
@@ -266,9 +266,7 @@ static mica_status read_settings(const mica_lora *l, settings *s, mica_err *err)
     MICA_TRY(mica_json_parse(&s->json, mica_weights_path(l->files), text, strlen(text), err));
     s->rank_stabilised = cJSON_IsTrue(find_setting(s, "use_rslora"));
     s->patterns = find_setting(s, "alpha_pattern");
-    if (cJSON_IsTrue(find_setting(s, "use_dora")))
-        return MICA_FAIL(err, MICA_E_UNSUPPORTED, "%s: it is a DoRA, which is not supported",
-                         mica_weights_path(l->files));
+    s->decomposed = cJSON_IsTrue(find_setting(s, "use_dora"));
     return number_setting(l, find_setting(s, "lora_alpha"), "lora_alpha", &s->alpha, err);
 }
 
@@ -316,7 +314,8 @@ static mica_status refuse(const mica_lora *l, const mica_lora_target *t, mica_er
         mica_lora_role role;
         const char *text;
     } NOT_HERE[] = {
-        {MICA_LORA_DORA, "a DoRA (weights are decomposed into direction and length)"},
+        {MICA_LORA_DORA, "a DoRA with dora_scale, whose meaning depends on the tool (peft's "
+                         "lora_magnitude_vector is read)"},
         {MICA_LORA_TUCKER, "a factorised convolution (Tucker core)"},
         {MICA_LORA_OFT, "an orthogonal fine-tuning (OFT)"},
     };
@@ -342,10 +341,30 @@ static mica_status take_bias(const mica_lora *l, mica_lora_target *t, mica_err *
     return MICA_OK;
 }
 
+/* The lengths of a DoRA's rows, which it must have where the file says that it is one. */
+static mica_status check_magnitude(const mica_lora *l, const settings *s, const mica_lora_target *t,
+                                   mica_err *err)
+{
+    const mica_tensor *m = t->tensors[MICA_LORA_MAGNITUDE];
+    if (!m && s->decomposed && t->form == MICA_LORA_FORM_LORA)
+        return bad_target(l, t,
+                          "the file says that it is a DoRA, but it has no "
+                          "lora_magnitude_vector",
+                          err);
+    if (m && t->form != MICA_LORA_FORM_LORA)
+        return bad_target(l, t, "a lora_magnitude_vector belongs to lora_up and lora_down", err);
+    if (m && (!mica_dtype_get(m->dtype)->is_float || !mica_tensor_is_contiguous(m) ||
+              mica_tensor_count(m) != t->rows))
+        return bad_target(l, t, "its lora_magnitude_vector is not one float for each row", err);
+    return MICA_OK;
+}
+
 static void count_target(mica_lora_facts *f, const mica_lora_target *t, int rank)
 {
     f->targets++;
-    f->loras += t->form == MICA_LORA_FORM_LORA;
+    const bool dora = t->tensors[MICA_LORA_MAGNITUDE] != NULL;
+    f->loras += t->form == MICA_LORA_FORM_LORA && !dora;
+    f->doras += dora;
     f->lohas += t->form == MICA_LORA_FORM_LOHA;
     f->lokrs += t->form == MICA_LORA_FORM_LOKR;
     f->diffs += t->form == MICA_LORA_FORM_DIFF || t->form == MICA_LORA_FORM_NONE;
@@ -365,6 +384,7 @@ static mica_status check_targets(mica_lora *l, const settings *s, mica_err *err)
         }
         MICA_TRY(refuse(l, t, err));
         MICA_TRY(take_form(l, t, &rank, err));
+        MICA_TRY(check_magnitude(l, s, t, err));
         MICA_TRY(take_bias(l, t, err));
         MICA_TRY(take_scale(l, s, t, rank, err));
         count_target(&l->facts, t, (int)rank);

@@ -9,7 +9,8 @@
  * (backend/backend.h). Vectors (biases, norms) are replaced by their sum, in f32.
  *
  * scale of a target = what the user asks for * alpha / rank; without alpha that quotient is 1. A full
- * difference has no alpha. DoRA, Tucker cores and OFT are refused by name. */
+ * difference has no alpha. DoRA as peft writes it sets the lengths of the weight's rows, too (lora_dora.c).
+ * Other DoRA, Tucker cores and OFT are refused by name. */
 #ifndef MICA_NN_LORA_H
 #define MICA_NN_LORA_H
 
@@ -31,11 +32,11 @@ const char *mica_lora_name(const mica_lora *lora); /* file name without folder a
 const char *mica_lora_hash(const mica_lora *lora); /* as mica_weights_hash */
 
 typedef struct mica_lora_facts {
-    int targets;                    /* layers of the picture model that the file is for */
-    int loras, lohas, lokrs, diffs; /* of these, by form */
-    int rank_min, rank_max;         /* of LoRA, LoHa and factored LoKr; 0: none */
-    int text_targets;               /* layers of text encoders; they are left out */
-    int unknown;                    /* tensors that are no part of an adapter */
+    int targets;                           /* layers of the picture model that the file is for */
+    int loras, doras, lohas, lokrs, diffs; /* of these, by form; a DoRA is no LoRA here */
+    int rank_min, rank_max;                /* of LoRA, LoHa and factored LoKr; 0: none */
+    int text_targets;                      /* layers of text encoders; they are left out */
+    int unknown;                           /* tensors that are no part of an adapter */
     const char *first_unknown;
     uint64_t parameters, bytes;
 } mica_lora_facts;

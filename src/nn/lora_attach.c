@@ -259,6 +259,8 @@ static mica_status attach_matrix(const attaching *at, const mica_lora_target *t,
     a->skip = skip;
     a->count = w->tensor.shape_[0];
     a->scale = (float)((double)t->adapter.scale * at->scale);
+    if (t->tensors[MICA_LORA_MAGNITUDE])
+        return mica_lora_decompose(at->lora, t, skip, (double)a->scale, a, w, err);
     w->adapters = a;
     return MICA_OK;
 }

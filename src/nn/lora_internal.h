@@ -36,4 +36,9 @@ struct mica_lora {
     mica_lora_facts facts;
 };
 
+/* lora_dora.c: hangs `a` on `w` and multiplies what is there by the rows' factors. `scale`: all of it,
+ * alpha / rank times what the user asks for; `skip`: the target's row that is the weight's first. */
+mica_status mica_lora_decompose(mica_lora *lora, const mica_lora_target *t, int64_t skip,
+                                double scale, mica_adapter *a, mica_weight *w, mica_err *err);
+
 #endif

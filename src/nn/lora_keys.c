@@ -42,8 +42,8 @@ static const suffix SUFFIXES[] = {
     {".w_norm", MICA_LORA_DIFF},
     {".b_norm", MICA_LORA_DIFF_BIAS},
     {".dora_scale", MICA_LORA_DORA},
-    {".lora_magnitude_vector", MICA_LORA_DORA},
-    {".lora_magnitude_vector.weight", MICA_LORA_DORA},
+    {".lora_magnitude_vector", MICA_LORA_MAGNITUDE},
+    {".lora_magnitude_vector.weight", MICA_LORA_MAGNITUDE},
     {".lora_mid.weight", MICA_LORA_TUCKER},
     {".hada_t1", MICA_LORA_TUCKER},
     {".hada_t2", MICA_LORA_TUCKER},
@@ -126,8 +126,12 @@ void mica_lora_key_parse(const char *name, mica_lora_key *out)
 const char *mica_lora_role_name(mica_lora_role role)
 {
     static const char *const NAMES[MICA_LORA_ROLE_COUNT] = {
-        "unknown",   "lora_up", "lora_down",    "alpha",     "hada_w1_a", "hada_w1_b", "hada_w2_a",
-        "hada_w2_b", "lokr_w1", "lokr_w1_a",    "lokr_w1_b", "lokr_w2",   "lokr_w2_a", "lokr_w2_b",
-        "diff",      "diff_b",  "lora_up.bias", "DoRA",      "Tucker",    "OFT"};
+        "unknown",    "lora_up",      "lora_down",
+        "alpha",      "hada_w1_a",    "hada_w1_b",
+        "hada_w2_a",  "hada_w2_b",    "lokr_w1",
+        "lokr_w1_a",  "lokr_w1_b",    "lokr_w2",
+        "lokr_w2_a",  "lokr_w2_b",    "diff",
+        "diff_b",     "lora_up.bias", "lora_magnitude_vector",
+        "dora_scale", "Tucker",       "OFT"};
     return NAMES[role];
 }

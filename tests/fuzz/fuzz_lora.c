@@ -43,7 +43,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     }
     const mica_lora_facts f = mica_lora_get_facts(lora);
-    require(f.targets > 0 && f.loras + f.lohas + f.lokrs + f.diffs == f.targets);
+    require(f.targets > 0 && f.loras + f.doras + f.lohas + f.lokrs + f.diffs == f.targets);
     require(f.rank_min <= f.rank_max && f.bytes <= size);
     require(strlen(mica_lora_hash(lora)) == 16);
     mica_lora_close(&lora);
