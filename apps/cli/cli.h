@@ -22,6 +22,7 @@ enum { CLI_OK = 0, CLI_FAILED = 1, CLI_USAGE = 2, CLI_INTERRUPTED = 130, CLI_TER
 
 int cmd_image(int argc, char **argv);
 int cmd_speak(int argc, char **argv);
+int cmd_voice(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);
 int cmd_convert(int argc, char **argv);
 int cmd_bench(int argc, char **argv);

@@ -17,6 +17,7 @@ typedef struct command {
 static const command commands[] = {
     {"image", "make pictures from text", cmd_image},
     {"speak", "say a text with the voice of a recording", cmd_speak},
+    {"voice", "make and list voices for mica speak", cmd_voice},
     {"inspect", "say what a model folder, weight file or picture is", cmd_inspect},
     {"convert", "write weights in another type: 4 to 8 bits, bf16, fp8", cmd_convert},
     {"bench", "measure a model, a synthetic one or single operations", cmd_bench},

@@ -174,7 +174,8 @@ static const cli_option porting_table[] = {
      .kind = CLI_TEXT,
      .offset = AT(phones),
      .value = "FILE",
-     .help = "phones instead of a text: tensors phone_ids and bert_features"},
+     .help =
+         "phones instead of a text: tensors phone_ids and bert_features, or a text of their names"},
     {.name = "tokens",
      .kind = CLI_TEXT,
      .offset = AT(tokens),

@@ -410,6 +410,17 @@ MICA_API mica_status mica_voice_write(mica_session *session, const mica_speech_o
                                       const char *path);
 /* Remarks of the last mica_voice_write of the session, one per line; borrowed, may be empty. */
 MICA_API const char *mica_session_notes(const mica_session *session);
+/* What a .voice file says of itself. */
+typedef struct mica_voice_info {
+    size_t size;         /* set by the caller */
+    char model_hash[17]; /* of the decoder it was made with */
+    char language[16];   /* of the transcript; may be empty */
+    char text[512];      /* the transcript's beginning, whole characters; may be empty */
+    int codes;           /* semantic codes of the recording */
+} mica_voice_info;
+/* Reads them. `message` as above. */
+MICA_API mica_status mica_voice_read(const char *path, mica_voice_info *info, char *message,
+                                     size_t message_size);
 /* For streams: the header of a 16-bit mono WAV whose length is not known yet, and samples as it holds them
  * (2 bytes each, little-endian, clipped). */
 #define MICA_WAV_HEADER_SIZE 44

@@ -94,16 +94,31 @@ static mica_status read_all(mica_gs_voice *v, const mica_weights *w, const char 
     return read_text(&v->language, w, path, "language", err);
 }
 
-mica_status mica_gs_voice_read(mica_gs_voice *voice, const char *path, mica_err *err)
+/* Of an opened file, which is closed. */
+static mica_status take(mica_gs_voice *voice, mica_weights *w, const char *path, mica_err *err)
 {
-    mica_weights *w = NULL;
-    memset(voice, 0, sizeof *voice);
-    MICA_TRY(mica_weights_open(&w, path, err));
     const mica_status status = read_all(voice, w, path, err);
     mica_weights_close(&w);
     if (status != MICA_OK)
         mica_gs_voice_deinit(voice);
     return status;
+}
+
+mica_status mica_gs_voice_parse(mica_gs_voice *voice, const char *name, const void *data,
+                                size_t size, mica_err *err)
+{
+    mica_weights *w = NULL;
+    memset(voice, 0, sizeof *voice);
+    MICA_TRY(mica_weights_open_memory(&w, name, data, size, err));
+    return take(voice, w, name, err);
+}
+
+mica_status mica_gs_voice_read(mica_gs_voice *voice, const char *path, mica_err *err)
+{
+    mica_weights *w = NULL;
+    memset(voice, 0, sizeof *voice);
+    MICA_TRY(mica_weights_open(&w, path, err));
+    return take(voice, w, path, err);
 }
 
 mica_status mica_gs_voice_write(const mica_gs_voice *voice, const char *path, mica_err *err)

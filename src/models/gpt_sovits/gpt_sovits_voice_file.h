@@ -15,6 +15,9 @@
 /* Freed with mica_gs_voice_deinit. Values are finite, codes are not negative; whether they fit a model
  * is for that model to check. */
 mica_status mica_gs_voice_read(mica_gs_voice *voice, const char *path, mica_err *err);
+/* The same from memory; `name` is for messages. */
+mica_status mica_gs_voice_parse(mica_gs_voice *voice, const char *name, const void *data,
+                                size_t size, mica_err *err);
 /* Atomic. */
 mica_status mica_gs_voice_write(const mica_gs_voice *voice, const char *path, mica_err *err);
 /* By name: it ends in .voice. */
