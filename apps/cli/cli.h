@@ -26,6 +26,8 @@ int cmd_voice(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);
 int cmd_convert(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
+int cmd_complete(int argc, char **argv);
+int cmd_chat(int argc, char **argv);
 
 /* ---- cli_output.c ---- */
 /* Prints "mica: TEXT" as one line on stderr and returns the exit status that belongs to
@@ -92,6 +94,8 @@ void cli_progress_end(cli_progress *p);                             /* removes t
 /* From now on SIGINT and SIGTERM ask the run to stop; a second one ends the process at once. */
 void cli_signals_install(void);
 int cli_signals_caught(void); /* the signal, or 0 */
-int cli_signals_exit(void);   /* exit status that belongs to it */
+void cli_signals_clear(
+    void);                  /* it was dealt with; until the next install signals end the process */
+int cli_signals_exit(void); /* exit status that belongs to it */
 
 #endif

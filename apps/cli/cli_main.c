@@ -18,13 +18,15 @@ static const command commands[] = {
     {"image", "make pictures from text", cmd_image},
     {"speak", "say a text with the voice of a recording", cmd_speak},
     {"voice", "make and list voices for mica speak", cmd_voice},
+    {"complete", "continue texts", cmd_complete},
+    {"chat", "talk with a language model", cmd_chat},
     {"inspect", "say what a model folder, weight file or picture is", cmd_inspect},
     {"convert", "write weights in another type: 4 to 8 bits, bf16, fp8", cmd_convert},
     {"bench", "measure a model, a synthetic one or single operations", cmd_bench},
 };
 
 /* Names the command line reserves; they come with later versions. */
-static const char *const reserved_names[] = {"chat", "complete", "serve", "pull"};
+static const char *const reserved_names[] = {"serve", "pull"};
 
 static const command *find_command(const char *name)
 {

@@ -44,6 +44,12 @@ int cli_signals_caught(void)
     return caught_signal;
 }
 
+void cli_signals_clear(void)
+{
+    caught_signal = 0;
+    signal(SIGINT, SIG_DFL);
+}
+
 int cli_signals_exit(void)
 {
     return caught_signal == SIGTERM ? CLI_TERMINATED : CLI_INTERRUPTED;

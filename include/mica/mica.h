@@ -6,7 +6,7 @@
  *     mica_session    one mutable run: scratch memory, counters, error text.
  *        |            One thread at a time; two sessions may run in two threads.
  *        v
- *     mica_image      a result the caller owns until mica_image_close.
+ *     mica_image, mica_speech, mica_completion    results the caller owns until their close
  *
  * Conventions
  *   - Options structs begin with `size`, which the caller sets to sizeof the
@@ -126,6 +126,7 @@ typedef struct mica_engine_options {
     /* Bytes of a device's memory that this process may take; 0: what is free. Blocks of a network whose
      * weights do not fit stay in the host's memory and are copied while the block before computes. */
     uint64_t vram_limit;
+    bool demo_text; /* without a model: the demo model that writes text, not the one that draws */
 } mica_engine_options;
 
 /* Opens and checks a model: every tensor's name, shape, dtype and range, without
@@ -426,6 +427,127 @@ MICA_API mica_status mica_voice_read(const char *path, mica_voice_info *info, ch
 #define MICA_WAV_HEADER_SIZE 44
 MICA_API void mica_wav_header(int rate, uint8_t header[MICA_WAV_HEADER_SIZE]);
 MICA_API void mica_wav_samples(const float *samples, size_t count, uint8_t *bytes);
+
+/* ------------------------------------------------------------------ text -- */
+
+/* One turn of a conversation. role: "system", "user" or "assistant". */
+typedef struct mica_message {
+    const char *role, *content;
+} mica_message;
+
+/* Added to a token's logit before anything else; -100 as good as forbids it, 100 forces it. */
+typedef struct mica_logit_bias {
+    int32_t id;
+    double bias;
+} mica_logit_bias;
+
+/* A token and the logarithm of the probability the model gave it, before any setting below. */
+typedef struct mica_token_chance {
+    int32_t id;
+    double logprob;
+    const char *text; /* its bytes as UTF-8, unfinished characters as U+FFFD; borrowed */
+} mica_token_chance;
+
+/* A token as it is written. Called in order from the thread that runs; pointers are valid during the
+ * call. Return false to stop: the run ends with MICA_OK and what was written so far. */
+typedef struct mica_text_token {
+    int prompt;       /* which of the prompts */
+    int32_t id;       /* -1: only text that had been held back */
+    const char *text; /* characters that became whole with it, "" for none; what may be the
+                         beginning of a stop text is held back */
+    double logprob;   /* when logprobs were asked for */
+    const mica_token_chance *chances; /* the likeliest, when asked for */
+    int chance_count;
+} mica_text_token;
+typedef bool (*mica_text_fn)(void *user, const mica_text_token *token);
+
+#define MICA_MAX_LOGPROBS 32
+
+/* What a token is drawn from: all logits + logit_bias, less the penalties, cut by grammar, top_k, typical,
+ * top_p and min_p in this order, divided by the temperature. */
+typedef struct mica_text_options {
+    size_t size; /* sizeof(mica_text_options) */
+    /* Either texts that are continued, each for itself, or one conversation that is answered. */
+    const char *const *prompts;
+    int prompt_count;
+    const mica_message *messages;
+    int message_count;
+    int max_tokens;            /* 0: until the end of the answer or of the context */
+    int context;               /* tokens of prompt and answer together; 0: the model's */
+    int chunk;                 /* tokens of a prompt that are read at a time; 0: 512 */
+    double temperature;        /* 0: 0.7 */
+    bool greedy;               /* the likeliest token always */
+    int top_k;                 /* 0: all */
+    double top_p;              /* 0: 1 */
+    double min_p;              /* of the likeliest token's probability; 0: off */
+    double typical_p;          /* 0: 1 */
+    double repetition_penalty; /* 0: 1 */
+    double frequency_penalty, presence_penalty;
+    int penalty_window; /* last tokens that penalties look at; 0: 64; -1: all */
+    uint64_t seed;      /* prompt i draws with seed + i */
+    const mica_logit_bias *logit_bias;
+    int logit_bias_count;
+    const char *const *stops; /* texts that end an answer and are not part of it */
+    int stop_count;
+    const char *grammar;     /* the answer follows it; docs/TEXT.md has the language */
+    const char *json_schema; /* the same as a JSON schema; "{}": any JSON */
+    bool ignore_eos;         /* the end of the answer is no token */
+    bool no_bos;             /* nothing before a text that is continued */
+    bool logprobs;
+    int chances; /* likeliest tokens told with each; at most MICA_MAX_LOGPROBS; needs logprobs */
+    const char *chat_template; /* instead of the model's */
+    const char *cache_path; /* keys and values of one prompt: read when it is there and belongs to
+                                  this model, written afterwards */
+    const char *trace_path; /* safetensors file: `input_ids`, `hidden_states.N`, `router_logits.N`,
+                                  `logits` of one prompt, which is then read in one piece */
+    mica_text_fn token;     /* NULL: only the result */
+    void *token_user;
+    mica_progress_fn progress; /* MICA_PHASE_TEXT: reading prompts; MICA_PHASE_DECODE: writing */
+    void *progress_user;
+} mica_text_options;
+
+typedef enum mica_finish {
+    MICA_FINISH_END = 0, /* the model ended its answer */
+    MICA_FINISH_STOP,    /* a stop text */
+    MICA_FINISH_LENGTH,  /* max_tokens */
+    MICA_FINISH_CONTEXT, /* the context is full */
+    MICA_FINISH_CALLER   /* the callback asked to stop */
+} mica_finish;
+MICA_API const char *mica_finish_name(mica_finish finish); /* "end", "stop", ... */
+
+typedef struct mica_completion mica_completion;
+
+/* Writes text. The session keeps what it has read of a single prompt: a next one that begins with the
+ * same tokens goes on from there, so a conversation is given whole each time and read once. On failure
+ * *out is NULL and mica_session_errmsg tells why. */
+MICA_API mica_status mica_text_generate(mica_session *session, const mica_text_options *options,
+                                        mica_completion **out);
+MICA_API void mica_completion_close(mica_completion **completion);
+
+/* One answer. */
+typedef struct mica_text_answer {
+    size_t size;      /* set by the caller */
+    const char *text; /* without stop text; borrowed like all pointers here */
+    mica_finish finish;
+    const int32_t *prompt_ids, *ids;    /* ids: what was written, the ending token left out */
+    size_t prompt_count, count, reused; /* reused: tokens of the prompt that were known already */
+    const double *logprobs;             /* count of them, or NULL */
+    const mica_token_chance *chances;   /* count * chance_count, likeliest first, or NULL */
+    int chance_count;
+} mica_text_answer;
+MICA_API int mica_completion_count(const mica_completion *completion);
+MICA_API mica_status mica_completion_get(const mica_completion *completion, int index,
+                                         mica_text_answer *answer);
+typedef struct mica_text_stats {
+    size_t size;                        /* set by the caller */
+    double read_seconds, write_seconds; /* prompts, answers */
+    size_t read_tokens, write_tokens;
+    uint64_t token_bytes; /* weights that one token reads */
+    uint64_t cache_bytes; /* keys and values held */
+    uint64_t peak_memory;
+} mica_text_stats;
+MICA_API mica_status mica_completion_stats(const mica_completion *completion,
+                                           mica_text_stats *stats);
 
 /* --------------------------------------------------------------- inspect -- */
 

@@ -84,15 +84,17 @@ static char *library_folder(void)
                  : mica_mem_strdup(".");
 }
 
-static mica_status find_demo(char **out, mica_err *err)
+static mica_status find_demo(bool text, char **out, mica_err *err)
 {
     /* Build tree; prefix/lib; prefix/lib/<architecture>. */
-    static const char *const places[] = {"../models/demo", "../share/mica/models/demo",
-                                         "../../share/mica/models/demo"};
+    static const char *const places[] = {"../models", "../share/mica/models",
+                                         "../../share/mica/models"};
     char *folder = library_folder();
     *out = NULL;
     for (size_t i = 0; folder && i < MICA_ARRAY_LEN(places) && !*out; i++) {
-        char *path = mica_path_join(folder, places[i]);
+        char *models = mica_path_join(folder, places[i]);
+        char *path = models ? mica_path_join(models, text ? "demo_text" : "demo") : NULL;
+        mica_mem_free(models);
         if (path && mica_path_is_dir(path))
             *out = path;
         else
@@ -152,7 +154,7 @@ static mica_status open_files(mica_engine *e, const mica_engine_options *given, 
     mica_model_parts parts;
     char *demo = NULL;
     if (!options.model && !has_parts(&options)) {
-        MICA_TRY(find_demo(&demo, err));
+        MICA_TRY(find_demo(given->demo_text, &demo, err));
         options.model = demo;
     }
     const char *name = options.model ? options.model : options.transformer;

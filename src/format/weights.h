@@ -78,6 +78,11 @@ typedef struct mica_weights_part {
 mica_status mica_weights_split(mica_weights *w, const char *name, const mica_weights_part *parts,
                                size_t count, mica_err *err);
 
+/* A stack of matrices as matrices: `name` [E, ...] is taken out and E tensors [...] are put in, named by
+ * `pattern`, whose %d is 0, 1, ... Nothing happens when there is no such tensor. */
+mica_status mica_weights_unstack(mica_weights *w, const char *name, const char *pattern,
+                                 mica_err *err);
+
 /* Page-cache hints for one tensor's bytes (no-op for tensors outside the mappings). */
 void mica_weights_willneed(const mica_weights *w, const mica_tensor *t);
 void mica_weights_dontneed(const mica_weights *w, const mica_tensor *t);

@@ -7,10 +7,12 @@
  *
  * Layouts differ in what they fuse (ComfyUI and BFL files against diffusers folders). With views
  * a model needs one table and one forward pass for all of them. */
+#include "base/mem.h"
 #include "format/safetensors.h"
 #include "format/weights_internal.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 static mica_status check_parts(const mica_weights *w, const mica_weights_entry *e,
@@ -91,4 +93,61 @@ mica_status mica_weights_split(mica_weights *w, const char *name, const mica_wei
     for (size_t i = 0; i < count; i++)
         insert(w, made[i]);
     return MICA_OK;
+}
+
+/* ------------------------------------------------------------------- stacks -- */
+
+#define STACK_MOST 4096
+#define STACK_NAME 192
+
+/* "experts.%d.w1" as "experts.3.w1". */
+static void name_part(const char *pattern, int index, char out[STACK_NAME])
+{
+    const char *hole = strstr(pattern, "%d");
+    const size_t before = hole ? (size_t)(hole - pattern) : strlen(pattern);
+    snprintf(out, STACK_NAME, "%.*s%d%s", (int)before, pattern, index, hole ? hole + 2 : "");
+}
+
+static void drop_first_dimension(mica_tensor *t)
+{
+    t->ndim--;
+    for (int i = 0; i < MICA_MAX_DIMS - 1; i++) {
+        t->shape_[i] = t->shape_[i + 1];
+        t->stride_[i] = t->stride_[i + 1];
+    }
+    t->shape_[MICA_MAX_DIMS - 1] = 1;
+}
+
+static mica_status unstack(mica_weights *w, const char *name, const char *pattern, size_t count,
+                           mica_weights_part *parts, char (*names)[STACK_NAME], mica_err *err)
+{
+    for (size_t i = 0; i < count; i++) {
+        name_part(pattern, (int)i, names[i]);
+        parts[i] = (mica_weights_part){names[i], 1};
+    }
+    MICA_TRY(mica_weights_split(w, name, parts, count, err));
+    for (size_t i = 0; i < count; i++)
+        drop_first_dimension(&mica_weights_find_entry(w, names[i])->tensor);
+    return MICA_OK;
+}
+
+mica_status mica_weights_unstack(mica_weights *w, const char *name, const char *pattern,
+                                 mica_err *err)
+{
+    const mica_tensor *t = mica_weights_find(w, name);
+    char shape[96];
+    if (!t)
+        return MICA_OK;
+    if (t->ndim < 2 || t->shape_[0] < 1 || t->shape_[0] > STACK_MOST || t->scale.per_row)
+        return MICA_FAIL(err, MICA_E_FORMAT, "%s: tensor %s is %s, which is no stack of matrices",
+                         w->path, name, mica_tensor_describe(t, shape, sizeof shape));
+    const size_t count = (size_t)t->shape_[0];
+    mica_weights_part *parts = mica_mem_calloc(count, sizeof *parts);
+    char(*names)[STACK_NAME] = mica_mem_calloc(count, sizeof *names);
+    mica_status st = parts && names ? MICA_OK : no_memory(w, err);
+    if (!st)
+        st = unstack(w, name, pattern, count, parts, names, err);
+    mica_mem_free(parts);
+    mica_mem_free(names);
+    return st;
 }

@@ -12,6 +12,7 @@
 #include "base/json.h"
 #include "base/mem.h"
 #include "backend/backend.h"
+#include "completion/completion.h"
 #include "diffusion/diffusion.h"
 #include "format/weights.h"
 #include "nn/lora.h"
@@ -19,6 +20,7 @@
 
 typedef enum mica_model_part {
     MICA_PART_NONE = 0,
+    MICA_PART_LANGUAGE, /* a language model that writes text */
     MICA_PART_TRANSFORMER,
     MICA_PART_TEXT_ENCODER,
     MICA_PART_VAE,
@@ -37,7 +39,7 @@ typedef enum mica_model_part {
 /* Whether a part is a file of weights. */
 static inline bool mica_model_part_is_weights(int part)
 {
-    return (part >= MICA_PART_TRANSFORMER && part <= MICA_PART_VAE) || part >= MICA_PART_SEMANTIC;
+    return (part >= MICA_PART_LANGUAGE && part <= MICA_PART_VAE) || part >= MICA_PART_SEMANTIC;
 }
 
 /* Where each part lies. Strings are owned; NULL: not found. */
@@ -100,6 +102,10 @@ struct mica_model_kind {
     /* What `speak` needs to know of options->voices as a file; *notes: owned, NULL: none. With speak only. */
     mica_status (*write_voice)(mica_model_session *session, const mica_speech_options *options,
                                const char *path, char **notes, mica_err *err);
+    /* Text to text; NULL: the family does not write. As generate. */
+    mica_status (*complete)(mica_model_session *session, const mica_text_options *options,
+                            const mica_tap_sink *taps, mica_completion_result *result,
+                            mica_err *err);
     /* Token ids of a prompt, template included; mica_mem_free. */
     mica_status (*tokens)(const mica_model *model, const char *text, int32_t **ids, size_t *count,
                           mica_err *err);

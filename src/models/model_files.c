@@ -13,19 +13,10 @@
 
 const char *mica_model_part_name(mica_model_part part)
 {
-    static const char *const NAMES[MICA_PART_COUNT] = {"nothing",
-                                                       "transformer",
-                                                       "text encoder",
-                                                       "VAE",
-                                                       "tokenizer",
-                                                       "scheduler",
-                                                       "index",
-                                                       "processor",
-                                                       "text-to-semantic model",
-                                                       "synthesizer",
-                                                       "HuBERT",
-                                                       "BERT",
-                                                       "speaker network"};
+    static const char *const NAMES[MICA_PART_COUNT] = {
+        "nothing",     "language model", "transformer", "text encoder",   "VAE",
+        "tokenizer",   "scheduler",      "index",       "processor",      "text-to-semantic model",
+        "synthesizer", "HuBERT",         "BERT",        "speaker network"};
     return part >= 0 && part < MICA_PART_COUNT ? NAMES[part] : NAMES[0];
 }
 
@@ -272,10 +263,11 @@ static mica_status replace(char **slot, const char *path, mica_err *err)
     return *slot ? MICA_OK : out_of_memory(err);
 }
 
-/* A tokenizer beside the text encoder or one folder up. */
+/* A tokenizer beside the text encoder or the language model, or one folder up. */
 static mica_status find_tokenizer(mica_model_parts *p, mica_err *err)
 {
-    const char *encoder = p->path[MICA_PART_TEXT_ENCODER];
+    const char *encoder = p->path[MICA_PART_TEXT_ENCODER] ? p->path[MICA_PART_TEXT_ENCODER]
+                                                          : p->path[MICA_PART_LANGUAGE];
     char **slot = &p->path[MICA_PART_TOKENIZER];
     if (*slot || !encoder)
         return MICA_OK;
@@ -318,7 +310,7 @@ static mica_status is_alone(const mica_model_parts *p, int part, const char *hom
                             mica_err *err)
 {
     *alone = true;
-    for (int other = MICA_PART_TRANSFORMER; other <= MICA_PART_VAE; other++) {
+    for (int other = MICA_PART_LANGUAGE; other <= MICA_PART_VAE; other++) {
         if (other == part || !p->path[other])
             continue;
         char *there = home_of(p, other);
@@ -363,7 +355,7 @@ static mica_status find_kind(const mica_model_parts *p, const mica_model_kind **
                              const char *model, mica_err *err)
 {
     *kind = NULL;
-    for (int part = MICA_PART_TRANSFORMER; part < MICA_PART_COUNT && !*kind; part++) {
+    for (int part = MICA_PART_LANGUAGE; part < MICA_PART_COUNT && !*kind; part++) {
         mica_model_part is;
         if (!p->path[part] || !mica_model_part_is_weights(part))
             continue;
@@ -396,7 +388,7 @@ static mica_status resolve(mica_model_parts *p, const mica_model_kind **kind,
     MICA_TRY(replace(&p->path[MICA_PART_SPEAKER], o->speaker, err));
     MICA_TRY(find_tokenizer(p, err));
     MICA_TRY(find_processor(p, err));
-    for (int part = MICA_PART_TRANSFORMER; part < MICA_PART_COUNT; part++)
+    for (int part = MICA_PART_LANGUAGE; part < MICA_PART_COUNT; part++)
         if (mica_model_part_is_weights(part))
             MICA_TRY(find_config(p, part, err));
     return find_kind(p, kind, o->model, err);

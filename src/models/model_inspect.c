@@ -12,6 +12,7 @@
 
 #include "base/clock.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #define DEFAULT_SIDE 1024
@@ -65,8 +66,9 @@ static void add_dtypes_json(const part_facts *f, mica_text *json)
 static const char *slot_name(int part)
 {
     static const char *const NAMES[MICA_PART_COUNT] = {
-        "",          "transformer", "text_encoder", "vae",    "tokenizer", "scheduler", "index",
-        "processor", "semantic",    "synthesizer",  "hubert", "bert",      "speaker"};
+        "",          "language_model", "transformer", "text_encoder", "vae",         "tokenizer",
+        "scheduler", "index",          "processor",   "semantic",     "synthesizer", "hubert",
+        "bert",      "speaker"};
     return NAMES[part];
 }
 
@@ -92,7 +94,7 @@ static mica_status add_parts(const mica_model_parts *p, mica_text *text, mica_te
 {
     const char *separator = "";
     mica_text_add(json, ",\"parts\":{");
-    for (int part = MICA_PART_TRANSFORMER; part < MICA_PART_COUNT; part++) {
+    for (int part = MICA_PART_LANGUAGE; part < MICA_PART_COUNT; part++) {
         part_facts f;
         if (!p->path[part])
             continue;
@@ -121,7 +123,8 @@ static bool add_missing(const mica_model_parts *p, bool speaks, mica_text *text,
     bool any = false;
     mica_text_add(json, ",\"missing\":[");
     for (int part = first; part <= last; part++) {
-        if (p->path[part])
+        /* A language model is whole but for its tokenizer, which GGUF files hold themselves. */
+        if (p->path[part] || p->path[MICA_PART_LANGUAGE])
             continue;
         mica_text_add(text, "%s%s", any ? ", " : "  missing       ", mica_model_part_name(part));
         mica_text_add(json, "%s\"%s\"", separator, slot_name(part));
@@ -138,18 +141,15 @@ static void add_memory(const mica_model *m, uint64_t bytes, mica_text *text, mic
 {
     const uint64_t scratch = m->kind->scratch_bytes(m, DEFAULT_SIDE, DEFAULT_SIDE);
     const uint64_t free_now = mica_clock_available_memory();
-    if (m->kind->speak)
-        mica_text_add(
-            text,
-            "  memory        %.2f GB of weights (mapped), %.2f GB to work in; %.1f GB are "
-            "free\n",
-            (double)bytes * 1e-9, (double)scratch * 1e-9, (double)free_now * 1e-9);
-    else
-        mica_text_add(text,
-                      "  memory        %.2f GB of weights (mapped), %.2f GB to work in at "
-                      "%d x %d with guidance; %.1f GB are free\n",
-                      (double)bytes * 1e-9, (double)scratch * 1e-9, DEFAULT_SIDE, DEFAULT_SIDE,
-                      (double)free_now * 1e-9);
+    char where[96] = "";
+    if (m->kind->complete)
+        snprintf(where, sizeof where, " for 4096 tokens of context");
+    else if (!m->kind->speak)
+        snprintf(where, sizeof where, " at %d x %d with guidance", DEFAULT_SIDE, DEFAULT_SIDE);
+    mica_text_add(text,
+                  "  memory        %.2f GB of weights (mapped), %.2f GB to work in%s; %.1f GB are "
+                  "free\n",
+                  (double)bytes * 1e-9, (double)scratch * 1e-9, where, (double)free_now * 1e-9);
     mica_text_add(json,
                   ",\"hash\":\"%s\",\"memory\":{\"weights\":%llu,\"scratch\":%llu,"
                   "\"available\":%llu}",

@@ -2,16 +2,16 @@
 #include "models/model.h"
 #include "models/flux2/flux2.h"
 #include "models/gpt_sovits/gpt_sovits.h"
+#include "models/mixtral/mixtral.h"
 #include "models/qwen_image/qwen_image.h"
 #include "models/zimage/zimage.h"
 
 #include <string.h>
 
+/* Mixtral before the others: their text encoders have names that are among its own. */
 static const mica_model_kind *const KINDS[] = {
-    &mica_qwen_image_kind,
-    &mica_flux2_kind,
-    &mica_zimage_kind,
-    &mica_gpt_sovits_kind,
+    &mica_mixtral_kind, &mica_qwen_image_kind, &mica_flux2_kind,
+    &mica_zimage_kind,  &mica_gpt_sovits_kind,
 };
 
 const mica_model_kind *mica_model_kind_at(int index)

@@ -1,6 +1,6 @@
 # ranks.awk - the layering of docs/ARCHITECTURE.md, checked on #include "..." lines.
 #
-#     base 1   tensor kernels text speech media 2   backend format 3   nn sample 4   diffusion 5   models 6   api 7
+#     base 1   tensor kernels text speech media 2   backend format 3   nn sample 4   diffusion completion 5   models 6   api 7
 #
 # A folder includes itself and folders of a smaller rank. Two folders of one rank are strangers,
 # and so are two models; models/common/ is what they share. apps/ see base and their own files. An include is written "folder/file.h".
@@ -17,7 +17,7 @@ function rank_of(folder) {
 function complain(text) { printf "%s:%d: error: %s\n", FILENAME, FNR, text }
 
 BEGIN {
-    split("base:1 tensor:2 kernels:2 text:2 speech:2 media:2 backend:3 format:3 nn:4 sample:4 diffusion:5 models:6 api:7", pairs, " ")
+    split("base:1 tensor:2 kernels:2 text:2 speech:2 media:2 backend:3 format:3 nn:4 sample:4 diffusion:5 completion:5 models:6 api:7", pairs, " ")
     for (i in pairs) {
         split(pairs[i], pair, ":")
         rank[pair[1]] = pair[2] + 0

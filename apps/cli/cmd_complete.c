@@ -1,0 +1,287 @@
+/* cmd_complete.c - `mica complete`: texts that a language model continues.
+ *
+ *     one prompt     its continuation, as it is written
+ *     several        written together, shown one after the other when all are done
+ *     --json         one object: for one prompt `text`, `tokens`, ...; always `answers`
+ *
+ * The prompt itself is not repeated. */
+#include "cmd_text.h"
+
+#include "base/mem.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#define AT(field) offsetof(text_args, field)
+static const cli_option complete_table[] = {
+    {.name = "prompt",
+     .letter = 'p',
+     .kind = CLI_TEXTS,
+     .offset = AT(prompts),
+     .value = "TEXT",
+     .help = "text to continue, may be repeated; @FILE reads a file, - standard input, @@... is a "
+             "text that begins with @"},
+    {.name = "no-bos",
+     .kind = CLI_FLAG,
+     .offset = AT(no_bos),
+     .help = "no token for the beginning of a text before the prompt"},
+    {.name = "prompt-cache",
+     .kind = CLI_TEXT,
+     .offset = AT(cache),
+     .value = "FILE",
+     .help = "keep what was computed of the prompt in FILE, and go on from it next time"},
+    {.name = "logprobs",
+     .kind = CLI_INT,
+     .offset = AT(logprobs),
+     .lo = 0,
+     .hi = MICA_MAX_LOGPROBS,
+     .value = "N",
+     .help = "tell with --json how likely each token was, and the N likeliest instead"},
+    {.name = "tokens",
+     .kind = CLI_FLAG,
+     .offset = AT(tokens),
+     .help = "print the token ids of the prompts instead of continuing them"},
+    {.name = "trace",
+     .kind = CLI_TEXT,
+     .offset = AT(trace),
+     .value = "FILE",
+     .help = "write input_ids, hidden states, router logits and logits of the prompt "
+             "(safetensors)"},
+};
+#undef AT
+
+typedef struct complete_run {
+    const text_args *args;
+    text_model model;
+    text_settings settings;
+    char *prompts[CLI_MAX_TEXTS];
+    mica_completion *done;
+    cli_progress progress;
+    bool broken; /* standard output takes no more */
+} complete_run;
+
+static bool print_token(void *user, const mica_text_token *token)
+{
+    complete_run *r = user;
+    cli_progress_end(&r->progress);
+    if (fputs(token->text, stdout) == EOF || fflush(stdout) == EOF)
+        r->broken = true;
+    return !r->broken && !cli_signals_caught();
+}
+
+/* The bar is for reading prompts; writing shows itself. */
+static bool follow(void *user, const mica_progress *now)
+{
+    complete_run *r = user;
+    if (now->phase == MICA_PHASE_TEXT)
+        return cli_progress_update(&r->progress, now);
+    cli_progress_end(&r->progress);
+    return true;
+}
+
+/* ---------------------------------------------------------------------- output -- */
+
+static void add_ids(mica_text *out, const char *name, const int32_t *ids, size_t count)
+{
+    mica_text_add(out, "\"%s\":[", name);
+    for (size_t i = 0; i < count; i++)
+        mica_text_add(out, "%s%d", i ? "," : "", (int)ids[i]);
+    mica_text_add(out, "]");
+}
+
+static void add_logprobs(mica_text *out, const mica_text_answer *a)
+{
+    mica_text_add(out, ",\"logprobs\":[");
+    for (size_t i = 0; i < a->count; i++) {
+        mica_text_add(out, "%s{\"id\":%d,\"logprob\":%.6f,\"likeliest\":[", i ? "," : "",
+                      (int)a->ids[i], a->logprobs[i]);
+        for (int k = 0; k < a->chance_count; k++) {
+            const mica_token_chance *c = &a->chances[i * (size_t)a->chance_count + (size_t)k];
+            mica_text_add(out, "%s{\"id\":%d,\"logprob\":%.6f,\"text\":", k ? "," : "", (int)c->id,
+                          c->logprob);
+            mica_text_add_json_string(out, c->text);
+            mica_text_add(out, "}");
+        }
+        mica_text_add(out, "]}");
+    }
+    mica_text_add(out, "]");
+}
+
+/* Members of one answer, without braces. */
+static void add_answer(mica_text *out, const mica_text_answer *a)
+{
+    mica_text_add(out, "\"text\":");
+    mica_text_add_json_string(out, a->text);
+    mica_text_add(out, ",\"finish\":\"%s\",", mica_finish_name(a->finish));
+    add_ids(out, "tokens", a->ids, a->count);
+    mica_text_add(out, ",");
+    add_ids(out, "prompt_tokens", a->prompt_ids, a->prompt_count);
+    mica_text_add(out, ",\"reused_tokens\":%zu", a->reused);
+    if (a->logprobs)
+        add_logprobs(out, a);
+}
+
+static double rate(size_t count, double seconds)
+{
+    return seconds > 0.0 ? (double)count / seconds : 0.0;
+}
+
+static void describe(const complete_run *r, mica_text *out)
+{
+    mica_text_stats s = {.size = sizeof s};
+    const int count = mica_completion_count(r->done);
+    mica_completion_stats(r->done, &s);
+    mica_text_add(out, "{");
+    for (int i = -(count == 1); i < count; i++) {
+        mica_text_answer a = {.size = sizeof a};
+        mica_completion_get(r->done, i < 0 ? 0 : i, &a);
+        mica_text_add(out, i < 0 ? "" : i == 0 ? "\"answers\":[{" : ",{");
+        add_answer(out, &a);
+        mica_text_add(out, i < 0 ? "," : "}");
+    }
+    mica_text_add(out,
+                  "],\"seed\":%llu,\"seconds\":{\"open\":%.6f,\"read\":%.6f,\"write\":%.6f},"
+                  "\"read_tokens\":%zu,\"write_tokens\":%zu,\"read_per_second\":%.3f,"
+                  "\"write_per_second\":%.3f,\"token_bytes\":%llu,\"cache_bytes\":%llu,"
+                  "\"peak_memory\":%llu}\n",
+                  (unsigned long long)r->args->seed, r->model.open_seconds, s.read_seconds,
+                  s.write_seconds, s.read_tokens, s.write_tokens,
+                  rate(s.read_tokens, s.read_seconds), rate(s.write_tokens, s.write_seconds),
+                  (unsigned long long)s.token_bytes, (unsigned long long)s.cache_bytes,
+                  (unsigned long long)s.peak_memory);
+}
+
+static int print_done(const complete_run *r)
+{
+    mica_text out = {0};
+    const int count = mica_completion_count(r->done);
+    if (r->args->common.json)
+        describe(r, &out);
+    else if (count == 1)
+        mica_text_add(&out, "\n");
+    for (int i = 0; i < count && count > 1 && !r->args->common.json; i++) {
+        mica_text_answer a = {.size = sizeof a};
+        mica_completion_get(r->done, i, &a);
+        mica_text_add(&out, "%s[%d]%s\n", i ? "\n" : "", i + 1, a.text);
+    }
+    const int status = out.failed ? cli_report(MICA_E_NOMEM, NULL) : cli_print(out.data);
+    mica_text_deinit(&out);
+    return status;
+}
+
+/* Why a text ends where nobody asked it to. */
+static void note_finish(const complete_run *r)
+{
+    for (int i = 0; i < mica_completion_count(r->done); i++) {
+        mica_text_answer a = {.size = sizeof a};
+        mica_completion_get(r->done, i, &a);
+        if (a.finish == MICA_FINISH_CONTEXT && !r->args->common.quiet)
+            cli_note("the context is full, so the text ends here");
+    }
+}
+
+/* ------------------------------------------------------------------------- run -- */
+
+static mica_status print_tokens(complete_run *r, mica_err *err)
+{
+    mica_text out = {0};
+    for (int i = 0; i < r->args->prompts.count; i++) {
+        const int32_t *ids;
+        size_t count;
+        const mica_status st = mica_session_tokens(r->model.session, r->prompts[i], &ids, &count);
+        if (st) {
+            mica_text_deinit(&out);
+            return text_take(st, mica_session_errmsg(r->model.session), err);
+        }
+        for (size_t k = 0; k < count; k++)
+            mica_text_add(&out, "%s%d", k ? " " : "", (int)ids[k]);
+        mica_text_add(&out, "\n");
+    }
+    const bool fine = !out.failed && cli_print(out.data) == CLI_OK;
+    mica_text_deinit(&out);
+    return fine ? MICA_OK : MICA_FAIL(err, MICA_E_IO, "cannot write to standard output");
+}
+
+static mica_status run(complete_run *r, const char *name, mica_err *err)
+{
+    const text_args *args = r->args;
+    for (int i = 0; i < args->prompts.count; i++)
+        MICA_TRY(cli_text_read(args->prompts.values[i], &r->prompts[i], err));
+    MICA_TRY(text_settings_make(&r->settings, args, err));
+    if (args->trace)
+        MICA_TRY(cli_output_check_folder(args->trace, err));
+    if (args->cache)
+        MICA_TRY(cli_output_check_folder(args->cache, err));
+    MICA_TRY(text_model_open(&r->model, args, name, err));
+    if (args->tokens)
+        return print_tokens(r, err);
+    mica_text_options *o = &r->settings.options;
+    o->prompts = (const char *const *)r->prompts;
+    o->prompt_count = args->prompts.count;
+    o->progress = follow;
+    o->progress_user = r;
+    const bool streams = args->prompts.count == 1 && !args->common.json;
+    o->token = streams ? print_token : NULL;
+    o->token_user = r;
+    const mica_status st = mica_text_generate(r->model.session, o, &r->done);
+    cli_progress_end(&r->progress);
+    return text_take(st, mica_session_errmsg(r->model.session), err);
+}
+
+static int complete(const text_args *args, const char *name)
+{
+    complete_run r = {.args = args};
+    mica_err err = {0};
+    cli_progress_init(&r.progress, args->common.quiet || args->common.json);
+    cli_signals_install();
+    const mica_status st = run(&r, name, &err);
+    int status = CLI_OK;
+    if (st == MICA_E_CANCELLED && cli_signals_caught())
+        status = cli_signals_exit();
+    else if (st)
+        status = cli_report_err(&err);
+    else if (r.broken)
+        status = cli_report(MICA_E_IO, "cannot write to standard output");
+    else if (r.done) {
+        status = print_done(&r);
+        note_finish(&r);
+        if (!status && cli_signals_caught())
+            status = cli_signals_exit();
+    }
+    mica_completion_close(&r.done);
+    text_model_close(&r.model);
+    text_settings_deinit(&r.settings);
+    for (int i = 0; i < args->prompts.count; i++)
+        mica_mem_free(r.prompts[i]);
+    return status;
+}
+
+int cmd_complete(int argc, char **argv)
+{
+    text_args args;
+    text_args_init(&args);
+    const cli_group groups[] = {
+        {"Text", complete_table, MICA_ARRAY_LEN(complete_table), &args},
+        {"Answer", text_answer_table, text_answer_table_count, &args},
+        {"Choice of tokens", text_choice_table, text_choice_table_count, &args},
+        {"Model", cli_engine_table, cli_engine_table_count, &args.engine},
+        {"Common", cli_common_table, cli_common_table_count, &args.common}};
+    const cli_spec spec = {.name = "mica complete",
+                           .usage = "[MODEL] -p TEXT [options]",
+                           .about = "Continues texts with a language model; without MODEL with the "
+                                    "demo model, which\nknows the words of a small dictionary.",
+                           .groups = groups,
+                           .group_count = MICA_ARRAY_LEN(groups),
+                           .operand_limit = 1,
+                           .operand_name = "MODEL"};
+    const char *model = NULL;
+    mica_err err = {0};
+    if (cli_parse(&spec, argc, argv, &model, &err))
+        return cli_report_err(&err);
+    if (args.common.help)
+        return cli_print_help(&spec);
+    if (args.prompts.count == 0)
+        return cli_report(MICA_E_USAGE, "complete needs a text to continue: -p TEXT");
+    return complete(&args, model);
+}

@@ -1,0 +1,56 @@
+/* cmd_text.h - what `mica complete` and `mica chat` share.
+ *
+ *     cmd_text_options.c   tables of options and what they become
+ *     cmd_complete.c       texts that are continued
+ *     cmd_chat.c           a conversation */
+#ifndef MICA_CLI_CMD_TEXT_H
+#define MICA_CLI_CMD_TEXT_H
+
+#include "cli.h"
+
+#define TEXT_UNSET (-1.0)
+
+typedef struct text_args {
+    cli_common_args common;
+    cli_engine_args engine;
+    /* answers */
+    int max_tokens, context, chunk;
+    cli_texts stops;
+    const char *grammar, *json_schema, *chat_template;
+    bool ignore_eos;
+    /* choice of tokens */
+    double temperature, top_p, min_p, typical_p, repetition, frequency, presence;
+    int top_k, window;
+    uint64_t seed;
+    cli_texts bias; /* ID=BIAS */
+    /* of one command */
+    cli_texts prompts;
+    const char *cache, *trace, *system, *history;
+    int logprobs;
+    bool tokens, no_bos;
+} text_args;
+
+extern const cli_option text_answer_table[], text_choice_table[];
+extern const size_t text_answer_table_count, text_choice_table_count;
+
+/* Options as the library takes them, and what they point to. */
+typedef struct text_settings {
+    mica_text_options options;
+    mica_logit_bias bias[CLI_MAX_TEXTS];
+    char *grammar, *json_schema, *chat_template;
+} text_settings;
+void text_args_init(text_args *args);
+mica_status text_settings_make(text_settings *s, const text_args *args, mica_err *err);
+void text_settings_deinit(text_settings *s);
+
+/* Engine and session of a command. */
+typedef struct text_model {
+    mica_engine *engine;
+    mica_session *session;
+    double open_seconds;
+} text_model;
+mica_status text_model_open(text_model *m, const text_args *args, const char *name, mica_err *err);
+void text_model_close(text_model *m);
+mica_status text_take(mica_status status, const char *text, mica_err *err);
+
+#endif

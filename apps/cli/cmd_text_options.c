@@ -1,0 +1,235 @@
+/* cmd_text_options.c - options of the commands that write text. */
+#include "cmd_text.h"
+
+#include "base/clock.h"
+#include "base/mem.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define AT(field) offsetof(text_args, field)
+const cli_option text_answer_table[] = {
+    {.name = "max-tokens",
+     .kind = CLI_INT,
+     .offset = AT(max_tokens),
+     .lo = 1,
+     .hi = 10000000,
+     .value = "N",
+     .help = "end an answer after so many tokens; until its end or that of the context"},
+    {.name = "stop",
+     .kind = CLI_TEXTS,
+     .offset = AT(stops),
+     .value = "TEXT",
+     .help = "end an answer before this text; may be repeated"},
+    {.name = "grammar",
+     .kind = CLI_TEXT,
+     .offset = AT(grammar),
+     .value = "TEXT",
+     .help = "answers follow this grammar (docs/TEXT.md); @FILE reads a file"},
+    {.name = "json-schema",
+     .kind = CLI_TEXT,
+     .offset = AT(json_schema),
+     .value = "TEXT",
+     .help = "answers are JSON of this schema, {}: any; @FILE reads a file"},
+    {.name = "ignore-eos",
+     .kind = CLI_FLAG,
+     .offset = AT(ignore_eos),
+     .help = "write on where the model would end its answer"},
+    {.name = "context",
+     .kind = CLI_INT,
+     .offset = AT(context),
+     .lo = 2,
+     .hi = 16777216,
+     .value = "N",
+     .help = "tokens of prompt and answer together; the model's"},
+    {.name = "chunk",
+     .kind = CLI_INT,
+     .offset = AT(chunk),
+     .lo = 1,
+     .hi = 65536,
+     .value = "N",
+     .help = "tokens of a prompt that are read at a time (512)"},
+};
+const size_t text_answer_table_count = MICA_ARRAY_LEN(text_answer_table);
+
+const cli_option text_choice_table[] = {
+    {.name = "temp",
+     .kind = CLI_DOUBLE,
+     .offset = AT(temperature),
+     .lo = 0,
+     .hi = 100,
+     .value = "T",
+     .help = "temperature (0.7); 0: the likeliest token always"},
+    {.name = "top-k",
+     .kind = CLI_INT,
+     .offset = AT(top_k),
+     .lo = 0,
+     .hi = 1000000,
+     .value = "K",
+     .help = "among the K likeliest tokens; 0: all (0)"},
+    {.name = "top-p",
+     .kind = CLI_DOUBLE,
+     .offset = AT(top_p),
+     .lo = 1e-6,
+     .hi = 1,
+     .value = "P",
+     .help = "among the likeliest tokens that together have this probability (1)"},
+    {.name = "min-p",
+     .kind = CLI_DOUBLE,
+     .offset = AT(min_p),
+     .lo = 0,
+     .hi = 1,
+     .value = "M",
+     .help = "among tokens at least M times as likely as the likeliest (0)"},
+    {.name = "typical-p",
+     .kind = CLI_DOUBLE,
+     .offset = AT(typical_p),
+     .lo = 1e-6,
+     .hi = 1,
+     .value = "P",
+     .help = "among the most typical tokens that together have this probability (1)"},
+    {.name = "repeat-penalty",
+     .kind = CLI_DOUBLE,
+     .offset = AT(repetition),
+     .lo = 0.01,
+     .hi = 100,
+     .value = "R",
+     .help = "above 1: tokens that came lately are less likely (1)"},
+    {.name = "frequency-penalty",
+     .kind = CLI_DOUBLE,
+     .offset = AT(frequency),
+     .lo = -100,
+     .hi = 100,
+     .value = "F",
+     .help = "taken from a token's logit for each time it came lately (0)"},
+    {.name = "presence-penalty",
+     .kind = CLI_DOUBLE,
+     .offset = AT(presence),
+     .lo = -100,
+     .hi = 100,
+     .value = "F",
+     .help = "taken once from the logits of tokens that came lately (0)"},
+    {.name = "penalty-window",
+     .kind = CLI_INT,
+     .offset = AT(window),
+     .lo = -1,
+     .hi = 10000000,
+     .value = "N",
+     .help = "how many tokens are \"lately\"; -1: all (64)"},
+    {.name = "logit-bias",
+     .kind = CLI_TEXTS,
+     .offset = AT(bias),
+     .value = "ID=BIAS",
+     .help = "added to a token's logit; may be repeated"},
+    {.name = "seed",
+     .kind = CLI_UINT64,
+     .offset = AT(seed),
+     .value = "S",
+     .help = "of the draws (0); prompt k draws with S + k - 1"},
+};
+#undef AT
+const size_t text_choice_table_count = MICA_ARRAY_LEN(text_choice_table);
+
+void text_args_init(text_args *args)
+{
+    *args = (text_args){.temperature = TEXT_UNSET, .logprobs = -1};
+}
+
+static mica_status read_bias(const char *text, mica_logit_bias *out, mica_err *err)
+{
+    char *end = NULL;
+    const char *equals = strchr(text, '=');
+    const long id = strtol(text, &end, 10);
+    bool fine = equals && end == equals && equals > text && id >= 0 && id < INT32_MAX;
+    double bias = 0.0;
+    if (fine) {
+        bias = strtod(equals + 1, &end);
+        fine = end > equals + 1 && *end == '\0' && isfinite(bias);
+    }
+    if (!fine)
+        return MICA_FAIL(err, MICA_E_USAGE, "--logit-bias takes ID=BIAS, as in 1234=-5; got '%s'",
+                         text);
+    *out = (mica_logit_bias){(int32_t)id, bias};
+    return MICA_OK;
+}
+
+static mica_status read_texts(text_settings *s, const text_args *args, mica_err *err)
+{
+    MICA_TRY(cli_text_read(args->grammar, &s->grammar, err));
+    MICA_TRY(cli_text_read(args->json_schema, &s->json_schema, err));
+    MICA_TRY(cli_text_read(args->chat_template, &s->chat_template, err));
+    for (int i = 0; i < args->bias.count; i++)
+        MICA_TRY(read_bias(args->bias.values[i], &s->bias[i], err));
+    return MICA_OK;
+}
+
+mica_status text_settings_make(text_settings *s, const text_args *args, mica_err *err)
+{
+    *s = (text_settings){0};
+    MICA_TRY(read_texts(s, args, err));
+    const double t = args->temperature;
+    s->options = (mica_text_options){.size = sizeof s->options,
+                                     .max_tokens = args->max_tokens,
+                                     .context = args->context,
+                                     .chunk = args->chunk,
+                                     .temperature = t > 0.0 ? t : 0.0,
+                                     .greedy = t == 0.0,
+                                     .top_k = args->top_k,
+                                     .top_p = args->top_p,
+                                     .min_p = args->min_p,
+                                     .typical_p = args->typical_p,
+                                     .repetition_penalty = args->repetition,
+                                     .frequency_penalty = args->frequency,
+                                     .presence_penalty = args->presence,
+                                     .penalty_window = args->window,
+                                     .seed = args->seed,
+                                     .logit_bias = s->bias,
+                                     .logit_bias_count = args->bias.count,
+                                     .stops = args->stops.values,
+                                     .stop_count = args->stops.count,
+                                     .grammar = s->grammar,
+                                     .json_schema = s->json_schema,
+                                     .chat_template = s->chat_template,
+                                     .ignore_eos = args->ignore_eos,
+                                     .no_bos = args->no_bos,
+                                     .logprobs = args->logprobs >= 0,
+                                     .chances = args->logprobs > 0 ? args->logprobs : 0,
+                                     .cache_path = args->cache,
+                                     .trace_path = args->trace};
+    return MICA_OK;
+}
+
+void text_settings_deinit(text_settings *s)
+{
+    mica_mem_free(s->grammar);
+    mica_mem_free(s->json_schema);
+    mica_mem_free(s->chat_template);
+    *s = (text_settings){0};
+}
+
+mica_status text_take(mica_status status, const char *text, mica_err *err)
+{
+    if (status)
+        MICA_FAIL(err, status, "%s", text ? text : mica_status_name(status));
+    return status;
+}
+
+mica_status text_model_open(text_model *m, const text_args *args, const char *name, mica_err *err)
+{
+    mica_engine_options options;
+    const double start = mica_clock_seconds();
+    cli_engine_fill(&args->engine, name, &options);
+    options.demo_text = true;
+    mica_status status = mica_engine_open(&m->engine, &options);
+    MICA_TRY(text_take(status, m->engine ? mica_engine_errmsg(m->engine) : NULL, err));
+    status = mica_session_open(&m->session, m->engine);
+    m->open_seconds = mica_clock_seconds() - start;
+    return text_take(status, m->session ? mica_session_errmsg(m->session) : NULL, err);
+}
+
+void text_model_close(text_model *m)
+{
+    mica_session_close(&m->session);
+    mica_engine_close(&m->engine);
+}

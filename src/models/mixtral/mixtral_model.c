@@ -1,0 +1,263 @@
+/* mixtral_model.c - opens, binds and closes a Mixtral. No weight data is read here.
+ *
+ *     weights (shards, one file, GGUF) ─► canonical names ─► config ─► every tensor in its place
+ *     tokenizer.json beside them, or the vocabulary inside the GGUF file; the chat template of either */
+#include "models/mixtral/mixtral.h"
+
+#include "completion/completion.h"
+#include "text/chat_template.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---------------------------------------------------------------- tokenizer -- */
+
+/* Arrays of a GGUF file as pieces; strings are copied because they have no NUL. */
+typedef struct gguf_pieces {
+    mica_pieces pieces;
+    char **texts;
+    float *scores;
+    int32_t *kinds;
+} gguf_pieces;
+
+static void free_pieces(gguf_pieces *g)
+{
+    for (size_t i = 0; g->texts && i < g->pieces.count; i++)
+        mica_mem_free(g->texts[i]);
+    mica_mem_free(g->texts);
+    mica_mem_free(g->scores);
+    mica_mem_free(g->kinds);
+}
+
+static mica_status copy_pieces(gguf_pieces *g, const mica_meta *tokens, const mica_meta *scores,
+                               const mica_meta *kinds, const char *path, mica_err *err)
+{
+    const size_t n = tokens->count;
+    size_t at = 0, length;
+    const char *text;
+    g->texts = mica_mem_calloc(n, sizeof *g->texts);
+    g->scores = mica_mem_calloc(n, sizeof *g->scores);
+    g->kinds = mica_mem_calloc(n, sizeof *g->kinds);
+    bool fine = g->texts && g->scores && g->kinds;
+    g->pieces.count = n;
+    for (size_t i = 0; fine && i < n && mica_meta_next_string(tokens, &at, &text, &length); i++) {
+        g->texts[i] = mica_mem_strndup(text, length);
+        g->scores[i] = (float)mica_meta_number_at(scores, i);
+        g->kinds[i] = (int32_t)mica_meta_number_at(kinds, i);
+        fine = g->texts[i] != NULL;
+    }
+    if (!fine)
+        return MICA_FAIL(err, MICA_E_NOMEM, "%s: no memory for its vocabulary", path);
+    return MICA_OK;
+}
+
+static bool is_array(const mica_meta *m, size_t count, bool text)
+{
+    return m && m->type == MICA_META_ARRAY && m->count == count && count > 0 &&
+           (m->element == MICA_META_STRING) == text;
+}
+
+static mica_status open_gguf_tokenizer(mica_mixtral *m, mica_err *err)
+{
+    const mica_weights *w = m->files;
+    const mica_meta *tokens = mica_weights_meta(w, "tokenizer.ggml.tokens");
+    const mica_meta *scores = mica_weights_meta(w, "tokenizer.ggml.scores");
+    const mica_meta *kinds = mica_weights_meta(w, "tokenizer.ggml.token_type");
+    const char *kind = mica_weights_metadata(w, "tokenizer.ggml.model"),
+               *path = mica_weights_path(w);
+    if (!tokens || !kind)
+        return MICA_FAIL(err, MICA_E_MISSING,
+                         "%s: it is missing its tokenizer (--tokenizer FOLDER with tokenizer.json)",
+                         path);
+    if (strcmp(kind, "llama") != 0 || !is_array(tokens, tokens->count, true) ||
+        !is_array(scores, tokens->count, false) || !is_array(kinds, tokens->count, false))
+        return MICA_FAIL(
+            err, MICA_E_UNSUPPORTED,
+            "%s: its vocabulary is of the kind \"%s\" or incomplete; the kind \"llama\" "
+            "is read, or give --tokenizer FOLDER",
+            path, kind);
+    gguf_pieces g = {0};
+    mica_status st = copy_pieces(&g, tokens, scores, kinds, path, err);
+    g.pieces.texts = (const char *const *)g.texts;
+    g.pieces.scores = g.scores;
+    g.pieces.kinds = g.kinds;
+    g.pieces.no_space_prefix = !mica_weights_meta_int(w, "tokenizer.ggml.add_space_prefix", 1);
+    g.pieces.bos = mica_weights_meta_int(w, "tokenizer.ggml.add_bos_token", 1)
+                       ? (int32_t)mica_weights_meta_int(w, "tokenizer.ggml.bos_token_id", 1)
+                       : -1;
+    g.pieces.eos = -1;
+    if (!st)
+        st = mica_tokenizer_open_pieces(&m->tokenizer, path, &g.pieces, err);
+    free_pieces(&g);
+    return st;
+}
+
+static mica_status open_tokenizer(mica_mixtral *m, const mica_model_parts *parts, mica_err *err)
+{
+    const char *path = parts->path[MICA_PART_TOKENIZER];
+    if (path) {
+        MICA_TRY(mica_tokenizer_open(&m->tokenizer, path, err));
+        return mica_chat_template_find(path, &m->chat_template, err);
+    }
+    MICA_TRY(open_gguf_tokenizer(m, err));
+    const char *template = mica_weights_metadata(m->files, "tokenizer.chat_template");
+    m->chat_template = template ? mica_mem_strdup(template) : NULL;
+    if (template && !m->chat_template)
+        return MICA_FAIL(err, MICA_E_NOMEM, "no memory for the chat template");
+    return MICA_OK;
+}
+
+/* ------------------------------------------------------------------- models -- */
+
+static mica_status open_weights(mica_mixtral *m, const mica_model_parts *parts, mica_err *err)
+{
+    mica_mixtral_config *c = &m->weights.config;
+    const char *path = parts->path[MICA_PART_LANGUAGE];
+    if (!path)
+        return MICA_FAIL(err, MICA_E_MISSING, "Mixtral is missing its language model");
+    MICA_TRY(mica_weights_open(&m->files, path, err));
+    *c = mica_mixtral_config_default();
+    MICA_TRY(mica_mixtral_rename(m->files, &c->interleaved, err));
+    MICA_TRY(mica_mixtral_config_read(c, parts->config[MICA_PART_LANGUAGE], m->files, err));
+    MICA_TRY(mica_mixtral_bind(&m->weights, m->files, &m->arena, err));
+    mica_weights_hash(m->files, m->base.hash);
+    return MICA_OK;
+}
+
+static mica_status check(const mica_mixtral *m, mica_err *err)
+{
+    const long long tokens = mica_tokenizer_vocab_size(m->tokenizer);
+    if (tokens > m->weights.config.lm.vocab)
+        return MICA_FAIL(err, MICA_E_FORMAT,
+                         "the tokenizer has %lld tokens, the model %lld; they belong to different "
+                         "models",
+                         tokens, (long long)m->weights.config.lm.vocab);
+    return MICA_OK;
+}
+
+static void close_model(mica_model **model)
+{
+    mica_mixtral *m = model ? (mica_mixtral *)*model : NULL;
+    if (!m)
+        return;
+    mica_tokenizer_close(&m->tokenizer);
+    mica_weights_close(&m->files);
+    mica_arena_deinit(&m->arena);
+    mica_mem_free(m->chat_template);
+    mica_mem_free(m);
+    *model = NULL;
+}
+
+static mica_status open_model(mica_model **out, const mica_model_parts *parts, mica_err *err)
+{
+    mica_mixtral *m = mica_mem_calloc(1, sizeof *m);
+    *out = m ? &m->base : NULL;
+    if (!m)
+        return MICA_FAIL(err, MICA_E_NOMEM, "no memory to open the model");
+    m->base.kind = &mica_mixtral_kind;
+    mica_arena_init(&m->arena, 1 << 18);
+    mica_status st = open_weights(m, parts, err);
+    if (!st)
+        st = open_tokenizer(m, parts, err);
+    if (!st)
+        st = check(m, err);
+    if (st)
+        close_model(out);
+    return st;
+}
+
+static mica_model_part classify(const mica_weights *w)
+{
+    return mica_mixtral_probe(w) ? MICA_PART_LANGUAGE : MICA_PART_NONE;
+}
+
+/* ------------------------------------------------------------------ sessions -- */
+
+static void close_session(mica_model_session **session)
+{
+    mica_mixtral_session *s = session ? (mica_mixtral_session *)*session : NULL;
+    if (!s)
+        return;
+    mica_completion_release(&s->completion);
+    mica_mixtral_drop(&s->weights, s->completion.be);
+    mica_arena_deinit(&s->arena);
+    mica_mem_free(s);
+    *session = NULL;
+}
+
+static void fill_completion(mica_mixtral_session *s, const mica_mixtral *m, mica_backend *be)
+{
+    const mica_mixtral_config *c = &m->weights.config;
+    s->completion = (mica_completion_model){.ops = &mica_mixtral_completion,
+                                            .be = be,
+                                            .tokenizer = m->tokenizer,
+                                            .chat_template = m->chat_template,
+                                            .hash = m->base.hash,
+                                            .vocab = c->lm.vocab,
+                                            .context = c->context,
+                                            .layers = c->lm.layers,
+                                            .end_count = c->end_count,
+                                            .token_bytes = mica_mixtral_token_bytes(&m->weights)};
+    memcpy(s->completion.ends, c->ends, sizeof s->completion.ends);
+}
+
+static mica_status open_session(mica_model_session **out, const mica_model *model, mica_backend *be,
+                                const mica_diffusion_switches *switches, mica_err *err)
+{
+    const mica_mixtral *m = (const mica_mixtral *)model;
+    mica_mixtral_session *s = mica_mem_calloc(1, sizeof *s);
+    (void)switches;
+    *out = s ? &s->base : NULL;
+    if (!s)
+        return MICA_FAIL(err, MICA_E_NOMEM, "no memory for a session");
+    s->base.kind = model->kind;
+    s->model = m;
+    fill_completion(s, m, be);
+    mica_arena_init(&s->arena, 1 << 16);
+    s->mark = mica_pool_get_mark(be, MICA_POOL_SESSION);
+    const mica_status st = mica_mixtral_copy(&s->weights, &m->weights, &s->arena, err);
+    if (st)
+        close_session(out);
+    return st;
+}
+
+static mica_status complete(mica_model_session *session, const mica_text_options *options,
+                            const mica_tap_sink *taps, mica_completion_result *result,
+                            mica_err *err)
+{
+    return mica_completion_run(&((mica_mixtral_session *)session)->completion, options, taps,
+                               result, err);
+}
+
+static mica_status tokens(const mica_model *model, const char *text, int32_t **ids, size_t *count,
+                          mica_err *err)
+{
+    const mica_mixtral *m = (const mica_mixtral *)model;
+    if (!m->tokenizer)
+        return MICA_FAIL(err, MICA_E_UNSUPPORTED, "a synthetic model has no tokenizer");
+    return mica_completion_encode(m->tokenizer, text, ids, count, err);
+}
+
+/* Of a prompt of 512 tokens in one pass, and a cache of 4,096. The sizes of pictures do not matter. */
+static uint64_t scratch_bytes(const mica_model *model, int width, int height)
+{
+    const mica_lm_config *c = &((const mica_mixtral *)model)->weights.config.lm;
+    const int64_t row = 6 * c->width + 2 * c->ffn + 2 * c->heads * c->head_dim;
+    (void)width;
+    (void)height;
+    return 4 * (uint64_t)(512 * row + 4096 * 2 * c->layers * c->kv_heads * c->head_dim);
+}
+
+const mica_model_kind mica_mixtral_kind = {
+    .id = "mixtral",
+    .title = "Mixtral",
+    .classify = classify,
+    .open = open_model,
+    .open_synthetic = mica_mixtral_open_synthetic,
+    .close = close_model,
+    .session_open = open_session,
+    .session_close = close_session,
+    .complete = complete,
+    .tokens = tokens,
+    .scratch_bytes = scratch_bytes,
+};
