@@ -3,7 +3,8 @@
  *     a if c else b    or and not    == != < <= > >= in is    + -    ~    * // %    x.y x['y'] x[a:b] f(...)  | filter
  *
  * Precedence is Jinja's. Both sides of everything are read; what the value does not depend on is read `dead`:
- * its failures do not count. */
+ * its failures do not count. More than 800 lines because each level of precedence calls the next and the
+ * outermost is called from the innermost: cut in two, every half would need the other. */
 #include "text/template_value.h"
 
 #include <ctype.h>

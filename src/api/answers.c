@@ -1,4 +1,4 @@
-/* text.c - mica_text_generate and its result: thin over completion/. */
+/* answers.c - mica_text_generate and its result: thin over completion/. */
 #include "api/api.h"
 
 #include "base/clock.h"
