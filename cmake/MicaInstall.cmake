@@ -29,9 +29,9 @@ install(EXPORT micaTargets NAMESPACE mica:: DESTINATION ${package_dir})
 install(FILES ${PROJECT_BINARY_DIR}/micaConfig.cmake ${PROJECT_BINARY_DIR}/micaConfigVersion.cmake
     DESTINATION ${package_dir})
 install(FILES ${PROJECT_BINARY_DIR}/mica.pc DESTINATION ${pkgconfig_dir})
-if(EXISTS ${PROJECT_SOURCE_DIR}/models/demo)
-    install(DIRECTORY ${PROJECT_SOURCE_DIR}/models/demo
+foreach(demo demo demo_text)
+    install(DIRECTORY ${PROJECT_SOURCE_DIR}/models/${demo}
         DESTINATION ${CMAKE_INSTALL_DATADIR}/mica/models)
-endif()
+endforeach()
 install(FILES ${PROJECT_SOURCE_DIR}/LICENSE ${PROJECT_SOURCE_DIR}/NOTICE
     DESTINATION ${CMAKE_INSTALL_DOCDIR})

@@ -5,7 +5,7 @@ works --version
 check 'version line' grep -Eq '^mica [0-9]+\.[0-9]+\.[0-9]+$' "$out"
 works --help
 check 'overview lists image' grep -q '^  image ' "$out"
-check 'no absent command in the overview' sh -c "! grep -Eq 'chat|serve|pull' '$out'"
+check 'no absent command in the overview' sh -c "! grep -Eq 'serve|pull' '$out'"
 works image --help
 check 'help of image' grep -q -- '--guidance' "$out"
 works help inspect
@@ -15,7 +15,7 @@ works bench -h
 fails 2 'a command is needed'
 fails 2 "unknown command 'imgae'; did you mean 'image'" imgae
 fails 2 "unknown command 'xyzzy'" xyzzy
-for name in chat complete serve pull; do
+for name in serve pull; do
     fails 2 "this version has no '$name' command" $name x
 done
 
