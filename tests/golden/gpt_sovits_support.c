@@ -3,6 +3,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 void gs_ok(mica_status st, const mica_err *err)
@@ -11,12 +12,18 @@ void gs_ok(mica_status st, const mica_err *err)
         fail_msg("%s", err->text);
 }
 
+mica_device gs_device(void)
+{
+    const char *name = getenv("MICA_TEST_DEVICE");
+    return name && strcmp(name, "cuda") == 0 ? MICA_DEVICE_CUDA : MICA_DEVICE_CPU;
+}
+
 void gs_open(gs_bench *b, const char *model, gs_directory_fn directory, const char *name,
              mica_precision precision, int threads)
 {
     char path[512];
     mica_err err = {0};
-    const mica_backend_options options = {.device = MICA_DEVICE_CPU,
+    const mica_backend_options options = {.device = gs_device(),
                                           .precision = precision ? precision : MICA_PRECISION_F32,
                                           .threads = threads ? threads : 2};
     memset(b, 0, sizeof *b);

@@ -21,6 +21,8 @@ typedef mica_status (*gs_directory_fn)(mica_weights **out, const mica_weights *f
 /* model, case: below gpt_sovits/; threads 0: 2. */
 void gs_open(gs_bench *b, const char *model, gs_directory_fn directory, const char *name,
              mica_precision precision, int threads);
+/* CPU, or what MICA_TEST_DEVICE says ("cuda"): the same tests on a GPU. */
+mica_device gs_device(void);
 void gs_close(gs_bench *b);
 void gs_ok(mica_status st, const mica_err *err);
 const mica_tensor *gs_expected(const gs_bench *b, const char *name);

@@ -1,7 +1,7 @@
 /* test_gpt_sovits_chain.c - the whole run through the model's own interface: a folder as its project lays
  * it out, a recording, given phones, tokens, sound; against the reference's chain. Then what must be
  * refused, and what must not matter. */
-#include "golden_support.h"
+#include "gpt_sovits_support.h"
 
 #include "base/file.h"
 #include "media/audio.h"
@@ -49,7 +49,7 @@ static void open_speaker(speaker *s, const char *synthesizer, const char *refere
     mica_err err = {0};
     const mica_engine_options options = model_options(synthesizer);
     const mica_backend_options backend = {
-        .device = MICA_DEVICE_CPU, .precision = MICA_PRECISION_F32, .threads = threads};
+        .device = gs_device(), .precision = MICA_PRECISION_F32, .threads = threads};
     const mica_diffusion_switches switches = {0};
     *s = (speaker){.model = golden_model_open(&options)};
     write_reference(s, reference);
