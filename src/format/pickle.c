@@ -161,7 +161,7 @@ static mica_status pop_mark(machine *m, value ***items, size_t *count)
     if (m->mark_count == 0)
         return damaged(m, "a mark is missing");
     const size_t from = m->marks[--m->mark_count];
-    *items = m->stack + from;
+    *items = m->stack ? m->stack + from : NULL; /* nothing was ever pushed */
     *count = m->depth - from;
     m->depth = from;
     return MICA_OK;
