@@ -311,7 +311,7 @@ static mica_status run_speak(speak_run *run, mica_text *result, mica_err *err)
         MICA_TRY(speak_write_timestamps(run, err));
     if (a->stream)
         return MICA_OK; /* standard output is sound */
-    MICA_TRY(speak_describe(run, result, err));
+    speak_describe(run, result);
     return result->failed ? MICA_FAIL(err, MICA_E_NOMEM, "out of memory") : MICA_OK;
 }
 

@@ -75,6 +75,6 @@ char *speak_voice_folder(void);
 /* --timestamps: .srt or .json, by name. */
 mica_status speak_check_timestamps(const char *path, mica_err *err);
 mica_status speak_write_timestamps(const speak_run *run, mica_err *err);
-mica_status speak_describe(speak_run *run, mica_text *out, mica_err *err);
+void speak_describe(const speak_run *run, mica_text *out);
 
 #endif

@@ -111,15 +111,12 @@ static void add_notes_json(const speak_run *run, mica_text *out)
     mica_text_add(out, "]");
 }
 
-static mica_status add_json(speak_run *run, mica_text *out, mica_err *err)
+static void add_json(const speak_run *run, mica_text *out)
 {
     size_t count;
-    mica_run_stats s = {.size = sizeof s};
     const char *recipe = mica_speech_recipe(run->speech);
     (void)mica_speech_samples(run->speech, &count);
     const double spoken = seconds_at(run, count);
-    MICA_TRY(speak_take_text(mica_session_stats(run->session, &s),
-                             mica_session_errmsg(run->session), err));
     mica_text_add(out, "{\"command\":\"speak\",\"version\":");
     mica_text_add_json_string(out, mica_version());
     mica_text_add(out, ",\"parameters\":%s,\"output\":", recipe ? recipe : "null");
@@ -131,20 +128,18 @@ static mica_status add_json(speak_run *run, mica_text *out, mica_err *err)
     add_notes_json(run, out);
     mica_text_add(
         out,
-        ",\"seconds\":{\"open\":%.6f,\"speak\":%.6f,\"total\":%.6f},\"real_time_factor\":%.6f,"
-        "\"peak_memory\":%llu}\n",
+        ",\"seconds\":{\"open\":%.6f,\"speak\":%.6f,\"total\":%.6f},\"real_time_factor\":%.6f}\n",
         run->open_seconds, run->run_seconds, mica_clock_seconds() - run->start,
-        spoken > 0.0 ? run->run_seconds / spoken : 0.0, (unsigned long long)s.peak_memory);
-    return MICA_OK;
+        spoken > 0.0 ? run->run_seconds / spoken : 0.0);
 }
 
-mica_status speak_describe(speak_run *run, mica_text *out, mica_err *err)
+void speak_describe(const speak_run *run, mica_text *out)
 {
     size_t count;
     if (run->args->common.json)
-        return add_json(run, out, err);
-    if (run->args->common.quiet)
-        return MICA_OK;
+        add_json(run, out);
+    if (run->args->common.json || run->args->common.quiet)
+        return;
     (void)mica_speech_samples(run->speech, &count);
     const int sentences = mica_speech_sentence_count(run->speech);
     int suspicious = 0;
@@ -160,5 +155,4 @@ mica_status speak_describe(speak_run *run, mica_text *out, mica_err *err)
         mica_text_add(out, "%d of them may have lost or repeated words; try another --seed\n",
                       suspicious);
     mica_text_add(out, "open %.2f s, speak %.2f s\n", run->open_seconds, run->run_seconds);
-    return MICA_OK;
 }

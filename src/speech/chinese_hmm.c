@@ -6,11 +6,14 @@
  * below anything real, so that a path through it loses to every other. */
 #include "speech/chinese_hmm.h"
 
+#include "base/mem.h"
+
 #include <string.h>
 
 #define HEADER   24
 #define NEVER    (-3000000) /* one of them outweighs a thousand characters */
 #define STATE    8
+#define STATES   256 /* a state is a byte */
 #define LINK     4
 #define EMISSION 3
 #define CUT_CHAR 10
@@ -44,7 +47,22 @@ mica_status mica_chinese_hmm_init(mica_chinese_hmm *h, mica_speech_table table, 
     h->emissions = h->tag_chars + 4 * (size_t)h->tag_count;
     if ((size_t)(h->emissions - p) + (size_t)EMISSION * h->emission_count != table.size)
         return MICA_FAIL(err, MICA_E_INTERNAL, "the table of word models has another size");
+    h->dense = mica_mem_alloc((size_t)STATES * STATES * sizeof *h->dense);
+    if (h->dense == NULL)
+        return MICA_FAIL(err, MICA_E_NOMEM, "no memory for the models of unknown words");
+    for (size_t i = 0; i < (size_t)STATES * STATES; i++)
+        h->dense[i] = -32768;
+    for (uint32_t i = 0; i < h->link_count; i++) {
+        const uint8_t *link = h->links + (size_t)LINK * i;
+        h->dense[(size_t)link[0] * STATES + link[1]] = (int16_t)mica_table_i16(link + 2);
+    }
     return MICA_OK;
+}
+
+void mica_chinese_hmm_deinit(mica_chinese_hmm *h)
+{
+    mica_mem_free(h->dense);
+    h->dense = NULL;
 }
 
 /* Row of a character in a sorted table whose rows begin with it; NULL: absent. */
@@ -126,18 +144,8 @@ typedef struct column {
 
 static int find_link(const mica_chinese_hmm *h, uint8_t from, uint8_t to)
 {
-    for (uint32_t low = 0, high = h->link_count; low < high;) {
-        const uint32_t middle = (low + high) / 2;
-        const uint8_t *link = h->links + (size_t)LINK * middle;
-        const int order = link[0] != from ? from - link[0] : to - link[1];
-        if (order == 0)
-            return cost_of(link + 2);
-        if (order < 0)
-            high = middle;
-        else
-            low = middle + 1;
-    }
-    return NEVER;
+    const int cost = h->dense[(size_t)from * STATES + to];
+    return cost == -32768 ? NEVER : cost;
 }
 
 /* First emission of each character: counts are added up to it. */

@@ -12,9 +12,12 @@ typedef struct mica_chinese_hmm {
     mica_speech_table table;
     uint32_t cut_count, tag_count, state_count, link_count, emission_count;
     const uint8_t *start, *cut_chars, *states, *links, *tag_chars, *emissions;
+    int16_t
+        *dense; /* [from][to] of all links: a character that nobody knows asks for 50,000 of them */
 } mica_chinese_hmm;
 
 mica_status mica_chinese_hmm_init(mica_chinese_hmm *h, mica_speech_table table, mica_err *err);
+void mica_chinese_hmm_deinit(mica_chinese_hmm *h); /* also of a zeroed one */
 /* ends[i]: a word ends behind character i. `scratch` is used and released; false: no memory. */
 bool mica_chinese_hmm_cut(const mica_chinese_hmm *h, const uint32_t *text, size_t size, bool *ends,
                           mica_arena *scratch);

@@ -65,7 +65,9 @@ static void merge_yi(mica_chinese_text *t)
     for (size_t i = 1; i + 1 < t->token_count; i++)
         if (is_char(t, &t->tokens[i], HAN_YI) &&
             same_word(t, &t->tokens[i - 1], &t->tokens[i + 1]) &&
-            strcmp(t->tokens[i - 1].pos, "v") == 0 && strcmp(t->tokens[i + 1].pos, "v") == 0) {
+            (t->tokens[i - 1].size == 1 ||
+             (strcmp(t->tokens[i - 1].pos, "v") == 0 && strcmp(t->tokens[i + 1].pos, "v") == 0)) &&
+            is_word(t, &t->tokens[i - 1])) {
             join(t, i + 1);
             join(t, i--);
         }

@@ -143,4 +143,5 @@ mica_status mica_chinese_init(mica_chinese *c, const mica_symbols *symbols, mica
 void mica_chinese_deinit(mica_chinese *c)
 {
     mica_rules_close(&c->rules);
+    mica_chinese_hmm_deinit(&c->hmm);
 }

@@ -82,7 +82,8 @@ static bool is_numeral(uint32_t cp)
 
 static void bu_sandhi(word *w)
 {
-    if (w->size == 3 && w->chars[1] == HAN_BU) {
+    /* 看不懂, 好不好; an adverb before it changes nothing: 真不错 */
+    if (w->size == 3 && w->chars[1] == HAN_BU && !one_of(w->chars[0], "真很太都也就还更最倒并从")) {
         set_tone(w, 1, 5);
         return;
     }
@@ -107,6 +108,8 @@ static bool counts(const word *w, size_t i)
     if (behind == 0x70b9u /* 点 */ && (is_numeral(next) || one_of(next, "钟半整")))
         return true; /* 一点七五, 一点半 */
     if (one_of(behind, "加减乘除") || one_of(before, "加减乘除比"))
+        return true;
+    if (behind == 0x7b49u /* 等 */ && one_of(next, "奖品功座舱"))
         return true;
     if (one_of(behind, "月号楼") || (before == 0x6708u /* 月 */ && behind == 0x65e5u /* 日 */))
         return true;
@@ -165,7 +168,7 @@ static void light_repetition(word *w)
     if (strchr("nva", w->pos[0]) == NULL || w->pos[0] == '\0' || keeps_repetition(w))
         return;
     /* at the end of the word: 奶奶, 老奶奶; not 银行行长 */
-    if (w->size > 1 && w->chars[w->size - 1] == w->chars[w->size - 2])
+    if (w->size > 1 && w->size < 4 && w->chars[w->size - 1] == w->chars[w->size - 2])
         set_tone(w, w->size - 1, 5);
 }
 

@@ -173,7 +173,7 @@ static bool past_before(const mica_english_context *c)
 {
     static const char *const past =
         " have has had having i've you've we've they've was were is are been be "
-        "being he she it he'd she'd i'd well widely ";
+        "being he she it he's she's it's who's that's he'd she'd i'd well widely ";
     if (one_of(word_at(c, -1), past))
         return true;
     if (one_of(word_at(c, -1), " already just never ever not also ") &&

@@ -111,14 +111,14 @@ static void list_number(mica_text *out, const mica_match *m)
 
 static void phone_number(mica_text *out, const mica_match *m)
 {
-    for (size_t g = 1; g <= 3; g++) {
+    for (size_t g = 1; g <= 4; g++) {
         const mica_slice s = mica_match_group(m, g);
         if (s.size == 0)
             continue;
         mica_text part = {0};
         mica_english_digits(&part, s.text, s.size);
         if (part.data != NULL)
-            mica_text_add(out, "%s%s", part.data, g < 3 ? ", " : "");
+            mica_text_add(out, "%s%s", part.data, g < 4 ? ", " : "");
         out->failed |= part.failed;
         mica_text_deinit(&part);
     }
@@ -386,6 +386,9 @@ static const mica_rule rules[] = {
     {BEFORE "Ms\\.", NULL, "miss"},
     {BEFORE "Dr\\.(?= [A-Z])", NULL, "doctor"},
     {BEFORE "St\\.(?= [A-Z])", NULL, "saint"},
+    {"(?<=[A-Za-z] )St\\.(?= [a-z])", NULL, "street"},
+    {"\\bwww\\.(?=[A-Za-z0-9])", NULL, "www dot "},
+    {"(?<=[A-Za-z0-9])\\.(?=(?:com|org|net|edu|gov|io|ai|cn|co|uk|de)\\b)", NULL, " dot "},
     {BEFORE "Prof\\.", NULL, "professor"},
     {BEFORE "Jr\\.", NULL, "junior"},
     {BEFORE "Sr\\.", NULL, "senior"},
@@ -402,8 +405,9 @@ static const mica_rule rules[] = {
     {"(?:^|(?<=[.!?\\n] ))([0-9]{1,2})\\. (?=[A-Za-z])", list_number, NULL},
     {BEFORE "([12][0-9]{3})-(0?[1-9]|1[0-2])-(0?[1-9]|[12][0-9]|3[01])" AFTER, iso_date, NULL},
     {BEFORE "(0?[1-9]|1[0-2])/(0?[1-9]|[12][0-9]|3[01])/([12][0-9]{3})" AFTER, us_date, NULL},
-    {BEFORE "(?:\\+?1[- ])?\\(?([0-9]{3})\\)?[- ]([0-9]{3})-([0-9]{4})" AFTER, phone_number, NULL},
-    {BEFORE "([0-9]{3})()-([0-9]{4})" AFTER, phone_number, NULL},
+    {BEFORE "(?:\\+?(1)[- ])?\\(?([0-9]{3})\\)?[- ]([0-9]{3})-([0-9]{4})" AFTER, phone_number,
+     NULL},
+    {BEFORE "()()([0-9]{3})-([0-9]{4})" AFTER, phone_number, NULL},
     {"(?<=[0-9A-Za-z])\\s+([+×÷=*])\\s+(?=[0-9A-Za-z])", operation, NULL},
     {"(?<=[0-9])\\s+(-)\\s+(?=[0-9])", operation, NULL},
     {"(?<=[0-9])([+×÷=*])(?=[0-9])", operation, NULL},

@@ -17,6 +17,7 @@
 #define ARENA_CHUNK (64 * 1024)
 #define FEW_PHONES  6
 #define FEW_ENGLISH 4
+#define TRANSCRIPT  510  /* characters: BERT has 512 places, and ten seconds have 100 */
 #define MAX_PHONES  4096 /* of one piece given by name */
 
 struct mica_speech_front {
@@ -303,6 +304,17 @@ mica_status mica_speech_front_run_transcript(const mica_speech_front *f, const c
     char *clean;
     mica_cut_piece cut;
     MICA_TRY(start(o, text, size, &clean, &size, out, err));
+    size_t characters = 0;
+    for (size_t i = 0; i < size; i++)
+        characters += ((uint8_t)clean[i] & 0xc0) != 0x80;
+    if (characters > TRANSCRIPT) {
+        mica_mem_free(clean);
+        mica_speech_pieces_deinit(out);
+        return MICA_FAIL(
+            err, MICA_E_USAGE,
+            "a transcript of %zu characters; what is said in ten seconds has at most %d",
+            characters, TRANSCRIPT);
+    }
     mica_status status =
         mica_speech_close_text(clean, size, o->language == MICA_SPEECH_EN, &out->arena, &cut, err);
     if (status == MICA_OK)

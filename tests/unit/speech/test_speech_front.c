@@ -131,6 +131,33 @@ static void test_transcript(void **state)
     assert_int_equal(p.count, 1);
     assert_string_equal(p.pieces[0].spans[0].text, "你好,世界.再见.");
     mica_speech_pieces_deinit(&p);
+    char longer[600];
+    memset(longer, 'a', sizeof longer);
+    assert_int_equal(mica_speech_front_run_transcript(front, longer, sizeof longer, &o, &p, &err),
+                     MICA_E_USAGE);
+    assert_non_null(strstr(err.text, "600 characters"));
+}
+
+/* Long and monotonous: numbers, ideographs, letters without end take their time, not for ever. */
+static void test_long_texts(void **state)
+{
+    (void)state;
+    static const char *const parts[] = {"1 ", "齉", "a", "一不", "-", "1/", "Aa ", "。1"};
+    const mica_speech_text_options o = {MICA_SPEECH_AUTO, MICA_SPEECH_CUT_NONE, 732};
+    char *text = malloc(20000);
+    assert_non_null(text);
+    for (size_t i = 0; i < MICA_ARRAY_LEN(parts); i++) {
+        const size_t n = strlen(parts[i]);
+        mica_speech_pieces p;
+        mica_err err = {0};
+        for (size_t at = 0; at + n <= 20000; at += n)
+            memcpy(text + at, parts[i], n);
+        if (mica_speech_front_run(front, text, 20000 / n * n, &o, &p, &err) == MICA_OK)
+            mica_speech_pieces_deinit(&p);
+        else
+            assert_true(err.text[0] != '\0');
+    }
+    free(text);
 }
 
 static void expect_refusal(const char *text, mica_speech_text_options o, mica_status status,
@@ -201,8 +228,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_symbols),     cmocka_unit_test(test_phones_by_name),
         cmocka_unit_test(test_short_texts), cmocka_unit_test(test_pauses),
-        cmocka_unit_test(test_transcript),  cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_transcript),  cmocka_unit_test(test_long_texts),
+        cmocka_unit_test(test_refusals),    cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, open_front, close_front);
 }
