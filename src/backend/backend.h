@@ -39,8 +39,9 @@ typedef struct mica_backend_options {
  *     up [p, r], down [r, q]   any float dtype, rows contiguous; down0 absent: delta is up0, [p, q]
  *     mix [a, b] f32           absent: the number 1
  *
- * so the whole is [a p, b q], and b q is the width of the weight. Absent: data == NULL. Products with it
- * are computed beside those with the weight, from its factors, and join them before bias and activation. */
+ * so the whole is [a p, b q], and b q is the width of the weight. Absent: data == NULL. A backend computes
+ * products with it beside those with the weight, from its factors, so that they join before bias and
+ * activation, or adds it to a form of its own. Lives as long as the weight, its numbers do not change. */
 typedef struct mica_adapter {
     const struct mica_adapter *next;
     int64_t first, skip, count;

@@ -298,6 +298,7 @@ int main(int argc, char **argv)
     run_ops(&c, cmp_chain_ops, only, rounds);
     run_ops(&c, cmp_sequence_ops, only, rounds);
     run_ops(&c, cmp_picture_ops, only, rounds);
+    run_ops(&c, cmp_adapter_ops, only, rounds);
     run_ops(&c, cmp_streaming_ops, only, rounds);
     printf("%d failures\n", c.failures);
     for (int i = 0; i < 2; i++)

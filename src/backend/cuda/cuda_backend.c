@@ -197,6 +197,7 @@ static mica_status cuda_open(mica_backend **out, const mica_backend_options *opt
         be->base.options.precision = MICA_PRECISION_BF16;
     be->fp8 = be->base.options.precision == MICA_PRECISION_FP8;
     be->bf16 = be->fp8 || be->base.options.precision == MICA_PRECISION_BF16;
+    be->base.takes_adapters = true;
     be->base.act_dtype = be->bf16 ? MICA_DTYPE_BF16 : MICA_DTYPE_F32;
     be->fuse = !options->ablate_fusion;
     const mica_status st = open_parts(be, err);

@@ -222,6 +222,7 @@ struct mica_cuda_prepared {
     mica_cuda_type type;
     mica_tensor tensor;             /* what it was made from */
     const mica_cuda_backend *owner; /* of a streamed form; NULL: shared */
+    const mica_adapter *adapters;   /* that are part of the numbers */
     int64_t rows, cols, ld;
     void *data;
     size_t size;
@@ -249,6 +250,9 @@ void mica_cuda_stream_deinit(mica_cuda_backend *be);
 /* Queues the numbers of p on the copy stream. */
 mica_status mica_cuda_weight_upload(mica_cuda_backend *be, mica_cuda_prepared *p, const char *name,
                                     mica_err *err);
+/* Adds p->adapters to numbers that were uploaded (cuda_adapter.c). */
+mica_status mica_cuda_adapters_add(mica_cuda_backend *be, mica_cuda_prepared *p, const char *name,
+                                   mica_err *err);
 /* Frees the forms of all weights of a group. */
 void mica_cuda_weight_drop_group(mica_cuda_backend *be, const mica_cuda_group *group);
 

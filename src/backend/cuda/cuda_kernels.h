@@ -136,6 +136,19 @@ typedef struct mica_cuda_convert_args {
 } mica_cuda_convert_args;
 cudaError_t mica_cuda_convert(const mica_cuda_convert_args *args, cudaStream_t stream);
 
+/* Part of an adapter's weight added to rows [first, first + count) of a form, see cuda_adapter.cu. */
+typedef struct mica_cuda_adapt_args {
+    void *w;
+    mica_cuda_type type;
+    int64_t cols, ld, first, skip, count;
+    float scale;
+    const float *delta[2]; /* [p][ld_delta]; the second may be NULL */
+    int64_t p, q, ld_delta;
+    const float *mix; /* or NULL */
+    int64_t ld_mix;
+} mica_cuda_adapt_args;
+cudaError_t mica_cuda_adapt(const mica_cuda_adapt_args *args, cudaStream_t stream);
+
 /* Patches of output pixels [first, first + count) of a channels-last picture: row p holds
  * [KY][KX][C] of pixel first + p, then zeros up to ld. */
 typedef struct mica_cuda_patches_args {

@@ -59,6 +59,7 @@ static bool same_tensor(const mica_tensor *a, const mica_tensor *b)
 static bool same_form(const mica_cuda_prepared *a, const mica_cuda_prepared *b)
 {
     return a->form == b->form && a->type == b->type && a->owner == b->owner &&
+           a->adapters == b->adapters &&
            same_tensor(&a->tensor, &b->tensor);
 }
 
@@ -403,6 +404,7 @@ static mica_status fill(mica_cuda_backend *be, mica_weight *w, mica_cuda_prepare
             cudaMemsetAsync((uint8_t *)p->data + used, 0, p->size - used, be->copies),
             "padding a weight", err));
     MICA_TRY(mica_cuda_weight_upload(be, p, name_of(w), err));
+    MICA_TRY(mica_cuda_adapters_add(be, p, name_of(w), err));
     release_pages(w);
     MICA_TRY(
         mica_cuda_check(cudaStreamWaitEvent(be->stream, p->ready, 0), "waiting for a weight", err));
@@ -467,6 +469,8 @@ mica_status mica_cuda_weight(mica_cuda_backend *be, mica_weight *w, mica_cuda_fo
                                                   ? MICA_CUDA_F8_E4M3
                                                   : mica_cuda_compute_type(be),
                                       .tensor = w->tensor,
+                                      .adapters =
+                                          form == MICA_CUDA_FORM_MATRIX ? w->adapters : NULL,
                                       .owner = mica_cuda_is_streamed(w) ? be : NULL};
     pthread_mutex_lock(&be->device->lock);
     const mica_status st = get_locked(be, w, &model, &p, err);

@@ -186,8 +186,10 @@ static mica_status load(mica_cuda_backend *be, mica_cuda_group *g, mica_cuda_win
     if (g->image)
         MICA_TRY(fail_event(
             cudaMemcpyAsync(w->data, g->image, g->used, cudaMemcpyHostToDevice, be->copies), err));
-    for (mica_cuda_prepared *p = g->first; p && !g->image; p = p->next_of_group)
+    for (mica_cuda_prepared *p = g->first; p && !g->image; p = p->next_of_group) {
         MICA_TRY(mica_cuda_weight_upload(be, p, "streamed weight", err));
+        MICA_TRY(mica_cuda_adapters_add(be, p, "streamed weight", err));
+    }
     return fail_event(cudaEventRecord(w->loaded, be->copies), err);
 }
 
