@@ -37,7 +37,8 @@ static void draw(cmp *c, drawn *d, int i, int form, int outputs, int width)
     static const mica_dtype TYPES[] = {MICA_DTYPE_F32, MICA_DTYPE_BF16, MICA_DTYPE_F16};
     const mica_dtype type = TYPES[cmp_int(c, 0, 2)];
     const bool kron = form == LOKR || form == LOKR_FACTORED;
-    const int rows = cmp_int(c, 1, 2 * outputs), b = divisor_of(c, width), mix = divisor_of(c, rows);
+    const int rows = cmp_int(c, 1, 2 * outputs), b = divisor_of(c, width),
+              mix = divisor_of(c, rows);
     const int r = cmp_int(c, 1, 20), p = kron ? rows / mix : rows, q = kron ? width / b : width;
     const bool whole = form == LOKR || form == DIFF;
     mica_adapter *a = &d->adapters[i];
@@ -70,7 +71,8 @@ static void adapters(cmp *c)
     memset(&d, 0, sizeof d);
     const int M = cmp_int(c, 1, 40), D = 8 * cmp_int(c, 1, 40), O = cmp_int(c, 1, 200);
     const int count = cmp_int(c, 1, MOST), form = cmp_int(c, 0, FORMS - 1);
-    snprintf(c->what, sizeof c->what, "%d x %d x %d, form %d and %d more", M, D, O, form, count - 1);
+    snprintf(c->what, sizeof c->what, "%d x %d x %d, form %d and %d more", M, D, O, form,
+             count - 1);
     for (int i = 0; i < count; i++)
         draw(c, &d, i, i ? cmp_int(c, 0, FORMS - 1) : form, O, D);
     cmp_tensor x = cmp_act(c, 1.0f, 2, CMP_SHAPE(M, D));

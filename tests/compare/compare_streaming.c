@@ -133,7 +133,7 @@ static void no_room(cmp *c)
     const mica_backend_memory m = mica_backend_get_memory(c->be[1], false);
     const mica_backend_options o = {.device = MICA_DEVICE_CUDA,
                                     .precision = mica_backend_precision(c->be[1]),
-                                    .vram_limit = m.used + ((uint64_t)128 << 20)};
+                                    .vram_limit = m.used + ((uint64_t)160 << 20)};
     if (!m.total)
         return;
     c->cases++;

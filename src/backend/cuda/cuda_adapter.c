@@ -38,8 +38,8 @@ static mica_status take(mica_cuda_backend *be, const mica_tensor *t, const char 
                                 .rows = t->shape_[0],
                                 .cols = t->shape_[1],
                                 .ld = mica_cuda_round8(t->shape_[1])};
-    MICA_TRY(mica_cuda_alloc(be, (size_t)(out->rows * out->ld) * sizeof(float), name, &out->data,
-                             err));
+    MICA_TRY(
+        mica_cuda_alloc(be, (size_t)(out->rows * out->ld) * sizeof(float), name, &out->data, err));
     MICA_TRY(mica_cuda_weight_upload(be, out, name, err));
     return mica_cuda_check(cudaStreamWaitEvent(be->stream, out->ready, 0), "waiting for a weight",
                            err);
@@ -77,21 +77,21 @@ static mica_status add_one(mica_cuda_backend *be, const mica_cuda_prepared *p,
     }
     MICA_TRY(take(be, &a->mix, name, &f->mix, err));
     const bool is_product = f->delta[0] != NULL;
-    const mica_cuda_adapt_args args = {.w = p->data,
-                                       .type = p->type,
-                                       .cols = p->cols,
-                                       .ld = p->ld,
-                                       .first = a->first,
-                                       .skip = a->skip,
-                                       .count = a->count,
-                                       .scale = a->scale,
-                                       .delta = {is_product ? f->delta[0] : f->up[0].data,
-                                                 f->delta[1]},
-                                       .p = f->up[0].rows,
-                                       .q = is_product ? f->down[0].cols : f->up[0].cols,
-                                       .ld_delta = is_product ? f->down[0].ld : f->up[0].ld,
-                                       .mix = f->mix.data,
-                                       .ld_mix = f->mix.ld};
+    const mica_cuda_adapt_args args = {
+        .w = p->data,
+        .type = p->type,
+        .cols = p->cols,
+        .ld = p->ld,
+        .first = a->first,
+        .skip = a->skip,
+        .count = a->count,
+        .scale = a->scale,
+        .delta = {is_product ? f->delta[0] : f->up[0].data, f->delta[1]},
+        .p = f->up[0].rows,
+        .q = is_product ? f->down[0].cols : f->up[0].cols,
+        .ld_delta = is_product ? f->down[0].ld : f->up[0].ld,
+        .mix = f->mix.data,
+        .ld_mix = f->mix.ld};
     return mica_cuda_check(mica_cuda_adapt(&args, be->stream), name, err);
 }
 
@@ -100,8 +100,8 @@ mica_status mica_cuda_adapters_add(mica_cuda_backend *be, mica_cuda_prepared *p,
 {
     if (!p->adapters)
         return MICA_OK;
-    MICA_TRY(mica_cuda_check(cudaStreamWaitEvent(be->stream, p->ready, 0), "waiting for a weight",
-                             err));
+    MICA_TRY(
+        mica_cuda_check(cudaStreamWaitEvent(be->stream, p->ready, 0), "waiting for a weight", err));
     for (const mica_adapter *a = p->adapters; a; a = a->next) {
         factors f = {0};
         const mica_status st = add_one(be, p, a, name, &f, err);

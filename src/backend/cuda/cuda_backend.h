@@ -116,10 +116,12 @@ typedef struct mica_cuda_backend {
     int *flag;            /* device: set by find_nonfinite */
     cudaEvent_t *moments; /* of a profile, or NULL */
     mica_cuda_ref *prepared;
-    mica_cuda_group *groups, *current,
-        *coming; /* all; of the operation that runs; prefetched last */
+    mica_cuda_group *groups;                      /* all, in the order of a pass */
+    mica_cuda_group *previous, *current, *coming; /* queued; running; prefetched last */
     mica_cuda_window windows[MICA_CUDA_WINDOWS];
-    bool streaming; /* some blocks do not fit: their weights move in every pass */
+    bool streaming;    /* some blocks do not fit: their weights move in every pass */
+    uint64_t reserve;  /* bytes that blocks had to give to activations */
+    uint64_t asked[2]; /* bytes used and drops when no streamed block could come back */
     uint64_t moves; /* grows when a weight's address may have changed: captured graphs are void */
 
     mica_cuda_twin twins[2]; /* per branch */
@@ -208,7 +210,7 @@ mica_status mica_cuda_weight(mica_cuda_backend *be, mica_weight *w, mica_cuda_fo
                              const void **out, mica_err *err);
 /* Not needed now: kept while there is room where the weight is `lasting`. NULL: all of them go. */
 void mica_cuda_weight_drop(mica_cuda_backend *be, mica_weight *w);
-/* Frees at least `size` bytes of forms that nobody needs now, or what there is; false: nothing. */
+/* Frees at least `size` bytes of what nobody needs now, or what there is; false: nothing. */
 bool mica_cuda_weight_give_way(mica_cuda_backend *be, size_t size);
 uint64_t mica_cuda_weight_idle_bytes(mica_cuda_backend *be);
 /* The scale factor of row `row`; 1 when the weight has none. */
@@ -419,6 +421,8 @@ mica_pool_mark mica_cuda_pool_get_mark(mica_backend *be, mica_pool pool);
 void mica_cuda_pool_release(mica_backend *be, mica_pool pool, mica_pool_mark mark);
 void mica_cuda_pool_trim(mica_backend *be);
 uint64_t mica_cuda_pool_peak(const mica_backend *be, mica_pool pool);
+/* Frees chunks that hold nothing now; false: there are none. */
+bool mica_cuda_pool_give_way(mica_cuda_backend *be);
 void mica_cuda_pool_deinit(mica_cuda_backend *be);
 
 #endif

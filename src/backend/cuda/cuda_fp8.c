@@ -12,8 +12,9 @@
  * branch (cuda_branch.c). Where a model promises that nobody else reads the tensor (mica_next_is_operand)
  * the twin is all there is; a linear in bf16 then gets its numbers back from it.
  *
- * Sensitive weights, and shapes that the tensor cores do not take (multiples of 16), stay in bf16. Fast
- * accumulation is on: its 14 bits are far beyond the 4 of an operand, and it is 15 % faster. */
+ * Sensitive weights, those with adapters, and shapes that the tensor cores do not take (multiples of
+ * 16) stay in bf16. Fast accumulation is on: its 14 bits are far beyond the 4 of an operand, and it is
+ * 15 % faster. */
 #include "backend/cuda/cuda_backend.h"
 
 /* ------------------------------------------------------------------- twin -- */

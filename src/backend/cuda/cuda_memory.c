@@ -5,8 +5,9 @@
  *        used, peak        bytes of all backends on it
  *        forms             weights on it, shared by the backends (cuda_prepare.c)
  *     backend ─► alloc ─► fits below limit and driver? ─► memory
- *                   └ no: weights that were dropped go first, the oldest before the others; then
- *                         blocks of this backend that can be streamed (cuda_stream.c); then it fails
+ *                   └ no: chunks of this backend's pools that hold nothing go first; then weights that
+ *                         were dropped, the oldest before the others; then blocks of this backend
+ *                         are streamed from now on (cuda_stream.c); then it fails
  *
  * Dropped weights stay until their room is needed: the next picture of a session finds its text
  * encoder where it was. The limit is --vram, or what the device has. */

@@ -4,8 +4,9 @@
  *               ####..    ......             current: where allocation goes on
  *
  * Release makes room for the next operation at once: the stream runs in order, so what is queued
- * later cannot overwrite what an earlier operation still reads. Trim gives empty chunks back to the
- * driver, which waits for the device; it is called between phases. */
+ * later cannot overwrite what an earlier operation still reads. To give a chunk back to the driver and to
+ * take another takes a millisecond or two and waits for the device, so empty chunks stay between phases
+ * until somebody has no room; under a limit (--vram) they go at once. */
 #include "backend/cuda/cuda_backend.h"
 
 #include "base/checked.h"
@@ -31,9 +32,14 @@ static mica_status next_chunk(mica_cuda_backend *be, mica_cuda_pool *p, size_t s
     mica_cuda_chunk *fresh = mica_mem_calloc(1, sizeof *fresh);
     if (!fresh)
         return MICA_FAIL(err, MICA_E_NOMEM, "no memory for the header of a chunk");
-    fresh->size = MICA_MAX(size, MIN_CHUNK);
     void *data = NULL;
-    const mica_status st = mica_cuda_alloc(be, fresh->size, "activations", &data, err);
+    mica_err unused;
+    fresh->size = MICA_MAX(size, MIN_CHUNK);
+    mica_status st = mica_cuda_alloc(be, fresh->size, "activations", &data, &unused);
+    if (st) { /* perhaps as much as is needed */
+        fresh->size = size;
+        st = mica_cuda_alloc(be, fresh->size, "activations", &data, err);
+    }
     if (st) {
         mica_mem_free(fresh);
         return st;
@@ -82,23 +88,35 @@ void mica_cuda_pool_release(mica_backend *base, mica_pool pool, mica_pool_mark m
     p->in_use = mark.in_use;
 }
 
-static void free_chunks(mica_cuda_backend *be, mica_cuda_chunk **link)
+static bool free_chunks(mica_cuda_backend *be, mica_cuda_chunk **link)
 {
+    const bool any = *link != NULL;
     while (*link) {
         mica_cuda_chunk *c = *link;
         *link = c->next;
         mica_cuda_free(be, c->data);
         mica_mem_free(c);
+        be->moves++;
     }
+    return any;
+}
+
+bool mica_cuda_pool_give_way(mica_cuda_backend *be)
+{
+    bool any = false;
+    for (int i = 0; i < MICA_POOL_COUNT; i++) {
+        mica_cuda_pool *p = &be->pool[i];
+        any |= free_chunks(be, p->current ? &p->current->next : &p->first);
+    }
+    return any;
 }
 
 void mica_cuda_pool_trim(mica_backend *base)
 {
     mica_cuda_backend *be = mica_cuda_from(base);
-    for (int i = 0; i < MICA_POOL_COUNT; i++) {
-        mica_cuda_pool *p = &be->pool[i];
-        free_chunks(be, p->current ? &p->current->next : &p->first);
-    }
+    if (!be->base.options.vram_limit && !be->streaming)
+        return;
+    mica_cuda_pool_give_way(be);
     for (int i = 0; i < 2; i++) {
         mica_cuda_free(be, be->scratch[i]);
         be->scratch[i] = NULL;

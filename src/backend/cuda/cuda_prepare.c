@@ -30,6 +30,7 @@ struct mica_cuda_ref {
     mica_weight *weight; /* NULL: dropped */
     uint64_t dropped;    /* when, by the device's clock */
     mica_cuda_ref *next_of_prepared, *next_of_backend;
+    mica_cuda_ref **place; /* the pointer to it in its backend's list */
 };
 
 static const char *name_of(const mica_weight *w)
@@ -59,8 +60,7 @@ static bool same_tensor(const mica_tensor *a, const mica_tensor *b)
 static bool same_form(const mica_cuda_prepared *a, const mica_cuda_prepared *b)
 {
     return a->form == b->form && a->type == b->type && a->owner == b->owner &&
-           a->adapters == b->adapters &&
-           same_tensor(&a->tensor, &b->tensor);
+           a->adapters == b->adapters && same_tensor(&a->tensor, &b->tensor);
 }
 
 static mica_cuda_prepared *find(mica_cuda_device *d, const mica_cuda_prepared *model)
@@ -104,17 +104,18 @@ static void unlink_form(mica_cuda_backend *be, mica_cuda_prepared *p)
     prepared_free(be, p);
 }
 
-/* Unlinks *link (an element of its backend's list) and frees what nobody uses any more. */
-static void ref_release(mica_cuda_ref **link)
+/* Unlinks it and frees what nobody uses any more. */
+static void ref_release(mica_cuda_ref *ref)
 {
-    mica_cuda_ref *ref = *link;
     mica_cuda_prepared *p = ref->prepared;
     mica_cuda_backend *be = ref->backend;
     mica_cuda_ref **other = &p->refs;
     while (*other != ref)
         other = &(*other)->next_of_prepared;
     *other = ref->next_of_prepared;
-    *link = ref->next_of_backend;
+    *ref->place = ref->next_of_backend;
+    if (ref->next_of_backend)
+        ref->next_of_backend->place = ref->place;
     if (ref->weight && ref->weight->prepared == p && !find_ref(p, ref->weight, NULL))
         ref->weight->prepared = NULL;
     mica_mem_free(ref);
@@ -136,28 +137,36 @@ static bool ref_keep(mica_cuda_ref *ref)
     return true;
 }
 
+/* Forms of one tensor stand in one bucket. */
+static void drop_weight(mica_cuda_backend *be, mica_weight *w)
+{
+    mica_cuda_prepared *next;
+    for (mica_cuda_prepared *p = *bucket_of(be->device, &w->tensor); p; p = next) {
+        next = p->next;
+        mica_cuda_ref *ref = p->tensor.data == w->tensor.data ? find_ref(p, w, be) : NULL;
+        if (ref && !ref_keep(ref))
+            ref_release(ref);
+    }
+}
+
 void mica_cuda_weight_drop(mica_cuda_backend *be, mica_weight *w)
 {
     pthread_mutex_lock(&be->device->lock);
-    mica_cuda_ref **link = &be->prepared;
-    while (*link) {
-        if (!w || ((*link)->weight == w && !ref_keep(*link)))
-            ref_release(link);
-        else
-            link = &(*link)->next_of_backend;
-    }
+    if (w)
+        drop_weight(be, w);
+    while (!w && be->prepared)
+        ref_release(be->prepared);
     pthread_mutex_unlock(&be->device->lock);
 }
 
 void mica_cuda_weight_drop_group(mica_cuda_backend *be, const mica_cuda_group *group)
 {
+    mica_cuda_ref *next;
     pthread_mutex_lock(&be->device->lock);
-    mica_cuda_ref **link = &be->prepared;
-    while (*link) {
-        if ((*link)->weight && (*link)->weight->group == group)
-            ref_release(link);
-        else
-            link = &(*link)->next_of_backend;
+    for (mica_cuda_ref *ref = be->prepared; ref; ref = next) {
+        next = ref->next_of_backend;
+        if (ref->weight && ref->weight->group == group)
+            ref_release(ref);
     }
     pthread_mutex_unlock(&be->device->lock);
 }
@@ -188,18 +197,17 @@ static mica_cuda_prepared *oldest_dropped(mica_cuda_device *d)
 
 static void release_all_refs(mica_cuda_prepared *p)
 {
-    for (int left = 1; left > 0;) {
-        mica_cuda_ref *ref = p->refs, **link = &ref->backend->prepared;
-        left = ref->next_of_prepared != NULL;
-        while (*link != ref)
-            link = &(*link)->next_of_backend;
-        ref_release(link); /* the last one frees p */
+    for (bool last = false; !last;) {
+        last = !p->refs->next_of_prepared;
+        ref_release(p->refs); /* the last one frees p */
     }
 }
 
 bool mica_cuda_weight_give_way(mica_cuda_backend *be, size_t size)
 {
     size_t freed = 0;
+    if (mica_cuda_pool_give_way(be))
+        return true;
     pthread_mutex_lock(&be->device->lock);
     while (freed < size) {
         mica_cuda_prepared *p = oldest_dropped(be->device);
@@ -230,7 +238,14 @@ static mica_status add_ref(mica_cuda_backend *be, mica_weight *w, mica_cuda_prep
     be->base.counters.allocations++;
     if (!ref)
         return MICA_FAIL(err, MICA_E_NOMEM, "no memory for a reference to a weight");
-    *ref = (mica_cuda_ref){p, be, w, 0, p->refs, be->prepared};
+    *ref = (mica_cuda_ref){.prepared = p,
+                           .backend = be,
+                           .weight = w,
+                           .next_of_prepared = p->refs,
+                           .next_of_backend = be->prepared,
+                           .place = &be->prepared};
+    if (be->prepared)
+        be->prepared->place = &ref->next_of_backend;
     p->refs = be->prepared = ref;
     return MICA_OK;
 }
@@ -273,6 +288,52 @@ static size_t scales_at(const mica_cuda_prepared *p)
     return mica_cuda_align((size_t)(p->rows * p->ld));
 }
 
+/* One core copies about 11 GB/s out of a mapping, PCIe takes 55: four share the rows of a slot. A thread
+ * costs 20 us, a slot 1.5 ms. */
+#define GATHERERS   4
+#define LEAST_SHARE ((size_t)2 << 20) /* bytes */
+
+typedef struct share {
+    const mica_cuda_prepared *p;
+    int64_t first, count;
+    uint8_t *to;
+    size_t row_size;
+    pthread_t thread;
+} share;
+
+static void *gather_share(void *user)
+{
+    const share *s = user;
+    for (int64_t r = 0; r < s->count; r++)
+        gather_row(s->p, s->first + r, s->to + (size_t)r * s->row_size);
+    return NULL;
+}
+
+static void gather_rows(const mica_cuda_prepared *p, int64_t first, int64_t count, uint8_t *to,
+                        size_t row_size)
+{
+    share s[GATHERERS];
+    const int64_t useful = (int64_t)((size_t)count * row_size / LEAST_SHARE);
+    const int n = (int)MICA_MAX((int64_t)1, MICA_MIN(useful, (int64_t)GATHERERS));
+    bool started[GATHERERS] = {false};
+    for (int i = 0; i < n; i++) {
+        const int64_t from = count * i / n;
+        s[i] = (share){.p = p,
+                       .first = first + from,
+                       .count = count * (i + 1) / n - from,
+                       .to = to + (size_t)from * row_size,
+                       .row_size = row_size};
+        if (i > 0)
+            started[i] = pthread_create(&s[i].thread, NULL, gather_share, &s[i]) == 0;
+    }
+    for (int i = 0; i < n; i++)
+        if (!started[i])
+            gather_share(&s[i]);
+    for (int i = 1; i < n; i++)
+        if (started[i])
+            pthread_join(s[i].thread, NULL);
+}
+
 /* Rows [first, first + count) through one slot. */
 static mica_status upload_part(mica_cuda_backend *be, const mica_cuda_prepared *p, int64_t first,
                                int64_t count, mica_err *err)
@@ -285,8 +346,7 @@ static mica_status upload_part(mica_cuda_backend *be, const mica_cuda_prepared *
     const bool scaled = w->scale.data != NULL, plain = type == p->type && p->ld == p->cols;
     void *host;
     MICA_TRY(mica_cuda_stage_open(be, &host, err));
-    for (int64_t r = 0; r < count; r++)
-        gather_row(p, first + r, (uint8_t *)host + (size_t)r * row_size);
+    gather_rows(p, first, count, host, row_size);
     for (int64_t r = 0; scaled && r < count; r++)
         ((float *)(void *)((uint8_t *)host + raw))[r] = mica_cuda_weight_scale(w, first + r);
     const bool convert = scaled || !plain || p->form == MICA_CUDA_FORM_FP8;
@@ -462,16 +522,15 @@ mica_status mica_cuda_weight(mica_cuda_backend *be, mica_weight *w, mica_cuda_fo
     *out = NULL;
     if (!w)
         return MICA_OK;
-    const mica_cuda_prepared model = {.form = form,
-                                      .type = form == MICA_CUDA_FORM_F32    ? MICA_CUDA_F32
-                                              : form == MICA_CUDA_FORM_BF16 ? MICA_CUDA_BF16
-                                              : form == MICA_CUDA_FORM_FP8
-                                                  ? MICA_CUDA_F8_E4M3
-                                                  : mica_cuda_compute_type(be),
-                                      .tensor = w->tensor,
-                                      .adapters =
-                                          form == MICA_CUDA_FORM_MATRIX ? w->adapters : NULL,
-                                      .owner = mica_cuda_is_streamed(w) ? be : NULL};
+    const mica_cuda_prepared model = {
+        .form = form,
+        .type = form == MICA_CUDA_FORM_F32    ? MICA_CUDA_F32
+                : form == MICA_CUDA_FORM_BF16 ? MICA_CUDA_BF16
+                : form == MICA_CUDA_FORM_FP8  ? MICA_CUDA_F8_E4M3
+                                              : mica_cuda_compute_type(be),
+        .tensor = w->tensor,
+        .adapters = form == MICA_CUDA_FORM_MATRIX ? w->adapters : NULL,
+        .owner = mica_cuda_is_streamed(w) ? be : NULL};
     pthread_mutex_lock(&be->device->lock);
     const mica_status st = get_locked(be, w, &model, &p, err);
     pthread_mutex_unlock(&be->device->lock);

@@ -9,12 +9,17 @@
  *     during 4         [ 4 ][ 5 ]               where a resident one runs, the next two streamed
  *     during 5         [ 6 ][ 5 ]               ones in the order of the pass
  *
- * A block's forms lie behind each other in its window, in the order of their first use. The first two
+ * A block's forms lie behind each other in its window, in the order of their first use. The first three
  * passes bring them from the file through pinned slots, like any weight (cuda_prepare.c). When the
- * block leaves its window after the second, it is needed again and again: its bytes are copied back to
+ * block leaves its window after the third, it is needed again and again: its bytes are copied back to
  * pinned memory of its own, and from then on it comes as one copy at the speed of PCIe, on a stream
  * beside the operations. Events order both: `loaded` before the first use, `used` before the next
- * block may come over it. The host never waits here.
+ * block may come over it. The host never waits here. (Pinned memory is made at 2 GB/s: not for the four
+ * steps of a distilled model.)
+ *
+ * Where activations find no room, a block that lies on the device becomes a streamed one, and so much is
+ * held in reserve from then on: the next run does not take what it would have to give back. A block for
+ * which there is room all the same comes back to stay.
  *
  * The order of blocks is that of their first prefetch, and the last is followed by the first: what
  * every step of a denoiser does. Any other order costs time and changes nothing else.
@@ -28,11 +33,16 @@
 
 #include <string.h>
 
+#define LOADS_BEFORE_IMAGE 3
+#define HOST_RESERVE       ((uint64_t)1 << 30) /* of the host's memory that images leave */
+
 struct mica_cuda_group {
-    mica_cuda_group *next; /* in the order of the first prefetch */
-    size_t bytes;          /* of its matrices on the device, as far as can be told before */
-    bool decided, streamed, waited;
-    mica_cuda_window *window;          /* that it is in, or NULL */
+    mica_cuda_group *next;    /* in the order of the first prefetch */
+    size_t bytes;             /* of its matrices on the device, as far as can be told before */
+    bool decided;             /* about `streamed`, while something of it is on the device */
+    bool streamed;            /* in a window, not in memory of its own */
+    bool waited;              /* the operations for what was loaded last */
+    mica_cuda_window *window; /* that it is in, or NULL */
     mica_cuda_prepared *first, **last; /* forms, by offset */
     size_t used;                       /* bytes of the window that they take */
     void *image;                       /* pinned copy of these bytes, or NULL */
@@ -74,7 +84,6 @@ static mica_cuda_group *group_make(mica_cuda_backend *be, mica_weight *const *we
         return NULL; /* without a group the weights are on the device or not at all */
     g->last = &g->first;
     g->bytes = size_of(be, weights, count);
-    g->decided = weights[0]->prepared != NULL; /* used before: they lie on the device */
     while (*link)
         link = &(*link)->next;
     *link = g;
@@ -103,17 +112,51 @@ static size_t largest(const mica_cuda_backend *be)
     return bytes;
 }
 
-static void decide(mica_cuda_backend *be, mica_cuda_group *g)
+static bool any_prepared(mica_weight *const *weights, int count)
+{
+    bool any = false;
+    for (int i = 0; i < count && !any; i++)
+        any = weights[i]->prepared != NULL;
+    return any;
+}
+
+/* A streamed group for which there is plenty of room again: its forms go, and the next use makes new
+ * ones. Plenty, because a phase that is to come may need what is free now, and a block that came back to
+ * go again is worse than one that stayed. Asked only when the accounts have changed since. */
+static void come_back(mica_cuda_backend *be, mica_cuda_group *g)
+{
+    const uint64_t used = atomic_load(&be->device->used), drops = be->device->clock;
+    if ((used == be->asked[0] && drops == be->asked[1]) || g == be->current)
+        return;
+    if (used + g->bytes + be->reserve + be->limit / 4 >
+        be->limit + mica_cuda_weight_idle_bytes(be)) {
+        be->asked[0] = used;
+        be->asked[1] = drops;
+        return;
+    }
+    mica_cuda_weight_drop_group(be, g);
+    g->streamed = false;
+}
+
+/* Anew whenever nothing of the group is on the device: a text encoder that was dropped comes back to
+ * what the denoiser leaves. */
+static void decide(mica_cuda_backend *be, mica_cuda_group *g, mica_weight *const *weights,
+                   int count)
 {
     mica_backend_memory m;
-    if (g->decided)
+    if (g->decided && g->first)
+        come_back(be, g);
+    if (g->decided && (g->first || any_prepared(weights, count)))
         return;
-    g->decided = true;
-    mica_cuda_get_memory(&be->base, false, &m);
-    uint64_t windows = 0;
+    uint64_t need = g->bytes + be->reserve + be->limit / 32;
     for (int i = 0; i < MICA_CUDA_WINDOWS; i++)
-        windows += MICA_MAX(largest(be), be->windows[i].size) - be->windows[i].size;
-    g->streamed = g->bytes + windows + be->limit / 32 > m.available;
+        need += MICA_MAX(largest(be), be->windows[i].size) - be->windows[i].size;
+    g->decided = true;
+    g->streamed = false;
+    if (atomic_load(&be->device->used) + need <= be->limit)
+        return; /* without asking the driver, which takes 0.1 ms */
+    mica_cuda_get_memory(&be->base, false, &m);
+    g->streamed = need > m.available;
     be->streaming |= g->streamed;
 }
 
@@ -127,8 +170,8 @@ static mica_status fail_event(cudaError_t error, mica_err *err)
 /* Pinned memory for the bytes of a group that will come again; without it they come from the file. */
 static void keep_image(mica_cuda_backend *be, mica_cuda_group *g)
 {
-    if (g->image || g->loads < 2 || g->used == 0 ||
-        mica_clock_available_memory() / 2 < (uint64_t)g->used)
+    if (g->image || g->loads < LOADS_BEFORE_IMAGE || g->used == 0 ||
+        mica_clock_available_memory() < (uint64_t)g->used + HOST_RESERVE)
         return;
     be->base.counters.allocations++;
     if (cudaHostAlloc(&g->image, g->used, cudaHostAllocDefault) != cudaSuccess)
@@ -205,7 +248,8 @@ static mica_status look_ahead(mica_cuda_backend *be, mica_cuda_group *from, mica
     }
     for (int i = 0; i < MICA_CUDA_WINDOWS; i++) {
         mica_cuda_group *g = wanted[i];
-        if (!g || g->window || !g->first) /* nothing is known of it before its first use */
+        if (!g || g->window || !g->image) /* from the file it comes at its first use, when the
+                                              operations of the block before are queued */
             continue;
         mica_cuda_window *w = be->windows;
         while (w->group && (w->group == wanted[0] || w->group == wanted[1]))
@@ -223,27 +267,48 @@ void mica_cuda_prefetch_weights(mica_backend *base, mica_weight *const *weights,
     if (count < 1)
         return;
     mica_cuda_group *g = group_of(weights[0]);
-    if (!g)
+    if (!g) {
         g = group_make(be, weights, count);
-    if (!g)
-        return;
+        if (!g)
+            return;
+        g->decided = any_prepared(weights, count); /* used before: they lie on the device */
+    }
+    if (be->coming &&
+        be->coming != g) { /* that one runs now, the operations of the one before are queued */
+        be->previous = be->current;
+        be->current = be->coming;
+    }
     be->coming = g;
-    decide(be, g);
+    decide(be, g, weights, count);
     if (be->streaming && !base->error.status)
         (void)look_ahead(be, g, &base->error);
 }
 
+/* A free one, or that of a group which is neither coming nor still read by what is queued. */
+static mica_cuda_window *window_for(mica_cuda_backend *be)
+{
+    mica_cuda_window *best = be->windows;
+    int least = 3;
+    for (int i = 0; i < MICA_CUDA_WINDOWS; i++) {
+        const mica_cuda_group *in = be->windows[i].group;
+        const int cost = !in ? 0 : in == be->coming ? 2 : in == be->previous;
+        if (cost < least) {
+            best = &be->windows[i];
+            least = cost;
+        }
+    }
+    return best;
+}
+
 mica_status mica_cuda_stream_enter(mica_cuda_backend *be, mica_cuda_group *g, mica_err *err)
 {
+    if (be->current != g)
+        be->previous = be->current;
     be->current = g;
     if (!g->streamed)
         return MICA_OK;
-    if (!g->window) { /* not prefetched, or another order: over the group that is not coming */
-        mica_cuda_window *w = be->windows;
-        if (w->group && w->group == be->coming)
-            w++;
-        MICA_TRY(load(be, g, w, err));
-    }
+    if (!g->window)
+        MICA_TRY(load(be, g, window_for(be), err));
     if (!g->waited)
         MICA_TRY(fail_event(cudaStreamWaitEvent(be->stream, g->window->loaded, 0), err));
     g->waited = true;
@@ -298,17 +363,26 @@ void mica_cuda_stream_forget(mica_cuda_backend *be, mica_cuda_prepared *p)
     }
 }
 
-bool mica_cuda_stream_give_way(mica_cuda_backend *be)
+static mica_cuda_group *last_resident(const mica_cuda_backend *be)
 {
     mica_cuda_group *last = NULL;
     for (mica_cuda_group *g = be->groups; g; g = g->next)
         if (g->decided && !g->streamed && g != be->current && g != be->coming)
             last = g;
-    if (!last)
-        return false;
-    last->streamed = be->streaming = true;
-    mica_cuda_weight_drop_group(be, last);
-    return true;
+    return last;
+}
+
+bool mica_cuda_stream_give_way(mica_cuda_backend *be)
+{
+    uint64_t freed = 0;
+    for (mica_cuda_group *g; freed == 0 && (g = last_resident(be)) != NULL;) {
+        const uint64_t before = atomic_load(&be->device->used);
+        g->streamed = be->streaming = true;
+        mica_cuda_weight_drop_group(be, g); /* nothing where it was dropped already */
+        freed = before - atomic_load(&be->device->used);
+    }
+    be->reserve += freed; /* it would be the same in the next run */
+    return freed > 0;
 }
 
 uint64_t mica_cuda_stream_bytes(const mica_cuda_backend *be)
