@@ -42,19 +42,43 @@ static void tap_half(const mica_tap_sink *taps, const char *tap, int index, cons
     mica_tap_host(taps, &t, "%s.%d", tap, index);
 }
 
+/* Rows share their positions on an axis: 4,608 rows of a 1,024 x 1,024 picture and 512 tokens have 64
+ * rows, 64 columns and 512 places in the text. What was computed for a position is kept here. */
+#define KNOWN 1024
+
+typedef struct known {
+    int32_t position[KNOWN];
+    float cos[KNOWN], sin[KNOWN];
+} known;
+
+static void fill_column(const int32_t *positions_L4, int64_t rows, double frequency, int half,
+                        known *k, float *cos_Lk, float *sin_Lk)
+{
+    for (int i = 0; i < KNOWN; i++)
+        k->position[i] = -1;
+    for (int64_t l = 0; l < rows; l++) {
+        const int32_t position = positions_L4[MICA_FLUX2_AXES * l];
+        const int slot = position & (KNOWN - 1);
+        if (k->position[slot] != position) {
+            const double angle = position * frequency;
+            k->position[slot] = position;
+            k->cos[slot] = (float)cos(angle);
+            k->sin[slot] = (float)sin(angle);
+        }
+        cos_Lk[l * half] = k->cos[slot];
+        sin_Lk[l * half] = k->sin[slot];
+    }
+}
+
 static void fill(const mica_flux2_config *c, const int32_t *positions_L4, int64_t rows,
                  float *cos_Lk, float *sin_Lk)
 {
     const int half = (int)c->head_dim / 2;
+    known k;
     for (int axis = 0, first = 0; axis < MICA_FLUX2_AXES; first += c->axes[axis++] / 2)
-        for (int i = 0; i < c->axes[axis] / 2; i++) {
-            const double frequency = 1.0 / pow(c->theta, 2.0 * i / c->axes[axis]);
-            for (int64_t l = 0; l < rows; l++) {
-                const double angle = positions_L4[MICA_FLUX2_AXES * l + axis] * frequency;
-                cos_Lk[l * half + first + i] = (float)cos(angle);
-                sin_Lk[l * half + first + i] = (float)sin(angle);
-            }
-        }
+        for (int i = 0; i < c->axes[axis] / 2; i++)
+            fill_column(positions_L4 + axis, rows, 1.0 / pow(c->theta, 2.0 * i / c->axes[axis]),
+                        half, &k, cos_Lk + first + i, sin_Lk + first + i);
 }
 
 mica_status mica_flux2_rope_build(mica_backend *be, mica_pool pool, const mica_flux2_config *c,

@@ -9,6 +9,7 @@
 #include "base/mem.h"
 
 #include <math.h>
+#include <string.h>
 
 #define THETA 10000.0f
 
@@ -29,6 +30,18 @@ static void fill_row(const angles *g, const int position[3], float *cos_k, float
         }
 }
 
+/* A row whose neighbours are there: frame and row of the picture from the one to its left, `w` rows
+ * back the column. Cosines of 4,096 rows would take longer than a step's first block on a GPU. */
+static void join_row(const angles *g, int w, float *cos_k, float *sin_k)
+{
+    const size_t shared = (size_t)(g->axes[0] + g->axes[1]) / 2, rest = (size_t)g->axes[2] / 2;
+    float *const to[2] = {cos_k, sin_k};
+    for (int i = 0; i < 2; i++) {
+        memcpy(to[i], to[i] - g->half, shared * sizeof(float));
+        memcpy(to[i] + shared, to[i] + shared - (int64_t)w * g->half, rest * sizeof(float));
+    }
+}
+
 static void fill_image(const angles *g, mica_qwen_image_grid grid, float *cos_Pk, float *sin_Pk)
 {
     for (int y = 0; y < grid.h; y++)
@@ -37,7 +50,10 @@ static void fill_image(const angles *g, mica_qwen_image_grid grid, float *cos_Pk
             const int position[3] = {grid.frame, y - (grid.h - grid.h / 2),
                                      x - (grid.w - grid.w / 2)};
             const int64_t p = (int64_t)y * grid.w + x;
-            fill_row(g, position, cos_Pk + p * g->half, sin_Pk + p * g->half);
+            if (x > 0 && y > 0)
+                join_row(g, grid.w, cos_Pk + p * g->half, sin_Pk + p * g->half);
+            else
+                fill_row(g, position, cos_Pk + p * g->half, sin_Pk + p * g->half);
         }
 }
 

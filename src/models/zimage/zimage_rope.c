@@ -9,6 +9,7 @@
 #include "base/mem.h"
 
 #include <math.h>
+#include <string.h>
 
 void mica_zimage_place_picture(int64_t row, int h, int w, int64_t T, int position[3])
 {
@@ -34,6 +35,19 @@ void mica_zimage_rotation(const mica_zimage_config *c, const int position[3], fl
             cos[k] = cosf(angle);
             sin[k] = sinf(angle);
         }
+}
+
+/* A row whose neighbours are there: what belongs to text and row of the picture from the one to its
+ * left, `w` rows back what belongs to the column. */
+static void join_row(const mica_zimage_config *c, int w, float *cos, float *sin)
+{
+    const int64_t half = c->head_dim / 2;
+    const size_t shared = (size_t)(c->axes[0] + c->axes[1]) / 2, rest = (size_t)c->axes[2] / 2;
+    float *const to[2] = {cos, sin};
+    for (int i = 0; i < 2; i++) {
+        memcpy(to[i], to[i] - half, shared * sizeof(float));
+        memcpy(to[i] + shared, to[i] + shared - w * half, rest * sizeof(float));
+    }
 }
 
 /* Rows of a table on the host: cosines, then sines. */
@@ -72,7 +86,10 @@ mica_status mica_zimage_rope_picture(mica_backend *be, mica_pool pool, const mic
     for (int64_t r = 0; r < rows; r++) {
         int position[3];
         mica_zimage_place_picture(r, h, w, T, position);
-        mica_zimage_rotation(c, position, host + r * half, host + (rows + r) * half);
+        if (position[1] > 0 && position[2] > 0)
+            join_row(c, w, host + r * half, host + (rows + r) * half);
+        else
+            mica_zimage_rotation(c, position, host + r * half, host + (rows + r) * half);
     }
     mica_rope_table_upload(be, pool, rows, (int)half, host, host + rows * half, out);
     mica_mem_free(host);
