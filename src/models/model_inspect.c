@@ -4,6 +4,7 @@
  *     transformer   1933 tensors  20.43 B parameters  bf16  40.9 GB  path
  *     ...
  *     memory        ... GB of weights, ... GB of working memory at 1024 x 1024
+ *     GPU memory    ... GB with all weights there, ... GB for the largest part alone, ... less streamed
  *     missing       tokenizer
  *
  * The same facts go into one JSON object. A model whose parts are damaged is still described
@@ -37,6 +38,11 @@ static mica_status read_facts(const char *path, part_facts *f, mica_err *err)
     mica_weights_close(&w);
     return MICA_OK;
 }
+
+/* Bytes of weights of all parts, and of the largest one. */
+typedef struct part_bytes {
+    uint64_t all, largest;
+} part_bytes;
 
 static void add_dtypes_text(const part_facts *f, mica_text *text)
 {
@@ -90,7 +96,7 @@ static void add_part(int part, const char *path, const part_facts *f, mica_text 
 
 /* Weight parts with numbers, the others with their path. */
 static mica_status add_parts(const mica_model_parts *p, mica_text *text, mica_text *json,
-                             uint64_t *bytes, mica_err *err)
+                             part_bytes *bytes, mica_err *err)
 {
     const char *separator = "";
     mica_text_add(json, ",\"parts\":{");
@@ -102,7 +108,8 @@ static mica_status add_parts(const mica_model_parts *p, mica_text *text, mica_te
         separator = ",";
         if (mica_model_part_is_weights(part)) {
             MICA_TRY(read_facts(p->path[part], &f, err));
-            *bytes += f.bytes;
+            bytes->all += f.bytes;
+            bytes->largest = MICA_MAX(bytes->largest, f.bytes);
             add_part(part, p->path[part], &f, text, json);
             continue;
         }
@@ -137,8 +144,24 @@ static bool add_missing(const mica_model_parts *p, bool speaks, mica_text *text,
     return any;
 }
 
-static void add_memory(const mica_model *m, uint64_t bytes, mica_text *text, mica_text *json)
+/* On a GPU activations are half as wide as on the CPU (bf16), and the parts of a run need not be there at
+ * the same time; with --vram not even all blocks of one. */
+static void add_gpu_memory(const part_bytes *bytes, uint64_t scratch, mica_text *text,
+                           mica_text *json)
 {
+    const uint64_t all = bytes->all + scratch / 2, largest = bytes->largest + scratch / 2;
+    mica_text_add(text,
+                  "  GPU memory    %.2f GB with all weights there, %.2f GB for the largest part "
+                  "alone; less with --vram\n",
+                  (double)all * 1e-9, (double)largest * 1e-9);
+    mica_text_add(json, ",\"gpu_memory\":{\"all\":%llu,\"largest_part\":%llu}",
+                  (unsigned long long)all, (unsigned long long)largest);
+}
+
+static void add_memory(const mica_model *m, const part_bytes *parts, mica_text *text,
+                       mica_text *json)
+{
+    const uint64_t bytes = parts->all;
     const uint64_t scratch = m->kind->scratch_bytes(m, DEFAULT_SIDE, DEFAULT_SIDE);
     const uint64_t free_now = mica_clock_available_memory();
     char where[96] = "";
@@ -155,11 +178,13 @@ static void add_memory(const mica_model *m, uint64_t bytes, mica_text *text, mic
                   "\"available\":%llu}",
                   m->hash, (unsigned long long)bytes, (unsigned long long)scratch,
                   (unsigned long long)free_now);
+    if (!m->kind->speak)
+        add_gpu_memory(parts, scratch, text, json);
 }
 
 /* Opens the whole model when nothing is missing: the check of every tensor. */
-static void add_check(const mica_model_kind *kind, const mica_model_parts *p, uint64_t bytes,
-                      mica_text *text, mica_text *json)
+static void add_check(const mica_model_kind *kind, const mica_model_parts *p,
+                      const part_bytes *bytes, mica_text *text, mica_text *json)
 {
     mica_model *m = NULL;
     mica_err problem = {0};
@@ -178,14 +203,14 @@ mica_status mica_model_inspect(const char *path, mica_text *text, mica_text *jso
     const mica_engine_options options = {.size = sizeof options, .model = path};
     const mica_model_kind *kind;
     mica_model_parts parts;
-    uint64_t bytes = 0;
+    part_bytes bytes = {0};
     MICA_TRY(mica_model_parts_resolve(&parts, &kind, &options, err));
     mica_text_add(text, "%s (%s)\n", kind->title, kind->id);
     mica_text_add(json, "{\"kind\":\"model\",\"family\":\"%s\"", kind->id);
     const mica_status st = add_parts(&parts, text, json, &bytes, err);
     if (!st) {
         if (!add_missing(&parts, kind->speak != NULL, text, json))
-            add_check(kind, &parts, bytes, text, json);
+            add_check(kind, &parts, &bytes, text, json);
         mica_text_add(json, "}");
     }
     mica_model_parts_deinit(&parts);
