@@ -110,11 +110,12 @@ mica_status mica_audio_resample_sinc(const mica_audio *a, int rate, mica_audio *
     const int from = a->rate / divisor, to = rate / divisor;
     const int width = (int)ceil(ZERO_CROSSINGS * from / (ROLLOFF * MICA_MIN(from, to)));
     const int taps = 2 * width + from;
-    float *kernels = NULL;
-    if ((uint64_t)taps * (uint64_t)to <= MOST_TAPS)
-        kernels = mica_mem_alloc((size_t)taps * (size_t)to * sizeof *kernels);
+    const bool fits = (uint64_t)taps * (uint64_t)to <= MOST_TAPS;
+    float *kernels = fits ? mica_mem_alloc((size_t)taps * (size_t)to * sizeof *kernels) : NULL;
     if (kernels == NULL) {
         mica_audio_deinit(out);
+        if (fits)
+            return MICA_FAIL(err, MICA_E_NOMEM, "no memory to resample a sound");
         return MICA_FAIL(err, MICA_E_FORMAT,
                          "%d Hz and %d Hz have too small a common divisor to resample", a->rate,
                          rate);

@@ -100,8 +100,10 @@ mica_status mica_gs_bert_open(mica_gs_bert *bert, const mica_weights *w, int64_t
                          mica_weights_path(w), SKIPPED + 1);
     bert->stack.blocks =
         mica_arena_calloc(arena, (size_t)bert->stack.count, sizeof *bert->stack.blocks);
-    if (!bert->stack.blocks)
+    if (!bert->stack.blocks) {
+        bert->stack.count = 0;
         return MICA_FAIL(err, MICA_E_NOMEM, "BERT: no memory for its blocks");
+    }
     mica_weight_binder_init(&b, w, "BERT", &dims, arena);
     mica_weight_bind(&b, ROWS, MICA_ARRAY_LEN(ROWS), 0, bert);
     for (int n = 0; n < bert->stack.count; n++)

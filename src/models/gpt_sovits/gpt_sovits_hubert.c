@@ -126,8 +126,10 @@ mica_status mica_gs_hubert_open(mica_gs_hubert *h, const mica_weights *w, int64_
                                     .act = MICA_ACT_GELU_ERF}};
     h->stack.heads = heads > 0 ? heads : D % 64 == 0 ? D / 64 : 4;
     h->stack.blocks = mica_arena_calloc(arena, (size_t)h->stack.count + 1, sizeof *h->stack.blocks);
-    if (!h->stack.blocks)
+    if (!h->stack.blocks) {
+        h->stack.count = 0;
         return MICA_FAIL(err, MICA_E_NOMEM, "HuBERT: no memory for its blocks");
+    }
     mica_weight_binder_init(&b, w, "HuBERT", &dims, arena);
     mica_weight_bind(&b, ROWS, MICA_ARRAY_LEN(ROWS), 0, h);
     for (int n = 0; n < h->stack.count; n++)

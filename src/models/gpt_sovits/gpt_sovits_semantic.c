@@ -200,8 +200,10 @@ mica_status mica_gs_semantic_open(mica_gs_semantic *s, const mica_weights *w, in
                                       .heads = heads > 0 ? heads : heads_for(D),
                                       .eps = NORM_EPS}};
     s->stack.blocks = mica_arena_calloc(arena, (size_t)s->stack.count + 1, sizeof *s->stack.blocks);
-    if (!s->stack.blocks)
+    if (!s->stack.blocks) {
+        s->stack.count = 0;
         return MICA_FAIL(err, MICA_E_NOMEM, "text to semantic: no memory for its blocks");
+    }
     mica_weight_binder_init(&b, w, "text to semantic", &dims, arena);
     mica_weight_bind(&b, ROWS, MICA_ARRAY_LEN(ROWS), 0, s);
     for (int n = 0; n < s->stack.count; n++)

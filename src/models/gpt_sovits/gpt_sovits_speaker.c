@@ -162,7 +162,10 @@ static void read_stages(reader *r, mica_gs_speaker *s)
         snprintf(name, sizeof name, "layer%d.", i + 1);
         s->counts[i] = mica_weight_count_blocks(r->w, name);
         s->blocks[i] = mica_arena_calloc(r->arena, (size_t)s->counts[i] + 1, sizeof *s->blocks[i]);
-        r->out_of_memory |= !s->blocks[i];
+        if (!s->blocks[i]) {
+            s->counts[i] = 0;
+            r->out_of_memory = true;
+        }
         for (int n = 0; s->blocks[i] && n < s->counts[i]; n++) {
             snprintf(name, sizeof name, "layer%d.%d", i + 1, n);
             read_block(r, name, i > 0 && n == 0 ? 2 : 1, &s->blocks[i][n]);

@@ -252,10 +252,10 @@ static mica_status allocate(mica_gs_synth *s, mica_arena *arena, mica_err *err)
     mica_gs_encoder *const list[3] = {&s->encoder_ssl, &s->encoder_text, &s->encoder_2};
     const int counts[3] = {s->config.layers_ssl, s->config.layers_text, s->config.layers_2};
     for (int e = 0; e < 3; e++) {
-        list[e]->count = counts[e];
         list[e]->layers = mica_arena_calloc(arena, (size_t)counts[e] + 1, sizeof *list[e]->layers);
         if (!list[e]->layers)
             return MICA_FAIL(err, MICA_E_NOMEM, "SoVITS: no memory for its encoders");
+        list[e]->count = counts[e];
     }
     return MICA_OK;
 }
