@@ -1,8 +1,9 @@
-/* report.c - mica_inspect: what a model folder, a weight file, a LoRA or a picture is. */
+/* report.c - mica_inspect: what a model folder, a weight file, a LoRA, a voice or a picture is. */
 #include "api/api.h"
 
 #include "base/file.h"
 #include "media/picture.h"
+#include "models/gpt_sovits/gpt_sovits_voice_file.h"
 #include "models/model_files.h"
 
 #include <stdio.h>
@@ -65,6 +66,23 @@ static mica_status inspect_picture(mica_report *r, const char *path)
     return MICA_OK;
 }
 
+static mica_status inspect_voice(mica_report *r, const char *path)
+{
+    mica_gs_voice v;
+    MICA_TRY(mica_gs_voice_read(&v, path, &r->err));
+    mica_text_add(&r->text, "voice for GPT-SoVITS models with decoder %s, %lld codes\n%s\n", v.hash,
+                  (long long)v.code_count, v.text ? v.text : "no transcript inside");
+    mica_text_add(&r->json,
+                  "{\"kind\":\"voice\",\"model_hash\":\"%s\",\"codes\":%lld,\"text\":", v.hash,
+                  (long long)v.code_count);
+    mica_text_add_json_string(&r->json, v.text ? v.text : "");
+    mica_text_add(&r->json, ",\"language\":");
+    mica_text_add_json_string(&r->json, v.language ? v.language : "");
+    mica_text_add(&r->json, "}");
+    mica_gs_voice_deinit(&v);
+    return MICA_OK;
+}
+
 mica_status mica_inspect(const char *path, mica_report **out)
 {
     mica_report *r = mica_mem_calloc(1, sizeof *r);
@@ -75,6 +93,8 @@ mica_status mica_inspect(const char *path, mica_report **out)
         return MICA_FAIL(&r->err, MICA_E_USAGE, "no path to inspect");
     if (is_png(path))
         MICA_TRY(inspect_picture(r, path));
+    else if (mica_gs_voice_is_file(path))
+        MICA_TRY(inspect_voice(r, path));
     else if (mica_lora_is_file(path))
         MICA_TRY(mica_lora_inspect(path, &r->text, &r->json, &r->err));
     else

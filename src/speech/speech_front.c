@@ -17,8 +17,9 @@
 #define ARENA_CHUNK (64 * 1024)
 #define FEW_PHONES  6
 #define FEW_ENGLISH 4
-#define TRANSCRIPT  510  /* characters: BERT has 512 places, and ten seconds have 100 */
-#define MAX_PHONES  4096 /* of one piece given by name */
+#define TRANSCRIPT  510            /* characters: BERT has 512 places, and ten seconds have 100 */
+#define FULL_STOP   "\xe3\x80\x82" /* 。, which cutting may have put before a short beginning */
+#define MAX_PHONES  4096           /* of one piece given by name */
 
 struct mica_speech_front {
     mica_symbols symbols;
@@ -240,7 +241,9 @@ static mica_status read_piece(const mica_speech_front *f, const mica_cut_piece *
                               const mica_speech_text_options *o, mica_arena *arena,
                               mica_speech_piece *piece, mica_err *err)
 {
-    piece->source = cut->text;
+    piece->source = cut->text + strspn(cut->text, " \t.");
+    while (strncmp(piece->source, FULL_STOP, sizeof FULL_STOP - 1) == 0)
+        piece->source += sizeof FULL_STOP - 1;
     MICA_TRY(read_spans(f, cut->text, cut->size, o, arena, piece, err));
     if (piece->phone_count >= FEW_PHONES || piece->phone_count == 0)
         return MICA_OK;

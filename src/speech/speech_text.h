@@ -62,7 +62,9 @@ typedef struct mica_speech_span {
 } mica_speech_span;
 
 typedef struct mica_speech_piece {
-    char *source; /* the part of the text, as it was given, with what was appended */
+    char *
+        source; /* the part of the text, as it was given, for people: with the mark at its end, without
+                     blanks and full stops before it */
     mica_speech_span *spans;
     size_t span_count;
     size_t phone_count; /* of all spans */

@@ -81,6 +81,7 @@ check 'chunks add up to the length of the sentence' test "$(wc -c <"$out")" = "$
 said="--max-tokens 20 --retries 0"
 works speak $parts $said -t '你好，世界。I have 3 cats!' --voice "$ref" --voice-text '参考音频' -o t.wav --timestamps t.srt
 check 'two sentences' test "$(grep -c -- '-->' t.srt)" = 2
+check 'no mark before a short beginning' grep -q '^I have 3 cats!$' t.srt
 check 'the Chinese one' grep -q '你好，世界。' t.srt
 works speak $parts $said -t '你好，世界。I have 3 cats!' --voice "$ref" --voice-text '参考音频' -o t2.wav --batch 4
 check 'a batch makes the same bytes' cmp t.wav t2.wav

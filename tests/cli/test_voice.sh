@@ -34,7 +34,12 @@ works voice list
 check 'the list has its transcript' grep -Eq '^me  model [0-9a-f]{16}  [0-9]+ codes  参考音频$' "$out"
 works voice list . --json
 check 'another folder' test "$("$MICA_TOOLS/json_get" voices.0.name <"$out")" = long.voice
+works inspect share/mica/voices/me.voice
+check 'inspect knows a voice' grep -q '^voice for GPT-SoVITS models with decoder [0-9a-f]*, [0-9]* codes$' "$out"
+works inspect --json share/mica/voices/me.voice
+check 'and its transcript' test "$("$MICA_TOOLS/json_get" text <"$out")" = 参考音频
 echo broken >share/mica/voices/bad.voice
+fails 1 'bad.voice' inspect share/mica/voices/bad.voice
 works voice list
 check 'a broken one is named' grep -q '^bad  cannot be read: ' "$out"
 
