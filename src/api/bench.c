@@ -313,7 +313,7 @@ static void fill_bf16(uint16_t *data, size_t n)
     }
 }
 
-static mica_tensor ones(mica_backend *be, int ndim, const int64_t *shape)
+mica_tensor api_bench_ones(mica_backend *be, int ndim, const int64_t *shape)
 {
     mica_tensor t = mica_act_tensor(be, MICA_POOL_SESSION, ndim, shape);
     const int64_t count = mica_tensor_count(&t);
@@ -360,6 +360,11 @@ static void run_linear(mica_backend *be, const void *args)
     mica_linear(be, args);
 }
 
+double api_bench_time_linear(mica_backend *be, const mica_linear_args *args)
+{
+    return time_operation(be, run_linear, args, args->y_MO);
+}
+
 static void run_attention(mica_backend *be, const void *args)
 {
     mica_attention(be, args);
@@ -382,7 +387,7 @@ static mica_status bench_linear(const api_bench *b, mica_backend *be, int m, int
 {
     const mica_pool_mark mark = mica_pool_get_mark(be, MICA_POOL_SESSION);
     const size_t count = (size_t)o * (size_t)d;
-    mica_tensor x_MD = ones(be, 2, (int64_t[]){m, d});
+    mica_tensor x_MD = api_bench_ones(be, 2, (int64_t[]){m, d});
     mica_tensor y_MO = mica_act_tensor(be, MICA_POOL_SESSION, 2, (int64_t[]){m, o});
     uint16_t *data = mica_mem_alloc_aligned(count * 2, 64);
     if (!data)
@@ -411,7 +416,8 @@ static mica_status bench_attention(const api_bench *b, mica_backend *be, int tok
 {
     const mica_pool_mark mark = mica_pool_get_mark(be, MICA_POOL_SESSION);
     const int64_t shape[] = {tokens, heads, width};
-    mica_tensor q = ones(be, 3, shape), k = ones(be, 3, shape), v = ones(be, 3, shape);
+    mica_tensor q = api_bench_ones(be, 3, shape), k = api_bench_ones(be, 3, shape),
+                v = api_bench_ones(be, 3, shape);
     mica_tensor out = mica_act_tensor(be, MICA_POOL_SESSION, 3, shape);
     const mica_attention_args args = {
         .segments = 1, .q_LHK = {&q}, .k_MGK = {&k}, .v_MGK = {&v}, .out_LHK = {&out}};
@@ -455,6 +461,7 @@ static mica_status bench_operations(api_bench *b)
     MICA_TRY(bench_precision(b, MICA_PRECISION_BF16, "bf16"));
     if (b->options.engine.device == MICA_DEVICE_CPU)
         MICA_TRY(bench_precision(b, MICA_PRECISION_INT8, "int8"));
+    MICA_TRY(api_bench_packed(b));
     mica_text_add(&b->report->json, "]");
     return MICA_OK;
 }

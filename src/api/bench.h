@@ -20,6 +20,13 @@ mica_status api_bench_once(const api_bench *b, mica_session *s, int steps);
 /* bench_profile.c: a run of one step, operation by operation; ,"profile":[...] into the JSON. */
 mica_status api_bench_profile(const api_bench *b, mica_session *s);
 
+/* An operand of small numbers from the session's pool. */
+mica_tensor api_bench_ones(mica_backend *be, int ndim, const int64_t *shape);
+/* Seconds of the product, the best of several. */
+double api_bench_time_linear(mica_backend *be, const mica_linear_args *args);
+/* bench_packed.c: packed weights against the bandwidth of memory and bf16; ,{...} into the JSON. */
+mica_status api_bench_packed(const api_bench *b);
+
 /* bench_caching.c: whole runs with step caching off, balanced and fast; JSON objects behind "runs":[. */
 mica_status api_bench_caching(const api_bench *b, mica_engine *e);
 

@@ -8,7 +8,8 @@
  *
  * The checks cost a few comparisons an operation, so they stay in release builds: a defect
  * of a model then is a message with the weight's name and not a stray write. No numbers
- * are computed here and no device is known, except in mica_backend_open. */
+ * are computed here and no device is known, except in mica_backend_open. Long because there is one function
+ * per operation, each with its checks. */
 #include "backend/backend_module.h"
 #include "backend/backend_ops.h"
 #include "backend/cpu/cpu_backend.h"
@@ -794,4 +795,12 @@ double mica_backend_measure_peak(mica_backend *be, mica_precision precision)
     if (!mica_backend_failed(be))
         keep(be, be->ops->measure_peak(be, precision, &flops, &be->error));
     return flops;
+}
+
+double mica_backend_measure_bandwidth(mica_backend *be)
+{
+    double bytes = 0.0;
+    if (!mica_backend_failed(be))
+        keep(be, be->ops->measure_bandwidth(be, &bytes, &be->error));
+    return bytes;
 }

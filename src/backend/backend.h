@@ -401,5 +401,8 @@ bool mica_all_finite(mica_backend *be, const mica_tensor *x);
 /* Operations per second (2 per multiply-add) of the best matrix product this machine's library
  * offers at `precision`; measured now, for benchmarks. 0 after a failure. */
 double mica_backend_measure_peak(mica_backend *be, mica_precision precision);
+/* Bytes per second that arrive from the device's memory at best, by all its threads; measured now. 0
+ * after a failure. */
+double mica_backend_measure_bandwidth(mica_backend *be);
 
 #endif

@@ -91,6 +91,7 @@ typedef struct mica_backend_ops {
     mica_status (*all_finite)(mica_backend *be, const mica_tensor *x, bool *out, mica_err *err);
     mica_status (*measure_peak)(mica_backend *be, mica_precision precision, double *flops,
                                 mica_err *err);
+    mica_status (*measure_bandwidth)(mica_backend *be, double *bytes, mica_err *err);
     /* NULL where operations are done when they return; branch -1: join. */
     mica_status (*branch)(mica_backend *be, int branch, mica_err *err);
     /* NULL where operations are done when they return. Notes the moment `index` (0 to

@@ -124,12 +124,14 @@ READ_BLOCK(mxfp4, read_table(b + 1, vec_table_make(E2M1_TWICE, half_of_e8m0(b[0]
 
 /* ---------------------------------------------------------- blocks of 256 -- */
 
-/* n bytes (8 or 16) times a factor. */
-MICA_VEC void scale_bytes(const uint8_t *bytes, int n, float factor, float *out)
+/* 16 bytes, less `zero`, times a factor. */
+MICA_VEC void scale_bytes(const uint32_t *words, int zero, float factor, float *out)
 {
     const vf f = vf_set1(factor);
-    for (int i = 0; i < n; i += MICA_W)
-        vf_store(out + i, vf_mul(f, vf_from_vi(vi_from_u8(bytes + i))));
+    const vi z = vi_set1(zero);
+    MICA_UNROLL(4)
+    for (int i = 0; i < HALF; i++)
+        vf_store(out + i * MICA_W, vf_mul(f, vf_from_vi(vi_sub(vi_from_words(words, i), z))));
 }
 MICA_VEC void scale_signed(const int8_t *bytes, float factor, float *out)
 {
@@ -165,17 +167,14 @@ MICA_VEC void read_q2_k(const uint8_t *b, const packed_state *s, int c, vf *v)
 MICA_VEC void open_q3_k(const uint8_t *b, packed_state *s)
 {
     uint32_t in[3], out[4];
-    int8_t scales[16];
     memcpy(in, b + 96, 12);
+    MICA_UNROLL(4)
     for (int i = 0; i < 4; i++) {
         const uint32_t low = in[i % 2] >> (i < 2 ? 0 : 4) & UINT32_C(0x0f0f0f0f);
         const uint32_t high = in[2] >> 2 * i & UINT32_C(0x03030303);
         out[i] = low | high << 4;
     }
-    memcpy(scales, out, 16);
-    for (int i = 0; i < 16; i++)
-        scales[i] = (int8_t)(scales[i] - 32);
-    scale_signed(scales, vec_f16(b + 108), s->scale);
+    scale_bytes(out, 32, vec_f16(b + 108), s->scale);
 }
 MICA_VEC void read_q3_k(const uint8_t *b, const packed_state *s, int c, vf *v)
 {
@@ -193,25 +192,19 @@ MICA_VEC void read_q3_k(const uint8_t *b, const packed_state *s, int c, vf *v)
 MICA_VEC void open_q4_k(const uint8_t *b, packed_state *s)
 {
     uint32_t in[3], out[4];
-    uint8_t bytes[16];
     memcpy(in, b + 4, 12);
     out[0] = in[0] & UINT32_C(0x3f3f3f3f);
     out[2] = in[1] & UINT32_C(0x3f3f3f3f);
     out[1] = (in[2] & UINT32_C(0x0f0f0f0f)) | (in[0] >> 6 & UINT32_C(0x03030303)) << 4;
     out[3] = (in[2] >> 4 & UINT32_C(0x0f0f0f0f)) | (in[1] >> 6 & UINT32_C(0x03030303)) << 4;
-    memcpy(bytes, out, 16);
-    float both[16]; /* MICA_W may be more than 8 */
-    scale_bytes(bytes, 16, 1.0f, both);
-    const float d = vec_f16(b), least = -vec_f16(b + 2);
-    for (int i = 0; i < 8; i++) {
-        s->scale[i] = d * both[i];
-        s->least[i] = least * both[8 + i];
-    }
+    scale_bytes(out, 0, 1.0f, s->scale); /* minima behind the scales; factors apart */
+    s->least[0] = vec_f16(b);
+    s->least[1] = -vec_f16(b + 2);
 }
 MICA_VEC void read_q4_k(const uint8_t *b, const packed_state *s, int c, vf *v)
 {
     const uint8_t *qs = b + 16 + 32 * (c / 2);
-    const vec_even e = vec_even_make(s->scale[c], s->least[c]);
+    const vec_even e = vec_even_make(s->least[0] * s->scale[c], s->least[1] * s->scale[8 + c]);
     MICA_UNROLL(8)
     for (int i = 0; i < CHUNK; i++) {
         const vi two = vi_from_u8(qs + i * MICA_W);
@@ -221,7 +214,8 @@ MICA_VEC void read_q4_k(const uint8_t *b, const packed_state *s, int c, vf *v)
 MICA_VEC void read_q5_k(const uint8_t *b, const packed_state *s, int c, vf *v)
 {
     const uint8_t *qs = b + 48 + 32 * (c / 2);
-    const vf scale = vf_set1(s->scale[c]), least = vf_set1(s->least[c]);
+    const vf scale = vf_set1(s->least[0] * s->scale[c]);
+    const vf least = vf_set1(s->least[1] * s->scale[8 + c]);
     MICA_UNROLL(8)
     for (int i = 0; i < CHUNK; i++) {
         const vi low = vi_and(vi_shr(vi_from_u8(qs + i * MICA_W), 4 * (c % 2)), vi_set1(15));

@@ -47,12 +47,17 @@ typedef struct group_scales {
 
 MICA_VEC vf load_scales(mica_packed type, const void *p, int at, int n)
 {
+    const size_t size = type == MICA_PACKED_F32 ? 4 : 2;
+    const void *from = (const char *)p + (size_t)at * size;
     vec_buffer b;
-    vec_buffer_load(&b, (const char *)p + (ptrdiff_t)at * (type == MICA_PACKED_F32 ? 4 : 2), n,
-                    type == MICA_PACKED_F32 ? 4 : 2);
+    if (n < MICA_W) {
+        vec_buffer_load(&b, from, n, size);
+        from = &b;
+    }
     if (type == MICA_PACKED_F32)
-        return vf_load(b.f32);
-    return type == MICA_PACKED_BF16 ? vf_from_bf16(b.u16) : vf_from_f16(b.u16);
+        return vf_load((const float *)from);
+    return type == MICA_PACKED_BF16 ? vf_from_bf16((const uint16_t *)from)
+                                    : vf_from_f16((const uint16_t *)from);
 }
 
 /* Those of row `r` for numbers [from, from + n). */

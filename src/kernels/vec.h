@@ -12,6 +12,8 @@
  *   vf_scale2(x, n)   x * 2^n for whole n in [-160, 160], denormal results included
  *   *_load_n, *_store_n  the first n lanes, 0 <= n < MICA_W; loads fill with zeros
  *   vf_from_<type>    MICA_W stored numbers to floats, exact
+ *   vi_from_words(w, v)  bytes v * MICA_W ... of 16 that are four words in registers (through memory they
+ *                     would wait for each other)
  *   vi_bits(p, b, v)  numbers v * MICA_W ... of 32 that are a stream of b bits each, low first; exactly
  *                     the stream's 4 * b bytes are read; b is 2 to 6
  *   vi_nibbles(p, v)  the same of 4 bits for vec_table and vec_even: the rest of the lane is anything

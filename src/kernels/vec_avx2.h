@@ -284,6 +284,10 @@ MICA_VEC vi vi_from_s8(const int8_t *p)
 {
     return _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p));
 }
+MICA_VEC vi vi_from_words(const uint32_t *w, int v)
+{
+    return _mm256_cvtepu8_epi32(_mm_setr_epi32((int)w[2 * v], (int)w[2 * v + 1], 0, 0));
+}
 MICA_VEC vi vi_and(vi a, vi b)
 {
     return _mm256_and_si256(a, b);

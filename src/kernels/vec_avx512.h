@@ -282,6 +282,11 @@ MICA_VEC vi vi_from_s8(const int8_t *p)
 {
     return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p));
 }
+MICA_VEC vi vi_from_words(const uint32_t *w, int v)
+{
+    (void)v; /* all 16 bytes */
+    return _mm512_cvtepu8_epi32(_mm_setr_epi32((int)w[0], (int)w[1], (int)w[2], (int)w[3]));
+}
 MICA_VEC vi vi_and(vi a, vi b)
 {
     return _mm512_and_si512(a, b);

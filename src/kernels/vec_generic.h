@@ -322,6 +322,12 @@ MICA_VEC vi vi_from_s8(const int8_t *p)
 {
     return (vi){p[0], p[1], p[2], p[3]};
 }
+MICA_VEC vi vi_from_words(const uint32_t *w, int v)
+{
+    const uint32_t x = w[v];
+    return (vi){(int32_t)(x & 255u), (int32_t)(x >> 8 & 255u), (int32_t)(x >> 16 & 255u),
+                (int32_t)(x >> 24)};
+}
 MICA_VEC vi vi_and(vi a, vi b)
 {
     return a & b;

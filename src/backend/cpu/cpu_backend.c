@@ -204,6 +204,7 @@ static const mica_backend_ops cpu_ops = {
     .limit_norm = mica_cpu_limit_norm,
     .all_finite = mica_cpu_all_finite,
     .measure_peak = mica_cpu_measure_peak,
+    .measure_bandwidth = mica_cpu_measure_bandwidth,
 };
 
 static void describe(mica_cpu_backend *be)

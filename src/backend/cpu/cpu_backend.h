@@ -209,6 +209,7 @@ MICA_CPU_SLOT(cfg_combine, const mica_tensor *cond_PC, const mica_tensor *uncond
 MICA_CPU_SLOT(limit_norm, const mica_tensor *reference_PC, float limit, mica_tensor *y_PC);
 MICA_CPU_SLOT(all_finite, const mica_tensor *x, bool *out);
 MICA_CPU_SLOT(measure_peak, mica_precision precision, double *flops);
+MICA_CPU_SLOT(measure_bandwidth, double *bytes);
 MICA_CPU_SLOT(upload_f32, const mica_tensor *dst, const float *src);
 
 mica_status mica_cpu_download_f32(mica_backend *be, float *dst, const mica_tensor *src,

@@ -51,7 +51,7 @@ static void cuda_drop_weights(mica_backend *be, mica_weight *const *weights, int
 }
 
 /* A slot that backend_ops.h gains must not be forgotten here: it would be NULL. */
-enum { SLOTS = 46 };
+enum { SLOTS = 47 };
 _Static_assert(sizeof(mica_backend_ops) == SLOTS * sizeof(void (*)(void)), "implement new slots");
 
 static const mica_backend_ops cuda_ops = {
@@ -98,6 +98,7 @@ static const mica_backend_ops cuda_ops = {
     .limit_norm = mica_cuda_op_limit_norm,
     .all_finite = mica_cuda_op_all_finite,
     .measure_peak = mica_cuda_op_measure_peak,
+    .measure_bandwidth = mica_cuda_op_measure_bandwidth,
     .branch = mica_cuda_op_branch,
     .profile_mark = mica_cuda_op_profile_mark,
     .profile_read = mica_cuda_op_profile_read,

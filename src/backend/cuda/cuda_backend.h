@@ -43,6 +43,7 @@ typedef struct mica_cuda_dnn_conv mica_cuda_dnn_conv;
 typedef struct mica_cuda_prepared mica_cuda_prepared;
 typedef struct mica_cuda_ref mica_cuda_ref;
 typedef struct mica_cuda_group mica_cuda_group;
+typedef struct mica_cuda_product mica_cuda_product;
 
 typedef struct mica_cuda_pool {
     mica_cuda_chunk *first, *current;
@@ -201,7 +202,8 @@ typedef enum mica_cuda_form {
     MICA_CUDA_FORM_CONV,       /* [O][KY][KX][C] as such a matrix, rows of zeros up to 8 outputs */
     MICA_CUDA_FORM_F32,        /* [1][n] f32: vectors for own kernels */
     MICA_CUDA_FORM_BF16,       /* [1][n] bf16: biases for cuBLASLt's epilogue */
-    MICA_CUDA_FORM_FP8 /* [rows][cols] in e4m3, then a scale per row in f32, 256-byte aligned */
+    MICA_CUDA_FORM_FP8,   /* [rows][cols] in e4m3, then a scale per row in f32, 256-byte aligned */
+    MICA_CUDA_FORM_PACKED /* bytes: a packed weight as it is, its scales behind it (cuda_packed.c) */
 } mica_cuda_form;
 
 /* The weight on the device in the form asked for, uploaded at first use. Valid until this
@@ -213,6 +215,16 @@ void mica_cuda_weight_drop(mica_cuda_backend *be, mica_weight *w);
 /* Frees at least `size` bytes of what nobody needs now, or what there is; false: nothing. */
 bool mica_cuda_weight_give_way(mica_cuda_backend *be, size_t size);
 uint64_t mica_cuda_weight_idle_bytes(mica_cuda_backend *be);
+/* Packed weights and int8 with scales (cuda_packed.c): size of the form, its bytes on their way, products
+ * and tables with such weights. */
+bool mica_cuda_is_packed(const mica_tensor *t);
+mica_status mica_cuda_packed_describe(mica_cuda_prepared *p, const char *name, mica_err *err);
+mica_status mica_cuda_packed_upload(mica_cuda_backend *be, mica_cuda_prepared *p, mica_err *err);
+mica_status mica_cuda_packed_linear(mica_cuda_backend *be, const mica_linear_args *args,
+                                    mica_cuda_product *p, mica_err *err);
+mica_status mica_cuda_packed_embed(mica_cuda_backend *be, const mica_tensor *w, const int32_t *ids,
+                                   int64_t count, const mica_tensor *y_LD, const char *name,
+                                   mica_err *err);
 /* The scale factor of row `row`; 1 when the weight has none. */
 float mica_cuda_weight_scale(const mica_tensor *w, int64_t row);
 
@@ -302,7 +314,7 @@ mica_status mica_cuda_linear_fp8(mica_cuda_backend *be, const mica_linear_args *
 /* y = epilogue(x w^T) for `rows` rows of x (any even view) with a prepared matrix; shared by
  * linears and convolutions. The scratch block is taken by the caller, mica_cuda_product_scratch
  * bytes of it. */
-typedef struct mica_cuda_product {
+struct mica_cuda_product {
     const char *name;
     mica_cuda_view x, y, residual; /* residual.data NULL: none */
     const void *w;
@@ -312,7 +324,7 @@ typedef struct mica_cuda_product {
     mica_act act;
     bool direct; /* decided by plan */
     bool convert_x;
-} mica_cuda_product;
+};
 /* Bytes of scratch it needs. */
 size_t mica_cuda_product_plan(mica_cuda_backend *be, mica_cuda_product *p);
 mica_status mica_cuda_product_run(mica_cuda_backend *be, const mica_cuda_product *p, void *scratch,
@@ -403,6 +415,7 @@ MICA_CUDA_SLOT(cfg_combine, const mica_tensor *cond_PC, const mica_tensor *uncon
 MICA_CUDA_SLOT(limit_norm, const mica_tensor *reference_PC, float limit, mica_tensor *y_PC);
 MICA_CUDA_SLOT(all_finite, const mica_tensor *x, bool *out);
 MICA_CUDA_SLOT(measure_peak, mica_precision precision, double *flops);
+MICA_CUDA_SLOT(measure_bandwidth, double *bytes);
 MICA_CUDA_SLOT(branch, int branch);
 mica_status mica_cuda_branch_open(mica_cuda_backend *be, mica_err *err);
 void mica_cuda_branch_close(mica_cuda_backend *be);

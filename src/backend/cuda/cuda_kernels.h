@@ -149,6 +149,52 @@ typedef struct mica_cuda_adapt_args {
 } mica_cuda_adapt_args;
 cudaError_t mica_cuda_adapt(const mica_cuda_adapt_args *args, cudaStream_t stream);
 
+/* ---- packed weights (cuda_packed.cu) ---- */
+
+/* The packed types of tensor.h in their order, and int8. */
+typedef enum mica_cuda_packed {
+    MICA_CUDA_PACKED_Q8_0 = 0,
+    MICA_CUDA_PACKED_Q4_0,
+    MICA_CUDA_PACKED_Q4_1,
+    MICA_CUDA_PACKED_Q5_0,
+    MICA_CUDA_PACKED_Q5_1,
+    MICA_CUDA_PACKED_Q2_K,
+    MICA_CUDA_PACKED_Q3_K,
+    MICA_CUDA_PACKED_Q4_K,
+    MICA_CUDA_PACKED_Q5_K,
+    MICA_CUDA_PACKED_Q6_K,
+    MICA_CUDA_PACKED_IQ4_NL,
+    MICA_CUDA_PACKED_IQ4_XS,
+    MICA_CUDA_PACKED_MXFP4,
+    MICA_CUDA_PACKED_B2,
+    MICA_CUDA_PACKED_B3,
+    MICA_CUDA_PACKED_B4,
+    MICA_CUDA_PACKED_B5,
+    MICA_CUDA_PACKED_B6,
+    MICA_CUDA_PACKED_B8,
+    MICA_CUDA_PACKED_S8,
+    MICA_CUDA_PACKED_COUNT
+} mica_cuda_packed;
+
+/* rows x n numbers on the device; n is a multiple of 32, of 256 from Q2_K to Q6_K and for IQ4_XS. Rows lie
+ * behind each other. B types: scales and biases (NULL: zeros) of `scale_type` per `group` numbers. S8:
+ * scale is one f32 per row. */
+typedef struct mica_cuda_packed_rows {
+    mica_cuda_packed type;
+    int64_t rows, n;
+    const void *data, *scale, *bias;
+    mica_cuda_type scale_type;
+    int group;
+} mica_cuda_packed_rows;
+
+/* y[i][r] = sum_k x[i][k] w[r][k] for m <= 8 rows of x (f32 or bf16, one dimension of rows); sums in f32,
+ * y rows ld apart. */
+cudaError_t mica_cuda_packed_dot(const mica_cuda_packed_rows *w, const mica_cuda_view *x, float *y,
+                                 int64_t ld, cudaStream_t stream);
+/* The numbers, f32 or bf16, rows ld apart; columns from n to ld are set to 0. */
+cudaError_t mica_cuda_packed_expand(const mica_cuda_packed_rows *w, void *dst, mica_cuda_type type,
+                                    int64_t ld, cudaStream_t stream);
+
 /* Patches of output pixels [first, first + count) of a channels-last picture: row p holds
  * [KY][KX][C] of pixel first + p, then zeros up to ld. */
 typedef struct mica_cuda_patches_args {

@@ -145,6 +145,8 @@ mica_status mica_cuda_op_linear(mica_backend *base, const mica_linear_args *args
     if (p.x.n != w->shape_[1] || p.y.n != p.outputs || (p.residual.data && p.residual.n != p.y.n))
         return MICA_FAIL(err, MICA_E_UNSUPPORTED, "%s: rows of a linear must be contiguous",
                          p.name);
+    if (mica_cuda_is_packed(w))
+        return mica_cuda_packed_linear(be, args, &p, err);
     MICA_TRY(mica_cuda_weight(be, args->w_OD, MICA_CUDA_FORM_MATRIX, &p.w, err));
     MICA_TRY(mica_cuda_scratch(be, mica_cuda_product_plan(be, &p), &scratch, err));
     return mica_cuda_product_run(be, &p, scratch, err);

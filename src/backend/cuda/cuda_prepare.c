@@ -400,15 +400,18 @@ static void release_pages(const mica_weight *w)
 mica_status mica_cuda_weight_upload(mica_cuda_backend *be, mica_cuda_prepared *p, const char *name,
                                     mica_err *err)
 {
-    const size_t size = (size_t)mica_dtype_get(p->tensor.dtype)->size;
-    const size_t row_size = (size_t)p->cols * size + sizeof(float);
+    const bool is_packed = p->form == MICA_CUDA_FORM_PACKED;
+    const size_t size = is_packed ? 1 : (size_t)mica_dtype_get(p->tensor.dtype)->size;
+    const size_t row_size = is_packed ? 1 : (size_t)p->cols * size + sizeof(float);
     const int64_t most = (int64_t)((MICA_CUDA_STAGE_SIZE - 512) / row_size);
     if (most < 1)
         return MICA_FAIL(err, MICA_E_UNSUPPORTED, "%s: a row of %zu bytes is too long to upload",
                          name, row_size);
     if (!be->stage_dev)
         MICA_TRY(mica_cuda_alloc(be, MICA_CUDA_STAGE_SIZE, "staging", &be->stage_dev, err));
-    for (int64_t first = 0; first < p->rows; first += most)
+    if (is_packed)
+        MICA_TRY(mica_cuda_packed_upload(be, p, err));
+    for (int64_t first = 0; !is_packed && first < p->rows; first += most)
         MICA_TRY(upload_part(be, p, first, MICA_MIN(most, p->rows - first), err));
     if (!p->ready)
         MICA_TRY(mica_cuda_check(cudaEventCreateWithFlags(&p->ready, cudaEventDisableTiming),
@@ -422,6 +425,8 @@ static mica_status describe_form(mica_cuda_prepared *p, const char *name, mica_e
     const mica_tensor *w = &p->tensor;
     const int64_t count = mica_tensor_count(w);
     char text[96];
+    if (p->form == MICA_CUDA_FORM_PACKED)
+        return mica_cuda_packed_describe(p, name, err);
     bool fits = mica_dtype_get(w->dtype)->is_float;
     if (p->form == MICA_CUDA_FORM_MATRIX || p->form == MICA_CUDA_FORM_FP8 ||
         p->form == MICA_CUDA_FORM_CONV) {
@@ -522,11 +527,12 @@ mica_status mica_cuda_weight(mica_cuda_backend *be, mica_weight *w, mica_cuda_fo
     *out = NULL;
     if (!w)
         return MICA_OK;
+    const bool is_bytes = form == MICA_CUDA_FORM_FP8 || form == MICA_CUDA_FORM_PACKED;
     const mica_cuda_prepared model = {
         .form = form,
-        .type = form == MICA_CUDA_FORM_F32    ? MICA_CUDA_F32
+        .type = is_bytes                      ? MICA_CUDA_F8_E4M3
+                : form == MICA_CUDA_FORM_F32  ? MICA_CUDA_F32
                 : form == MICA_CUDA_FORM_BF16 ? MICA_CUDA_BF16
-                : form == MICA_CUDA_FORM_FP8  ? MICA_CUDA_F8_E4M3
                                               : mica_cuda_compute_type(be),
         .tensor = w->tensor,
         .adapters = form == MICA_CUDA_FORM_MATRIX ? w->adapters : NULL,

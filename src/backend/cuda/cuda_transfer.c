@@ -119,6 +119,8 @@ mica_status mica_cuda_op_embed_rows(mica_backend *base, mica_weight *w_VD, const
     mica_cuda_backend *be = mica_cuda_from(base);
     const mica_tensor *w = &w_VD->tensor;
     const char *name = w_VD->name ? w_VD->name : "table";
+    if (mica_cuda_is_packed(w))
+        return mica_cuda_packed_embed(be, w, ids, count, y_LD, name, err);
     if (!mica_dtype_get(w->dtype)->is_float || w->stride_[1] != 1 || y_LD->ndim != 2)
         return MICA_FAIL(err, MICA_E_UNSUPPORTED, "%s: a table needs rows of floats", name);
     const size_t row =

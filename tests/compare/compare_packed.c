@@ -1,0 +1,137 @@
+/* compare_packed.c - linears and tables of packed weights on two backends: every type, few rows and many.
+ *
+ * Blocks are random bytes with finite f16 fields of a usual size, as in test_backend_packed.c. */
+#include "compare.h"
+
+#include "base/half.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define F32_BOUND  3e-6
+#define BF16_BOUND 6e-3
+
+static const mica_dtype TYPES[] = {
+    MICA_DTYPE_Q8_0,   MICA_DTYPE_Q4_0,   MICA_DTYPE_Q4_1,  MICA_DTYPE_Q5_0, MICA_DTYPE_Q5_1,
+    MICA_DTYPE_Q2_K,   MICA_DTYPE_Q3_K,   MICA_DTYPE_Q4_K,  MICA_DTYPE_Q5_K, MICA_DTYPE_Q6_K,
+    MICA_DTYPE_IQ4_NL, MICA_DTYPE_IQ4_XS, MICA_DTYPE_MXFP4, MICA_DTYPE_MLX2, MICA_DTYPE_MLX3,
+    MICA_DTYPE_MLX4,   MICA_DTYPE_MLX5,   MICA_DTYPE_MLX6,  MICA_DTYPE_MLX8, MICA_DTYPE_I8,
+};
+#define TYPE_COUNT ((int)(sizeof TYPES / sizeof TYPES[0]))
+
+/* Where a block keeps f16 numbers. */
+static void tame(cmp *c, mica_dtype dtype, uint8_t *block)
+{
+    int at[2] = {0, 0};
+    if (dtype == MICA_DTYPE_Q4_1 || dtype == MICA_DTYPE_Q5_1 || dtype == MICA_DTYPE_Q4_K ||
+        dtype == MICA_DTYPE_Q5_K)
+        at[1] = 2;
+    if (dtype == MICA_DTYPE_Q2_K)
+        at[0] = 80, at[1] = 82;
+    if (dtype == MICA_DTYPE_Q3_K)
+        at[0] = at[1] = 108;
+    if (dtype == MICA_DTYPE_Q6_K)
+        at[0] = at[1] = 208;
+    for (int i = 0; i < 2; i++) {
+        const uint16_t h = mica_f32_to_f16(0.01f * cmp_normal(c));
+        memcpy(block + at[i], &h, 2);
+    }
+    if (dtype == MICA_DTYPE_MXFP4)
+        block[0] = (uint8_t)cmp_int(c, 118, 126);
+}
+
+static void add_scales(cmp *c, mica_tensor *t)
+{
+    static const mica_dtype KINDS[] = {MICA_DTYPE_F16, MICA_DTYPE_BF16, MICA_DTYPE_F32};
+    const bool grouped = t->dtype != MICA_DTYPE_I8;
+    const int group = grouped ? 32 << (t->shape_[1] % 64 == 0 ? cmp_int(c, 0, 1) : 0) : 0;
+    const int64_t count = grouped ? mica_tensor_count(t) / group : t->shape_[0];
+    const mica_dtype kind = KINDS[cmp_int(c, 0, 2)];
+    uint8_t *s = cmp_alloc((size_t)count * 8);
+    for (int64_t i = 0; i < 2 * count; i++) {
+        const float v = 0.01f * cmp_normal(c);
+        const uint16_t h = kind == MICA_DTYPE_F16 ? mica_f32_to_f16(v) : mica_f32_to_bf16(v);
+        memcpy(s + i * (kind == MICA_DTYPE_F32 ? 4 : 2),
+               kind == MICA_DTYPE_F32 ? (const void *)&v : &h, kind == MICA_DTYPE_F32 ? 4 : 2);
+    }
+    t->scale =
+        (mica_tensor_scale){.data = s,
+                            .dtype = kind,
+                            .per_row = !grouped,
+                            .group = group,
+                            .bias = grouped ? s + count * (kind == MICA_DTYPE_F32 ? 4 : 2) : NULL};
+}
+
+static cmp_weight packed_weight(cmp *c, mica_dtype dtype, int64_t rows, int64_t width)
+{
+    const mica_dtype_info *info = mica_dtype_get(dtype);
+    mica_tensor t = mica_tensor_2d(NULL, dtype, rows, width);
+    uint8_t *p = cmp_alloc(mica_tensor_size(&t));
+    cmp_weight w;
+    for (size_t i = 0; i < mica_tensor_size(&t); i++)
+        p[i] = (uint8_t)cmp_u32(c);
+    t.data = p;
+    if (mica_dtype_is_affine(dtype) || dtype == MICA_DTYPE_I8)
+        add_scales(c, &t);
+    else
+        for (size_t i = 0; i < mica_tensor_size(&t); i += (size_t)info->size)
+            tame(c, dtype, p + i);
+    for (int i = 0; i < 2; i++)
+        w.w[i] = (mica_weight){.tensor = t, .name = "packed"};
+    return w;
+}
+
+static void packed_linear(cmp *c)
+{
+    const mica_dtype type = TYPES[cmp_int(c, 0, TYPE_COUNT - 1)];
+    const int unit = mica_dtype_get(type)->block == 256 ? 256 : 32;
+    const int M = cmp_u32(c) & 1 ? cmp_int(c, 1, 8) : cmp_int(c, 9, 90);
+    const int D = unit * cmp_int(c, 1, 6), O = cmp_int(c, 1, 300);
+    const int rest = cmp_int(c, 0, 7);
+    const bool state = cmp_int(c, 0, 3) == 0, by_row = cmp_int(c, 0, 3) == 0;
+    const mica_act act = (mica_act)cmp_int(c, 0, 3);
+    snprintf(c->what, sizeof c->what, "%d x %d x %d, %s, act %d, rest %d%s%s", M, D, O,
+             mica_dtype_get(type)->name, (int)act, rest, state ? ", f32" : "",
+             by_row ? ", by row" : "");
+    cmp_tensor x =
+        state ? cmp_state(c, 1.0f, 2, CMP_SHAPE(M, D)) : cmp_act(c, 1.0f, 2, CMP_SHAPE(M, D));
+    cmp_weight w = packed_weight(c, type, O, D);
+    cmp_weight bias = cmp_weight_make(c, MICA_DTYPE_BF16, 1.0f, 0, 1, CMP_SHAPE(O));
+    cmp_tensor gate = cmp_state(c, 1.0f, 1, CMP_SHAPE(O));
+    cmp_tensor residual =
+        state ? cmp_state(c, 1.0f, 2, CMP_SHAPE(M, O)) : cmp_act(c, 1.0f, 2, CMP_SHAPE(M, O));
+    cmp_tensor y = cmp_output(c, state, 2, CMP_SHAPE(M, O));
+    for (int i = 0; i < 2; i++)
+        mica_linear(c->be[i], &(mica_linear_args){.x_MD = &x.t[i],
+                                                  .w_OD = &w.w[i],
+                                                  .bias_O = rest & 1 ? &bias.w[i] : NULL,
+                                                  .act = act,
+                                                  .gate_O = (rest & 6) == 6 ? &gate.t[i] : NULL,
+                                                  .residual_MO = rest & 2 ? &residual.t[i] : NULL,
+                                                  .y_MO = &y.t[i],
+                                                  .by_row = by_row});
+    cmp_result(c, &y, F32_BOUND, BF16_BOUND);
+    cmp_weight_free(c, &w);
+    cmp_weight_free(c, &bias);
+}
+
+static void packed_embed(cmp *c)
+{
+    const mica_dtype type = TYPES[cmp_int(c, 0, TYPE_COUNT - 1)];
+    const int unit = mica_dtype_get(type)->block == 256 ? 256 : 32;
+    const int V = cmp_int(c, 1, 40), D = unit * cmp_int(c, 1, 5), L = cmp_int(c, 1, 9);
+    int32_t ids[9];
+    for (int i = 0; i < L; i++)
+        ids[i] = cmp_int(c, 0, V - 1);
+    snprintf(c->what, sizeof c->what, "%d of [%d, %d] %s", L, V, D, mica_dtype_get(type)->name);
+    cmp_weight w = packed_weight(c, type, V, D);
+    cmp_tensor y = cmp_output(c, false, 2, CMP_SHAPE(L, D));
+    for (int i = 0; i < 2; i++)
+        mica_embed_rows(c->be[i], &w.w[i], ids, L, &y.t[i]);
+    cmp_result(c, &y, 1e-6, 3e-3);
+    cmp_weight_free(c, &w);
+}
+
+const cmp_op cmp_packed_ops[] = {
+    {"packed_linear", packed_linear, 60}, {"packed_embed", packed_embed, 20}, {0}};
