@@ -39,6 +39,9 @@
  * arrays indexed by the counter to become registers (clang takes a count later than that). */
 #ifdef __clang__
 #define MICA_UNROLL(n) MICA_PRAGMA_(clang loop unroll(full))
+#elif defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define MICA_UNROLL(                                                                               \
+    n) /* these builds are slow anyway, and at -O1 gcc complains of loops it dissolved */
 #else
 #define MICA_UNROLL(n) MICA_PRAGMA_(GCC unroll n)
 #endif

@@ -129,7 +129,7 @@ static void write_file(const layer *l, const char *path, const entry *list, int 
 {
     char names[4][128];
     mica_tensor tensors[4];
-    mica_safetensors_entry entries[4];
+    mica_safetensors_entry entries[4] = {{NULL, NULL}};
     mica_err err = {0};
     for (int i = 0; i < count; i++) {
         const int64_t n = list[i].rows * MICA_MAX(list[i].columns, 1);

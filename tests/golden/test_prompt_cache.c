@@ -113,7 +113,7 @@ static void craft(const char *good, const char *path, kind k)
     mica_weights *w = NULL;
     mica_err err = {0};
     mica_tensor tensors[3];
-    mica_safetensors_entry entries[3];
+    mica_safetensors_entry entries[3] = {{NULL, NULL}};
     char digest[17];
     int count = 3;
     assert_int_equal(mica_weights_open(&w, good, &err), MICA_OK);
