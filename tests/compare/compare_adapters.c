@@ -26,9 +26,12 @@ static int divisor_of(cmp *c, int n)
     return d;
 }
 
-static mica_tensor factor(cmp *c, cmp_weight *out, mica_dtype dtype, int rows, int columns)
+/* scale_kind as in cmp_weight_make. */
+static mica_tensor factor(cmp *c, cmp_weight *out, mica_dtype dtype, int scale_kind, int rows,
+                          int columns)
 {
-    *out = cmp_weight_make(c, dtype, 0.3f, 0, 2, CMP_SHAPE(rows, columns));
+    *out = cmp_weight_make(c, dtype, scale_kind ? 3.0f : 0.3f, scale_kind, 2,
+                           CMP_SHAPE(rows, columns));
     return out->w[0].tensor;
 }
 
@@ -43,15 +46,16 @@ static void draw(cmp *c, drawn *d, int i, int form, int outputs, int width)
     const bool whole = form == LOKR || form == DIFF;
     mica_adapter *a = &d->adapters[i];
     *a = (mica_adapter){.scale = 0.1f + 0.1f * (float)cmp_int(c, 0, 9)};
-    a->up[0] = factor(c, &d->part[i][0], type, p, whole ? q : r);
+    a->up[0] =
+        factor(c, &d->part[i][0], type, cmp_int(c, 0, 2), p, whole ? q : r); /* DoRA: per row */
     if (!whole)
-        a->down[0] = factor(c, &d->part[i][1], type, r, q);
+        a->down[0] = factor(c, &d->part[i][1], type, 0, r, q);
     if (form == LOHA) {
-        a->up[1] = factor(c, &d->part[i][2], type, p, 5);
-        a->down[1] = factor(c, &d->part[i][3], type, 5, q);
+        a->up[1] = factor(c, &d->part[i][2], type, 0, p, 5);
+        a->down[1] = factor(c, &d->part[i][3], type, 0, 5, q);
     }
     if (kron)
-        a->mix = factor(c, &d->part[i][4], MICA_DTYPE_F32, mix, b);
+        a->mix = factor(c, &d->part[i][4], MICA_DTYPE_F32, 0, mix, b);
     a->first = cmp_int(c, 0, outputs - 1);
     a->skip = cmp_int(c, 0, rows - 1);
     a->count = MICA_MIN(outputs - a->first, rows - a->skip);
@@ -76,7 +80,9 @@ static void adapters(cmp *c)
     for (int i = 0; i < count; i++)
         draw(c, &d, i, i ? cmp_int(c, 0, FORMS - 1) : form, O, D);
     cmp_tensor x = cmp_act(c, 1.0f, 2, CMP_SHAPE(M, D));
-    cmp_weight w = cmp_weight_make(c, MICA_DTYPE_BF16, 0.1f, 0, 2, CMP_SHAPE(O, D));
+    const int scaled = cmp_int(c, 0, 2);
+    cmp_weight w =
+        cmp_weight_make(c, MICA_DTYPE_BF16, scaled ? 1.0f : 0.1f, scaled, 2, CMP_SHAPE(O, D));
     for (int pass = 0; pass < 2; pass++) {
         cmp_tensor y = cmp_output(c, true, 2, CMP_SHAPE(M, O));
         for (int i = 0; i < 2; i++) {

@@ -75,6 +75,9 @@ timings() {
     step 60 'bench qwen-image, 2 layers, 1024' "$MICA" bench --synthetic qwen-image:layers=2 \
         -W 1024 -H 1024 --steps 5 --device cuda --precision bf16
     step 60 'timings of operations, f32' "$COMPARE" --bench cuda:f32
+    step 60 'timings of pictures, bf16' "$COMPARE" --bench-pictures cuda:bf16
+    step 90 'bench qwen-image, 16 layers, streamed' "$MICA" bench --synthetic qwen-image:layers=16,text_layers=1 \
+        -W 1024 -H 1024 --cache --steps 10 --device cuda --precision bf16 --vram 4G
 }
 
 memory() {
@@ -87,7 +90,7 @@ memory() {
             "$COMPARE" cpu:f32 cuda:$precision --seed 3
     done
     # Own kernels that share memory between threads; the libraries' are not ours to check.
-    for op in layer_norm_modulate group_norm guidance; do
+    for op in layer_norm_modulate group_norm picture_groups picture_unit_rows guidance; do
         step 60 "racecheck $op" compute-sanitizer --tool racecheck --error-exitcode 9 \
             "$COMPARE" cpu:f32 cuda:bf16 --seed 4 --op $op
     done

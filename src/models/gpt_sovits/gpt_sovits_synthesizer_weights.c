@@ -159,7 +159,7 @@ static float *make(maker *m, mica_weight *w, int ndim, const int64_t *shape)
     t.data = mica_arena_alloc(m->arena, mica_tensor_size(&t));
     m->failed |= !t.data;
     w->tensor = t;
-    w->mapped = false;
+    w->mapped = w->lasting = false; /* the arena may go before the backend */
     return t.data;
 }
 
