@@ -309,8 +309,13 @@ static mica_status run_speak(speak_run *run, mica_text *result, mica_err *err)
         MICA_TRY(write_sound(run, err));
     if (a->timestamps)
         MICA_TRY(speak_write_timestamps(run, err));
-    if (a->stream)
-        return MICA_OK; /* standard output is sound */
+    if (a->stream) { /* standard output is sound */
+        mica_err note = {0};
+        MICA_FAIL(&note, MICA_OK, "the first sound came after %.2f s", run->first_sound);
+        if (!a->common.quiet)
+            cli_note(note.text);
+        return MICA_OK;
+    }
     speak_describe(run, result);
     return result->failed ? MICA_FAIL(err, MICA_E_NOMEM, "out of memory") : MICA_OK;
 }

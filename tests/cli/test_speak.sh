@@ -68,6 +68,7 @@ check 'time stamps' grep -q '{"sentences":\[{"text":' t.json
 works speak $parts $phones --voice "$ref" --stream pcm
 tail -c +45 a.wav >a.pcm
 check 'the stream holds the samples of the file' cmp "$out" a.pcm
+check 'a note tells of the first sound' grep -Eq '^mica: note: the first sound came after [0-9.]+ s$' "$err"
 works speak $parts $phones --voice "$ref" --stream wav -o d.wav
 check 'with -o the file is there too' cmp a.wav d.wav
 tail -c +45 "$out" >stream.pcm

@@ -1,7 +1,8 @@
 /* gpt_sovits_input.c - recordings to what the networks hear, and stages given by files.
  *
  *     file ─mono─┬─ soxr, 16 kHz ─ + 9600 zeros ──────────────────► HuBERT
- *                └─ sinc, 32 kHz ─ peak rule ─ spectrum 2048/640 ──► style
+ *                └─ sinc, 32 kHz ─ peak rule ─┬─ spectrum 2048/640 ──► style
+ *                                             └─ sinc, 16 kHz ─ filter banks ──► speaker network
  *
  * Reference: TTS_infer_pack/TTS.py _set_prompt_semantic and _get_ref_spec. The 9,600 zeros are 0.3 s at
  * 32 kHz, appended to the signal at 16 kHz, where they are 0.6 s; models were used so ever since. */
@@ -178,27 +179,33 @@ static void limit_peak(mica_audio *a)
         a->samples[i] /= fminf(2.0f, peak);
 }
 
+/* Filter banks for the speaker network. Its 16 kHz come from the sound of the spectrum, by the same filter:
+ * not what HuBERT hears. */
+static mica_status find_fbank(recording *r, const mica_audio *same, mica_err *err)
+{
+    mica_audio low = {0};
+    MICA_TRY(mica_audio_resample_sinc(same, 16000, &low, err));
+    const mica_status st =
+        mica_spectrum_fbank16k(low.samples, low.count, MICA_GS_SPEAKER_BINS, &r->fbank, err);
+    mica_audio_deinit(&low);
+    r->audio.fbank_RC = r->fbank.values_RB;
+    r->audio.fbank_frames = (int64_t)r->fbank.frames;
+    return st;
+}
+
 static mica_status find_spectrum(recording *r, const mica_gs_facts *facts, mica_err *err)
 {
     mica_audio same = {0};
     MICA_TRY(mica_audio_resample_sinc(&r->sound, facts->rate, &same, err));
     limit_peak(&same);
-    const mica_status st = mica_spectrum_magnitude(same.samples, same.count, (size_t)facts->fft,
-                                                   (size_t)facts->hop, &r->spectrum, err);
+    mica_status st = mica_spectrum_magnitude(same.samples, same.count, (size_t)facts->fft,
+                                             (size_t)facts->hop, &r->spectrum, err);
+    if (!st && facts->wants_speaker)
+        st = find_fbank(r, &same, err);
     mica_audio_deinit(&same);
     r->audio.spectrum_RC = r->spectrum.values_RB;
     r->audio.frames = (int64_t)r->spectrum.frames;
     return st;
-}
-
-/* Filter banks for the speaker network, from the sound at 16 kHz. */
-static mica_status find_fbank(recording *r, const mica_audio *low, mica_err *err)
-{
-    MICA_TRY(
-        mica_spectrum_fbank16k(low->samples, low->count, MICA_GS_SPEAKER_BINS, &r->fbank, err));
-    r->audio.fbank_RC = r->fbank.values_RB;
-    r->audio.fbank_frames = (int64_t)r->fbank.frames;
-    return MICA_OK;
 }
 
 /* Leaves the stretch of the recording that is used, and a note when it is not all. */
@@ -216,28 +223,18 @@ static mica_status choose_window(recording *r, const char *path, mica_text *note
     return MICA_OK;
 }
 
-static mica_status find_samples(recording *r, const mica_audio *low, mica_err *err)
-{
-    r->samples_16k = mica_mem_calloc(low->count + SILENCE, sizeof *r->samples_16k);
-    if (!r->samples_16k)
-        return no_memory("a recording", err);
-    memcpy(r->samples_16k, low->samples, low->count * sizeof *low->samples);
-    r->audio.samples_16k = r->samples_16k;
-    r->audio.sample_count = (int64_t)low->count + SILENCE;
-    return MICA_OK;
-}
-
-static mica_status find_low(recording *r, bool wants_samples, bool wants_fbank, mica_err *err)
+/* What HuBERT hears. */
+static mica_status find_samples(recording *r, mica_err *err)
 {
     mica_audio low = {0};
-    if (!wants_samples && !wants_fbank)
-        return MICA_OK;
     MICA_TRY(mica_audio_resample_soxr(&r->sound, 16000, &low, err));
-    mica_status st = wants_samples ? find_samples(r, &low, err) : MICA_OK;
-    if (!st && wants_fbank)
-        st = find_fbank(r, &low, err);
+    r->samples_16k = mica_mem_calloc(low.count + SILENCE, sizeof *r->samples_16k);
+    if (r->samples_16k)
+        memcpy(r->samples_16k, low.samples, low.count * sizeof *low.samples);
+    r->audio.samples_16k = r->samples_16k;
+    r->audio.sample_count = (int64_t)low.count + SILENCE;
     mica_audio_deinit(&low);
-    return st;
+    return r->samples_16k ? MICA_OK : no_memory("a recording", err);
 }
 
 /* is_heard: its codes are wanted, so the rule for its length holds. */
@@ -247,7 +244,7 @@ static mica_status load_recording(recording *r, const char *path, const mica_gs_
     MICA_TRY(mica_audio_read(&r->sound, path, err));
     if (is_heard)
         MICA_TRY(choose_window(r, path, notes, err));
-    mica_status st = find_low(r, is_heard, facts->wants_speaker, err);
+    mica_status st = is_heard ? find_samples(r, err) : MICA_OK;
     if (!st)
         st = find_spectrum(r, facts, err);
     if (st)
