@@ -20,8 +20,9 @@ static const cli_option bench_table[] = {
      .kind = CLI_TEXT,
      .offset = AT(synthetic),
      .value = "SPEC",
-     .help = "random full-width weights made in memory instead of MODEL: qwen-image, or with fewer "
-             "blocks qwen-image:layers=2"},
+     .help =
+         "random full-width weights made in memory instead of MODEL: qwen-image, mixtral-8x7b, or "
+         "with fewer blocks qwen-image:layers=2"},
     {.name = "ablate",
      .kind = CLI_FLAG,
      .offset = AT(ablate),
@@ -72,7 +73,7 @@ static const cli_option bench_table[] = {
      .lo = 1,
      .hi = 100000,
      .value = "N",
-     .help = "length of the made-up prompt (20)"},
+     .help = "length of the made-up prompt (20; of a language model 512)"},
 };
 #undef AT
 

@@ -291,10 +291,11 @@ static mica_status bench_model(const api_bench *b)
         mica_text_add(&b->report->json, "{\"open_seconds\":%.6f,\"runs\":[",
                       mica_clock_seconds() - start);
         st = e->kind->speak       ? api_bench_speech(b, e)
+             : e->kind->complete  ? api_bench_text(b, e)
              : b->options.caching ? api_bench_caching(b, e)
                                   : bench_variant(b, e, "all techniques");
     }
-    if (!st && b->options.ablate && !b->options.caching && !e->kind->speak)
+    if (!st && b->options.ablate && !b->options.caching && e->kind->generate)
         st = bench_ablated(b, e);
     mica_text_add(&b->report->json, "]}");
     mica_engine_close(&e);

@@ -33,4 +33,7 @@ mica_status api_bench_caching(const api_bench *b, mica_engine *e);
 /* bench_speech.c: a sentence of a speech model; one JSON object behind "runs":[. */
 mica_status api_bench_speech(const api_bench *b, mica_engine *e);
 
+/* bench_text.c: a prompt read and an answer written; one JSON object behind "runs":[. */
+mica_status api_bench_text(const api_bench *b, mica_engine *e);
+
 #endif

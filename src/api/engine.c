@@ -127,7 +127,7 @@ static mica_status open_synthetic_as(mica_engine *e, const char *id, const char 
 
 static mica_status open_synthetic(mica_engine *e, const char *spec, mica_err *err)
 {
-    char id[64];
+    char id[64] = "";
     const size_t n = strcspn(spec, ":");
     if (n < sizeof id) {
         memcpy(id, spec, n);
@@ -136,11 +136,13 @@ static mica_status open_synthetic(mica_engine *e, const char *spec, mica_err *er
     }
     if (!e->kind && strncmp(spec, "gpt-sovits-", 11) == 0) /* "gpt-sovits-v2" is "gpt-sovits:v2" */
         return open_synthetic_as(e, "gpt-sovits", spec + 11, err);
+    if (!e->kind && strcmp(id, "mixtral-8x7b") == 0)
+        return open_synthetic_as(e, "mixtral", spec + n + (spec[n] == ':'), err);
     if (!e->kind)
         return MICA_FAIL(
             err, MICA_E_USAGE,
             "\"%s\" is no synthetic model; there are qwen-image[:layers=N,text_layers=N], "
-            "gpt-sovits-v2, gpt-sovits-v2pro and gpt-sovits-v2proplus",
+            "gpt-sovits-v2, gpt-sovits-v2pro, gpt-sovits-v2proplus and mixtral-8x7b[:layers=N]",
             spec);
     e->name = mica_mem_strdup(spec);
     if (!e->name)

@@ -80,6 +80,9 @@ typedef struct gguf_key {
 static mica_status read_gguf(mica_mixtral_config *c, const mica_weights *w, mica_err *err)
 {
     int64_t rope = 0;
+    const mica_tensor *embed = mica_weights_find(w, "model.embed_tokens.weight");
+    if (embed && embed->ndim == 2 && embed->shape_[0] > 0 && embed->shape_[0] <= 1 << 24)
+        c->lm.vocab = embed->shape_[0]; /* no value tells it */
     const gguf_key keys[] = {{"llama.embedding_length", &c->lm.width, MICA_CONFIG_MAX_SIZE},
                              {"llama.feed_forward_length", &c->lm.ffn, MICA_CONFIG_MAX_SIZE},
                              {"llama.block_count", &c->lm.layers, 1000},
