@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "base/mem.h"
 #include "completion/completion.h"
+#include "models/mixtral/mixtral.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -369,6 +370,70 @@ static void test_conversation(void **state)
     close_fixture(&f);
 }
 
+/* ----------------------------------------------------------------------- window -- */
+
+static void forward(fixture *f, mica_kv_cache *cache, const int32_t *ids, int64_t count,
+                    const mica_tap_sink *taps)
+{
+    mica_completion_model *m = &((mica_mixtral_session *)f->session)->completion;
+    const mica_completion_rows rows = {.cache = cache, .ids = ids, .count = count};
+    mica_err err = {0};
+    mica_run run;
+    mica_run_init(&run, NULL, NULL, taps);
+    if (m->ops->forward(m, &run, &rows, 1, taps != NULL, &err))
+        fail_msg("%s", err.text);
+}
+
+static int32_t likeliest(fixture *f)
+{
+    mica_completion_model *m = &((mica_mixtral_session *)f->session)->completion;
+    float logits[640];
+    mica_err err = {0};
+    int32_t best = 0;
+    assert_int_equal(m->ops->read_logits(m, logits, &err), MICA_OK);
+    for (int32_t i = 1; i < 640; i++)
+        best = logits[i] > logits[best] ? i : best;
+    return best;
+}
+
+/* In one piece every 7th row's logits, then in chunks and token by token the greedy tokens. */
+static void test_window(void **state)
+{
+    (void)state;
+    mica_err err = {0};
+    mica_weights *expected = NULL;
+    mica_trace *trace = NULL;
+    mica_kv_cache cache;
+    fixture f = open_fixture("mixtral/hf", MICA_PRECISION_F32, 2);
+    mica_mixtral_session *s = (mica_mixtral_session *)f.session;
+    assert_int_equal(mica_weights_open(&expected, CASES "window/expected.safetensors", &err),
+                     MICA_OK);
+    assert_int_equal(mica_trace_open(&trace, &err), MICA_OK);
+    s->weights.config.window = 24;
+    const mica_tensor *ids = mica_weights_find(expected, "input_ids");
+    const mica_tensor *tokens = mica_weights_find(expected, "greedy_tokens");
+    const int64_t count = ids->shape_[1];
+    assert_int_equal(s->completion.ops->cache_init(&s->completion, &cache, &err), MICA_OK);
+    forward(&f, &cache, ids->data, count, mica_trace_sink(trace));
+    mica_tensor every = *mica_trace_find(trace, "logits");
+    every.shape_[1] = 100;
+    every.stride_[1] *= 7;
+    golden_assert_near("logits", &every, mica_weights_find(expected, "logits"), 1e-4);
+    cache.count = 0;
+    for (int64_t at = 0; at < count; at += 300)
+        forward(&f, &cache, (const int32_t *)ids->data + at, MICA_MIN((int64_t)300, count - at),
+                NULL);
+    for (int64_t i = 0; i < tokens->shape_[0]; i++) {
+        const int32_t id = likeliest(&f);
+        assert_int_equal(id, ((const int32_t *)tokens->data)[i]);
+        forward(&f, &cache, &id, 1, NULL);
+    }
+    mica_kv_cache_deinit(&cache);
+    mica_trace_close(&trace);
+    mica_weights_close(&expected);
+    close_fixture(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -381,6 +446,7 @@ int main(void)
         cmocka_unit_test(test_ends),
         cmocka_unit_test(test_grammar),
         cmocka_unit_test(test_conversation),
+        cmocka_unit_test(test_window),
     };
     return cmocka_run_group_tests_name("mixtral_golden", tests, NULL, NULL);
 }
