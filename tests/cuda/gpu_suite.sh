@@ -3,15 +3,16 @@
 #
 #   1 operations   every operation of backend.h on the device against the CPU
 #   2 golden       whole models through the command line against the references' numbers
+#     text         Mixtral's greedy tokens on the device against the CPU's, which are the reference's
 #   3 timings      single operations at Qwen-Image's shapes, then two blocks at full width
 #   4 memory       1 again under compute-sanitizer
 #
 # A failing step does not end the run: LOG has everything, the summary comes last, and the status
 # is 1 if any step failed. Each step is held by `timeout`. Environment: MICA, COMPARE
-# (compare_backends), GOLDEN_CLI, DATA (tests/golden), STEPS (default "operations golden timings memory").
+# (compare_backends), GOLDEN_CLI, DATA (tests/golden), STEPS (default "operations golden text timings memory").
 set -u
 log=$1
-steps=${STEPS:-operations golden timings memory}
+steps=${STEPS:-operations golden text timings memory}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 : >"$log"
@@ -68,6 +69,32 @@ golden() {
     for name in base_cfg distilled edit edit_two; do
         one_case flux2_klein/model flux2_klein/cases/$name
     done
+}
+
+# Ids that both devices write, in f32; --ignore-eos keeps them to one length.
+same_tokens() {
+    for device in cpu cuda; do
+        "$MICA" complete "$1" -p 'The quick brown fox sits on a rock. 你好, what is 42?' --max-tokens 24 --temp 0 \
+            --ignore-eos --precision f32 --device $device --json >"$work/$device.json" || return 1
+        sed 's/.*"finish":"[a-z]*","tokens":\(\[[0-9,]*\]\),"prompt_tokens.*/\1/' "$work/$device.json" >"$work/$device.ids"
+    done
+    cat "$work/cpu.ids" "$work/cuda.ids"
+    cmp "$work/cpu.ids" "$work/cuda.ids"
+}
+
+text() {
+    for model in hf mlx_q4 mlx_q8; do
+        begin=$(date +%s)
+        if same_tokens "$DATA/mixtral/$model" >>"$log" 2>&1; then
+            passed=$((passed + 1))
+            echo "ok      $(($(date +%s) - begin))s text $model" | tee -a "$work/summary"
+        else
+            failed=$((failed + 1))
+            echo "FAILED  $(($(date +%s) - begin))s text $model" | tee -a "$work/summary"
+        fi
+    done
+    step 60 'text bf16' "$MICA" complete "$DATA/mixtral/hf" -p 'a b c' --max-tokens 300 --ignore-eos --device cuda
+    step 90 'bench mixtral-8x7b, 2 layers' "$MICA" bench --synthetic mixtral-8x7b:layers=2 --steps 2 --device cuda
 }
 
 timings() {
