@@ -14,7 +14,7 @@ typedef struct text_args {
     cli_common_args common;
     cli_engine_args engine;
     /* answers */
-    int max_tokens, context, chunk;
+    int max_tokens, context, chunk, cache_type;
     cli_texts stops;
     const char *grammar, *json_schema, *chat_template;
     bool ignore_eos;

@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+static const cli_word cache_words[] = {{"f32", 0}, {"q8", 1}, {NULL, 0}};
+
 #define AT(field) offsetof(text_args, field)
 const cli_option text_answer_table[] = {
     {.name = "max-tokens",
@@ -43,6 +45,12 @@ const cli_option text_answer_table[] = {
      .hi = 16777216,
      .value = "N",
      .help = "tokens of prompt and answer together; the model's"},
+    {.name = "cache-type",
+     .kind = CLI_WORD,
+     .offset = AT(cache_type),
+     .words = cache_words,
+     .value = "T",
+     .help = "keys and values of the context: q8 takes a quarter of the memory"},
     {.name = "chunk",
      .kind = CLI_INT,
      .offset = AT(chunk),
@@ -192,6 +200,7 @@ mica_status text_settings_make(text_settings *s, const text_args *args, mica_err
                                      .json_schema = s->json_schema,
                                      .chat_template = s->chat_template,
                                      .ignore_eos = args->ignore_eos,
+                                     .cache_q8 = args->cache_type == 1,
                                      .no_bos = args->no_bos,
                                      .logprobs = args->logprobs >= 0,
                                      .chances = args->logprobs > 0 ? args->logprobs : 0,

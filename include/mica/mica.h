@@ -500,6 +500,7 @@ typedef struct mica_text_options {
                                   this model, written afterwards */
     const char *trace_path; /* safetensors file: `input_ids`, `hidden_states.N`, `router_logits.N`,
                                   `logits` of one prompt, which is then read in one piece */
+    bool cache_q8;          /* keys and values in 8 bits: a quarter of the memory; CPU alone */
     mica_text_fn token;     /* NULL: only the result */
     void *token_user;
     mica_progress_fn progress; /* MICA_PHASE_TEXT: reading prompts; MICA_PHASE_DECODE: writing */

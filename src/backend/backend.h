@@ -381,7 +381,9 @@ typedef struct mica_relative_attention_args {
 void mica_relative_attention(mica_backend *be, const mica_relative_attention_args *args);
 
 /* General copy with permutation: dst[i...] = src[i...] where both views have the same shape_
- * and any strides (packing, unpacking, transposes, concatenation, dtype change act <-> f32). */
+ * and any strides (packing, unpacking, transposes, concatenation, dtype change act <-> f32). On the CPU dst
+ * may be of the affine type of 8 bits in memory of its own, scales and biases f32 (nn/kv_cache.h): each group
+ * of numbers then gets a scale and a bias that reach from its least number to its largest. */
 void mica_copy(mica_backend *be, const mica_tensor *src, mica_tensor *dst);
 
 /* y = sum_i coef[i] * x[i], 1 <= n <= 6, f32 state tensors of one size; y may be any x. */

@@ -232,6 +232,9 @@ mica_status mica_completion_run(mica_completion_model *m, const mica_text_option
                         .err = err};
     *result = (mica_completion_result){0};
     MICA_TRY(completion_check_options(m, options, err));
+    m->cache_q8 = options->cache_q8;
+    if (m->kept.rows && m->kept.q8 != m->cache_q8)
+        mica_completion_release(m);
     mica_run_init(&r.run, options->progress, options->progress_user, taps);
     mica_status st = run_all(&r, err);
     for (int i = 0; r.writers && i < r.count; i++)

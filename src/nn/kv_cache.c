@@ -4,6 +4,8 @@
 #include "base/checked.h"
 #include "base/mem.h"
 
+#include <string.h>
+
 mica_status mica_kv_cache_init(mica_kv_cache *c, mica_backend *be, int layers, int64_t heads,
                                int64_t width, mica_err *err)
 {
@@ -22,22 +24,74 @@ void mica_kv_cache_deinit(mica_kv_cache *c)
     *c = (mica_kv_cache){0};
 }
 
+mica_status mica_kv_cache_use_q8(mica_kv_cache *c, mica_err *err)
+{
+    if (mica_backend_is_queued(c->be))
+        return MICA_FAIL(err, MICA_E_UNSUPPORTED, "a cache in 8 bits is there on the CPU alone");
+    if (c->width % 32)
+        return MICA_FAIL(err, MICA_E_UNSUPPORTED,
+                         "a cache in 8 bits needs heads of a multiple of 32, not %lld",
+                         (long long)c->width);
+    c->q8 = true;
+    return MICA_OK;
+}
+
+/* Numbers of a head that share a scale. */
+static int group_of(const mica_kv_cache *c)
+{
+    return c->width % 128 == 0 ? 128 : c->width % 64 == 0 ? 64 : 32;
+}
+
+/* Bytes of one half's numbers; in 8 bits its scales follow, then its biases. */
+static size_t numbers(const mica_kv_cache *c, int64_t capacity)
+{
+    const size_t count = (size_t)(capacity * c->heads * c->width);
+    return c->q8 ? count : count * (size_t)mica_dtype_get(mica_backend_act_dtype(c->be))->size;
+}
+
+static size_t scales(const mica_kv_cache *c, int64_t capacity)
+{
+    return c->q8 ? (size_t)(capacity * c->heads * c->width) / (size_t)group_of(c) * sizeof(float)
+                 : 0;
+}
+
 static mica_tensor shaped(const mica_kv_cache *c, void *data, int64_t capacity)
 {
-    return mica_tensor_3d(data, mica_backend_act_dtype(c->be), capacity, c->heads, c->width);
+    const mica_dtype dtype = c->q8 ? MICA_DTYPE_MLX8 : mica_backend_act_dtype(c->be);
+    mica_tensor t = mica_tensor_3d(data, dtype, capacity, c->heads, c->width);
+    if (c->q8) {
+        const char *first = (const char *)data + numbers(c, capacity);
+        t.scale = (mica_tensor_scale){.data = first,
+                                      .dtype = MICA_DTYPE_F32,
+                                      .group = group_of(c),
+                                      .bias = first + scales(c, capacity)};
+    }
+    return t;
+}
+
+/* Rows from one half into a larger one. In 8 bits they are copied as they are. */
+static void move_rows(mica_kv_cache *c, const mica_tensor *from, mica_tensor *to)
+{
+    const mica_tensor old = mica_tensor_rows(from, 0, c->count);
+    mica_tensor fresh = mica_tensor_rows(to, 0, c->count);
+    if (!c->q8) {
+        mica_copy(c->be, &old, &fresh);
+        return;
+    }
+    memcpy(to->data, from->data, numbers(c, c->count));
+    memcpy((void *)(uintptr_t)to->scale.data, from->scale.data, scales(c, c->count));
+    memcpy((void *)(uintptr_t)to->scale.bias, from->scale.bias, scales(c, c->count));
 }
 
 /* One half of one layer with more room. */
 static mica_status grow(mica_kv_cache *c, mica_tensor *t, int64_t capacity, mica_err *err)
 {
-    mica_tensor grown = shaped(c, NULL, capacity);
-    grown.data = mica_backend_buffer_alloc(c->be, mica_tensor_size(&grown));
+    const size_t size = numbers(c, capacity) + 2 * scales(c, capacity);
+    void *data = mica_backend_buffer_alloc(c->be, size);
     MICA_TRY(mica_backend_check(c->be, err));
-    if (c->count > 0) {
-        const mica_tensor from = mica_tensor_rows(t, 0, c->count);
-        mica_tensor to = mica_tensor_rows(&grown, 0, c->count);
-        mica_copy(c->be, &from, &to);
-    }
+    mica_tensor grown = shaped(c, data, capacity);
+    if (c->count > 0)
+        move_rows(c, t, &grown);
     mica_backend_buffer_free(c->be, t->data);
     *t = grown;
     return mica_backend_check(c->be, err);
@@ -67,6 +121,6 @@ mica_tensor mica_kv_cache_rows(const mica_kv_cache *c, int layer, mica_kv_half h
 
 uint64_t mica_kv_cache_bytes(const mica_kv_cache *c)
 {
-    const mica_tensor t = shaped(c, NULL, c->capacity);
-    return 2 * (uint64_t)c->layers * (uint64_t)mica_tensor_size(&t);
+    return 2 * (uint64_t)c->layers *
+           (uint64_t)(numbers(c, c->capacity) + 2 * scales(c, c->capacity));
 }

@@ -4,7 +4,8 @@
  *            v [capacity, G, K]  ######........      capacity grows by 256 rows at a time
  *
  * New rows are written in place behind the others and nothing is ever joined (technique 4); growing
- * copies once in 256 tokens. Activations' dtype. The model writes and reads the rows by views:
+ * copies once in 256 tokens. Activations' dtype, or (CPU) 8 bits with an f32 scale and bias for each group
+ * of up to 128 numbers of a head: a quarter of the memory and 8.5 bits a number instead of 32. The model writes and reads the rows by views:
  *
  *     mica_kv_cache_reserve(cache, more)          once a pass
  *     mica_kv_cache_rows(cache, layer, MICA_KV_KEYS, cache->count, more)    where new keys go
@@ -23,15 +24,19 @@ typedef enum mica_kv_half { MICA_KV_KEYS = 0, MICA_KV_VALUES } mica_kv_half;
 typedef struct mica_kv_cache {
     mica_backend *be;
     int layers;
-    int64_t heads, width;   /* G, K */
-    int64_t count;          /* valid rows; may be set back to forget the last ones */
-    int64_t capacity;       /* a multiple of MICA_KV_STEP */
+    int64_t heads, width; /* G, K */
+    int64_t count;        /* valid rows; may be set back to forget the last ones */
+    int64_t capacity;     /* a multiple of MICA_KV_STEP */
+    bool q8;
     mica_tensor (*rows)[2]; /* by layer */
 } mica_kv_cache;
 
 /* Empty; the backend must outlive it. deinit also of a zeroed one. */
 mica_status mica_kv_cache_init(mica_kv_cache *c, mica_backend *be, int layers, int64_t heads,
                                int64_t width, mica_err *err);
+/* Before the first row: 8 bits from now on. MICA_E_UNSUPPORTED on a device, or for heads whose size is no
+ * multiple of 32. */
+mica_status mica_kv_cache_use_q8(mica_kv_cache *c, mica_err *err);
 void mica_kv_cache_deinit(mica_kv_cache *c);
 /* Room for `more` rows behind the valid ones. A failure leaves the cache as it was. */
 mica_status mica_kv_cache_reserve(mica_kv_cache *c, int64_t more, mica_err *err);

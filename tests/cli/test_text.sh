@@ -52,6 +52,10 @@ check 'likeliest first' test "$(json_get logprobs.0.likeliest.0.id <"$out")" = "
 works complete "$folder/hf" -p a --temp 0 --max-tokens 1 --logit-bias 300=1000 --json
 check 'bias' test "$(json_get tokens.0 <"$out")" = 300
 
+works complete "$folder/hf" -p "$prompt" --temp 0 --max-tokens 6 --ignore-eos --precision f32 --cache-type q8 --json
+check 'a cache in 8 bits' test "$(json_get tokens.0 <"$out")" = 284
+fails 2 'f32 alone' complete "$folder/hf" -p a --cache-type q8 --prompt-cache q.safetensors
+
 # A full context.
 works complete "$folder/hf" -p "$prompt" --context 45 --ignore-eos --json
 check 'context' test "$(json_get finish <"$out")" = context

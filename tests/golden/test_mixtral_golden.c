@@ -434,6 +434,44 @@ static void test_window(void **state)
     close_fixture(&f);
 }
 
+/* Keys and values in 8 bits move the logits a little and take a quarter of the memory. */
+static void test_cache_in_8_bits(void **state)
+{
+    (void)state;
+    static float logits[2][640];
+    const mica_tensor shape = mica_tensor_1d(NULL, MICA_DTYPE_F32, 640);
+    mica_weights *expected = NULL;
+    mica_err err = {0};
+    uint64_t bytes[2];
+    assert_int_equal(mica_weights_open(&expected, CASES "window/expected.safetensors", &err),
+                     MICA_OK);
+    const mica_tensor *ids = mica_weights_find(expected, "input_ids");
+    fixture f = open_fixture("mixtral/hf", MICA_PRECISION_F32, 2);
+    mica_completion_model *m = &((mica_mixtral_session *)f.session)->completion;
+    for (int q8 = 0; q8 < 2; q8++) {
+        mica_kv_cache cache;
+        m->cache_q8 = q8;
+        assert_int_equal(m->ops->cache_init(m, &cache, &err), MICA_OK);
+        forward(&f, &cache, ids->data, 290, NULL); /* then rows by themselves, over a growth */
+        for (int i = 290; i < 530; i++)
+            forward(&f, &cache, (const int32_t *)ids->data + i, 1, NULL);
+        forward(&f, &cache, (const int32_t *)ids->data + 530, 20, NULL);
+        assert_int_equal(m->ops->read_logits(m, logits[q8], &err), MICA_OK);
+        bytes[q8] = mica_kv_cache_bytes(&cache);
+        mica_kv_cache_deinit(&cache);
+    }
+    mica_tensor got = shape, want = shape;
+    got.data = logits[1];
+    want.data = logits[0];
+    const double distance = golden_relative_l2(&got, &want);
+    print_message("8 bits: %.4f of the logits, %.3f of the memory\n", distance,
+                  (double)bytes[1] / (double)bytes[0]);
+    assert_true(distance > 1e-5 && distance < 3e-2);
+    assert_true(bytes[1] * 3 < bytes[0]); /* groups of 32 here: 0.31; of 128: 0.27 */
+    mica_weights_close(&expected);
+    close_fixture(&f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -447,6 +485,7 @@ int main(void)
         cmocka_unit_test(test_grammar),
         cmocka_unit_test(test_conversation),
         cmocka_unit_test(test_window),
+        cmocka_unit_test(test_cache_in_8_bits),
     };
     return cmocka_run_group_tests_name("mixtral_golden", tests, NULL, NULL);
 }

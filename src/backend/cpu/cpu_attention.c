@@ -25,6 +25,7 @@
 #include "backend/cpu/cpu_backend.h"
 
 #include "backend/cpu/cpu_dnnl.h"
+#include "backend/cpu/cpu_linear.h"
 #include "kernels/kernels.h"
 
 #include <math.h>
@@ -174,6 +175,13 @@ static void run_op(const attention_job *j, mica_dnnl_op *op, int thread, const v
 static const float *joined_rows(const attention_job *j, const mica_tensor *const *t, int head,
                                 int64_t first, int count, float *temp, ptrdiff_t *ld)
 {
+    if (mica_dtype_is_packed(t[0]->dtype)) { /* of a cache in 8 bits */
+        const mica_packed_rows p =
+            mica_cpu_packed_rows(t[0], first, count, head * t[0]->stride_[1], j->width, NULL);
+        j->k->unpack_f32(&p, temp, j->width);
+        *ld = j->width;
+        return temp;
+    }
     const int64_t split = t[0]->shape_[0];
     if (first + count <= split || first >= split) {
         const mica_tensor *one = first < split ? t[0] : t[1];
@@ -467,6 +475,9 @@ static mica_status check_strides(const mica_attention_args *args, mica_err *err)
             args->v_MGK[s]->stride_[2] != 1 || args->out_LHK[s]->stride_[2] != 1)
             return MICA_FAIL(err, MICA_E_INTERNAL,
                              "attention: the channels of a head are not contiguous");
+    if (args->segments == 2 && (mica_dtype_is_packed(args->k_MGK[0]->dtype) ||
+                                mica_dtype_is_packed(args->k_MGK[1]->dtype)))
+        return MICA_FAIL(err, MICA_E_INTERNAL, "attention: keys in 8 bits come in one segment");
     if (args->scale < 0.0f)
         return MICA_FAIL(err, MICA_E_INTERNAL, "attention: scale %g; must not be negative",
                          (double)args->scale);

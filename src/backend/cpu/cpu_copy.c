@@ -148,9 +148,61 @@ static void grouped_task(void *user, int64_t index, int thread)
         copy_task((void *)(uintptr_t)g->job, i, thread);
 }
 
+/* --------------------------------------------------------------- quantise -- */
+
+typedef struct quantise_job {
+    const mica_tensor *src, *dst; /* [rows, heads, width] */
+} quantise_job;
+
+static void quantise_group(const float *x, int n, uint8_t *q, float *scale, float *bias)
+{
+    float lo = x[0], hi = x[0];
+    for (int i = 1; i < n; i++) {
+        lo = x[i] < lo ? x[i] : lo;
+        hi = x[i] > hi ? x[i] : hi;
+    }
+    const float step = (hi - lo) / 255.0f, inverse = step > 0.0f ? 1.0f / step : 0.0f;
+    for (int i = 0; i < n; i++)
+        q[i] = (uint8_t)((x[i] - lo) * inverse + 0.5f);
+    *scale = step;
+    *bias = lo;
+}
+
+static void quantise_task(void *user, int64_t row, int thread)
+{
+    const quantise_job *j = user;
+    const mica_tensor *src = j->src, *dst = j->dst;
+    const int group = dst->scale.group;
+    (void)thread;
+    for (int64_t h = 0; h < src->shape_[1]; h++)
+        for (int64_t k = 0; k < src->shape_[2]; k += group) {
+            const int64_t at = row * dst->stride_[0] + h * dst->stride_[1] + k;
+            float *scales = (float *)(uintptr_t)dst->scale.data + at / group;
+            float *biases = (float *)(uintptr_t)dst->scale.bias + at / group;
+            quantise_group((const float *)src->data + row * src->stride_[0] + h * src->stride_[1] +
+                               k,
+                           group, (uint8_t *)dst->data + at, scales, biases);
+        }
+}
+
+static mica_status quantise(mica_cpu_backend *be, const mica_tensor *src, const mica_tensor *dst,
+                            mica_err *err)
+{
+    quantise_job j = {src, dst};
+    if (dst->dtype != MICA_DTYPE_MLX8 || dst->ndim != 3 || src->dtype != MICA_DTYPE_F32 ||
+        src->stride_[2] != 1 || dst->stride_[2] != 1 || dst->scale.dtype != MICA_DTYPE_F32 ||
+        !dst->scale.data || !dst->scale.bias || dst->shape_[2] % dst->scale.group)
+        return MICA_FAIL(err, MICA_E_INTERNAL,
+                         "copy: only f32 becomes 8 bits, in groups of a head");
+    mica_cpu_parallel(be, src->shape_[0], quantise_task, &j);
+    return MICA_OK;
+}
+
 mica_status mica_cpu_copy(mica_backend *base, const mica_tensor *src, mica_tensor *dst,
                           mica_err *err)
 {
+    if (mica_dtype_is_packed(dst->dtype))
+        return quantise(mica_cpu_from(base), src, dst, err);
     mica_cpu_backend *be = mica_cpu_from(base);
     if (src->dtype != MICA_DTYPE_F32 || dst->dtype != MICA_DTYPE_F32)
         return MICA_FAIL(err, MICA_E_INTERNAL, "copy: %s to %s; tensors of this backend are f32",

@@ -8,7 +8,7 @@
  * which pays for many rows, would write more than it reads. A task's weights stay in L2 for the second
  * row of x, a chunk's keys for the heads that share them. Chunks follow from the number of keys
  * alone, and a chunk's sums are added in order, so threads change nothing. */
-#include "backend/cpu/cpu_backend.h"
+#include "backend/cpu/cpu_linear.h"
 
 #include "kernels/kernels.h"
 
@@ -108,6 +108,7 @@ mica_status mica_cpu_linear_by_row(mica_cpu_backend *be, const mica_linear_args 
 /* ------------------------------------------------------------ attention -- */
 
 typedef struct few_job {
+    mica_cpu_backend *be;
     const mica_kernels *k;
     const mica_tensor *q, *key, *value, *out;
     int queries, heads, key_heads, width, chunks;
@@ -128,10 +129,19 @@ static float *score_row(const few_job *j, int head, int query)
     return j->scores + ((int64_t)head * j->queries + query) * j->keys;
 }
 
-static const float *cache_rows(const few_job *j, const mica_tensor *t, int64_t first, int key_head)
+/* Rows of one head as f32: in place, or unpacked from 8 bits into thread scratch. */
+static const float *cache_rows(const few_job *j, const mica_tensor *t, int64_t first, int count,
+                               int key_head, int thread, ptrdiff_t *ld)
 {
-    (void)j;
-    return (const float *)t->data + first * t->stride_[0] + key_head * t->stride_[1];
+    *ld = (ptrdiff_t)t->stride_[0];
+    if (!mica_dtype_is_packed(t->dtype))
+        return (const float *)t->data + first * t->stride_[0] + key_head * t->stride_[1];
+    const mica_packed_rows p =
+        mica_cpu_packed_rows(t, first, count, key_head * t->stride_[1], j->width, NULL);
+    float *temp = mica_cpu_thread_scratch(j->be, thread);
+    j->k->unpack_f32(&p, temp, j->width);
+    *ld = j->width;
+    return temp;
 }
 
 /* Task: one chunk of one key head, all heads and queries that read it. */
@@ -141,11 +151,11 @@ static void score_task(void *user, int64_t index, int thread)
     const int key_head = (int)(index / j->chunks), share = j->heads / j->key_heads;
     const int64_t first = index % j->chunks * KEYS;
     const int count = (int)MICA_MIN((int64_t)KEYS, j->keys - first);
-    const float *rows = cache_rows(j, j->key, first, key_head);
-    (void)thread;
+    ptrdiff_t ld;
+    const float *rows = cache_rows(j, j->key, first, count, key_head, thread, &ld);
     for (int h = key_head * share; h < (key_head + 1) * share; h++)
         for (int i = 0; i < j->queries; i++)
-            j->k->gemv_f32(count, j->width, rows, (ptrdiff_t)j->key->stride_[0],
+            j->k->gemv_f32(count, j->width, rows, ld,
                            (const float *)j->q->data + i * j->q->stride_[0] + h * j->q->stride_[1],
                            score_row(j, h, i) + first);
 }
@@ -175,14 +185,13 @@ static void value_task(void *user, int64_t index, int thread)
     const int chunk = (int)(index % j->chunks);
     const int64_t first = (int64_t)chunk * KEYS;
     const int count = (int)MICA_MIN((int64_t)KEYS, j->keys - first);
-    const float *rows = cache_rows(j, j->value, first, key_head);
-    (void)thread;
+    ptrdiff_t ld;
+    const float *rows = cache_rows(j, j->value, first, count, key_head, thread, &ld);
     for (int h = key_head * share; h < (key_head + 1) * share; h++)
         for (int i = 0; i < j->queries; i++) {
             float *part = part_of(j, chunk, h, i);
             memset(part, 0, (size_t)j->width * sizeof *part);
-            j->k->gemv_kmajor(count, j->width, rows, (ptrdiff_t)j->value->stride_[0],
-                              score_row(j, h, i) + first, part);
+            j->k->gemv_kmajor(count, j->width, rows, ld, score_row(j, h, i) + first, part);
         }
 }
 
@@ -201,7 +210,8 @@ mica_status mica_cpu_attention_few(mica_cpu_backend *be, const mica_attention_ar
                                    mica_err *err)
 {
     const mica_tensor *q = args->q_LHK[0], *k = args->k_MGK[0];
-    few_job j = {.k = be->kernels,
+    few_job j = {.be = be,
+                 .k = be->kernels,
                  .q = q,
                  .key = k,
                  .value = args->v_MGK[0],
@@ -218,7 +228,9 @@ mica_status mica_cpu_attention_few(mica_cpu_backend *be, const mica_attention_ar
     j.scale = args->scale != 0.0f ? args->scale : 1.0f / sqrtf((float)j.width);
     const int64_t rows = (int64_t)j.heads * j.queries;
     const size_t scores = (size_t)(rows * j.keys), parts = (size_t)(rows * j.chunks * j.width);
-    MICA_TRY(mica_cpu_scratch_reserve(be, (scores + parts) * sizeof(float), 0, err));
+    const size_t chunk = (size_t)KEYS * (size_t)j.width; /* of a cache in 8 bits */
+    MICA_TRY(
+        mica_cpu_scratch_reserve(be, (scores + parts) * sizeof(float), chunk * sizeof(float), err));
     j.scores = mica_cpu_shared_scratch(be);
     j.parts = j.scores + scores;
     mica_cpu_parallel(be, (int64_t)j.key_heads * j.chunks, score_task, &j);

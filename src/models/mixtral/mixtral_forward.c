@@ -287,7 +287,8 @@ static mica_status read_logits(mica_completion_model *m, float *logits_NV, mica_
 static mica_status cache_init(mica_completion_model *m, mica_kv_cache *cache, mica_err *err)
 {
     const mica_lm_config *c = &session_of(m)->weights.config.lm;
-    return mica_kv_cache_init(cache, m->be, (int)c->layers, c->kv_heads, c->head_dim, err);
+    MICA_TRY(mica_kv_cache_init(cache, m->be, (int)c->layers, c->kv_heads, c->head_dim, err));
+    return m->cache_q8 ? mica_kv_cache_use_q8(cache, err) : MICA_OK;
 }
 
 const mica_completion_ops mica_mixtral_completion = {
