@@ -44,7 +44,7 @@ struct mica_completion_model {
     int64_t ends[MICA_COMPLETION_ENDS]; /* ids that end an answer */
     size_t end_count;
     uint64_t token_bytes; /* weights that one token reads */
-    bool cache_q8; /* caches made from now on: in 8 bits */
+    bool cache_q8;        /* caches made from now on: in 8 bits */
     /* Kept between runs: the sequence that was written last. */
     mica_kv_cache kept;
     int32_t *kept_ids; /* kept.count of them */

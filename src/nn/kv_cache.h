@@ -5,7 +5,8 @@
  *
  * New rows are written in place behind the others and nothing is ever joined (technique 4); growing
  * copies once in 256 tokens. Activations' dtype, or (CPU) 8 bits with an f32 scale and bias for each group
- * of up to 128 numbers of a head: a quarter of the memory and 8.5 bits a number instead of 32. The model writes and reads the rows by views:
+ * of up to 128 numbers of a head: 8.5 bits a number instead of 32. The model writes and reads the rows
+ * by views:
  *
  *     mica_kv_cache_reserve(cache, more)          once a pass
  *     mica_kv_cache_rows(cache, layer, MICA_KV_KEYS, cache->count, more)    where new keys go
