@@ -66,9 +66,9 @@ size_t template_name(template_run *t, const char **name)
 static bool take_operator(template_run *t, const char *sign)
 {
     template_blank(t);
-    if (sign[0] == '%' && t->at[1] == '}')
-        return false;
-    if (sign[0] == '-' && (t->at[1] == '%' || t->at[1] == '}') && t->at[0] == '-')
+    const bool ends_tag =
+        *t->at == sign[0] && (t->at[1] == '}' || (sign[0] == '-' && t->at[1] == '%'));
+    if (ends_tag)
         return false;
     return template_take(t, sign);
 }
