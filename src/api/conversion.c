@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "models/convert.h"
 
+#include <stdio.h>
 #include <string.h>
 
 typedef struct convert_watch {
@@ -60,12 +61,26 @@ static convert_sums add_up(const mica_convert_plan *p)
     return s;
 }
 
+/* "11.52 GB", "320.6 kB": models have all sizes. */
+static const char *size_text(uint64_t bytes, char *buffer, size_t size)
+{
+    static const char *const UNITS[] = {"kB", "MB", "GB"};
+    double v = (double)bytes * 1e-3;
+    int unit = 0;
+    for (; v >= 1000.0 && unit < 2; unit++)
+        v *= 1e-3;
+    snprintf(buffer, size, "%.4g %s", v, UNITS[unit]);
+    return buffer;
+}
+
 static void write_text(mica_text *t, const mica_convert_plan *p, const mica_convert_options *o,
                        const convert_sums *s)
 {
-    mica_text_add(t, "%s: %zu tensors, %.3f B parameters, %.2f GB, was %.2f GB\n", o->output,
-                  p->item_count, (double)mica_weights_parameters(p->weights) * 1e-9,
-                  (double)s->bytes * 1e-9, (double)mica_weights_bytes(p->weights) * 1e-9);
+    char now[32], before[32];
+    mica_text_add(t, "%s: %zu tensors, %.4g M parameters, %s, was %s\n", o->output, p->item_count,
+                  (double)mica_weights_parameters(p->weights) * 1e-6,
+                  size_text(s->bytes, now, sizeof now),
+                  size_text(mica_weights_bytes(p->weights), before, sizeof before));
     mica_text_add(t, "  %zu packed, %zu kept", s->packed, p->item_count - s->packed);
     if (p->left_out)
         mica_text_add(t, ", %lld left out (a vision tower has a file of its own in GGUF)",
