@@ -250,8 +250,9 @@ static mica_status allocate(worker *w, mica_err *err)
     w->row_scales = mica_mem_alloc((size_t)CHUNK * 4);
     if (!w->x.data || !w->ids || !w->out || !w->scales || !w->biases || !w->row_scales)
         return MICA_FAIL(err, MICA_E_NOMEM, "no memory to convert weights");
-    const mica_backend_options options = {.device = MICA_DEVICE_CPU,
-                                          .precision = MICA_PRECISION_F32};
+    /* One thread: packing takes longer than reading, and a team would wait for it. */
+    const mica_backend_options options = {
+        .device = MICA_DEVICE_CPU, .precision = MICA_PRECISION_F32, .threads = 1};
     return mica_backend_open(&w->be, &options, err);
 }
 
