@@ -254,8 +254,10 @@ void mica_gs_semantic_drop(mica_gs_semantic *s, mica_backend *be)
 {
     mica_weight *list[MICA_ARRAY_LEN(BLOCK_ROWS)];
     mica_backend_drop_weights(be, list, mica_weight_list(ROWS, MICA_ARRAY_LEN(ROWS), s, list));
-    for (int n = 0; n < s->stack.count; n++)
+    for (int n = 0; n < s->stack.count; n++) {
+        mica_gs_block *b = &s->stack.blocks[n];
         mica_backend_drop_weights(
-            be, list,
-            mica_weight_list(BLOCK_ROWS, MICA_ARRAY_LEN(BLOCK_ROWS), &s->stack.blocks[n], list));
+            be, list, mica_weight_list(BLOCK_ROWS, MICA_ARRAY_LEN(BLOCK_ROWS), b, list));
+        mica_backend_drop_weights(be, (mica_weight *const[]){&b->qkv.w, &b->qkv.b}, 2);
+    }
 }
