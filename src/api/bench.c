@@ -57,6 +57,7 @@ static mica_backend_counters difference(mica_backend_counters c, mica_backend_co
 {
     c.allocations -= before.allocations;
     c.ops -= before.ops;
+    c.replays -= before.replays;
     c.linear_flops -= before.linear_flops;
     c.linear_seconds -= before.linear_seconds;
     c.attention_flops -= before.attention_flops;

@@ -275,6 +275,26 @@ void mica_backend_release_pages(mica_backend *be, mica_weight *const *weights, i
         be->ops->release_pages(be, weights, count);
 }
 
+uint64_t mica_replay_new_key(mica_backend *be)
+{
+    return ++be->last_key;
+}
+
+bool mica_replay_more(mica_backend *be, mica_replay *r, mica_status *st)
+{
+    const bool may = be->ops->replay && r->key && !be->profile && !mica_backend_failed(be) && !*st;
+    const int last = r->state;
+    if (last == MICA_REPLAY_FIRST)
+        r->st = *st;
+    if (last == MICA_REPLAY_RECORD || (may && last != MICA_REPLAY_RUN))
+        keep_status(be, be->ops->replay(be, r->key, &r->state, &be->error));
+    else
+        r->state = last == MICA_REPLAY_START ? MICA_REPLAY_RUN : MICA_REPLAY_DONE;
+    if (last == MICA_REPLAY_RECORD)
+        *st = r->st;
+    return r->state != MICA_REPLAY_DONE;
+}
+
 void mica_next_is_operand(mica_backend *be)
 {
     be->next_is_operand = true;

@@ -101,6 +101,7 @@ typedef struct mica_backend_counters {
     uint64_t allocations; /* heap or device allocations made by this backend */
     uint64_t waits;       /* times the host waited for the device */
     uint64_t ops;
+    uint64_t replays;    /* recordings run */
     double linear_flops; /* 2*M*N*K summed over linears */
     double linear_seconds;
     double attention_flops, attention_seconds;
@@ -181,6 +182,31 @@ void mica_backend_release_pages(mica_backend *be, mica_weight *const *weights, i
  * read back. Where operations are done when they return this changes nothing. */
 void mica_branch(mica_backend *be, int branch);
 void mica_join(mica_backend *be);
+
+/* The same operations on the same tensors, run again and again (a denoising step): a device may record them
+ * and run the recording, which costs the host one call.
+ *
+ *     mica_replay r = mica_replay_begin(key);
+ *     while (mica_replay_more(be, &r, &st))
+ *         st = operations...
+ *
+ * The first time the body runs, and once more to be recorded, while the device still works at the first;
+ * later it does not run. st is that of the body where it ran. key: from mica_replay_new_key, one per
+ * sequence; all that the operations are given (addresses, sizes, numbers) must be the same whenever a key
+ * is used. 0: never recorded. A body that uploads, reads back, waits or allocates a second time cannot be
+ * recorded, which costs nothing but the attempt. */
+typedef struct mica_replay {
+    uint64_t key;
+    int state;
+    mica_status st; /* of the body that counted */
+} mica_replay;
+uint64_t mica_replay_new_key(mica_backend *be);
+static inline mica_replay mica_replay_begin(uint64_t key)
+{
+    const mica_replay r = {key, 0, MICA_OK};
+    return r;
+}
+bool mica_replay_more(mica_backend *be, mica_replay *r, mica_status *st);
 
 /* A promise: what the next operation makes is read by the mica_linear calls right behind it, as their x,
  * and by nobody else. The tensor itself need not get the values then. */

@@ -94,11 +94,22 @@ typedef struct mica_backend_ops {
     mica_status (*measure_bandwidth)(mica_backend *be, double *bytes, mica_err *err);
     /* NULL where operations are done when they return; branch -1: join. */
     mica_status (*branch)(mica_backend *be, int branch, mica_err *err);
+    /* NULL where operations are done when they return. Decides what mica_replay_more does next, from what
+     * it did last; the body succeeded in between. */
+    mica_status (*replay)(mica_backend *be, uint64_t key, int *state, mica_err *err);
     /* NULL where operations are done when they return. Notes the moment `index` (0 to
      * MICA_PROFILE_MARKS - 1) in the queue; then the seconds from moment 0 to each of `count`. */
     mica_status (*profile_mark)(mica_backend *be, int index, mica_err *err);
     mica_status (*profile_read)(mica_backend *be, int count, double *seconds, mica_err *err);
 } mica_backend_ops;
+
+enum {
+    MICA_REPLAY_START = 0,
+    MICA_REPLAY_RUN,   /* the body runs */
+    MICA_REPLAY_FIRST, /* the body runs and may be recorded next */
+    MICA_REPLAY_RECORD, /* the body is recorded; what it does happens later, and its status is nobody's */
+    MICA_REPLAY_DONE
+};
 
 #define MICA_PROFILE_MARKS 16384
 
@@ -117,6 +128,7 @@ struct mica_backend {
     void *route; /* host memory of mica_experts, route_size bytes; grows */
     size_t route_size;
     mica_err error;        /* error.status != MICA_OK: failed, operations do nothing */
+    uint64_t last_key;     /* of mica_replay_new_key */
     mica_profile *profile; /* NULL: not running */
     char name[96];
 };

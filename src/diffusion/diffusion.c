@@ -139,13 +139,31 @@ static void tap_times(mica_diffusion *d, int e, const char *name, int items)
     mica_tap_host(d->run.taps, &t, "%s.timestep", name);
 }
 
+/* A pass over given conditions is the same at every step: what the step changes stands at fixed places (the
+ * models' `begin`). Not so when the host looks inside, or when tables are made anew. */
+static uint64_t replay_key(mica_diffusion *d, const mica_block_cache *cache, int first, int count)
+{
+    uint64_t *key = &d->replay_keys[first + count - 1 + (first > 0)];
+    if (cache || !d->ops->begin || d->switches->ablate_rope_once)
+        return 0;
+    if (!*key)
+        *key = mica_replay_new_key(d->be);
+    return *key;
+}
+
 static mica_status run_pass(mica_diffusion *d, int e, double scale, int first, int count,
                             mica_tensor *velocity_PC, mica_err *err)
 {
     mica_block_cache *cache = mica_diffusion_block_cache(d, first);
     if (cache)
         mica_block_cache_begin(cache, e, d->plan.evaluations, scale);
-    MICA_TRY(d->ops->predict(d, e, first, count, velocity_PC, err));
+    mica_status st = MICA_OK;
+    mica_replay replay = mica_replay_begin(replay_key(d, cache, first, count));
+    while (mica_replay_more(d->be, &replay, &st))
+        st = d->ops->predict(d, e, first, count, velocity_PC, err);
+    if (st)
+        return st;
+    MICA_TRY(mica_backend_check(d->be, err));
     d->passes += !cache || !cache->was_cut;
     return MICA_OK;
 }

@@ -176,6 +176,7 @@ typedef struct mica_diffusion {
     mica_step_cache step_cache;
     mica_block_cache block_cache[2]; /* by first condition of a pass */
     bool caches_blocks;              /* by the first block, else by the output */
+    uint64_t replay_keys[3];         /* of passes over conditions 0, both, 1; 0: none yet */
     /* Counters of mica_run_stats; models add to all but `passes`. */
     uint64_t block_allocations, block_waits, rope_builds, modulation_matmuls;
     uint64_t prompt_cache_hits;
@@ -203,7 +204,8 @@ struct mica_diffusion_ops {
     /* Rows and width of the hidden state that goes through the blocks of a pass over `count`
      * conditions, for caching by the first block; NULL: the model has none. */
     int64_t (*hidden)(const mica_diffusion *d, int count, int64_t *width);
-    /* Before evaluation e; NULL: nothing to do. */
+    /* Before evaluation e: what depends on it goes to where every pass reads it, so that passes are
+     * alike (mica_replay). NULL: they are not. */
     mica_status (*begin)(mica_diffusion *d, int e, mica_err *err);
     /* One pass over d->latents_PC for conditions [first, first + count) (0 prompt, 1 negative
      * prompt): the network's output, [count * pictures * P, C]. From evaluation 1 on it adds to

@@ -18,7 +18,7 @@ typedef struct cmp {
     const char *op; /* running */
     char what[160]; /* the case */
     double worst;   /* of the running operation */
-    int cases, failures;
+    int cases, failures, replayed;
 } cmp;
 
 typedef struct cmp_tensor {

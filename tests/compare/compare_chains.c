@@ -1,5 +1,6 @@
 /* compare_chains.c - operations in a row, as a model has them: results that stay in a form of the backend's
- * own between two of them (mica_next_is_operand, operands in fp8), and branches.
+ * own between two of them (mica_next_is_operand, operands in fp8), branches,
+ * or operations that are recorded (mica_replay).
  *
  *     norm ─► linear, linear      linear with GELU ─► linear, gated      swiglu ─► linear
  *
@@ -149,5 +150,44 @@ static void branches(cmp *c)
         close_chain(c, &t[b]);
 }
 
+/* One chain again and again under a key, with fresh input each time; the seventh time it also reads back,
+ * which no recording can hold, under a key of its own. */
+static void replays(cmp *c)
+{
+    chain t = {.M = cmp_int(c, 1, 150), .D = 16 * cmp_int(c, 1, 24), .F = 16 * cmp_int(c, 1, 40)};
+    const uint64_t key[2] = {mica_replay_new_key(c->be[0]), mica_replay_new_key(c->be[1])};
+    const uint64_t other[2] = {mica_replay_new_key(c->be[0]), mica_replay_new_key(c->be[1])};
+    cmp_tensor fresh[9]; /* taken before: a recording wants the stacks as they were */
+    for (int round = 0; round < 9; round++)
+        fresh[round] = cmp_act(c, 1.0f, 2, CMP_SHAPE(t.M, t.D));
+    open_chain(c, &t);
+    for (int round = 0; round < 9; round++) {
+        const bool reads = round > 5;
+        float seen[2] = {0.0f, 0.0f};
+        snprintf(c->what, sizeof c->what, "%d x %d, round %d", t.M, t.D, round);
+        for (int i = 0; i < 2; i++) {
+            mica_copy(c->be[i], &fresh[round].t[i], &t.x.t[i]);
+            mica_status st = MICA_OK;
+            mica_replay r = mica_replay_begin(reads ? other[i] : key[i]);
+            while (mica_replay_more(c->be[i], &r, &st)) {
+                const mica_tensor first = mica_tensor_1d(t.x.t[i].data, t.x.t[i].dtype, 1);
+                attention_side(c->be[i], i, false, &t);
+                if (reads)
+                    mica_download_f32(c->be[i], &seen[i], &first);
+                gated_mlp(c->be[i], i, &t);
+                mlp(c->be[i], i, &t);
+            }
+        }
+        compare_chain(c, false, &t);
+        if (reads && seen[0] != seen[1])
+            cmp_fail(c, "read back inside", (double)(seen[1] - seen[0]), 0.0);
+    }
+    close_chain(c, &t);
+    if (mica_backend_is_queued(c->be[1]) &&
+        mica_backend_get_counters(c->be[1]).replays < 5 * (uint64_t)++c->replayed)
+        cmp_fail(c, "recordings run", (double)mica_backend_get_counters(c->be[1]).replays,
+                 5.0 * c->replayed);
+}
+
 const cmp_op cmp_chain_ops[] = {
-    {"operands", operands, 6}, {"branches", branches, 6}, {NULL, NULL, 0}};
+    {"operands", operands, 6}, {"branches", branches, 6}, {"replays", replays, 4}, {NULL, NULL, 0}};

@@ -30,6 +30,7 @@ static void cuda_close(mica_backend *base)
     mica_cuda_lt_close(be);
     mica_cuda_profile_deinit(be);
     mica_cuda_twin_deinit(be);
+    mica_cuda_graph_deinit(be);
     mica_cuda_pool_deinit(be);
     for (int i = 0; i < 2; i++)
         mica_cuda_free(be, be->scratch[i]);
@@ -99,6 +100,7 @@ static const mica_backend_ops cuda_ops = {
     .all_finite = mica_cuda_op_all_finite,
     .measure_peak = mica_cuda_op_measure_peak,
     .measure_bandwidth = mica_cuda_op_measure_bandwidth,
+    .replay = mica_cuda_op_replay,
     .branch = mica_cuda_op_branch,
     .profile_mark = mica_cuda_op_profile_mark,
     .profile_read = mica_cuda_op_profile_read,

@@ -44,6 +44,7 @@ typedef struct mica_cuda_prepared mica_cuda_prepared;
 typedef struct mica_cuda_ref mica_cuda_ref;
 typedef struct mica_cuda_group mica_cuda_group;
 typedef struct mica_cuda_product mica_cuda_product;
+typedef struct mica_cuda_graph mica_cuda_graph;
 
 typedef struct mica_cuda_pool {
     mica_cuda_chunk *first, *current;
@@ -126,6 +127,10 @@ typedef struct mica_cuda_backend {
     uint64_t moves; /* grows when a weight's address may have changed: captured graphs are void */
 
     mica_cuda_twin twins[2]; /* per branch */
+    mica_cuda_graph *graphs; /* of the last few keys, the newest first (cuda_graph.c) */
+    mica_cuda_graph *capturing;
+    bool refused;   /* something would not be captured */
+    uint64_t frees; /* pieces of device memory given back so far */
 } mica_cuda_backend;
 
 static inline mica_cuda_backend *mica_cuda_from(mica_backend *be)
@@ -416,6 +421,10 @@ MICA_CUDA_SLOT(limit_norm, const mica_tensor *reference_PC, float limit, mica_te
 MICA_CUDA_SLOT(all_finite, const mica_tensor *x, bool *out);
 MICA_CUDA_SLOT(measure_peak, mica_precision precision, double *flops);
 MICA_CUDA_SLOT(measure_bandwidth, double *bytes);
+MICA_CUDA_SLOT(replay, uint64_t key, int *state);
+/* What cannot be part of a graph begins with this. */
+mica_status mica_cuda_refuse_capture(mica_cuda_backend *be, const char *what, mica_err *err);
+void mica_cuda_graph_deinit(mica_cuda_backend *be);
 MICA_CUDA_SLOT(branch, int branch);
 mica_status mica_cuda_branch_open(mica_cuda_backend *be, mica_err *err);
 void mica_cuda_branch_close(mica_cuda_backend *be);

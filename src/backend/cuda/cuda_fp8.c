@@ -41,6 +41,7 @@ mica_status mica_cuda_twin_open(mica_cuda_backend *be, const mica_cuda_view *of,
     if (!be->fp8 || !can_be_twin(of))
         return MICA_OK;
     if (size > t->size) {
+        MICA_TRY(mica_cuda_refuse_capture(be, "more room for operands", err));
         mica_cuda_free(be, t->memory);
         t->memory = NULL;
         t->size = 0;

@@ -134,6 +134,7 @@ mica_status mica_cuda_alloc(mica_cuda_backend *be, size_t size, const char *what
 {
     const size_t wanted = size ? size : 1;
     *out = NULL;
+    MICA_TRY(mica_cuda_refuse_capture(be, what, err));
     be->base.counters.allocations++;
     for (;;) {
         cudaError_t error = cudaErrorMemoryAllocation;
@@ -157,6 +158,7 @@ void mica_cuda_free(mica_cuda_backend *be, void *p)
     if (!p)
         return;
     be->base.counters.waits++;
+    be->frees++;
     atomic_fetch_sub(&be->device->used, block_size(p));
     (void)cudaFree(p);
 }

@@ -53,6 +53,7 @@ mica_status mica_cuda_scratch(mica_cuda_backend *be, size_t size, void **out, mi
 {
     const int b = be->branch;
     if (size > be->scratch_size[b]) {
+        MICA_TRY(mica_cuda_refuse_capture(be, "more scratch", err));
         mica_cuda_free(be, be->scratch[b]);
         be->scratch[b] = NULL;
         be->scratch_size[b] = 0;
@@ -68,6 +69,7 @@ mica_status mica_cuda_stage_open(mica_cuda_backend *be, void **host, mica_err *e
 {
     mica_cuda_slot *s = &be->slots[be->slot];
     *host = NULL;
+    MICA_TRY(mica_cuda_refuse_capture(be, "data of the host", err));
     /* Rare: something of a steady pass is missing. The twin of the slots is one for both streams. */
     if (be->forked) {
         be->base.counters.waits++;
@@ -123,6 +125,7 @@ void mica_cuda_stage_deinit(mica_cuda_backend *be)
 
 mica_status mica_cuda_wait(mica_cuda_backend *be, const char *what, mica_err *err)
 {
+    MICA_TRY(mica_cuda_refuse_capture(be, "a wait", err));
     be->base.counters.waits++;
     return mica_cuda_check(cudaStreamSynchronize(be->stream), what, err);
 }

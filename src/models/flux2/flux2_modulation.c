@@ -7,6 +7,7 @@
 #include "models/flux2/flux2_modulation.h"
 
 #include "base/mem.h"
+#include "nn/step_table.h"
 #include "nn/timestep.h"
 
 #define SINUSOIDS 256
@@ -16,10 +17,11 @@ mica_status mica_flux2_modulation_init(mica_flux2_modulation *m, mica_flux2_weig
                                        bool once, mica_err *err)
 {
     const int64_t D = w->config.width;
-    *m = (mica_flux2_modulation){.w = w, .timesteps = timesteps, .evaluations = evaluations};
+    *m = (mica_flux2_modulation){
+        .w = w, .timesteps = timesteps, .evaluations = evaluations, .current = -1};
     m->capacity = once ? MICA_MIN(evaluations, MICA_FLUX2_MODULATION_STEPS) : 1;
-    const int64_t six[] = {m->capacity * 6, D}, three[] = {m->capacity * 3, D};
-    const int64_t one[] = {m->capacity, D};
+    const int64_t rows = m->capacity + 1;
+    const int64_t six[] = {rows * 6, D}, three[] = {rows * 3, D}, one[] = {rows, D};
     m->img_S6D = mica_state_tensor(be, MICA_POOL_SESSION, 2, six);
     m->txt_S6D = mica_state_tensor(be, MICA_POOL_SESSION, 2, six);
     m->mix_S3D = mica_state_tensor(be, MICA_POOL_SESSION, 2, three);
@@ -96,9 +98,25 @@ mica_status mica_flux2_modulation_prepare(mica_flux2_modulation *m, mica_backend
     return st;
 }
 
+void mica_flux2_modulation_select(mica_flux2_modulation *m, mica_backend *be, int e)
+{
+    const struct {
+        const mica_tensor *table;
+        int parts;
+    } tables[] = {
+        {&m->img_S6D, 6}, {&m->txt_S6D, 6}, {&m->mix_S3D, 3}, {&m->scale_SD, 1}, {&m->shift_SD, 1}};
+    for (size_t i = 0; i < MICA_ARRAY_LEN(tables); i++) {
+        const int64_t parts = tables[i].parts;
+        mica_step_table_select(be, tables[i].table, 1, (m->capacity + 1) * parts,
+                               (e - m->first) * parts, m->capacity * parts, parts);
+    }
+    m->current = e;
+}
+
 mica_tensor mica_flux2_modulation_row(const mica_flux2_modulation *m, const mica_tensor *table,
                                       int parts, int e, int part)
 {
-    const mica_tensor row = mica_tensor_rows(table, (int64_t)(e - m->first) * parts + part, 1);
+    const int64_t s = e == m->current ? m->capacity : e - m->first;
+    const mica_tensor row = mica_tensor_rows(table, s * parts + part, 1);
     return mica_tensor_reshape(&row, 1, (const int64_t[]){m->w->config.width});
 }

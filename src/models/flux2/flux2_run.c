@@ -223,6 +223,7 @@ static mica_status begin(mica_diffusion *d, int e, mica_err *err)
     flux2_run *r = from(d);
     MICA_TRY(mica_flux2_modulation_prepare(&r->mod, d->be, d->run.taps, e, err));
     d->modulation_matmuls = r->mod.matmuls;
+    mica_flux2_modulation_select(&r->mod, d->be, e);
     return MICA_OK;
 }
 

@@ -9,6 +9,7 @@
 #include "models/qwen_image/qwen_image_modulation.h"
 
 #include "base/mem.h"
+#include "nn/step_table.h"
 #include "nn/timestep.h"
 
 #define SINUSOIDS 256
@@ -20,25 +21,37 @@ static mica_tensor rows_of(const mica_tensor *table, int first, int count, int64
                                (const int64_t[]){mica_tensor_count(&rows) / width, width});
 }
 
+/* Evaluations and timestep 0, then both of the current one. */
+static int64_t rows_per_table(const mica_qwen_image_modulation *m)
+{
+    return m->capacity + 1 + 2 * m->zero;
+}
+
 mica_status mica_qwen_image_modulation_init(mica_qwen_image_modulation *m,
                                             mica_qwen_image_weights *w, mica_backend *be,
                                             mica_arena *arena, const float *timesteps,
                                             int evaluations, bool once, bool zero, mica_err *err)
 {
     const int64_t D = w->config.width, layers = w->config.layers;
-    *m = (mica_qwen_image_modulation){
-        .w = w, .timesteps = timesteps, .evaluations = evaluations, .zero = zero};
+    *m = (mica_qwen_image_modulation){.w = w,
+                                      .timesteps = timesteps,
+                                      .evaluations = evaluations,
+                                      .zero = zero,
+                                      .current = MICA_QWEN_IMAGE_TIME_NONE};
     m->capacity = once ? MICA_MIN(evaluations, MICA_QWEN_IMAGE_MODULATION_STEPS) : 1;
     m->img_S6D = mica_arena_calloc(arena, (size_t)layers, sizeof *m->img_S6D);
     m->txt_S6D = mica_arena_calloc(arena, (size_t)layers, sizeof *m->txt_S6D);
     if (!m->img_S6D || !m->txt_S6D)
         return MICA_FAIL(err, MICA_E_NOMEM, "no memory for modulation tables");
+    const int64_t rows = rows_per_table(m) * 6, all[] = {layers * rows, D};
+    m->img_BS6D = mica_state_tensor(be, MICA_POOL_SESSION, 2, all);
+    m->txt_BS6D = mica_state_tensor(be, MICA_POOL_SESSION, 2, all);
     for (int64_t n = 0; n < layers; n++) {
-        const int64_t img[] = {(m->capacity + zero) * 6, D}, txt[] = {m->capacity * 6, D};
-        m->img_S6D[n] = mica_state_tensor(be, MICA_POOL_SESSION, 2, img);
-        m->txt_S6D[n] = mica_state_tensor(be, MICA_POOL_SESSION, 2, txt);
+        m->img_S6D[n] = mica_tensor_rows(&m->img_BS6D, n * rows, rows);
+        m->txt_S6D[n] = mica_tensor_rows(&m->txt_BS6D, n * rows, rows);
     }
-    m->out_S2D = mica_state_tensor(be, MICA_POOL_SESSION, 2, (const int64_t[]){m->capacity * 2, D});
+    const int64_t out[] = {rows_per_table(m) * 2, D};
+    m->out_S2D = mica_state_tensor(be, MICA_POOL_SESSION, 2, out);
     return mica_backend_check(be, err);
 }
 
@@ -160,11 +173,30 @@ mica_status mica_qwen_image_modulation_prepare(mica_qwen_image_modulation *m, mi
     return st;
 }
 
+void mica_qwen_image_modulation_select(mica_qwen_image_modulation *m, mica_backend *be, int e)
+{
+    const int64_t layers = m->w->config.layers, R = rows_per_table(m), s = e - m->first;
+    const int64_t to = m->capacity + m->zero;
+    mica_step_table_select(be, &m->img_BS6D, layers, R * 6, s * 6, to * 6, 6);
+    if (m->zero)
+        mica_step_table_select(be, &m->img_BS6D, layers, R * 6, m->count * 6, (to + 1) * 6, 6);
+    mica_step_table_select(be, &m->txt_BS6D, layers, R * 6, s * 6, to * 6, 6);
+    mica_step_table_select(be, &m->out_S2D, 1, R * 2, s * 2, to * 2, 2);
+    m->current = e;
+}
+
+/* The row of evaluation e, or of timestep 0. */
+static int64_t place_of(const mica_qwen_image_modulation *m, int e)
+{
+    if (e == MICA_QWEN_IMAGE_TIME_ZERO)
+        return m->current == MICA_QWEN_IMAGE_TIME_NONE ? m->count : m->capacity + m->zero + 1;
+    return e == m->current ? m->capacity + m->zero : e - m->first;
+}
+
 mica_tensor mica_qwen_image_modulation_row(const mica_qwen_image_modulation *m,
                                            const mica_tensor *table, int e, int part)
 {
     const int parts = table == &m->out_S2D ? 2 : 6;
-    const int s = e == MICA_QWEN_IMAGE_TIME_ZERO ? m->count : e - m->first;
-    const mica_tensor row = mica_tensor_rows(table, (int64_t)s * parts + part, 1);
+    const mica_tensor row = mica_tensor_rows(table, place_of(m, e) * parts + part, 1);
     return mica_tensor_reshape(&row, 1, (const int64_t[]){m->w->config.width});
 }

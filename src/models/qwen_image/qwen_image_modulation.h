@@ -24,9 +24,12 @@ typedef struct mica_qwen_image_modulation {
     bool zero;                      /* the image tables have a row for timestep 0, too */
     int capacity;                   /* evaluations a table holds */
     int first, count;               /* those it holds now */
+    int current;                    /* the one whose rows stand behind the others too, or NONE */
     uint64_t matmuls;               /* modulation matmuls so far */
-    mica_tensor *img_S6D, *txt_S6D; /* per block: [capacity (image: + zero) * 6, D] f32 state */
-    mica_tensor out_S2D;            /* [capacity * 2, D] */
+    mica_tensor img_BS6D, txt_BS6D; /* all blocks behind each other */
+    /* Per block: [(capacity + zero + the current one + zero) * 6, D] f32 state. */
+    mica_tensor *img_S6D, *txt_S6D;
+    mica_tensor out_S2D; /* the same of 2 */
 } mica_qwen_image_modulation;
 
 /* Parts of a row of img_S6D and txt_S6D. */
@@ -34,6 +37,7 @@ enum { MICA_MOD_SHIFT = 0, MICA_MOD_SCALE = 1, MICA_MOD_GATE = 2 }; /* + 3 for t
 
 /* In place of an evaluation: timestep 0, for the rows of references (zero_cond_t). */
 #define MICA_QWEN_IMAGE_TIME_ZERO (-1)
+#define MICA_QWEN_IMAGE_TIME_NONE (-2)
 
 /* Tables in the session pool; nothing is computed yet. once: one table for as many evaluations
  * as fit; otherwise (ablation) one evaluation at a time. zero: timestep 0 is needed as well. `arena`
@@ -46,6 +50,9 @@ mica_status mica_qwen_image_modulation_init(mica_qwen_image_modulation *m,
  * modulation weights are dropped. */
 mica_status mica_qwen_image_modulation_prepare(mica_qwen_image_modulation *m, mica_backend *be,
                                                mica_run *run, int e, mica_err *err);
+/* Evaluation e of the table becomes the current one: its rows, and those of timestep 0, lie where those of
+ * the one before lay. */
+void mica_qwen_image_modulation_select(mica_qwen_image_modulation *m, mica_backend *be, int e);
 /* [D] views for evaluation e of the table; TIME_ZERO in image tables alone. */
 mica_tensor mica_qwen_image_modulation_row(const mica_qwen_image_modulation *m,
                                            const mica_tensor *table_S6D, int e, int part);

@@ -151,6 +151,7 @@ static mica_status begin(mica_diffusion *d, int e, mica_err *err)
     qwen_image_run *r = from(d);
     MICA_TRY(mica_qwen_image_modulation_prepare(&r->mod, d->be, &d->run, e, err));
     d->modulation_matmuls = r->mod.matmuls;
+    mica_qwen_image_modulation_select(&r->mod, d->be, e);
     return MICA_OK;
 }
 

@@ -6,6 +6,7 @@
 #include "models/zimage/zimage_modulation.h"
 
 #include "base/mem.h"
+#include "nn/step_table.h"
 #include "nn/timestep.h"
 
 #define SINUSOIDS 256
@@ -16,15 +17,17 @@ mica_status mica_zimage_modulation_init(mica_zimage_modulation *m, mica_zimage_w
 {
     const int64_t D = w->config.width;
     const int blocks = mica_zimage_step_blocks(w);
-    *m = (mica_zimage_modulation){.w = w, .times = times, .evaluations = evaluations};
+    *m =
+        (mica_zimage_modulation){.w = w, .times = times, .evaluations = evaluations, .current = -1};
     m->capacity = once ? MICA_MIN(evaluations, MICA_ZIMAGE_MODULATION_STEPS) : 1;
     m->block_S4D = mica_arena_calloc(arena, (size_t)blocks, sizeof *m->block_S4D);
     if (!m->block_S4D)
         return MICA_FAIL(err, MICA_E_NOMEM, "no memory for modulation tables");
+    const int64_t rows = (m->capacity + 1) * MICA_ZIMAGE_MOD_PARTS, all[] = {blocks * rows, D};
+    m->all_BS4D = mica_state_tensor(be, MICA_POOL_SESSION, 2, all);
     for (int n = 0; n < blocks; n++)
-        m->block_S4D[n] = mica_state_tensor(
-            be, MICA_POOL_SESSION, 2, (const int64_t[]){m->capacity * MICA_ZIMAGE_MOD_PARTS, D});
-    m->out_SD = mica_state_tensor(be, MICA_POOL_SESSION, 2, (const int64_t[]){m->capacity, D});
+        m->block_S4D[n] = mica_tensor_rows(&m->all_BS4D, n * rows, rows);
+    m->out_SD = mica_state_tensor(be, MICA_POOL_SESSION, 2, (const int64_t[]){m->capacity + 1, D});
     return mica_backend_check(be, err);
 }
 
@@ -128,12 +131,27 @@ static mica_tensor row_of(const mica_zimage_modulation *m, const mica_tensor *ta
     return mica_tensor_reshape(&one, 1, (const int64_t[]){m->w->config.width});
 }
 
+void mica_zimage_modulation_select(mica_zimage_modulation *m, mica_backend *be, int e)
+{
+    const int64_t parts = MICA_ZIMAGE_MOD_PARTS, rows = m->capacity + 1, s = e - m->first;
+    mica_step_table_select(be, &m->all_BS4D, mica_zimage_step_blocks(m->w), rows * parts, s * parts,
+                           m->capacity * parts, parts);
+    mica_step_table_select(be, &m->out_SD, 1, rows, s, m->capacity, 1);
+    m->current = e;
+}
+
+/* Where the rows of evaluation e begin. */
+static int64_t place_of(const mica_zimage_modulation *m, int e)
+{
+    return e == m->current ? m->capacity : e - m->first;
+}
+
 mica_tensor mica_zimage_modulation_row(const mica_zimage_modulation *m, int n, int e, int part)
 {
-    return row_of(m, &m->block_S4D[n], (int64_t)(e - m->first) * MICA_ZIMAGE_MOD_PARTS + part);
+    return row_of(m, &m->block_S4D[n], place_of(m, e) * MICA_ZIMAGE_MOD_PARTS + part);
 }
 
 mica_tensor mica_zimage_modulation_out(const mica_zimage_modulation *m, int e)
 {
-    return row_of(m, &m->out_SD, e - m->first);
+    return row_of(m, &m->out_SD, place_of(m, e));
 }

@@ -21,9 +21,11 @@ typedef struct mica_zimage_modulation {
     int evaluations;
     int capacity;           /* evaluations a table holds */
     int first, count;       /* those it holds now */
+    int current;            /* the one whose rows stand behind the others too, or -1 */
     uint64_t matmuls;       /* modulation matmuls so far */
-    mica_tensor *block_S4D; /* per step block: [capacity * 4, D] f32 state */
-    mica_tensor out_SD;     /* [capacity, D] */
+    mica_tensor all_BS4D;   /* every block_S4D behind each other */
+    mica_tensor *block_S4D; /* per step block: [(capacity + 1) * 4, D] f32 state */
+    mica_tensor out_SD;     /* [capacity + 1, D] */
 } mica_zimage_modulation;
 
 /* Rows of block_S4D. */
@@ -44,6 +46,8 @@ mica_status mica_zimage_modulation_init(mica_zimage_modulation *m, mica_zimage_w
  * modulation weights are dropped. */
 mica_status mica_zimage_modulation_prepare(mica_zimage_modulation *m, mica_backend *be,
                                            mica_run *run, int e, mica_err *err);
+/* Evaluation e of the table becomes the current one: its rows lie where those of the one before lay. */
+void mica_zimage_modulation_select(mica_zimage_modulation *m, mica_backend *be, int e);
 /* [D] views for evaluation e: of step block n, and of the final layer. */
 mica_tensor mica_zimage_modulation_row(const mica_zimage_modulation *m, int n, int e, int part);
 mica_tensor mica_zimage_modulation_out(const mica_zimage_modulation *m, int e);
