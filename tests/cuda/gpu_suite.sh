@@ -44,6 +44,9 @@ operations() {
     step 60 'operations f32' "$COMPARE" cpu:f32 cuda:f32 --rounds 3
     # One round: cuDNN compiles a kernel for every shape of attention.
     step 120 'operations bf16' "$COMPARE" cpu:f32 cuda:bf16
+    for op in linear operands branches replays; do
+        step 60 "$op fp8" "$COMPARE" cpu:f32 cuda:fp8 --rounds 2 --op $op
+    done
     step 60 'linears bf16, unfused' "$COMPARE" cpu:f32 cuda:bf16:unfused --rounds 3 --op linear
 }
 
