@@ -317,7 +317,7 @@ static __device__ __forceinline__ float dot_stream(const source &w, int64_t row,
     const uint4 *p = (const uint4 *)(w.data + first * BITS / 8);
     const float scale = scale_at(w.scale, w.scale_type, g);
     const float bias = w.bias ? scale_at(w.bias, w.scale_type, g) : 0.0f;
-    float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f}; /* one would wait for itself */
+    float sum = 0.0f;
 #pragma unroll
     for (int h = 0; h < BITS / 4; h++) {
         const uint4 four = p[h];
@@ -325,11 +325,10 @@ static __device__ __forceinline__ float dot_stream(const source &w, int64_t row,
         const int per_word = 32 / BITS;
 #pragma unroll
         for (int i = 0; i < 4 * per_word; i++)
-            sum[i % 4] = fmaf(lifted<BITS>(words[i / per_word], i % per_word * BITS),
-                              x[4 * per_word * h + i], sum[i % 4]);
+            sum = fmaf(lifted<BITS>(words[i / per_word], i % per_word * BITS),
+                       x[4 * per_word * h + i], sum);
     }
-    return fmaf(scale, (sum[0] + sum[1]) + (sum[2] + sum[3]),
-                (bias - scale * (float)(1 << BITS)) * sum_x);
+    return fmaf(scale, sum, (bias - scale * (float)(1 << BITS)) * sum_x);
 }
 
 /* x: 16 numbers of part 2 j, then 16 of part 2 j + 1. */
@@ -348,11 +347,11 @@ static __device__ __forceinline__ float dot_q4_k(const source &w, int64_t row, i
         j < 2 ? head.y & 0x3f3f3f3fu : (head.w & 0x0f0f0f0fu) | (head.y >> 2 & 0x30303030u);
     const uint32_t m =
         j < 2 ? head.z & 0x3f3f3f3fu : (head.w >> 4 & 0x0f0f0f0fu) | (head.z >> 2 & 0x30303030u);
-    float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f}, sum_x[2] = {0.0f, 0.0f};
+    float sum[2] = {0.0f, 0.0f}, sum_x[2] = {0.0f, 0.0f};
 #pragma unroll
     for (int i = 0; i < 16; i++) {
-        sum[i % 2] = fmaf(lifted<4>(words[i / 4], i % 4 * 8), x[i], sum[i % 2]);
-        sum[2 + i % 2] = fmaf(lifted<4>(words[i / 4], i % 4 * 8 + 4), x[16 + i], sum[2 + i % 2]);
+        sum[0] = fmaf(lifted<4>(words[i / 4], i % 4 * 8), x[i], sum[0]);
+        sum[1] = fmaf(lifted<4>(words[i / 4], i % 4 * 8 + 4), x[16 + i], sum[1]);
         sum_x[0] += x[i]; /* the same for every row: the compiler keeps one */
         sum_x[1] += x[16 + i];
     }
@@ -361,7 +360,7 @@ static __device__ __forceinline__ float dot_q4_k(const source &w, int64_t row, i
     for (int k = 0; k < 2; k++) {
         const float scale = d * whole(s >> (shift + 8 * k) & 63);
         const float bias = least * whole(m >> (shift + 8 * k) & 63);
-        result += fmaf(scale, sum[2 * k] + sum[2 * k + 1], (bias - 16.0f * scale) * sum_x[k]);
+        result += fmaf(scale, sum[k], (bias - 16.0f * scale) * sum_x[k]);
     }
     return result;
 }
@@ -401,8 +400,7 @@ static __device__ __forceinline__ void load_x(const mica_cuda_view &x, int64_t r
 
 /* One row of x, R rows of w a warp. */
 template <int T, int R>
-static __global__ void __launch_bounds__(BLOCK, 3)
-    dot_one(source w, int64_t rows, mica_cuda_view x, float *y)
+static __global__ void dot_one(source w, int64_t rows, mica_cuda_view x, float *y)
 {
     const int64_t first = ((int64_t)blockIdx.x * (BLOCK / 32) + threadIdx.x / 32) * R;
     const int lane = threadIdx.x % 32;
