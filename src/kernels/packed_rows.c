@@ -163,10 +163,13 @@ MICA_VEC void dot_row(packed_kind t, const mica_packed_rows *w, int r, int m, co
         if (t.kind == KIND_STREAM)
             read_scales(w, r, from, n, &g);
         for (; k + step <= n; k += step) {
-            MICA_UNROLL(2)
-            for (int i = 0; i < step / t.block; i++, b += t.size) {
-                take_group(t, &g, k + i * t.block, &s);
-                dot_block(t, b, &s, &d, m, i, xr + k + i * t.block, ldx);
+            take_group(t, &g, k, &s);
+            dot_block(t, b, &s, &d, m, 0, xr + k, ldx);
+            b += t.size;
+            if (step == 2 * t.block) { /* a small block for each set */
+                take_group(t, &g, k + t.block, &s);
+                dot_block(t, b, &s, &d, m, 1, xr + k + t.block, ldx);
+                b += t.size;
             }
         }
         for (; k + t.block <= n; k += t.block, b += t.size) {
