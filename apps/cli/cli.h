@@ -65,6 +65,8 @@ typedef struct cli_engine_args {
 typedef struct cli_common_args {
     bool json, quiet, help;
 } cli_common_args;
+extern const cli_option cli_picture_table[], cli_language_table[]; /* parts of such models */
+extern const size_t cli_picture_table_count, cli_language_table_count;
 extern const cli_option cli_engine_table[], cli_common_table[];
 extern const size_t cli_engine_table_count, cli_common_table_count;
 void cli_engine_fill(const cli_engine_args *args, const char *model, mica_engine_options *out);

@@ -1,4 +1,5 @@
-/* cli_engine.c - the options that every command with a model takes, in one table. */
+/* cli_engine.c - the options that every command with a model takes, and the parts that only
+ * those with a picture or a language model take: to the others they are wrong usage. */
 #include "cli.h"
 
 #include "base/file.h"
@@ -16,7 +17,12 @@ static const cli_word precision_words[] = {
 static const cli_word auto_word[] = {{"auto", 0}, {NULL, 0}};
 
 #define AT(field) offsetof(cli_engine_args, field)
-const cli_option cli_engine_table[] = {
+#define TOKENIZER                                                                                  \
+    {                                                                                              \
+        .name = "tokenizer", .kind = CLI_TEXT, .offset = AT(tokenizer), .value = "PATH",           \
+        .help = "tokenizer folder or tokenizer.json"                                               \
+    }
+const cli_option cli_picture_table[] = {
     {.name = "transformer",
      .kind = CLI_TEXT,
      .offset = AT(transformer),
@@ -32,16 +38,19 @@ const cli_option cli_engine_table[] = {
      .offset = AT(vae),
      .value = "PATH",
      .help = "VAE weights, likewise"},
-    {.name = "tokenizer",
-     .kind = CLI_TEXT,
-     .offset = AT(tokenizer),
-     .value = "PATH",
-     .help = "tokenizer folder or tokenizer.json"},
+    TOKENIZER,
     {.name = "lora",
      .kind = CLI_TEXTS,
      .offset = AT(loras),
      .value = "FILE[:SCALE]",
      .help = "a LoRA, LoHa or LoKr file, SCALE times (1); may be repeated"},
+};
+const size_t cli_picture_table_count = MICA_ARRAY_LEN(cli_picture_table);
+
+const cli_option cli_language_table[] = {TOKENIZER};
+const size_t cli_language_table_count = MICA_ARRAY_LEN(cli_language_table);
+
+const cli_option cli_engine_table[] = {
     {.name = "device",
      .kind = CLI_WORD,
      .offset = AT(device),

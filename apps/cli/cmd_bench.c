@@ -133,6 +133,7 @@ int cmd_bench(int argc, char **argv)
     bench_args args = {0};
     const cli_group groups[] = {
         {"What to measure", bench_table, MICA_ARRAY_LEN(bench_table), &args},
+        {"Parts of the model", cli_picture_table, cli_picture_table_count, &args.engine},
         {"Model", cli_engine_table, cli_engine_table_count, &args.engine},
         {"Common", cli_common_table, cli_common_table_count, &args.common}};
     const cli_spec spec = {

@@ -344,6 +344,7 @@ int cmd_chat(int argc, char **argv)
         {"Conversation", chat_table, MICA_ARRAY_LEN(chat_table), &args},
         {"Answer", text_answer_table, text_answer_table_count, &args},
         {"Choice of tokens", text_choice_table, text_choice_table_count, &args},
+        {"Parts of the model", cli_language_table, cli_language_table_count, &args.engine},
         {"Model", cli_engine_table, cli_engine_table_count, &args.engine},
         {"Common", cli_common_table, cli_common_table_count, &args.common}};
     const cli_spec spec = {.name = "mica chat",

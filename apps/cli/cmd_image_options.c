@@ -315,6 +315,7 @@ mica_status image_parse(image_args *args, int argc, char **argv, const char **mo
         {"Picture", picture_table, MICA_ARRAY_LEN(picture_table), args},
         {"From pictures", input_table, MICA_ARRAY_LEN(input_table), args},
         {"Sampling", sampling_table, MICA_ARRAY_LEN(sampling_table), args},
+        {"Parts of the model", cli_picture_table, cli_picture_table_count, &args->engine},
         {"Model", cli_engine_table, cli_engine_table_count, &args->engine},
         {"For porting and checking", porting_table, MICA_ARRAY_LEN(porting_table), args},
         {"Common", cli_common_table, cli_common_table_count, &args->common}};

@@ -97,4 +97,12 @@ sed 's/"intermediate_size": 64/"intermediate_size": 65/' "$folder/hf/config.json
 fails 1 'w1.weight' complete broken -p a
 sed 's/"mixtral"/"dbrx"/' "$folder/hf/config.json" >broken/config.json
 fails 1 'dbrx' complete broken -p a
+
+# Parts of picture models are wrong usage here, not ignored.
+for word in complete chat; do
+    for option in --lora --vae --transformer --text-encoder; do
+        fails 2 "unknown option $option" $word "$folder/hf" $option nothing
+    done
+done
+fails 1 'nothing' complete "$folder/hf" --tokenizer nothing -p a
 finish
