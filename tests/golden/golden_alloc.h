@@ -10,8 +10,16 @@
 
 #include "golden_support.h"
 
-/* path: a model folder. */
-void golden_fail_open(const char *path);
-void golden_fail_run(const char *path, const mica_image_options *options);
+/* One run in a new session; a result must come with MICA_OK and only then. */
+typedef mica_status golden_alloc_run(mica_model_session *s, const mica_model_kind *kind,
+                                     const void *options, mica_err *err);
+/* options: mica_image_options. */
+golden_alloc_run golden_alloc_generate;
+
+void golden_fail_open(const mica_engine_options *engine);
+/* spread: how many allocations are refused one after the other before n begins to stride;
+ * UINT64_MAX: all. */
+void golden_fail_run(const mica_engine_options *engine, golden_alloc_run *run, const void *options,
+                     uint64_t spread);
 
 #endif

@@ -1,8 +1,10 @@
 /* test_qwen_image_alloc.c - Qwen-Image with allocations that fail, one at a time (golden_alloc.h). */
 #include "golden_alloc.h"
 
-#define SOURCE      MICA_TEST_DATA "/qwen_image/model"
-#define EDIT_SOURCE MICA_TEST_DATA "/qwen_image/edit_model_zero_cond"
+static const mica_engine_options ENGINE = {.size = sizeof ENGINE,
+                                           .model = MICA_TEST_DATA "/qwen_image/model"};
+static const mica_engine_options EDIT_ENGINE = {
+    .size = sizeof EDIT_ENGINE, .model = MICA_TEST_DATA "/qwen_image/edit_model_zero_cond"};
 
 static const mica_image_options OPTIONS = {.size = sizeof OPTIONS,
                                            .prompt = "a fox",
@@ -27,19 +29,19 @@ static const mica_image_options EDIT_OPTIONS = {.size = sizeof EDIT_OPTIONS,
 static void test_open(void **state)
 {
     (void)state;
-    golden_fail_open(SOURCE);
+    golden_fail_open(&ENGINE);
 }
 
 static void test_run(void **state)
 {
     (void)state;
-    golden_fail_run(SOURCE, &OPTIONS);
+    golden_fail_run(&ENGINE, golden_alloc_generate, &OPTIONS, UINT64_MAX);
 }
 
 static void test_edit(void **state)
 {
     (void)state;
-    golden_fail_run(EDIT_SOURCE, &EDIT_OPTIONS);
+    golden_fail_run(&EDIT_ENGINE, golden_alloc_generate, &EDIT_OPTIONS, UINT64_MAX);
 }
 
 int main(void)

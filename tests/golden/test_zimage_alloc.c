@@ -1,12 +1,13 @@
 /* test_zimage_alloc.c - Z-Image with allocations that fail, one at a time (golden_alloc.h). */
 #include "golden_alloc.h"
 
-#define SOURCE MICA_TEST_DATA "/z_image/model"
+static const mica_engine_options ENGINE = {.size = sizeof ENGINE,
+                                           .model = MICA_TEST_DATA "/z_image/model"};
 
 static void test_open(void **state)
 {
     (void)state;
-    golden_fail_open(SOURCE);
+    golden_fail_open(&ENGINE);
 }
 
 /* With guidance, and a prompt of another padded length than the negative one. */
@@ -21,7 +22,7 @@ static void test_run(void **state)
                                   .guidance = 4.0,
                                   .cfg_normalization = 1.0,
                                   .steps = 1};
-    golden_fail_run(SOURCE, &o);
+    golden_fail_run(&ENGINE, golden_alloc_generate, &o, UINT64_MAX);
 }
 
 int main(void)
