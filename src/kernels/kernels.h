@@ -267,15 +267,23 @@ typedef void mica_kernel_gemm_s8(const mica_gemm_s8 *g);
 
 /* ------------------------------------------------------- matrix by vector -- */
 
-/* y[r] = sum of a[r][k] x[k] over k < n, in f32, for each row of a. A row's result depends on that row
- * and x alone. y apart from a and x. */
-typedef void mica_kernel_gemv_f32(int rows, int n, const float *a, ptrdiff_t lda, const float *x,
-                                  float *y);
-typedef void mica_kernel_gemv_bf16(int rows, int n, const uint16_t *a, ptrdiff_t lda,
-                                   const float *x, float *y);
-typedef mica_kernel_gemv_bf16 mica_kernel_gemv_f16;
+/* y[i][r] = sum of a[r][k] x[i][k] over k < n, in f32, for each row of a (f32, bf16 or f16) and m rows of x.
+ * A number depends on its row of a and its row of x alone. y apart from a and x. */
+typedef struct mica_gemv {
+    int rows, n, m;
+    const void *a;
+    ptrdiff_t lda; /* in elements */
+    const float *x;
+    ptrdiff_t ldx;
+    float *y;
+    ptrdiff_t ldy;
+} mica_gemv;
+typedef void mica_kernel_gemv_f32(const mica_gemv *g);
+typedef mica_kernel_gemv_f32 mica_kernel_gemv_bf16;
+typedef mica_kernel_gemv_f32 mica_kernel_gemv_f16;
 /* y[k] += sum of x[r] a[r][k] over r, row by row: cutting the rows changes nothing. */
-typedef mica_kernel_gemv_f32 mica_kernel_gemv_kmajor;
+typedef void mica_kernel_gemv_kmajor(int rows, int n, const float *a, ptrdiff_t lda, const float *x,
+                                     float *y);
 
 /* --------------------------------------------------------- packed weights -- */
 

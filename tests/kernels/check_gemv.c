@@ -1,9 +1,9 @@
-/* check_gemv.c - matrix by vector against f64; rows by themselves; rows cut in pieces. */
+/* check_gemv.c - matrix by vectors against f64; rows by themselves; rows cut in pieces. */
 #include "checkkern.h"
 
 typedef struct problem {
-    int rows, n;
-    ptrdiff_t lda;
+    int rows, n, m; /* m rows of x */
+    ptrdiff_t lda, ldx, ldy;
     void *a;
     double *a_f64; /* rows x n */
     float *x, *y;
@@ -46,40 +46,63 @@ static problem make(ck *c, kind k, int most)
     return p;
 }
 
-static void run(const mica_kernels *k, kind which, int rows, int n, const void *a, ptrdiff_t lda,
-                const float *x, float *y)
+static void run(const mica_kernels *k, kind which, const problem *p)
 {
+    const mica_gemv g = {.rows = p->rows,
+                         .n = p->n,
+                         .m = p->m,
+                         .a = p->a,
+                         .lda = p->lda,
+                         .x = p->x,
+                         .ldx = p->ldx,
+                         .y = p->y,
+                         .ldy = p->ldy};
     if (which == F32)
-        k->gemv_f32(rows, n, a, lda, x, y);
+        k->gemv_f32(&g);
     else if (which == BF16)
-        k->gemv_bf16(rows, n, a, lda, x, y);
+        k->gemv_bf16(&g);
     else
-        k->gemv_f16(rows, n, a, lda, x, y);
+        k->gemv_f16(&g);
 }
 
-/* n additions and as many products rounded at most once each. */
+/* One number: n additions and as many products rounded at most once each, the same when its rows are
+ * alone. */
+static void check_one(ck *c, kind which, const problem *p, int i, int r)
+{
+    const size_t size = which == F32 ? sizeof(float) : sizeof(uint16_t);
+    double want = 0.0, weight = 0.0;
+    float alone = 0.0f;
+    const float *y = &p->y[i * p->ldy + r];
+    for (int k = 0; k < p->n; k++) {
+        const double v = p->a_f64[r * p->n + k] * (double)p->x[i * p->ldx + k];
+        want += v;
+        weight += fabs(v);
+    }
+    ck_near(c, "y", i * p->rows + r, *y, want, 0x1p-24 * (p->n + 2) * weight);
+    problem one = *p;
+    one.rows = one.m = 1;
+    one.a = (char *)p->a + (size_t)(r * p->lda) * size;
+    one.x = p->x + i * p->ldx;
+    one.y = &alone;
+    run(c->k, which, &one);
+    ck_same_bytes(c, "a row by itself", &alone, y, sizeof alone);
+}
+
 static void check(ck *c, kind which, int most)
 {
     ck_begin(c);
     problem p = make(c, which, most);
-    const size_t size = which == F32 ? sizeof(float) : sizeof(uint16_t);
-    p.x = ck_floats(c, p.n);
-    p.y = ck_floats(c, p.rows);
-    ck_fill_normal(c, p.n, p.x, 1.0);
-    run(c->k, which, p.rows, p.n, p.a, p.lda, p.x, p.y);
-    for (int r = 0; r < p.rows; r++) {
-        double want = 0.0, weight = 0.0;
-        float alone = 0.0f;
-        for (int i = 0; i < p.n; i++) {
-            const double v = p.a_f64[r * p.n + i] * (double)p.x[i];
-            want += v;
-            weight += fabs(v);
-        }
-        ck_near(c, "y", r, p.y[r], want, 0x1p-24 * (p.n + 2) * weight);
-        run(c->k, which, 1, p.n, (const char *)p.a + (size_t)(r * p.lda) * size, p.lda, p.x,
-            &alone);
-        ck_same_bytes(c, "a row by itself", &alone, &p.y[r], sizeof alone);
-    }
+    p.m = ck_int(c, 0, 9);
+    p.ldx = ck_stride(c, p.n);
+    p.ldy = ck_stride(c, p.rows);
+    const size_t count = ck_matrix_count(p.m, p.n, p.ldx);
+    p.x = ck_floats(c, (int)count);
+    p.y = ck_floats(c, (int)ck_matrix_count(p.m, p.rows, p.ldy));
+    ck_fill_normal(c, (int)count, p.x, 1.0);
+    run(c->k, which, &p);
+    for (int i = 0; i < p.m; i++)
+        for (int r = 0; r < p.rows; r++)
+            check_one(c, which, &p, i, r);
     ck_end(c, "gemv");
 }
 
@@ -156,15 +179,15 @@ static void run_bench(const mica_kernels *k, const void *problem_)
     if (b->kmajor)
         k->gemv_kmajor(b->p.rows, b->p.n, b->p.a, b->p.lda, b->p.x, b->p.y);
     else
-        run(k, b->which, b->p.rows, b->p.n, b->p.a, b->p.lda, b->p.x, b->p.y);
+        run(k, b->which, &b->p);
 }
 
 static void time_gemv(ck *c, kind which, bool kmajor)
 {
     const size_t size = which == F32 ? sizeof(float) : sizeof(uint16_t);
     bench b = {.which = which, .kmajor = kmajor};
-    b.p =
-        (problem){.rows = BENCH_ROWS, .n = kmajor ? 128 : BENCH_N, .lda = kmajor ? 1024 : BENCH_N};
+    b.p = (problem){
+        .rows = BENCH_ROWS, .m = 1, .n = kmajor ? 128 : BENCH_N, .lda = kmajor ? 1024 : BENCH_N};
     b.p.a = ck_buffer(c, (size_t)b.p.rows * (size_t)b.p.lda, size);
     memset(b.p.a, 0, (size_t)b.p.rows * (size_t)b.p.lda * size);
     b.p.x = ck_floats(c, BENCH_N);

@@ -1,8 +1,10 @@
 /* cpu_few_rows.c - what a model that writes text does with one row, or a few: linears, attention over a
  * cache, rows picked and rows added.
  *
- *     linear      task = COLUMNS outputs: their rows of the weight, for every row of x    gemv_*
+ *     linear      task = some outputs: their rows of the weight, for every row of x       gemv_*
  *     attention   keys in chunks of KEYS:  scores [H L, M]  ─► softmax ─► values by chunk ─► sum
+ *
+ * With a key head or more for each thread a task is a head, start to end: one region in place of four.
  *
  * All of it is bound by memory. Weights, keys and values are read once and as they lie: packing them first,
  * which pays for many rows, would write more than it reads. A task's weights stay in L2 for the second
@@ -15,8 +17,11 @@
 #include <math.h>
 #include <string.h>
 
-#define COLUMNS 32  /* outputs of a task: 256 KiB of bf16 at a depth of 4096 */
-#define KEYS    512 /* keys of a chunk: 256 KiB at a width of 128 */
+#define TASK_BYTES (256 << 10) /* of weights: they stay in L2 for further rows of x */
+#define COLUMNS    128         /* outputs of a task at most */
+#define LEAST      16          /* and at least */
+#define ROWS       8           /* of x at once */
+#define KEYS       512         /* keys of a chunk: 256 KiB at a width of 128 */
 
 /* --------------------------------------------------------------- linear -- */
 
@@ -25,6 +30,7 @@ typedef struct linear_job {
     const mica_kernels *k;
     const mica_linear_args *args;
     int m, n, depth;
+    int columns; /* outputs of a task */
     ptrdiff_t ldx, ldy, ldres;
     float *bias;
 } linear_job;
@@ -40,28 +46,38 @@ bool mica_cpu_linear_by_row_fits(const mica_linear_args *args)
            w->shape_[1] < INT32_MAX / 64 && mica_tensor_count(args->y_MO) < INT32_MAX;
 }
 
-static void multiply(const linear_job *j, int column, int columns, const float *x, float *acc)
+/* acc[rows][COLUMNS] from `rows` rows of x, `row` on. */
+static void multiply(const linear_job *j, int column, int columns, int row, int rows, float *acc)
 {
     const mica_tensor *w = &j->args->w_OD->tensor;
-    const ptrdiff_t ld = (ptrdiff_t)w->stride_[0], first = (ptrdiff_t)column * ld;
+    const mica_gemv g = {.rows = columns,
+                         .n = j->depth,
+                         .m = rows,
+                         .a = (const char *)w->data + mica_tensor_offset(w, column * w->stride_[0]),
+                         .lda = (ptrdiff_t)w->stride_[0],
+                         .x = (const float *)j->args->x_MD->data + row * j->ldx,
+                         .ldx = j->ldx,
+                         .y = acc,
+                         .ldy = COLUMNS};
     if (w->dtype == MICA_DTYPE_F32)
-        j->k->gemv_f32(columns, j->depth, (const float *)w->data + first, ld, x, acc);
+        j->k->gemv_f32(&g);
     else if (w->dtype == MICA_DTYPE_BF16)
-        j->k->gemv_bf16(columns, j->depth, (const uint16_t *)w->data + first, ld, x, acc);
+        j->k->gemv_bf16(&g);
     else
-        j->k->gemv_f16(columns, j->depth, (const uint16_t *)w->data + first, ld, x, acc);
+        j->k->gemv_f16(&g);
 }
 
 static void linear_task(void *user, int64_t index, int thread)
 {
     const linear_job *j = user;
     const mica_linear_args *a = j->args;
-    const int column = (int)index * COLUMNS, columns = MICA_MIN(COLUMNS, j->n - column);
-    float acc[COLUMNS];
+    const int column = (int)index * j->columns, columns = MICA_MIN(j->columns, j->n - column);
+    float acc[ROWS * COLUMNS];
     (void)thread;
-    for (int row = 0; row < j->m; row++) {
-        multiply(j, column, columns, (const float *)a->x_MD->data + row * j->ldx, acc);
-        mica_epilogue e = {.m = 1,
+    for (int row = 0; row < j->m; row += ROWS) {
+        const int rows = MICA_MIN(ROWS, j->m - row);
+        multiply(j, column, columns, row, rows, acc);
+        mica_epilogue e = {.m = rows,
                            .n = columns,
                            .acc = acc,
                            .ldacc = COLUMNS,
@@ -76,6 +92,16 @@ static void linear_task(void *user, int64_t index, int thread)
         }
         j->k->epilogue_tile(&e);
     }
+}
+
+/* Long runs of memory, but four tasks a thread. Which outputs a task has changes none. */
+static int columns_of_task(const linear_job *j)
+{
+    const mica_dtype type = j->args->w_OD->tensor.dtype;
+    const int bytes = MICA_MAX(1, j->depth * mica_dtype_get(type)->size);
+    const int fair = (j->n + 4 * j->be->threads - 1) / (4 * j->be->threads);
+    const int columns = MICA_MIN(MICA_MIN(TASK_BYTES / bytes, fair), COLUMNS);
+    return MICA_MAX(LEAST, columns / LEAST * LEAST);
 }
 
 static ptrdiff_t row_stride(const mica_tensor *t)
@@ -101,7 +127,8 @@ mica_status mica_cpu_linear_by_row(mica_cpu_backend *be, const mica_linear_args 
         j.bias = mica_cpu_shared_scratch(be);
         mica_cpu_weight_to_f32(&args->bias_O->tensor, 0, j.n, j.bias);
     }
-    mica_cpu_parallel(be, (j.n + COLUMNS - 1) / COLUMNS, linear_task, &j);
+    j.columns = columns_of_task(&j);
+    mica_cpu_parallel(be, (j.n + j.columns - 1) / j.columns, linear_task, &j);
     return MICA_OK;
 }
 
@@ -153,11 +180,18 @@ static void score_task(void *user, int64_t index, int thread)
     const int count = (int)MICA_MIN((int64_t)KEYS, j->keys - first);
     ptrdiff_t ld;
     const float *rows = cache_rows(j, j->key, first, count, key_head, thread, &ld);
-    for (int h = key_head * share; h < (key_head + 1) * share; h++)
-        for (int i = 0; i < j->queries; i++)
-            j->k->gemv_f32(count, j->width, rows, ld,
-                           (const float *)j->q->data + i * j->q->stride_[0] + h * j->q->stride_[1],
-                           score_row(j, h, i) + first);
+    for (int h = key_head * share; h < (key_head + 1) * share; h++) {
+        const mica_gemv g = {.rows = count,
+                             .n = j->width,
+                             .m = j->queries,
+                             .a = rows,
+                             .lda = ld,
+                             .x = (const float *)j->q->data + h * j->q->stride_[1],
+                             .ldx = (ptrdiff_t)j->q->stride_[0],
+                             .y = score_row(j, h, 0) + first,
+                             .ldy = (ptrdiff_t)j->keys};
+        j->k->gemv_f32(&g);
+    }
 }
 
 static void softmax_task(void *user, int64_t index, int thread)
@@ -206,6 +240,21 @@ static void sum_task(void *user, int64_t index, int thread)
         j->k->add(j->width, out, part_of(j, c, head, query), out);
 }
 
+/* Task: all of one key head. */
+static void head_task(void *user, int64_t key_head, int thread)
+{
+    const few_job *j = user;
+    const int64_t share = j->heads / j->key_heads * j->queries, first = key_head * share;
+    for (int c = 0; c < j->chunks; c++)
+        score_task(user, key_head * j->chunks + c, thread);
+    for (int64_t i = first; i < first + share; i++)
+        softmax_task(user, i, thread);
+    for (int c = 0; c < j->chunks; c++)
+        value_task(user, key_head * j->chunks + c, thread);
+    for (int64_t i = first; i < first + share; i++)
+        sum_task(user, i, thread);
+}
+
 mica_status mica_cpu_attention_few(mica_cpu_backend *be, const mica_attention_args *args,
                                    mica_err *err)
 {
@@ -233,6 +282,10 @@ mica_status mica_cpu_attention_few(mica_cpu_backend *be, const mica_attention_ar
         mica_cpu_scratch_reserve(be, (scores + parts) * sizeof(float), chunk * sizeof(float), err));
     j.scores = mica_cpu_shared_scratch(be);
     j.parts = j.scores + scores;
+    if (j.key_heads >= be->threads) {
+        mica_cpu_parallel(be, j.key_heads, head_task, &j);
+        return MICA_OK;
+    }
     mica_cpu_parallel(be, (int64_t)j.key_heads * j.chunks, score_task, &j);
     mica_cpu_parallel(be, rows, softmax_task, &j);
     mica_cpu_parallel(be, (int64_t)j.key_heads * j.chunks, value_task, &j);
