@@ -20,19 +20,13 @@
 #define MICA_PREFETCH(p) ((void)(p))
 #endif
 
-/* The thread sanitizer sees no barrier of an OpenMP runtime. A function that hands work to a
- * team is left out (its frame is what the runtime passes on) and says itself what is handed over:
- * what a thread did before RELEASE(p) is seen after another's ACQUIRE(p). */
-#if defined(__SANITIZE_THREAD__)
-void __tsan_acquire(void *p);
-void __tsan_release(void *p);
-#define MICA_NO_TSAN         __attribute__((no_sanitize("thread")))
-#define MICA_TSAN_ACQUIRE(p) __tsan_acquire(p)
-#define MICA_TSAN_RELEASE(p) __tsan_release(p)
+/* In a loop that looks at memory until another thread changes it. */
+#if defined(__x86_64__) || defined(__i386__)
+#define MICA_RELAX() __builtin_ia32_pause()
+#elif defined(__aarch64__)
+#define MICA_RELAX() __asm__ volatile("yield")
 #else
-#define MICA_NO_TSAN
-#define MICA_TSAN_ACQUIRE(p) ((void)(p))
-#define MICA_TSAN_RELEASE(p) ((void)(p))
+#define MICA_RELAX() ((void)0)
 #endif
 
 #define MICA_ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))

@@ -1,8 +1,8 @@
 /* cpu_backend.c - opening and closing the CPU backend, its threads and its scratch.
  *
- * Threads are OpenMP teams sized per region (num_threads), so that two sessions with
- * different thread counts can live in one process and the host program's own OpenMP
- * settings are left alone. Which path a linear takes is decided here once:
+ * Threads are the backend's own (cpu_team.c), so that two sessions with different thread counts can live in
+ * one process and the host program's settings are left alone. Which path a linear takes is decided here
+ * once:
  *
  *     precision   bf16 unit   sensitive linear   other linears
  *     f32         any         f32                f32
@@ -15,7 +15,6 @@
 #include "base/mem.h"
 #include "kernels/kernels.h"
 
-#include <omp.h>
 #include <stdio.h>
 #include <string.h>
 #if defined(__linux__)
@@ -25,30 +24,6 @@
 #define BIG_BLOCK   ((size_t)1 << 20)
 #define HUGE_PAGE   ((size_t)2 << 20)
 #define MAX_THREADS 1024
-
-/* -------------------------------------------------------------- threads -- */
-
-MICA_NO_TSAN void mica_cpu_parallel(mica_cpu_backend *be, int64_t count, mica_cpu_task_fn fn,
-                                    void *user)
-{
-    const int team = (int)MICA_MIN((int64_t)be->threads, count);
-    if (team <= 1) {
-        for (int64_t i = 0; i < count; i++)
-            fn(user, i, 0);
-        return;
-    }
-    void *const begin = be, *const end = &be->threads; /* two: members do not wait for each other */
-    MICA_TSAN_RELEASE(begin);
-#pragma omp parallel num_threads(team)
-    {
-        MICA_TSAN_ACQUIRE(begin);
-#pragma omp for schedule(dynamic, 1) nowait
-        for (int64_t i = 0; i < count; i++)
-            fn(user, i, omp_get_thread_num());
-        MICA_TSAN_RELEASE(end);
-    }
-    MICA_TSAN_ACQUIRE(end);
-}
 
 /* -------------------------------------------------------------- scratch -- */
 
@@ -117,6 +92,7 @@ static void cpu_close(mica_backend *base)
 {
     mica_cpu_backend *be = mica_cpu_from(base);
     mica_cpu_prefetch_close(be);
+    mica_cpu_team_close(be);
     mica_cpu_prepared_drop_all(be);
     mica_cpu_pool_deinit(be);
     mica_cpu_scratch_trim(be);
@@ -244,6 +220,8 @@ mica_status mica_cpu_backend_open(mica_backend **out, const mica_backend_options
     if (!be->per_thread)
         st = MICA_FAIL(err, MICA_E_NOMEM, "scratch for %d threads could not be allocated",
                        be->threads);
+    if (!st)
+        st = mica_cpu_team_open(be, err);
     if (!st)
         st = mica_dnnl_open(&be->dnnl, be, err);
     if (st) {

@@ -25,6 +25,7 @@ typedef struct mica_cpu_pool_chunk mica_cpu_pool_chunk;
 typedef struct mica_cpu_prepared mica_cpu_prepared;
 typedef struct mica_cpu_prepared_ref mica_cpu_prepared_ref;
 typedef struct mica_cpu_prefetcher mica_cpu_prefetcher;
+typedef struct mica_cpu_team mica_cpu_team; /* the threads of a backend, cpu_team.c */
 
 /* A stack of page-aligned chunks; see cpu_pool.c. */
 typedef struct mica_cpu_pool {
@@ -63,6 +64,7 @@ typedef struct mica_cpu_backend {
     mica_cpu_buffer *per_thread; /* [threads] scratch of each thread */
     mica_cpu_prepared_ref *prepared;
     mica_cpu_prefetcher *prefetcher;
+    mica_cpu_team *team;
 } mica_cpu_backend;
 
 static inline mica_cpu_backend *mica_cpu_from(mica_backend *be)
@@ -80,6 +82,8 @@ mica_status mica_cpu_backend_open(mica_backend **out, const mica_backend_options
  * order: fn(index) must write what no other index writes. Not to be nested. */
 typedef void (*mica_cpu_task_fn)(void *user, int64_t index, int thread);
 void mica_cpu_parallel(mica_cpu_backend *be, int64_t count, mica_cpu_task_fn fn, void *user);
+mica_status mica_cpu_team_open(mica_cpu_backend *be, mica_err *err);
+void mica_cpu_team_close(mica_cpu_backend *be);
 
 /* ------------------------------------------------------------- scratch -- */
 
