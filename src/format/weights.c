@@ -11,6 +11,7 @@
 #include "format/weights.h"
 
 #include "base/mem.h"
+#include "format/onnx.h"
 #include "format/safetensors.h"
 #include "format/weights_internal.h"
 #include "format/zip_directory.h"
@@ -203,6 +204,8 @@ static mica_status take_image(mica_weights *w, size_t file, mica_err *err)
         return take_gguf(w, file, err);
     if (mica_zip_probe(f->map.data, f->map.size))
         return mica_weights_take_torch(w, file, err);
+    if (mica_onnx_is_image(f->map.data, f->map.size))
+        return mica_weights_take_onnx(w, file, err);
     MICA_TRY(mica_safetensors_parse(&s, f->map.path, f->map.data, f->map.size, &w->arena, err));
     f->metadata = s.metadata;
     f->metadata_count = s.metadata_count;

@@ -17,12 +17,14 @@
 
 typedef struct mica_weights mica_weights;
 
-/* path: a .safetensors or GGUF file, a torch checkpoint (.ckpt, .pth, .bin: told by its content), a
- * *.index.json, or a folder that holds one of them (an index is preferred; a folder with several
- * unindexed files opens all, less NAME.VARIANT.safetensors beside NAME.safetensors; GGUF and then
- * pytorch_model.bin are looked for where there is no safetensors file). A missing shard is an error
+/* path: a .safetensors or GGUF file, a torch checkpoint (.ckpt, .pth, .bin) or an ONNX file (both told by
+ * their content), a *.index.json, or a folder that holds one of them (an index is preferred; a folder with several
+ * unindexed files opens all, less NAME.VARIANT.safetensors beside NAME.safetensors; GGUF, then
+ * pytorch_model.bin, then one ONNX file are looked for where there is no safetensors file). A missing shard is an error
  * that names it; of a GGUF file in numbered parts any part stands for all. *out is NULL on failure. */
 mica_status mica_weights_open(mica_weights **out, const char *path, mica_err *err);
+/* The same for names, sizes and dtypes alone: nothing is copied, and data may lie misaligned and turned. */
+mica_status mica_weights_peek(mica_weights **out, const char *path, mica_err *err);
 /* A safetensors or GGUF image in memory, which stays the caller's and must outlive *out; `name` stands
  * for the path in messages. */
 mica_status mica_weights_open_memory(mica_weights **out, const char *name, const void *data,

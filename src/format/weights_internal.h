@@ -46,6 +46,7 @@ struct mica_weights {
     mica_weights_entry **list, **sorted;
     size_t count, cap;
     char hash[17]; /* as it was before the first split; "" while nothing was split */
+    bool is_peek;  /* nobody will read the tensors' data */
     void **copies; /* tensors that lay misaligned in their file */
     size_t copy_count, copy_cap, copy_bytes;
 };
@@ -56,6 +57,8 @@ mica_status mica_weights_new(mica_weights **out, const char *path, mica_err *err
 mica_status mica_weights_take_file(mica_weights *w, const char *path, mica_err *err);
 /* The tensors of files[file], a mapped torch checkpoint (weights_torch.c). */
 mica_status mica_weights_take_torch(mica_weights *w, size_t file, mica_err *err);
+/* The initialisers of files[file], a mapped ONNX file (weights_onnx.c). */
+mica_status mica_weights_take_onnx(mica_weights *w, size_t file, mica_err *err);
 /* Memory that lives with w, for a tensor that cannot be used where it lies; within a budget. */
 mica_status mica_weights_new_copy(mica_weights *w, const char *path, const char *name, size_t size,
                                   void **data, mica_err *err);

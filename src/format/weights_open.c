@@ -4,7 +4,8 @@
  *     x.index.json           every shard that its weight_map names, from the same folder
  *     x.gguf                 that file; of x-00001-of-00003.gguf all three
  *     folder                 its *.safetensors.index.json if there is one, else every
- *                            *.safetensors, else its one GGUF file, else pytorch_model.bin
+ *                            *.safetensors, else pytorch_model.bin, else its one ONNX file,
+ *                            else its one GGUF file
  *
  * Folders often hold variants of one thing (`model.safetensors`, `model.fp16.safetensors`):
  * NAME.VARIANT.EXT is passed over when NAME.EXT is there, as diffusers does without `variant=`.
@@ -26,6 +27,7 @@
 #define INDEX_EXT       ".safetensors.index.json"
 #define GGUF_EXT        ".gguf"
 #define TORCH_NAME      "pytorch_model.bin"
+#define ONNX_EXT        ".onnx"
 #define MAX_LISTED      8
 
 /* ---- several problems in one error text ---- */
@@ -406,6 +408,11 @@ static mica_status open_listed(mica_weights *w, const folder_list *f, mica_err *
         MICA_TRY(take_from(w, f->path, TORCH_NAME, err));
         return mica_weights_index(w, err);
     }
+    if (count_candidates(f, SAFETENSORS_EXT, &first) == 0 &&
+        count_candidates(f, GGUF_EXT, &first) == 0 && count_candidates(f, ONNX_EXT, &first) == 1) {
+        MICA_TRY(take_from(w, f->path, first, err));
+        return mica_weights_index(w, err);
+    }
     if (count_candidates(f, SAFETENSORS_EXT, &first) == 0)
         return open_gguf_of(w, f, err);
     MICA_TRY(check_numbered(f, err));
@@ -440,14 +447,25 @@ static mica_status open_path(mica_weights *w, const char *path, mica_err *err)
     return mica_weights_index(w, err);
 }
 
-mica_status mica_weights_open(mica_weights **out, const char *path, mica_err *err)
+static mica_status open_new(mica_weights **out, const char *path, bool is_peek, mica_err *err)
 {
     *out = NULL;
     MICA_TRY(mica_weights_new(out, path, err));
+    (*out)->is_peek = is_peek;
     mica_status st = open_path(*out, path, err);
     if (st == MICA_OK)
         st = mica_weights_attach_scales(*out, err);
     if (st != MICA_OK)
         mica_weights_close(out);
     return st;
+}
+
+mica_status mica_weights_open(mica_weights **out, const char *path, mica_err *err)
+{
+    return open_new(out, path, false, err);
+}
+
+mica_status mica_weights_peek(mica_weights **out, const char *path, mica_err *err)
+{
+    return open_new(out, path, true, err);
 }
