@@ -26,12 +26,15 @@
     .hidden mica_speech_chinese_end
     .hidden mica_speech_hmm_begin
     .hidden mica_speech_hmm_end
+    .hidden mica_speech_traditional_begin
+    .hidden mica_speech_traditional_end
 #endif
 
 TABLE(english, "english.bin")
 TABLE(letters, "letters.bin")
 TABLE(chinese, "chinese.bin")
 TABLE(hmm, "hmm.bin")
+TABLE(traditional, "traditional.bin")
 
 #if defined(__linux__) && defined(__ELF__)
     .section .note.GNU-stack,"",%progbits

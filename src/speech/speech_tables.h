@@ -16,10 +16,11 @@ typedef struct mica_speech_table {
     size_t size;
 } mica_speech_table;
 
-mica_speech_table mica_speech_table_english(void); /* words and their phones */
-mica_speech_table mica_speech_table_letters(void); /* trees for other words */
-mica_speech_table mica_speech_table_chinese(void); /* words, classes, readings */
-mica_speech_table mica_speech_table_hmm(void);     /* models of unknown words */
+mica_speech_table mica_speech_table_english(void);     /* words and their phones */
+mica_speech_table mica_speech_table_letters(void);     /* trees for other words */
+mica_speech_table mica_speech_table_chinese(void);     /* words, classes, readings */
+mica_speech_table mica_speech_table_hmm(void);         /* models of unknown words */
+mica_speech_table mica_speech_table_traditional(void); /* simplified to traditional */
 
 static inline uint32_t mica_table_u16(const uint8_t *p)
 {

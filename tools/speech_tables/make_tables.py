@@ -6,6 +6,7 @@ import sys
 
 import chinese
 import english
+import traditional
 
 if __name__ == "__main__":
     sys.setrecursionlimit(100000)
@@ -13,3 +14,4 @@ if __name__ == "__main__":
     out = sys.argv[2] if len(sys.argv) > 2 else os.path.join(os.path.dirname(__file__), "../../src/speech/tables")
     english.main(folder, out)
     chinese.main(folder, out)
+    traditional.main(folder, out)
