@@ -190,6 +190,7 @@ mica_status speak_open(speak_run *run, mica_err *err)
     options.hubert = parts->hubert;
     options.bert = parts->bert;
     options.speaker = parts->speaker;
+    options.g2pw = parts->g2pw;
     mica_status status = mica_engine_open(&run->engine, &options);
     MICA_TRY(speak_take_text(status, run->engine ? mica_engine_errmsg(run->engine) : NULL, err));
     if (!run->args->common.quiet)

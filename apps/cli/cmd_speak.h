@@ -20,7 +20,7 @@ typedef enum speak_stream {
 
 /* Parts of the model given one by one. */
 typedef struct speak_parts {
-    const char *semantic, *synthesizer, *hubert, *bert, *speaker;
+    const char *semantic, *synthesizer, *hubert, *bert, *speaker, *g2pw;
 } speak_parts;
 extern const cli_option speak_parts_table[];
 extern const size_t speak_parts_table_count;

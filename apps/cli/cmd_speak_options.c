@@ -216,6 +216,11 @@ const cli_option speak_parts_table[] = {
      .offset = AT(speaker),
      .value = "PATH",
      .help = "speaker network of v2Pro and v2ProPlus, an ERes2NetV2 .ckpt"},
+    {.name = "g2pw",
+     .kind = CLI_TEXT,
+     .offset = AT(g2pw),
+     .value = "PATH",
+     .help = "folder G2PWModel, which chooses readings of Chinese characters"},
 };
 #undef AT
 const size_t speak_parts_table_count = MICA_ARRAY_LEN(speak_parts_table);

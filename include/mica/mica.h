@@ -127,6 +127,8 @@ typedef struct mica_engine_options {
      * weights do not fit stay in the host's memory and are copied while the block before computes. */
     uint64_t vram_limit;
     bool demo_text; /* without a model: the demo model that writes text, not the one that draws */
+    const char
+        *g2pw; /* a part of a speech model too: g2pW.onnx, its folder, or the same converted */
 } mica_engine_options;
 
 /* Opens and checks a model: every tensor's name, shape, dtype and range, without

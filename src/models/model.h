@@ -33,6 +33,7 @@ typedef enum mica_model_part {
     MICA_PART_HUBERT,
     MICA_PART_BERT,
     MICA_PART_SPEAKER, /* speaker network */
+    MICA_PART_G2PW,    /* chooses readings of Chinese characters */
     MICA_PART_COUNT
 } mica_model_part;
 

@@ -14,9 +14,9 @@
 const char *mica_model_part_name(mica_model_part part)
 {
     static const char *const NAMES[MICA_PART_COUNT] = {
-        "nothing",     "language model", "transformer", "text encoder",   "VAE",
-        "tokenizer",   "scheduler",      "index",       "processor",      "text-to-semantic model",
-        "synthesizer", "HuBERT",         "BERT",        "speaker network"};
+        "nothing",     "language model", "transformer", "text encoder",    "VAE",
+        "tokenizer",   "scheduler",      "index",       "processor",       "text-to-semantic model",
+        "synthesizer", "HuBERT",         "BERT",        "speaker network", "g2pW"};
     return part >= 0 && part < MICA_PART_COUNT ? NAMES[part] : NAMES[0];
 }
 
@@ -29,7 +29,8 @@ const char *mica_model_part_option(mica_model_part part)
                                                          [MICA_PART_SYNTHESIZER] = "synthesizer",
                                                          [MICA_PART_HUBERT] = "hubert",
                                                          [MICA_PART_BERT] = "bert",
-                                                         [MICA_PART_SPEAKER] = "speaker"};
+                                                         [MICA_PART_SPEAKER] = "speaker",
+                                                         [MICA_PART_G2PW] = "g2pw"};
     const char *option = part >= 0 && part < MICA_PART_COUNT ? OPTIONS[part] : NULL;
     return option ? option : "";
 }
@@ -228,7 +229,8 @@ static mica_status resolve_folder(mica_model_parts *p, const mica_engine_options
                                          [MICA_PART_SYNTHESIZER] = o->synthesizer != NULL,
                                          [MICA_PART_HUBERT] = o->hubert != NULL,
                                          [MICA_PART_BERT] = o->bert != NULL,
-                                         [MICA_PART_SPEAKER] = o->speaker != NULL};
+                                         [MICA_PART_SPEAKER] = o->speaker != NULL,
+                                         [MICA_PART_G2PW] = o->g2pw != NULL};
     MICA_TRY(resolve_loose(p, o->model, err));
     for (int part = MICA_PART_TRANSFORMER; part <= MICA_PART_VAE; part++)
         if (p->path[part])
@@ -386,6 +388,7 @@ static mica_status resolve(mica_model_parts *p, const mica_model_kind **kind,
     MICA_TRY(replace(&p->path[MICA_PART_HUBERT], o->hubert, err));
     MICA_TRY(replace(&p->path[MICA_PART_BERT], o->bert, err));
     MICA_TRY(replace(&p->path[MICA_PART_SPEAKER], o->speaker, err));
+    MICA_TRY(replace(&p->path[MICA_PART_G2PW], o->g2pw, err));
     MICA_TRY(find_tokenizer(p, err));
     MICA_TRY(find_processor(p, err));
     for (int part = MICA_PART_LANGUAGE; part < MICA_PART_COUNT; part++)

@@ -27,7 +27,7 @@ static mica_status read_facts(const char *path, part_facts *f, mica_err *err)
 {
     mica_weights *w = NULL;
     *f = (part_facts){0};
-    MICA_TRY(mica_weights_open(&w, path, err));
+    MICA_TRY(mica_weights_peek(&w, path, err));
     f->tensors = mica_weights_count(w);
     f->parameters = mica_weights_parameters(w);
     f->bytes = mica_weights_bytes(w);
@@ -74,7 +74,7 @@ static const char *slot_name(int part)
     static const char *const NAMES[MICA_PART_COUNT] = {
         "",          "language_model", "transformer", "text_encoder", "vae",         "tokenizer",
         "scheduler", "index",          "processor",   "semantic",     "synthesizer", "hubert",
-        "bert",      "speaker"};
+        "bert",      "speaker",        "g2pw"};
     return NAMES[part];
 }
 

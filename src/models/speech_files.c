@@ -6,6 +6,7 @@
  *       s1v3.ckpt, gsv-v2final-pretrained/s1*.ckpt
  *       v2Pro/s2Gv2Pro.pth, ...
  *       sv/pretrained_eres2netv2*.ckpt
+ *       G2PWModel/g2pW.onnx                  with its lists of characters
  *
  * Files are told apart by their tensors. What cannot be opened as weights or belongs to nobody
  * (discriminators, other networks) is passed over; two files for one part are an error, unless that
@@ -32,7 +33,7 @@ static bool ends_with(const char *s, const char *suffix)
 
 static bool is_checkpoint(const char *name)
 {
-    static const char *const ENDS[] = {".ckpt", ".pth", ".pt", ".safetensors"};
+    static const char *const ENDS[] = {".ckpt", ".pth", ".pt", ".safetensors", ".onnx"};
     for (size_t i = 0; i < MICA_ARRAY_LEN(ENDS); i++)
         if (name[0] != '.' && ends_with(name, ENDS[i]))
             return true;
@@ -57,7 +58,7 @@ static mica_model_part part_of(const char *path)
     mica_weights *w = NULL;
     mica_model_part part = MICA_PART_NONE;
     const mica_model_kind *kind;
-    if (mica_weights_open(&w, path, NULL) != MICA_OK)
+    if (mica_weights_peek(&w, path, NULL) != MICA_OK)
         return MICA_PART_NONE;
     for (int i = 0; (kind = mica_model_kind_at(i)) != NULL && part == MICA_PART_NONE; i++)
         if (kind->speak)

@@ -8,6 +8,7 @@
 #include "speech/phone_list.h"
 #include "speech/speech_rules.h"
 #include "speech/speech_symbols.h"
+#include "speech/speech_text.h"
 
 typedef struct mica_chinese {
     mica_chinese_dict dict;
@@ -27,10 +28,10 @@ const mica_rule *mica_chinese_rules(size_t *count);
 mica_status mica_chinese_normalize(const mica_chinese *c, const char *text, size_t size,
                                    mica_text *out, mica_err *err);
 /* Phones of a normalised text and how many each of its characters has. `pauses`: "," is read as this
- * symbol instead (SP2, SP3); -1: as itself. */
+ * symbol instead (SP2, SP3); -1: as itself. reader: may be NULL. */
 mica_status mica_chinese_read(const mica_chinese *c, const char *text, size_t size, int32_t pauses,
-                              mica_phone_list *phones, mica_phone_list *phones_of_char,
-                              mica_err *err);
+                              const mica_speech_reader *reader, mica_phone_list *phones,
+                              mica_phone_list *phones_of_char, mica_err *err);
 
 /* ---- parts, exposed for tests ---- */
 
@@ -42,6 +43,7 @@ typedef struct mica_chinese_token {
 typedef struct mica_chinese_text {
     uint32_t *chars;
     int *readings; /* of each character; -1: punctuation */
+    int *answers;  /* of the reader, -1: none; NULL: nobody was asked */
     size_t size;
     mica_chinese_token *tokens;
     size_t token_count;

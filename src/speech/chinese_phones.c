@@ -101,28 +101,35 @@ static size_t sentence_size(const uint32_t *chars, size_t size)
 }
 
 mica_status mica_chinese_read(const mica_chinese *c, const char *text, size_t size, int32_t pauses,
-                              mica_phone_list *phones, mica_phone_list *phones_of_char,
-                              mica_err *err)
+                              const mica_speech_reader *reader, mica_phone_list *phones,
+                              mica_phone_list *phones_of_char, mica_err *err)
 {
     mica_arena arena;
     mica_arena_init(&arena, SCRATCH_CHUNK);
     uint32_t *chars = mica_arena_alloc(&arena, (size + 1) * sizeof *chars);
     int *readings = mica_arena_calloc(&arena, size + 1, sizeof *readings);
+    int *answers = reader ? mica_arena_calloc(&arena, size + 1, sizeof *answers) : NULL;
+    mica_status status = MICA_OK;
     size_t count = 0;
-    bool ok = chars != NULL && readings != NULL;
+    bool ok = chars != NULL && readings != NULL && (answers != NULL || !reader);
     for (size_t at = 0; ok && at < size; count++)
         at += mica_utf8_decode(text + at, size - at, &chars[count]);
-    for (size_t at = 0; ok && at < count;) {
+    for (size_t at = 0; ok && !status && at < count;) {
         const mica_arena_mark mark = mica_arena_get_mark(&arena);
         mica_chinese_text t = {.chars = chars + at, .readings = readings + at, .arena = &arena};
         t.size = sentence_size(chars + at, count - at);
-        ok = read_sentence(c, &t);
-        if (ok)
+        if (reader) {
+            t.answers = answers + at;
+            status = reader->ask(reader->user, t.chars, t.size, t.answers, err);
+        }
+        ok = status || read_sentence(c, &t);
+        if (ok && !status)
             add_phones(c, &t, pauses, phones, phones_of_char);
         at += t.size;
         mica_arena_release(&arena, mark);
     }
     mica_arena_deinit(&arena);
+    MICA_TRY(status);
     if (!ok || phones->failed || phones_of_char->failed)
         return MICA_FAIL(err, MICA_E_NOMEM, "no memory to read a Chinese text");
     return MICA_OK;

@@ -1,11 +1,12 @@
 /* chinese_readings.c - which reading a character has here.
  *
  *     the word is in the dictionary       its readings there: 银行 hang2, 行走 xing2
+ *     a reader has an answer              that (g2pW, where its file is there)
  *     it is not (names, joined numbers)   the longest dictionary words inside it
  *     one character that is read in       by its word class and its neighbours:
  *     several ways                        只 zhi3 as an adverb, zhi1 as a measure word
  *
- * The last step stands in for the network (g2pW) that upstream asks about every ambiguous
+ * Without a reader the last step stands in for the network (g2pW) that upstream asks about every ambiguous
  * character; it decides the frequent ones and leaves the rest to the usual reading. */
 #include "speech/chinese.h"
 
@@ -176,6 +177,10 @@ static bool is_adverbial(const mica_chinese_text *t, size_t at)
 /* pos: the class of a token of one character; "" inside a longer token. */
 static void read_single(const mica_chinese *c, mica_chinese_text *t, size_t at, const char *pos)
 {
+    if (t->answers && t->answers[at] >= 0) {
+        t->readings[at] = t->answers[at];
+        return;
+    }
     t->readings[at] = mica_chinese_dict_reading(&c->dict, t->chars[at], 0);
     if (is_adverbial(t, at)) {
         t->readings[at] = mica_chinese_dict_reading_of(&c->dict, "de", 5);
@@ -191,7 +196,8 @@ static void read_single(const mica_chinese *c, mica_chinese_text *t, size_t at, 
         }
 }
 
-/* Dictionary words inside a token, longest first; what is left are single characters. */
+/* Dictionary words inside a token, longest first; what is left are single characters. A reader's answers
+ * come before words that are only a part of the token. */
 static void read_inside(const mica_chinese *c, mica_chinese_text *t,
                         const mica_chinese_token *token)
 {
@@ -201,8 +207,10 @@ static void read_inside(const mica_chinese *c, mica_chinese_text *t,
         size_t n = MICA_MIN(size - at, (size_t)MICA_CHINESE_LONGEST);
         while (n > 1 && !mica_chinese_dict_find(&c->dict, t->chars + begin + at, n, &word))
             n--;
-        for (size_t i = 0; n > 1 && i < n; i++)
-            t->readings[begin + at + i] = word.readings[i];
+        for (size_t i = 0; n > 1 && i < n; i++) {
+            const int answer = t->answers && n < size ? t->answers[begin + at + i] : -1;
+            t->readings[begin + at + i] = answer >= 0 ? answer : word.readings[i];
+        }
         if (n == 1)
             read_single(c, t, begin + at, size == 1 ? token->pos : "");
         at += n;
@@ -215,7 +223,7 @@ static void read_cannot(const mica_chinese *c, mica_chinese_text *t,
 {
     const size_t at = token->begin;
     if (token->size != 2 || at == 0 || !mica_is_han(t->chars[at - 1]) || t->chars[at] != 0x4e0du ||
-        t->chars[at + 1] != 0x4e86u)
+        t->chars[at + 1] != 0x4e86u || (t->answers && t->answers[at + 1] >= 0))
         return;
     const int reading = mica_chinese_dict_reading_of(&c->dict, "liao", 3);
     if (reading >= 0)

@@ -106,6 +106,12 @@ const char *mica_speech_phone_name(const mica_speech_front *f, int phone_count, 
     return id >= 0 && id < phone_count ? f->symbols.names[id] : NULL;
 }
 
+int mica_speech_reading(const mica_speech_front *f, const char *pinyin, int tone)
+{
+    return tone >= 1 && tone <= 5 ? mica_chinese_dict_reading_of(&f->chinese.dict, pinyin, tone)
+                                  : -1;
+}
+
 static mica_status check_options(const mica_speech_text_options *o, size_t size, mica_err *err)
 {
     if (o->phone_count != MICA_SYMBOLS_V1 && o->phone_count != MICA_SYMBOLS_V2)
@@ -189,7 +195,8 @@ static int32_t find_pauses(const mica_speech_front *f, const char *text, size_t 
 }
 
 static mica_status read_chinese(const mica_speech_front *f, const char *text, size_t size,
-                                mica_arena *arena, mica_speech_span *span, mica_err *err)
+                                const mica_speech_reader *reader, mica_arena *arena,
+                                mica_speech_span *span, mica_err *err)
 {
     mica_text marked = {0}, normal = {0};
     mica_phone_list phones = {0}, counts = {0};
@@ -200,8 +207,8 @@ static mica_status read_chinese(const mica_speech_front *f, const char *text, si
     else if (marked.size > 0)
         status = mica_chinese_normalize(&f->chinese, marked.data, marked.size, &normal, err);
     if (status == MICA_OK && normal.size > 0)
-        status =
-            mica_chinese_read(&f->chinese, normal.data, normal.size, pauses, &phones, &counts, err);
+        status = mica_chinese_read(&f->chinese, normal.data, normal.size, pauses, reader, &phones,
+                                   &counts, err);
     span->language = MICA_SPEECH_ZH;
     if (status == MICA_OK)
         status = keep_span(arena, &normal, &phones, &counts, span, err);
@@ -230,7 +237,7 @@ static mica_status read_spans(const mica_speech_front *f, const char *text, size
         const char *run = text + runs[i].begin;
         MICA_TRY(runs[i].language == MICA_SPEECH_EN
                      ? read_english(f, run, runs[i].size, arena, span, err)
-                     : read_chinese(f, run, runs[i].size, arena, span, err));
+                     : read_chinese(f, run, runs[i].size, o->reader, arena, span, err));
         piece->phone_count += span->phone_count;
         piece->span_count += span->phone_count > 0;
     }

@@ -44,10 +44,20 @@ typedef enum mica_speech_cut {
 } mica_speech_cut;
 mica_status mica_speech_cut_find(const char *name, mica_speech_cut *out, mica_err *err);
 
+/* Who is asked how the characters of a Chinese sentence are read, before the rules of tones. Words of
+ * the dictionary keep what it says; where there is no answer the dictionary and rules decide too. */
+typedef struct mica_speech_reader {
+    /* readings[i]: a mica_speech_reading of chars[i], or -1: no answer. */
+    mica_status (*ask)(void *user, const uint32_t *chars, size_t size, int *readings,
+                       mica_err *err);
+    void *user;
+} mica_speech_reader;
+
 typedef struct mica_speech_text_options {
     mica_speech_language language;
     mica_speech_cut cut;
-    int phone_count; /* the model's symbol table: 322 (v1) or 732 (v2 and later) */
+    int phone_count;                  /* the model's symbol table: 322 (v1) or 732 (v2 and later) */
+    const mica_speech_reader *reader; /* NULL: the dictionary and rules alone */
 } mica_speech_text_options;
 
 /* Part of a piece in one language. */
@@ -94,6 +104,8 @@ mica_status mica_speech_front_run_transcript(const mica_speech_front *f, const c
  * characters. An unknown name is MICA_E_USAGE and named. */
 mica_status mica_speech_parse_phones(const mica_speech_front *f, const char *names, size_t size,
                                      int phone_count, mica_speech_pieces *out, mica_err *err);
+/* The number of a reading by pinyin (ü is "v") and tone, 1 to 5; -1: there is none. */
+int mica_speech_reading(const mica_speech_front *f, const char *pinyin, int tone);
 /* Name of a phone id in the table of phone_count symbols; NULL: no such id or table. */
 const char *mica_speech_phone_name(const mica_speech_front *f, int phone_count, int32_t id);
 

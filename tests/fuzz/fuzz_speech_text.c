@@ -40,7 +40,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     const mica_speech_text_options o = {(mica_speech_language)(data[0] % 3),
                                         (mica_speech_cut)(data[0] / 3 % 6),
-                                        data[0] & 64 ? 322 : 732};
+                                        data[0] & 64 ? 322 : 732, NULL};
     const char *text = (const char *)data + 1;
     if (mica_speech_front_run(front, text, size - 1, &o, &p, &err) == MICA_OK) {
         require(p.count > 0);

@@ -14,7 +14,8 @@ static const mica_engine_options ENGINE = {.size = sizeof ENGINE,
                                            .semantic = MODELS "/s1.ckpt",
                                            .synthesizer = MODELS "/sovits_v2.pth",
                                            .hubert = MODELS "/chinese-hubert-base",
-                                           .bert = MODELS "/chinese-roberta-wwm-ext-large"};
+                                           .bert = MODELS "/chinese-roberta-wwm-ext-large",
+                                           .g2pw = MICA_TEST_DATA "/gpt_sovits/g2pw"};
 
 static mica_status speak(mica_model_session *s, const mica_model_kind *kind, const void *options,
                          mica_err *err)
@@ -53,7 +54,7 @@ static void test_run(void **state)
     write_tone(path);
     const mica_voice_input voice = {.path = path, .text = "你好。", .language = "zh"};
     const mica_speech_options o = {.size = sizeof o,
-                                   .text = "天气很好。",
+                                   .text = "天气好得很。",
                                    .voices = &voice,
                                    .voice_count = 1,
                                    .retries = -1,

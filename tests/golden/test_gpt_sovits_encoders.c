@@ -94,7 +94,7 @@ static void check_bert(const char *model, mica_precision precision, double bound
     mica_gs_bert bert;
     mica_err err = {0};
     gs_open(&b, model, mica_gs_bert_directory, "bert", precision, 0);
-    gs_ok(mica_gs_bert_open(&bert, b.directory, 4, &b.arena, &err), &err);
+    gs_ok(mica_gs_bert_open(&bert, b.directory, 4, MICA_GS_BERT_SKIPPED, &b.arena, &err), &err);
     gs_ok(mica_gs_bert_upload(&bert, b.be, &err), &err);
     const mica_tensor *ids = gs_expected(&b, "input_ids");
     const int64_t n = mica_tensor_count(ids);

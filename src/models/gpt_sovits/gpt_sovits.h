@@ -1,16 +1,18 @@
 /* gpt_sovits.h - GPT-SoVITS as a model: its parts, its sessions, and the chain through them.
  *
- *     mica_gs_model      directories of up to five parts, settings; immutable, shared
+ *     mica_gs_model      directories of up to six parts, settings; immutable, shared
  *     mica_gs_session    networks bound to a backend
  *
  * Text to semantic and the synthesizer are always needed. HuBERT (and for v2Pro the speaker network) is
- * needed to hear a recording, BERT for Chinese; what is absent is told when it is asked for. */
+ * needed to hear a recording, BERT for Chinese; what is absent is told when it is asked for. g2pW makes the
+ * readings of Chinese characters better and is nowhere needed. */
 #ifndef MICA_MODELS_GPT_SOVITS_GPT_SOVITS_H
 #define MICA_MODELS_GPT_SOVITS_GPT_SOVITS_H
 
 #include "models/gpt_sovits/gpt_sovits_bert.h"
 #include "models/gpt_sovits/gpt_sovits_chain.h"
 #include "models/gpt_sovits/gpt_sovits_hubert.h"
+#include "models/gpt_sovits/gpt_sovits_readings.h"
 #include "models/gpt_sovits/gpt_sovits_semantic.h"
 #include "models/gpt_sovits/gpt_sovits_speaker.h"
 #include "models/gpt_sovits/gpt_sovits_synthesizer.h"
@@ -24,6 +26,7 @@ typedef enum mica_gs_part {
     MICA_GS_HUBERT,
     MICA_GS_BERT,
     MICA_GS_SPEAKER,
+    MICA_GS_G2PW,
     MICA_GS_PARTS
 } mica_gs_part;
 
@@ -36,7 +39,9 @@ typedef struct mica_gs_model {
     mica_gs_facts facts;
     mica_speech_front *front;   /* text to phones */
     mica_wordpiece *vocabulary; /* of BERT; NULL: not there */
-    bool is_synthetic; /* random weights: voices and BERT's ids are made up, nothing ends */
+    mica_gs_list_sizes g2pw_sizes;
+    mica_gs_readings readings; /* the lists of g2pW, where that is there */
+    bool is_synthetic;         /* random weights: voices and BERT's ids are made up, nothing ends */
 } mica_gs_model;
 
 typedef struct mica_gs_session {
@@ -49,6 +54,7 @@ typedef struct mica_gs_session {
     mica_gs_hubert hubert;
     mica_gs_bert bert;
     mica_gs_speaker speaker;
+    mica_gs_g2pw g2pw;
 } mica_gs_session;
 
 extern const mica_model_kind mica_gpt_sovits_kind;

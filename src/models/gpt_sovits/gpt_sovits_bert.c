@@ -10,7 +10,6 @@
 #include <string.h>
 
 #define NORM_EPS 1e-12f
-#define SKIPPED  2 /* blocks at the end whose output nobody needs */
 
 #define AT(field) offsetof(mica_gs_bert, field)
 static const mica_weight_row ROWS[] = {
@@ -77,7 +76,7 @@ static int64_t size_of(const mica_weights *w, const char *name, int dim)
     return t && dim < t->ndim ? t->shape_[dim] : 0;
 }
 
-mica_status mica_gs_bert_open(mica_gs_bert *bert, const mica_weights *w, int64_t heads,
+mica_status mica_gs_bert_open(mica_gs_bert *bert, const mica_weights *w, int64_t heads, int skipped,
                               mica_arena *arena, mica_err *err)
 {
     mica_weight_dims dims = {{0}};
@@ -94,10 +93,10 @@ mica_status mica_gs_bert_open(mica_gs_bert *bert, const mica_weights *w, int64_t
                                                             : 4,
                                      .eps = NORM_EPS,
                                      .act = MICA_ACT_GELU_ERF}};
-    bert->stack.count = mica_weight_count_blocks(w, "encoder.layer.") - SKIPPED;
+    bert->stack.count = mica_weight_count_blocks(w, "encoder.layer.") - skipped;
     if (bert->stack.count < 1)
         return MICA_FAIL(err, MICA_E_FORMAT, "BERT %s: it has fewer than %d blocks",
-                         mica_weights_path(w), SKIPPED + 1);
+                         mica_weights_path(w), skipped + 1);
     bert->stack.blocks =
         mica_arena_calloc(arena, (size_t)bert->stack.count, sizeof *bert->stack.blocks);
     if (!bert->stack.blocks) {
@@ -158,24 +157,8 @@ static mica_status embed(mica_gs_bert *b, mica_backend *be, const int32_t *ids, 
     return MICA_OK;
 }
 
-static mica_status run_pass(mica_gs_bert *b, mica_backend *be, mica_run *run, const int32_t *ids,
-                            int64_t count, float *features_CD, mica_err *err)
-{
-    mica_tensor x = mica_gs_scratch(be, count, b->stack.width);
-    MICA_TRY(embed(b, be, ids, count, &x, err));
-    mica_gs_tap(run->taps, be, &x, false, "bert.hidden_states.0");
-    for (int n = 0; n < b->stack.count; n++) {
-        mica_gs_block_run(be, &b->stack, n, &x);
-        mica_gs_tap(run->taps, be, &x, false, "bert.hidden_states.%d", n + 1);
-        MICA_TRY(mica_run_block(run, be, n + 1, b->stack.count, err));
-    }
-    const mica_tensor inner = mica_tensor_rows(&x, 1, count - 2);
-    mica_download_f32(be, features_CD, &inner);
-    return mica_backend_check(be, err);
-}
-
-mica_status mica_gs_bert_run(mica_gs_bert *b, mica_backend *be, mica_run *run, const int32_t *ids,
-                             int64_t count, float *features_CD, mica_err *err)
+static mica_status check_ids(const mica_gs_bert *b, const int32_t *ids, int64_t count,
+                             mica_err *err)
 {
     if (count < 3 || count > mica_gs_bert_most(b))
         return MICA_FAIL(err, MICA_E_USAGE,
@@ -188,6 +171,39 @@ mica_status mica_gs_bert_run(mica_gs_bert *b, mica_backend *be, mica_run *run, c
                 "token id %d is outside BERT's vocabulary of %lld; the vocabulary file "
                 "belongs to another model",
                 (int)ids[i], (long long)b->words.tensor.shape_[0]);
+    return MICA_OK;
+}
+
+mica_status mica_gs_bert_hidden(mica_gs_bert *b, mica_backend *be, mica_run *run, const char *tap,
+                                const int32_t *ids, int64_t count, mica_tensor *x_LD, mica_err *err)
+{
+    MICA_TRY(check_ids(b, ids, count, err));
+    *x_LD = mica_gs_scratch(be, count, b->stack.width);
+    MICA_TRY(embed(b, be, ids, count, x_LD, err));
+    if (tap)
+        mica_gs_tap(run->taps, be, x_LD, false, "%s.hidden_states.0", tap);
+    for (int n = 0; n < b->stack.count; n++) {
+        mica_gs_block_run(be, &b->stack, n, x_LD);
+        if (tap)
+            mica_gs_tap(run->taps, be, x_LD, false, "%s.hidden_states.%d", tap, n + 1);
+        MICA_TRY(mica_run_block(run, be, n + 1, b->stack.count, err));
+    }
+    return MICA_OK;
+}
+
+static mica_status run_pass(mica_gs_bert *b, mica_backend *be, mica_run *run, const int32_t *ids,
+                            int64_t count, float *features_CD, mica_err *err)
+{
+    mica_tensor x;
+    MICA_TRY(mica_gs_bert_hidden(b, be, run, "bert", ids, count, &x, err));
+    const mica_tensor inner = mica_tensor_rows(&x, 1, count - 2);
+    mica_download_f32(be, features_CD, &inner);
+    return mica_backend_check(be, err);
+}
+
+mica_status mica_gs_bert_run(mica_gs_bert *b, mica_backend *be, mica_run *run, const int32_t *ids,
+                             int64_t count, float *features_CD, mica_err *err)
+{
     const mica_pool_mark mark = mica_pool_get_mark(be, MICA_POOL_STEP);
     const mica_status st = run_pass(b, be, run, ids, count, features_CD, err);
     mica_pool_release(be, MICA_POOL_STEP, mark);

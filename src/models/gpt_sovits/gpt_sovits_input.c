@@ -347,20 +347,20 @@ mica_status mica_gs_input_voice(mica_gs_input *in, mica_gs_session *s, mica_run 
 
 /* ------------------------------------------------------------------- texts -- */
 
-mica_status mica_gs_input_texts(mica_gs_input *in, mica_gs_session *s, const mica_speech_options *o,
-                                mica_err *err)
+mica_status mica_gs_input_texts(mica_gs_input *in, mica_gs_session *s, mica_run *run,
+                                const mica_speech_options *o, mica_err *err)
 {
     if (o->tokens_path)
         MICA_TRY(read_ids(o->tokens_path, "semantic_tokens", &in->arena, &in->tokens,
                           &in->token_count, err));
     if (o->phones_path)
         return read_phones(in, s, o->phones_path, err);
-    MICA_TRY(mica_gs_input_read_text(in, s->model, o->text, o->language, o->cut, err));
+    MICA_TRY(mica_gs_input_read_text(in, s, run, o->text, o->language, o->cut, err));
     const mica_voice_input *voice = o->voice_count ? &o->voices[0] : &(mica_voice_input){0};
     const char *transcript = voice->text ? voice->text : in->voice.text;
     const char *language = voice->text ? voice->language : in->voice.language;
     if (s->model->is_synthetic)
         transcript = "今天天气很好，我们去公园散步吧。";
-    return transcript ? mica_gs_input_read_transcript(in, s->model, transcript, language, err)
+    return transcript ? mica_gs_input_read_transcript(in, s, run, transcript, language, err)
                       : MICA_OK;
 }

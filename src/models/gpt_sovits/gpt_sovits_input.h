@@ -25,14 +25,15 @@ void mica_gs_input_deinit(mica_gs_input *in);
 mica_status mica_gs_input_voice(mica_gs_input *in, mica_gs_session *s, mica_run *run,
                                 const mica_speech_options *o, mica_err *err);
 /* Sentences and transcript, or the given phones; and given tokens. */
-mica_status mica_gs_input_texts(mica_gs_input *in, mica_gs_session *s, const mica_speech_options *o,
-                                mica_err *err);
+mica_status mica_gs_input_texts(mica_gs_input *in, mica_gs_session *s, mica_run *run,
+                                const mica_speech_options *o, mica_err *err);
 /* The same of a text and of a transcript (gpt_sovits_text.c). */
-mica_status mica_gs_input_read_text(mica_gs_input *in, const mica_gs_model *m, const char *text,
-                                    const char *language, const char *cut, mica_err *err);
+mica_status mica_gs_input_read_text(mica_gs_input *in, mica_gs_session *s, mica_run *run,
+                                    const char *text, const char *language, const char *cut,
+                                    mica_err *err);
 /* in->pieces to in->texts, which has room for them. */
 mica_status mica_gs_input_take_pieces(mica_gs_input *in, const mica_gs_model *m, mica_err *err);
-mica_status mica_gs_input_read_transcript(mica_gs_input *in, const mica_gs_model *m,
+mica_status mica_gs_input_read_transcript(mica_gs_input *in, mica_gs_session *s, mica_run *run,
                                           const char *text, const char *language, mica_err *err);
 
 #endif

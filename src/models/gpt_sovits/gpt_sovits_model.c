@@ -28,11 +28,13 @@ static const part_kind PARTS[MICA_GS_PARTS] = {
      mica_gs_bert_directory, "num_attention_heads"},
     {"speaker network (ERes2NetV2)", "--speaker", MICA_PART_SPEAKER, mica_gs_speaker_probe,
      mica_gs_speaker_directory, NULL},
+    {"g2pW (G2PWModel)", "--g2pw", MICA_PART_G2PW, mica_gs_g2pw_probe, mica_gs_bert_directory,
+     "num_attention_heads"},
 };
 
 static mica_model_part classify(const mica_weights *w)
 {
-    for (int i = 0; i < MICA_GS_PARTS; i++)
+    for (int i = MICA_GS_PARTS; i-- > 0;) /* g2pW before BERT, which is in it */
         if (PARTS[i].probe(w))
             return PARTS[i].part;
     return MICA_PART_NONE;
@@ -82,7 +84,9 @@ static mica_status try_part(const mica_gs_model *m, int part, mica_gs_session *s
     else if (part == MICA_GS_HUBERT)
         st = mica_gs_hubert_open(&s->hubert, w, m->heads[part], &s->arena, err);
     else if (part == MICA_GS_BERT)
-        st = mica_gs_bert_open(&s->bert, w, m->heads[part], &s->arena, err);
+        st = mica_gs_bert_open(&s->bert, w, m->heads[part], MICA_GS_BERT_SKIPPED, &s->arena, err);
+    else if (part == MICA_GS_G2PW)
+        st = mica_gs_g2pw_open(&s->g2pw, w, m->heads[part], &s->arena, err);
     else
         st = mica_gs_speaker_open(&s->speaker, w, &s->arena, err);
     if (st && m->files[part])
@@ -142,6 +146,7 @@ static mica_status check_parts(mica_gs_model *m, mica_err *err)
                         .spectrum_bins = m->synth.fft / 2 + 1,
                         .samples_per_code = (int)m->synth.code_kernel * m->synth.hop,
                         .wants_speaker = m->synth.speaker > 0};
+    m->g2pw_sizes = (mica_gs_list_sizes){s.g2pw.char_count, s.g2pw.readings};
     mica_arena_deinit(&s.arena);
     return st;
 }
@@ -186,6 +191,9 @@ static mica_status open_parts(mica_gs_model *m, const mica_model_parts *parts, m
                                        m->directory[MICA_GS_SYNTHESIZER], err));
     MICA_TRY(mica_gs_model_finish(m, err));
     MICA_TRY(open_vocabulary(m, parts->path[MICA_PART_BERT], err));
+    if (parts->path[MICA_PART_G2PW])
+        MICA_TRY(mica_gs_readings_open(&m->readings, parts->path[MICA_PART_G2PW], &m->g2pw_sizes,
+                                       m->front, &m->arena, err));
     mica_weights_hash(m->files[MICA_GS_SYNTHESIZER], m->base.hash);
     return MICA_OK;
 }
@@ -233,6 +241,7 @@ static void session_close(mica_model_session **session)
     mica_gs_hubert_drop(&s->hubert, s->be);
     mica_gs_bert_drop(&s->bert, s->be);
     mica_gs_speaker_drop(&s->speaker, s->be);
+    mica_gs_g2pw_drop(&s->g2pw, s->be);
     mica_arena_deinit(&s->arena);
     mica_mem_free(s);
 }
@@ -245,6 +254,8 @@ static mica_status upload(mica_gs_session *s, mica_err *err)
         MICA_TRY(mica_gs_hubert_upload(&s->hubert, s->be, err));
     if (s->model->directory[MICA_GS_BERT])
         MICA_TRY(mica_gs_bert_upload(&s->bert, s->be, err));
+    if (s->model->directory[MICA_GS_G2PW])
+        MICA_TRY(mica_gs_g2pw_upload(&s->g2pw, s->be, err));
     return MICA_OK;
 }
 

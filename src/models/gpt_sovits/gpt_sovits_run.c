@@ -10,7 +10,9 @@
 #include "base/mem.h"
 #include "models/gpt_sovits/gpt_sovits_input.h"
 #include "models/gpt_sovits/gpt_sovits_voice_file.h"
+#include "speech/phone_list.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #define DEFAULT_TOP_K   15
@@ -44,12 +46,28 @@ static void fill_numbers(mica_gs_request *r, const mica_speech_options *o)
     r->chunk_user = o->chunk_user;
 }
 
+/* Phones of sentence n, all spans in one row. */
+static void tap_phones(const mica_tap_sink *taps, const mica_gs_text *text, int n)
+{
+    mica_phone_list all = {0};
+    char name[32];
+    for (int i = 0; i < text->span_count; i++)
+        for (int64_t k = 0; k < text->spans[i].phone_count; k++)
+            mica_phone_list_add(&all, text->spans[i].phones[k]);
+    snprintf(name, sizeof name, "phones.%d", n);
+    if (!all.failed && all.count > 0)
+        mica_gs_tap_ids(taps, all.ids, 1, (const int64_t[]){(int64_t)all.count}, name);
+    mica_mem_free(all.ids);
+}
+
 static void tap_inputs(const mica_tap_sink *taps, const mica_gs_input *in)
 {
     const mica_gs_voice *v = &in->voice;
     if (in->given_phones)
         mica_gs_tap_ids(taps, in->given_phones, 2, (const int64_t[]){1, in->given_phone_count},
                         "phone_ids");
+    for (int i = 0; taps && i < in->text_count; i++)
+        tap_phones(taps, &in->texts[i], i);
     if (v->code_count > 0)
         mica_gs_tap_ids(taps, v->codes, 2, (const int64_t[]){1, v->code_count}, "prompt_tokens");
     if (v->style) {
@@ -65,7 +83,7 @@ static mica_status speak(mica_gs_session *s, mica_run *run, const mica_speech_op
     fill_numbers(&r, o);
     mica_run_set_phase(run, MICA_PHASE_PREPARE);
     MICA_TRY(mica_gs_input_voice(in, s, run, o, err));
-    MICA_TRY(mica_gs_input_texts(in, s, o, err));
+    MICA_TRY(mica_gs_input_texts(in, s, run, o, err));
     tap_inputs(run->taps, in);
     r.voice = &in->voice;
     r.prompt = in->has_prompt ? &in->prompt : NULL;
@@ -122,7 +140,7 @@ static mica_status make_voice(mica_gs_session *s, mica_run *run, mica_gs_input *
     MICA_TRY(set_transcript(&in->voice, &o->voices[0], err));
     if (in->voice.text) /* so that a transcript nobody can read is told now */
         MICA_TRY(
-            mica_gs_input_read_transcript(in, s->model, in->voice.text, in->voice.language, err));
+            mica_gs_input_read_transcript(in, s, run, in->voice.text, in->voice.language, err));
     return mica_gs_voice_write(&in->voice, path, err);
 }
 

@@ -79,11 +79,26 @@ mica_status mica_gs_input_take_pieces(mica_gs_input *in, const mica_gs_model *m,
     return MICA_OK;
 }
 
-mica_status mica_gs_input_read_text(mica_gs_input *in, const mica_gs_model *m, const char *text,
-                                    const char *language, const char *cut, mica_err *err)
+/* g2pW, where it can be asked; NULL: it cannot. */
+static const mica_speech_reader *find_reader(mica_gs_session *s, mica_run *run,
+                                             mica_gs_asker *asker, mica_speech_reader *reader)
 {
+    const mica_gs_model *m = s->model;
+    *asker = (mica_gs_asker){&m->readings, &s->g2pw, m->vocabulary, s->be, run};
+    *reader = (mica_speech_reader){mica_gs_ask, asker};
+    return m->directory[MICA_GS_G2PW] && m->vocabulary ? reader : NULL;
+}
+
+mica_status mica_gs_input_read_text(mica_gs_input *in, mica_gs_session *s, mica_run *run,
+                                    const char *text, const char *language, const char *cut,
+                                    mica_err *err)
+{
+    const mica_gs_model *m = s->model;
     mica_speech_text_options o;
+    mica_gs_asker asker;
+    mica_speech_reader reader;
     MICA_TRY(fill_options(m, language, cut, &o, err));
+    o.reader = find_reader(s, run, &asker, &reader);
     MICA_TRY(mica_speech_front_run(m->front, text, strlen(text), &o, &in->pieces, err));
     in->texts = mica_arena_calloc(&in->arena, in->pieces.count + 1, sizeof *in->texts);
     if (!in->texts)
@@ -91,11 +106,15 @@ mica_status mica_gs_input_read_text(mica_gs_input *in, const mica_gs_model *m, c
     return mica_gs_input_take_pieces(in, m, err);
 }
 
-mica_status mica_gs_input_read_transcript(mica_gs_input *in, const mica_gs_model *m,
+mica_status mica_gs_input_read_transcript(mica_gs_input *in, mica_gs_session *s, mica_run *run,
                                           const char *text, const char *language, mica_err *err)
 {
+    const mica_gs_model *m = s->model;
     mica_speech_text_options o;
+    mica_gs_asker asker;
+    mica_speech_reader reader;
     MICA_TRY(fill_options(m, language, NULL, &o, err));
+    o.reader = find_reader(s, run, &asker, &reader);
     MICA_TRY(mica_speech_front_run_transcript(m->front, text, strlen(text), &o, &in->prompt_pieces,
                                               err));
     in->has_prompt = in->prompt_pieces.count > 0;

@@ -77,7 +77,7 @@ static void test_phones_by_name(void **state)
 
 static void run(const char *text, mica_speech_pieces *p)
 {
-    const mica_speech_text_options o = {MICA_SPEECH_AUTO, MICA_SPEECH_CUT_PUNCTUATION, 732};
+    const mica_speech_text_options o = {MICA_SPEECH_AUTO, MICA_SPEECH_CUT_PUNCTUATION, 732, NULL};
     mica_err err = {0};
     if (mica_speech_front_run(front, text, strlen(text), &o, p, &err) != MICA_OK)
         fail_msg("%s: %s", text, err.text);
@@ -119,10 +119,76 @@ static void test_pauses(void **state)
     mica_speech_pieces_deinit(&p);
 }
 
+/* ---- a reader ---- */
+
+/* Answers of one sentence: characters with their readings, the rest unknown. */
+typedef struct answer {
+    uint32_t cp;
+    const char *pinyin;
+    int tone;
+} answer;
+
+static mica_status take_answers(void *user, const uint32_t *chars, size_t size, int *readings,
+                                mica_err *err)
+{
+    const answer *list = user;
+    for (size_t i = 0; i < size; i++) {
+        readings[i] = -1;
+        for (const answer *a = list; a->cp; a++)
+            if (a->cp == chars[i])
+                readings[i] = mica_speech_reading(front, a->pinyin, a->tone);
+    }
+    return list->cp ? MICA_OK : MICA_FAIL(err, MICA_E_CANCELLED, "nobody answers");
+}
+
+static mica_status read_with(const answer *answers, const char *text, mica_speech_pieces *p,
+                             mica_err *err)
+{
+    const mica_speech_reader reader = {take_answers, (void *)(uintptr_t)answers};
+    const mica_speech_text_options o = {MICA_SPEECH_ZH, MICA_SPEECH_CUT_NONE, 732, &reader};
+    return mica_speech_front_run(front, text, strlen(text), &o, p, err);
+}
+
+static void expect_read(const answer *answers, const char *text, const char *expected)
+{
+    mica_speech_pieces p;
+    mica_err err = {0};
+    char names[512] = "";
+    if (read_with(answers, text, &p, &err) != MICA_OK)
+        fail_msg("%s: %s", text, err.text);
+    for (size_t i = 0; i < p.pieces[0].phone_count; i++) {
+        strcat(names, i ? " " : "");
+        strcat(names, phone(&p, 0, 0, i));
+    }
+    assert_string_equal(names, expected);
+    mica_speech_pieces_deinit(&p);
+}
+
+/* 得 还 行 长 很: what a reader says of characters that are words by themselves is taken, words of the
+ * dictionary stay, and the rules of tones come after. */
+static void test_reader(void **state)
+{
+    (void)state;
+    static const answer OWE[] = {{0x5f97, "dei", 3}, {0x8fd8, "huan", 2}, {0, NULL, 0}};
+    static const answer BANK[] = {{0x884c, "xing", 2}, {0, NULL, 0}};
+    static const answer THIRD[] = {{0x4ed6, "ni", 3}, {0, NULL, 0}};
+    static const answer NOBODY[] = {{0, NULL, 0}};
+    mica_speech_pieces p;
+    mica_err err = {0};
+    expect_read(OWE, "他得还钱。", "t a1 d ei3 h uan2 q ian2 .");
+    expect_read(BANK, "他在银行。", "t a1 z ai4 y in2 h ang2 .");
+    expect_read(THIRD, "他好高兴吗。", "n i2 h ao3 g ao1 x ing4 m a5 .");
+    assert_int_equal(read_with(NOBODY, "他得还钱。", &p, &err), MICA_E_CANCELLED);
+    assert_string_equal(err.text, "nobody answers");
+    assert_int_equal(mica_speech_reading(front, "hao", 0), -1);
+    assert_int_equal(mica_speech_reading(front, "hao", 6), -1);
+    assert_int_equal(mica_speech_reading(front, "xyz", 1), -1);
+}
+
 static void test_transcript(void **state)
 {
     (void)state;
-    const mica_speech_text_options o = {MICA_SPEECH_AUTO, MICA_SPEECH_CUT_PUNCTUATION, 322};
+    const mica_speech_text_options o = {MICA_SPEECH_AUTO, MICA_SPEECH_CUT_PUNCTUATION, 322, NULL};
     mica_speech_pieces p;
     mica_err err = {0};
     const char *text = "你好，世界。再见\n";
@@ -143,7 +209,7 @@ static void test_long_texts(void **state)
 {
     (void)state;
     static const char *const parts[] = {"1 ", "齉", "a", "一不", "-", "1/", "Aa ", "。1"};
-    const mica_speech_text_options o = {MICA_SPEECH_AUTO, MICA_SPEECH_CUT_NONE, 732};
+    const mica_speech_text_options o = {MICA_SPEECH_AUTO, MICA_SPEECH_CUT_NONE, 732, NULL};
     char *text = malloc(20000);
     assert_non_null(text);
     for (size_t i = 0; i < MICA_ARRAY_LEN(parts); i++) {
@@ -173,7 +239,7 @@ static void expect_refusal(const char *text, mica_speech_text_options o, mica_st
 static void test_refusals(void **state)
 {
     (void)state;
-    mica_speech_text_options o = {MICA_SPEECH_AUTO, MICA_SPEECH_CUT_NONE, 732};
+    mica_speech_text_options o = {MICA_SPEECH_AUTO, MICA_SPEECH_CUT_NONE, 732, NULL};
     mica_speech_language language;
     mica_speech_cut how;
     mica_err err = {0};
@@ -193,7 +259,7 @@ static void test_refusals(void **state)
 
 static mica_status run_once(mica_err *err)
 {
-    const mica_speech_text_options o = {MICA_SPEECH_AUTO, MICA_SPEECH_CUT_PUNCTUATION, 732};
+    const mica_speech_text_options o = {MICA_SPEECH_AUTO, MICA_SPEECH_CUT_PUNCTUATION, 732, NULL};
     const char *text = "韩冰用Python写了3行。Dr. Smith's GPT-4";
     mica_speech_front *f = NULL;
     mica_speech_pieces p = {0};
@@ -230,6 +296,7 @@ int main(void)
         cmocka_unit_test(test_short_texts), cmocka_unit_test(test_pauses),
         cmocka_unit_test(test_transcript),  cmocka_unit_test(test_long_texts),
         cmocka_unit_test(test_refusals),    cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_reader),
     };
     return cmocka_run_group_tests(tests, open_front, close_front);
 }

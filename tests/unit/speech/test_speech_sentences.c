@@ -71,7 +71,7 @@ static void check_characters(const char *line, const mica_speech_pieces *p)
 static void check_line(const char *text, const char *normal, const char *phones)
 {
     static char got_text[LINE_MAX_BYTES], got_phones[LINE_MAX_BYTES];
-    const mica_speech_text_options o = {MICA_SPEECH_AUTO, MICA_SPEECH_CUT_NONE, 732};
+    const mica_speech_text_options o = {MICA_SPEECH_AUTO, MICA_SPEECH_CUT_NONE, 732, NULL};
     mica_speech_pieces p;
     mica_err err = {0};
     if (mica_speech_front_run(front, text, strlen(text), &o, &p, &err) != MICA_OK)
