@@ -3,7 +3,7 @@
  *     rounds of { peak of the machine, the sentence }        the best of each counts
  *
  *     text        front end and BERT
- *     tokens      tokens a second, and the weights they read: GB/s (every weight once a token)
+ *     tokens      tokens a second; what they read of weights and cache: GB/s, share of what memory gives
  *     sound       seconds of the decoder, its convolutions' GFLOP/s and share of the peak
  *     real time   all of it over the length of the sound; the voice is not counted
  *
@@ -17,6 +17,7 @@
 
 typedef struct speech_cost {
     double text, tokens, sound, conv_flops, conv_seconds, peak;
+    double row_bytes, bandwidth; /* read by all tokens; of memory, bytes a second. 0: not known */
     int count;
     double length; /* seconds of sound */
 } speech_cost;
@@ -44,6 +45,7 @@ static mica_status run_once(const api_bench *b, mica_session *s, speech_cost *c)
     keep_least(&c->tokens, r.seconds[MICA_PHASE_DENOISE]);
     keep_least(&c->sound, r.seconds[MICA_PHASE_DECODE]);
     keep_least(&c->conv_seconds, after.conv_seconds - before.conv_seconds);
+    c->row_bytes = after.row_bytes - before.row_bytes;
     c->conv_flops = after.conv_flops - before.conv_flops;
     c->length = r.part_count ? (double)r.parts[0].count / r.rate : 0.0;
     mica_speech_result_deinit(&r);
@@ -56,7 +58,15 @@ static void report(const api_bench *b, const mica_session *s, const speech_cost 
     const double rate = c->count / c->tokens;
     api_bench_say(b, "%s", mica_backend_name(s->be));
     api_bench_say(b, "  text       %8.3f s", c->text);
+    const double read = c->row_bytes / c->tokens;
     api_bench_say(b, "  tokens     %8.3f s   %d of them, %.1f a second", c->tokens, c->count, rate);
+    if (c->row_bytes > 0.0 && c->bandwidth > 0.0)
+        api_bench_say(
+            b,
+            "             reading %.3f GB each: %.1f GB/s, %.0f %% of the %.1f that memory "
+            "gives",
+            c->row_bytes / c->count * 1e-9, read * 1e-9, 100.0 * read / c->bandwidth,
+            c->bandwidth * 1e-9);
     api_bench_say(b,
                   "  sound      %8.3f s   %.2f s of it; convolutions %.0f GFLOP in %.3f s: %.0f "
                   "GFLOP/s, %.0f %% of the peak",
@@ -67,10 +77,11 @@ static void report(const api_bench *b, const mica_session *s, const speech_cost 
     mica_text_add(&b->report->json,
                   "{\"precision\":\"%s\",\"text_seconds\":%.6f,\"token_seconds\":%.6f,"
                   "\"tokens\":%d,\"sound_seconds\":%.6f,\"length\":%.6f,\"conv_flops\":%.6g,"
-                  "\"conv_seconds\":%.6f,\"peak_flops\":%.6g,\"real_time\":%.6f}",
+                  "\"conv_seconds\":%.6f,\"peak_flops\":%.6g,\"real_time\":%.6f,"
+                  "\"token_bytes\":%.0f,\"memory_bytes_per_second\":%.0f}",
                   mica_backend_precision(s->be) == MICA_PRECISION_F32 ? "f32" : "bf16", c->text,
                   c->tokens, c->count, c->sound, c->length, c->conv_flops, c->conv_seconds, c->peak,
-                  all / c->length);
+                  all / c->length, c->row_bytes / c->count, c->bandwidth);
 }
 
 mica_status api_bench_speech(const api_bench *b, mica_engine *e)
@@ -86,6 +97,7 @@ mica_status api_bench_speech(const api_bench *b, mica_engine *e)
         st = run_once(b, s, i ? &c : &first); /* the first prepares weights */
         const double peak = mica_backend_measure_peak(s->be, mica_backend_precision(s->be));
         c.peak = fmax(c.peak, peak);
+        c.bandwidth = fmax(c.bandwidth, mica_backend_measure_bandwidth(s->be));
     }
     if (!st)
         report(b, s, &c);

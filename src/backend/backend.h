@@ -106,6 +106,7 @@ typedef struct mica_backend_counters {
     double linear_seconds;
     double attention_flops, attention_seconds;
     double conv_flops, conv_seconds;
+    double row_bytes; /* weights, keys and values that products by row have read; CPU only */
 } mica_backend_counters;
 mica_backend_counters mica_backend_get_counters(const mica_backend *be);
 

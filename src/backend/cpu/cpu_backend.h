@@ -111,11 +111,12 @@ void mica_cpu_free(void *p);
 
 /* A tensor's own form, made once and shared by every weight and backend that wants the same
  * form of the same tensor: sessions of one engine have tables of their own, but the tensors are
- * the engine's. Preparing holds a process-wide lock. */
+ * the engine's. A weight may have one form of each kind. Preparing holds a process-wide lock. */
 typedef enum mica_cpu_prepared_kind {
     MICA_CPU_PREPARED_INT8 = 1, /* cpu_int8.c */
     MICA_CPU_PREPARED_CONV,     /* cpu_conv.c */
-    MICA_CPU_PREPARED_CONV1D    /* cpu_conv1d.c */
+    MICA_CPU_PREPARED_CONV1D,   /* cpu_conv1d.c */
+    MICA_CPU_PREPARED_INT8_ROWS /* cpu_few_rows.c */
 } mica_cpu_prepared_kind;
 
 struct mica_cpu_prepared {

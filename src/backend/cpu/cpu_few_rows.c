@@ -33,6 +33,8 @@ typedef struct linear_job {
     int columns; /* outputs of a task */
     ptrdiff_t ldx, ldy, ldres;
     float *bias;
+    const int8_t *w_q; /* the weight in 8 bits, rows behind each other; NULL: as it lies */
+    const float *w_scale;
 } linear_job;
 
 bool mica_cpu_linear_by_row_fits(const mica_linear_args *args)
@@ -44,6 +46,64 @@ bool mica_cpu_linear_by_row_fits(const mica_linear_args *args)
     return known && !w->scale.data && !args->w_OD->adapters && w->stride_[1] == 1 &&
            (uintptr_t)w->data % size == 0 && w->shape_[0] < INT32_MAX / 64 &&
            w->shape_[1] < INT32_MAX / 64 && mica_tensor_count(args->y_MO) < INT32_MAX;
+}
+
+/* In int8 precision small weights are read in 8 bits, with a scale per row; x stays as it is. Large ones,
+ * which would be held a third time beside their file and the panels of prompts, are read as they lie. */
+#define INT8_MOST ((int64_t)4 << 20)
+
+static bool takes_int8(const mica_cpu_backend *be, const mica_weight *w)
+{
+    return be->use_int8 && !w->sensitive && mica_tensor_count(&w->tensor) < INT8_MOST;
+}
+
+static size_t rows_size(const mica_tensor *w)
+{
+    return ((size_t)mica_tensor_count(w) + 63) & ~(size_t)63;
+}
+
+static mica_status quantise_rows(mica_cpu_backend *be, mica_weight *weight, mica_cpu_prepared *p,
+                                 void *user, mica_err *err)
+{
+    const mica_tensor *w = &weight->tensor;
+    const int depth = (int)w->shape_[1];
+    float *scale = (float *)(void *)((uint8_t *)p->data + rows_size(w));
+    float *row = mica_cpu_alloc(be, (size_t)depth * sizeof *row);
+    (void)user;
+    if (!row)
+        return MICA_FAIL(err, MICA_E_NOMEM, "no memory to quantise a weight");
+    for (int64_t r = 0; r < w->shape_[0]; r++) {
+        int32_t sum;
+        mica_cpu_weight_to_f32(w, r * depth, depth, row);
+        scale[r] =
+            be->kernels->quantize_s8_from_f32(depth, row, (int8_t *)p->data + r * depth, &sum);
+    }
+    mica_cpu_free(row);
+    return MICA_OK;
+}
+
+static mica_status prepare_int8(linear_job *j, mica_err *err)
+{
+    const mica_cpu_prepared *p = NULL;
+    const size_t rows = rows_size(&j->args->w_OD->tensor);
+    MICA_TRY(mica_cpu_prepared_get(j->be, j->args->w_OD, MICA_CPU_PREPARED_INT8_ROWS, 0,
+                                   rows + (size_t)j->n * sizeof(float), quantise_rows, j, &p, err));
+    j->w_q = p->data;
+    j->w_scale = (const float *)(const void *)((const uint8_t *)p->data + rows);
+    return MICA_OK;
+}
+
+static void multiply_int8(const linear_job *j, int column, int columns, int row, int rows,
+                          float *acc)
+{
+    const mica_packed_rows w = {.type = MICA_PACKED_S8,
+                                .rows = columns,
+                                .n = j->depth,
+                                .data = j->w_q + (ptrdiff_t)column * j->depth,
+                                .ld = j->depth,
+                                .row_scale = j->w_scale + column};
+    j->k->dot_rows(&w, rows, (const float *)j->args->x_MD->data + row * j->ldx, j->ldx, acc,
+                   COLUMNS);
 }
 
 /* acc[rows][COLUMNS] from `rows` rows of x, `row` on. */
@@ -76,7 +136,10 @@ static void linear_task(void *user, int64_t index, int thread)
     (void)thread;
     for (int row = 0; row < j->m; row += ROWS) {
         const int rows = MICA_MIN(ROWS, j->m - row);
-        multiply(j, column, columns, row, rows, acc);
+        if (j->w_q)
+            multiply_int8(j, column, columns, row, rows, acc);
+        else
+            multiply(j, column, columns, row, rows, acc);
         mica_epilogue e = {.m = rows,
                            .n = columns,
                            .acc = acc,
@@ -94,11 +157,15 @@ static void linear_task(void *user, int64_t index, int thread)
     }
 }
 
+static int weight_size(const linear_job *j)
+{
+    return j->w_q ? 1 : mica_dtype_get(j->args->w_OD->tensor.dtype)->size;
+}
+
 /* Long runs of memory, but four tasks a thread. Which outputs a task has changes none. */
 static int columns_of_task(const linear_job *j)
 {
-    const mica_dtype type = j->args->w_OD->tensor.dtype;
-    const int bytes = MICA_MAX(1, j->depth * mica_dtype_get(type)->size);
+    const int bytes = MICA_MAX(1, j->depth * weight_size(j));
     const int fair = (j->n + 4 * j->be->threads - 1) / (4 * j->be->threads);
     const int columns = MICA_MIN(MICA_MIN(TASK_BYTES / bytes, fair), COLUMNS);
     return MICA_MAX(LEAST, columns / LEAST * LEAST);
@@ -122,12 +189,15 @@ mica_status mica_cpu_linear_by_row(mica_cpu_backend *be, const mica_linear_args 
                     .ldx = row_stride(args->x_MD),
                     .ldy = row_stride(args->y_MO),
                     .ldres = args->residual_MO ? row_stride(args->residual_MO) : 0};
+    if (takes_int8(be, args->w_OD))
+        MICA_TRY(prepare_int8(&j, err));
     if (args->bias_O) {
         MICA_TRY(mica_cpu_scratch_reserve(be, (size_t)j.n * sizeof(float), 0, err));
         j.bias = mica_cpu_shared_scratch(be);
         mica_cpu_weight_to_f32(&args->bias_O->tensor, 0, j.n, j.bias);
     }
     j.columns = columns_of_task(&j);
+    be->base.counters.row_bytes += (double)j.n * j.depth * weight_size(&j);
     mica_cpu_parallel(be, (j.n + j.columns - 1) / j.columns, linear_task, &j);
     return MICA_OK;
 }
@@ -273,6 +343,7 @@ mica_status mica_cpu_attention_few(mica_cpu_backend *be, const mica_attention_ar
                  .causal = args->causal};
     if (j.keys > INT32_MAX)
         return MICA_FAIL(err, MICA_E_UNSUPPORTED, "attention over %lld keys", (long long)j.keys);
+    be->base.counters.row_bytes += (double)(mica_tensor_size(k) + mica_tensor_size(j.value));
     j.chunks = (int)((j.keys + KEYS - 1) / KEYS);
     j.scale = args->scale != 0.0f ? args->scale : 1.0f / sqrtf((float)j.width);
     const int64_t rows = (int64_t)j.heads * j.queries;

@@ -107,12 +107,13 @@ static void ref_release(mica_cpu_prepared_ref **link)
         prepared_free(p);
 }
 
-/* Lets this backend go of everything it holds of `weight` (NULL: of every weight). */
-static void release_of(mica_cpu_backend *be, const mica_weight *weight)
+/* Lets this backend go of what it holds of `weight` (NULL: of every weight), of one kind or of all (0). */
+static void release_of(mica_cpu_backend *be, const mica_weight *weight, int kind)
 {
     mica_cpu_prepared_ref **link = &be->prepared;
     while (*link) {
-        if (!weight || (*link)->weight == weight)
+        if ((!weight || (*link)->weight == weight) &&
+            (!kind || (int)(*link)->prepared->kind == kind))
             ref_release(link);
         else
             link = &(*link)->next_of_backend;
@@ -122,14 +123,14 @@ static void release_of(mica_cpu_backend *be, const mica_weight *weight)
 void mica_cpu_prepared_drop(mica_cpu_backend *be, mica_weight *weight)
 {
     pthread_mutex_lock(&prepared_lock);
-    release_of(be, weight);
+    release_of(be, weight, 0);
     pthread_mutex_unlock(&prepared_lock);
 }
 
 void mica_cpu_prepared_drop_all(mica_cpu_backend *be)
 {
     pthread_mutex_lock(&prepared_lock);
-    release_of(be, NULL);
+    release_of(be, NULL, 0);
     pthread_mutex_unlock(&prepared_lock);
 }
 
@@ -188,7 +189,7 @@ static mica_status get_locked(mica_cpu_backend *be, mica_weight *weight,
     if (!p || !same_form(p, model))
         p = find(model);
     if (!p || !find_ref(p, weight, be)) {
-        release_of(be, weight); /* of another form: one at a time; others keep theirs */
+        release_of(be, weight, (int)model->kind); /* another form of the kind: one at a time */
         if (p)
             MICA_TRY(add_ref(be, weight, p, err));
         else

@@ -78,6 +78,50 @@ static void test_accuracy(void **state)
 
 /* Both routes multiply the same integers: every row and column edge, with and without
  * outliers, depths that are no multiple of a panel's or a slice's, sums beyond 2^24 (one-sided). */
+/* Products by row keep x as it is and quantise the weight alone; a row is the same alone, and the panels of
+ * other products stay beside the rows. */
+static void test_rows_by_themselves(void **state)
+{
+    enum { M = 11, N = 150, K = 520 };
+    const mica_dtype types[] = {MICA_DTYPE_F32, MICA_DTYPE_BF16, MICA_DTYPE_F16};
+    (void)state;
+    for (size_t t = 0; t < MICA_ARRAY_LEN(types); t++) {
+        mica_tensor x = make_input(INPUT_MASSIVE, M, K);
+        mica_tensor y = host_tensor(MICA_DTYPE_F32, 2, SHAPE(M, N));
+        mica_tensor alone = host_tensor(MICA_DTYPE_F32, 2, SHAPE(1, N));
+        mica_weight w = host_weight(types[t], 0.02f, 2, SHAPE(N, K));
+        double *want = test_malloc(sizeof(double) * M * N);
+        for (int i = 0; i < M * N; i++) {
+            want[i] = 0.0;
+            for (int c = 0; c < K; c++)
+                want[i] += (double)floats(&x)[i / N * K + c] * weight_at(&w, i % N * K + c);
+        }
+        mica_backend *be = open_backend(MICA_PRECISION_INT8, 2);
+        mica_linear(be, &(mica_linear_args){.x_MD = &x, .w_OD = &w, .y_MO = &y, .by_row = true});
+        assert_fine(be);
+        const double error = relative_l2(floats(&y), want, M * N);
+        assert_true(error > 1e-4 && error < 0.01);
+        for (int r = 0; r < M; r++) {
+            const mica_tensor row = mica_tensor_rows(&x, r, 1);
+            mica_linear(
+                be, &(mica_linear_args){.x_MD = &row, .w_OD = &w, .y_MO = &alone, .by_row = true});
+            assert_memory_equal(floats(&alone), floats(&y) + r * N, N * sizeof(float));
+        }
+        mica_linear(be, &(mica_linear_args){.x_MD = &x, .w_OD = &w, .y_MO = &y});
+        const uint64_t before = mica_backend_get_counters(be).allocations;
+        mica_linear(be, &(mica_linear_args){.x_MD = &x, .w_OD = &w, .y_MO = &y, .by_row = true});
+        mica_linear(be, &(mica_linear_args){.x_MD = &x, .w_OD = &w, .y_MO = &y});
+        assert_fine(be);
+        assert_int_equal(mica_backend_get_counters(be).allocations, before);
+        mica_backend_close(&be);
+        test_free(want);
+        weight_free(&w);
+        host_free(&x);
+        host_free(&y);
+        host_free(&alone);
+    }
+}
+
 static void test_routes_give_same_bytes(void **state)
 {
     (void)state;
@@ -295,6 +339,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_accuracy),
+        cmocka_unit_test(test_rows_by_themselves),
         cmocka_unit_test(test_routes_give_same_bytes),
         cmocka_unit_test(test_nan_is_not_hidden),
         cmocka_unit_test(test_every_dtype),
