@@ -358,7 +358,7 @@ typedef struct mica_speech_options {
     double noise_scale;        /* of the decoder's latent; 0: 0.5; negative: none */
     double speed;              /* 0: 1; 0.25 to 4. Changes the length, not the pitch */
     double pause;              /* seconds of silence behind a sentence; 0: 0.3; negative: none */
-    int batch;                 /* sentences whose tokens are made together; 0: 1 */
+    int batch;   /* sentences whose tokens are made together; 0: 4, or 1 with `chunk` */
     int retries; /* times a sentence with lost or endless words is made anew; 0: 2; negative: none */
     int max_tokens;   /* per sentence, 25 a second; 0: 1500 */
     int chunk_tokens; /* with `chunk`: tokens per piece of sound, 16 at least; 0: whole sentences */

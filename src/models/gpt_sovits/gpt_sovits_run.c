@@ -21,6 +21,7 @@
 #define DEFAULT_PAUSE   0.3
 #define DEFAULT_RETRIES 2
 #define DEFAULT_TOKENS  1500
+#define DEFAULT_BATCH   4 /* a stream: 1, so that its first sentence waits for no other */
 
 static double or_default(double value, double other)
 {
@@ -39,7 +40,7 @@ static void fill_numbers(mica_gs_request *r, const mica_speech_options *o)
     r->noise_scale = o->noise_scale < 0.0 ? 0.0 : or_default(o->noise_scale, DEFAULT_NOISE);
     r->speed = or_default(o->speed, 1.0);
     r->pause = o->pause < 0.0 ? 0.0 : or_default(o->pause, DEFAULT_PAUSE);
-    r->batch = o->batch;
+    r->batch = o->batch ? o->batch : o->chunk ? 1 : DEFAULT_BATCH;
     r->retries = o->retries < 0 ? 0 : o->retries ? o->retries : DEFAULT_RETRIES;
     r->chunk_tokens = o->chunk_tokens;
     r->chunk = o->chunk;
