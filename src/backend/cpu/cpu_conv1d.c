@@ -238,7 +238,7 @@ mica_status mica_cpu_conv1d(mica_backend *base, const mica_conv1d_args *args, mi
     conv1d_job j = {.be = be,
                     .k = be->kernels,
                     .args = args,
-                    .bf16 = be->use_bf16,
+                    .bf16 = be->use_bf16 && !args->w_OCYX->exact,
                     .in_rows = args->x_RC->shape_[0],
                     .out_rows = args->y_RO->shape_[0],
                     .ldx = args->x_RC->stride_[0],

@@ -54,7 +54,7 @@ bool mica_cpu_linear_by_row_fits(const mica_linear_args *args)
 
 static bool takes_int8(const mica_cpu_backend *be, const mica_weight *w)
 {
-    return be->use_int8 && !w->sensitive && mica_tensor_count(&w->tensor) < INT8_MOST;
+    return be->use_int8 && !w->sensitive && !w->exact && mica_tensor_count(&w->tensor) < INT8_MOST;
 }
 
 static size_t rows_size(const mica_tensor *w)

@@ -45,6 +45,8 @@ static mica_cpu_path choose_path(const mica_cpu_backend *be, const mica_linear_a
 {
     if (mica_cpu_is_few(args, rows))
         return MICA_CPU_FEW;
+    if (args->w_OD->exact)
+        return MICA_CPU_F32;
     if (be->use_int8 && !args->w_OD->sensitive)
         return MICA_CPU_INT8;
     return be->use_bf16 ? MICA_CPU_BF16 : MICA_CPU_F32;

@@ -260,6 +260,21 @@ static mica_status allocate(mica_gs_synth *s, mica_arena *arena, mica_err *err)
     return MICA_OK;
 }
 
+/* Where rounding to bf16 is heard most for what it saves: flow, first, last and upsampling convolutions are 6 % of
+ * the products and make 80 % of the error of bf16 (released sizes, kernels whose rows have length 1). */
+static void keep_exact(mica_gs_synth *s)
+{
+    s->conv_pre.w.exact = s->conv_post.w.exact = true;
+    for (int i = 0; i < s->config.ups; i++)
+        s->ups[i].w.exact = true;
+    for (int i = 0; i < MICA_GS_FLOWS; i++) {
+        mica_gs_flow *f = &s->flows[i];
+        f->pre.w.exact = f->post.w.exact = true;
+        for (int k = 0; k < MICA_GS_WN; k++)
+            f->in[k].w.exact = f->res[k].w.exact = f->skip[k].w.exact = true;
+    }
+}
+
 mica_status mica_gs_synth_open(mica_gs_synth *s, const mica_gs_synth_config *config,
                                const mica_weights *w, mica_arena *arena, mica_err *err)
 {
@@ -293,6 +308,7 @@ mica_status mica_gs_synth_open(mica_gs_synth *s, const mica_gs_synth_config *con
     float *third = make(&m, &s->conv_post.w, 4, post.shape_);
     for (int64_t i = 0; third && i < mica_tensor_count(&post); i++)
         third[i] = mica_tensor_read_f32(&post, i) / MICA_GS_KERNELS;
+    keep_exact(s);
     return m.failed ? MICA_FAIL(err, MICA_E_NOMEM, "SoVITS: no memory for its weights") : MICA_OK;
 }
 
