@@ -61,6 +61,10 @@ static bool has_vnni(void)
 {
     return has_v4() && __builtin_cpu_supports("avx512vnni");
 }
+static bool has_vbmi(void)
+{
+    return has_vnni() && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("gfni");
+}
 static bool has_bf16(void)
 {
     return has_v4() && __builtin_cpu_supports("avx512bf16");
@@ -90,6 +94,10 @@ static bool has_v4(void)
     return false;
 }
 static bool has_vnni(void)
+{
+    return false;
+}
+static bool has_vbmi(void)
 {
     return false;
 }
@@ -147,6 +155,11 @@ mica_status mica_cpu_set_level(mica_cpu_level level, mica_err *err)
 bool mica_cpu_has_vnni(void)
 {
     return mica_cpu_get_level() >= MICA_CPU_LEVEL_V4 && has_vnni();
+}
+
+bool mica_cpu_has_vbmi(void)
+{
+    return mica_cpu_get_level() >= MICA_CPU_LEVEL_V4 && has_vbmi();
 }
 
 bool mica_cpu_has_bf16(void)

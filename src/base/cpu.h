@@ -12,6 +12,7 @@ mica_cpu_level mica_cpu_get_level(void);  /* what may be used: best, or lower if
 /* AUTO restores the best. MICA_E_UNSUPPORTED when the machine lacks the level. */
 mica_status mica_cpu_set_level(mica_cpu_level level, mica_err *err);
 bool mica_cpu_has_vnni(void); /* AVX512_VNNI present and within the level mask (V4 or higher) */
+bool mica_cpu_has_vbmi(void); /* AVX512_VBMI and GFNI beside VNNI, likewise */
 bool mica_cpu_has_bf16(void); /* AVX512_BF16 present and level V4_BF16_VNNI or higher */
 bool mica_cpu_has_amx(void);  /* AMX_TILE, AMX_BF16, AMX_INT8 usable and level is V4_AMX */
 const char *mica_cpu_level_name(mica_cpu_level level); /* "v4", ...; also what --cpu-level takes */

@@ -14,6 +14,8 @@ MICA_KERNEL_LIST(MICA_KERNEL_DECLARE)
 MICA_KERNEL_LIST(MICA_KERNEL_DECLARE)
 #undef MICA_KERNEL_DECLARE
 mica_kernel_gemm_s8 mica_gemm_s8__vnni;
+mica_kernel_digits_from_f32 mica_digits_from_f32__bytes;
+mica_kernel_dot_digits mica_dot_digits__bytes;
 mica_kernel_gemm_bf16 mica_gemm_bf16__bf16;
 mica_kernel_softmax_step_bf16 mica_softmax_step_bf16__bf16;
 #endif

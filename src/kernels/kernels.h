@@ -344,6 +344,20 @@ typedef void mica_kernel_unpack_bf16(const mica_packed_rows *w, uint16_t *dst, p
 typedef void mica_kernel_dot_rows(const mica_packed_rows *w, int m, const float *x, ptrdiff_t ldx,
                                   float *y, ptrdiff_t ldy);
 
+/* x in whole numbers of three digits, for dot_digits: of each 32 numbers X = round(x / s), s = their largest
+ * magnitude / 8355000, so that the rounding is at most 2^-24 of the largest. NaN or an infinity makes all 32 NaN;
+ * 32 numbers below 2^-100 count as zeros. A row of n numbers takes MICA_DIGITS_SIZE(n) bytes, zeros behind
+ * its end; packed_digits.c has the layout. */
+#define MICA_DIGITS_PANEL   960 /* bytes for 256 numbers */
+#define MICA_DIGITS_SIZE(n) (((size_t)(n) + 255) / 256 * MICA_DIGITS_PANEL)
+typedef void mica_kernel_digits_from_f32(mica_packed type, int m, int n, const float *x,
+                                         ptrdiff_t ldx, int8_t *dst);
+/* dot_rows for m rows of x in digits; of the types from S8 on. Products of digits are exact, sums are f32's: with
+ * the rounding of x an error of 2^-24 of a 32's largest x times its |w|, beside that of dot_rows; and where a
+ * scale of w times s is below 2^-126, what denormals lose. */
+typedef void mica_kernel_dot_digits(const mica_packed_rows *w, int m, const int8_t *x, float *y,
+                                    ptrdiff_t ldy);
+
 /* ----------------------------------------------------- pixels and copies -- */
 
 /* round_half_even(clamp(x/2 + 0.5, 0, 1) * 255); NaN gives 0. */
@@ -451,6 +465,11 @@ typedef void mica_kernel_linear_combination(int64_t n, int terms, const float *c
     X(gemm_bf16)                                                                                   \
     X(gemm_s8)
 
+/* Slots that are NULL in all tables but that of a processor with VNNI, VBMI and GFNI. */
+#define MICA_KERNEL_LIST_BYTES(X)                                                                  \
+    X(digits_from_f32)                                                                             \
+    X(dot_digits)
+
 typedef struct mica_kernels {
     mica_cpu_level level;
     const char *name;             /* "v4", "v4+vnni", ...: what the slots were compiled for */
@@ -460,6 +479,7 @@ typedef struct mica_kernels {
     bool has_bf16_dot; /* gemm_bf16 multiplies pairs of bf16, at twice the rate of f32 */
 #define MICA_KERNEL_SLOT(slot) mica_kernel_##slot *slot;
     MICA_KERNEL_LIST(MICA_KERNEL_SLOT)
+    MICA_KERNEL_LIST_BYTES(MICA_KERNEL_SLOT)
 #undef MICA_KERNEL_SLOT
 } mica_kernels;
 
@@ -470,7 +490,7 @@ const mica_kernels *mica_kernels_get(void);
 const mica_kernels *mica_kernels_get_level(mica_cpu_level level);
 /* Every table this build has and this machine can run, slowest first; returns how many. For
  * tests and benchmarks. */
-#define MICA_KERNELS_MAX 6
+#define MICA_KERNELS_MAX 7
 int mica_kernels_list(const mica_kernels *tables[MICA_KERNELS_MAX]);
 
 #endif

@@ -22,6 +22,7 @@
 /* Prototypes of this level, so that a definition that differs from its contract's type is an error. */
 #define MICA_KERNEL_PROTOTYPE(slot) mica_kernel_##slot MICA_K(slot);
 MICA_KERNEL_LIST(MICA_KERNEL_PROTOTYPE)
+MICA_KERNEL_LIST_BYTES(MICA_KERNEL_PROTOTYPE)
 #undef MICA_KERNEL_PROTOTYPE
 
 #endif

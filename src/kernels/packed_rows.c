@@ -12,8 +12,7 @@
  * wait for each other; their order depends on n alone. */
 #include "kernels/level.h"
 #include "kernels/packed_blocks.h"
-
-#define RUN 4096 /* numbers whose group scales are kept as floats: 1 KiB */
+#include "kernels/packed_scales.h"
 
 #if MICA_W == 16
 #define SETS 2
@@ -37,44 +36,6 @@ typedef struct packed_kind {
     open_block *open;
     read_chunk *read;
 } packed_kind;
-
-/* -------------------------------------------------------------- scales -- */
-
-typedef struct group_scales {
-    float scale[RUN / 32], bias[RUN / 32];
-    int shift; /* log2 of the group */
-} group_scales;
-
-MICA_VEC vf load_scales(mica_packed type, const void *p, int at, int n)
-{
-    const size_t size = type == MICA_PACKED_F32 ? 4 : 2;
-    const void *from = (const char *)p + (size_t)at * size;
-    vec_buffer b;
-    if (n < MICA_W) {
-        vec_buffer_load(&b, from, n, size);
-        from = &b;
-    }
-    if (type == MICA_PACKED_F32)
-        return vf_load((const float *)from);
-    return type == MICA_PACKED_BF16 ? vf_from_bf16((const uint16_t *)from)
-                                    : vf_from_f16((const uint16_t *)from);
-}
-
-/* Those of row `r` for numbers [from, from + n). */
-MICA_VEC void read_scales(const mica_packed_rows *w, int r, int from, int n, group_scales *g)
-{
-    const int first = from / w->group, count = (n + w->group - 1) / w->group;
-    const ptrdiff_t row = r * w->ld_scale + first;
-    const ptrdiff_t bytes = row * (w->scale_type == MICA_PACKED_F32 ? 4 : 2);
-    g->shift = w->group == 32 ? 5 : w->group == 64 ? 6 : 7;
-    for (int i = 0; i < count; i += MICA_W) {
-        const int k = count - i < MICA_W ? count - i : MICA_W;
-        vf_store(g->scale + i, load_scales(w->scale_type, (const char *)w->scale + bytes, i, k));
-        vf_store(g->bias + i, w->bias
-                                  ? load_scales(w->scale_type, (const char *)w->bias + bytes, i, k)
-                                  : vf_zero());
-    }
-}
 
 /* ---------------------------------------------------------------- walk -- */
 
@@ -155,8 +116,8 @@ MICA_VEC void dot_row(packed_kind t, const mica_packed_rows *w, int r, int m, co
                 d.acc[i][k][j] = vf_zero();
         }
     }
-    for (int from = 0; from < w->n; from += RUN) {
-        const int n = w->n - from < RUN ? w->n - from : RUN;
+    for (int from = 0; from < w->n; from += SCALES_RUN) {
+        const int n = w->n - from < SCALES_RUN ? w->n - from : SCALES_RUN;
         const int step = t.block == 32 ? 32 * SETS : t.block;
         const float *xr = x + from;
         int k = 0;
@@ -221,8 +182,8 @@ MICA_VEC void unpack_row(packed_kind t, const mica_packed_rows *w, int r, char *
     const vf factor = vf_set1(w->row_scale ? w->row_scale[r] : 1.0f);
     packed_state s;
     group_scales g;
-    for (int from = 0; from < w->n; from += RUN) {
-        const int n = w->n - from < RUN ? w->n - from : RUN;
+    for (int from = 0; from < w->n; from += SCALES_RUN) {
+        const int n = w->n - from < SCALES_RUN ? w->n - from : SCALES_RUN;
         int k = 0;
         if (t.kind == KIND_STREAM)
             read_scales(w, r, from, n, &g);

@@ -266,6 +266,93 @@ void check_dot_rows(ck *c)
     }
 }
 
+/* ---------------------------------------------------------------- digits -- */
+
+/* x of one magnitude, of many, and of nothing, in blocks of 32. */
+static void fill_uneven(ck *c, int n, float *x)
+{
+    for (int i = 0; i < n; i += 32) {
+        const int kind = ck_int(c, 0, 7);
+        const int left = n - i < 32 ? n - i : 32;
+        ck_fill_normal(c, left, x + i, kind == 0 ? 0.0 : kind == 1 ? 1e-35 : kind == 2 ? 1e5 : 1.0);
+        if (kind == 3)
+            x[i + ck_int(c, 0, left - 1)] = 3e4f;
+    }
+}
+
+/* What the rounding of number k of x may be: of its block of 32's largest, and what counts as nothing. */
+static double rounding_of(const float *x, int n, int k)
+{
+    double most = 0.0;
+    for (int i = k / 32 * 32; i < n && i < k / 32 * 32 + 32; i++)
+        most = fmax(most, fabs((double)x[i]));
+    return most < 0x1p-100 ? most : 0x1p-23 * most;
+}
+
+void check_dot_digits(ck *c)
+{
+    for (int type = MICA_PACKED_S8; c->k->dot_digits && type < MICA_PACKED_COUNT; type++) {
+        ck_begin(c);
+        const char *name = mica_dtype_get(TYPES[type].dtype)->name;
+        const mica_packed_rows w =
+            make_rows(c, (mica_packed)type, ck_int(c, 1, 20), pick_length(c));
+        const int m = ck_int(c, 1, 9);
+        const size_t ld = MICA_DIGITS_SIZE(w.n);
+        const ptrdiff_t ldx = ck_stride(c, w.n), ldy = ck_stride(c, w.rows);
+        float *x = ck_floats(c, (int64_t)ck_matrix_count(m, w.n, ldx));
+        float *y = ck_floats(c, (int64_t)ck_matrix_count(m, w.rows, ldy));
+        int8_t *digits = ck_buffer(c, ld * (size_t)m, 1);
+        float *one = ck_floats(c, w.rows);
+        for (int i = 0; i < m; i++)
+            fill_uneven(c, w.n, x + i * ldx);
+        c->k->digits_from_f32(w.type, m, w.n, x, ldx, digits);
+        c->k->dot_digits(&w, m, digits, y, ldy);
+        for (int i = 0; i < m; i++) {
+            for (int r = 0; r < w.rows; r++) {
+                double want = 0.0, bound = 0.0, size;
+                for (int k = 0; k < w.n; k++) {
+                    want += decode(&w, r, k, &size) * (double)x[i * ldx + k];
+                    bound += size * (0x1p-24 * (w.n / 4 + 16) * fabs((double)x[i * ldx + k]) +
+                                     rounding_of(x + i * ldx, w.n, k));
+                }
+                /* a scale times s below 2^-126 loses digits: 2^-150 of 2^23 * 255 a number */
+                ck_near(c, name, r, (double)y[i * ldy + r], want, bound + w.n * 0x1p-119);
+            }
+            c->k->dot_digits(&w, 1, digits + (size_t)i * ld, one, w.rows);
+            ck_same_bytes(c, "a row alone", one, y + i * ldy, (size_t)w.rows * sizeof *one);
+        }
+        ck_gaps(c, y, m, w.rows, ldy, sizeof *y);
+        ck_end(c, name);
+    }
+}
+
+/* Digits themselves are dot_digits' own business; here: their size, what NaN and infinities do, and that a
+ * row's do not depend on the others. */
+void check_digits_from_f32(ck *c)
+{
+    static const float BAD[] = {INFINITY, -INFINITY, NAN};
+    if (!c->k->digits_from_f32)
+        return;
+    ck_begin(c);
+    mica_packed_rows w = make_rows(c, MICA_PACKED_Q8_0, 2, ck_int(c, 1, 1100));
+    const int m = ck_int(c, 2, 4);
+    const size_t ld = MICA_DIGITS_SIZE(w.n);
+    float *x = ck_floats(c, (int64_t)m * w.n), *y = ck_floats(c, 2);
+    int8_t *all = ck_buffer(c, ld * (size_t)m, 1), *one = ck_buffer(c, ld, 1);
+    ck_fill_normal(c, (int64_t)m * w.n, x, 1.0);
+    c->k->digits_from_f32(w.type, m, w.n, x, w.n, all);
+    for (int i = 0; i < m; i++) {
+        c->k->digits_from_f32(w.type, 1, w.n, x + i * w.n, w.n, one);
+        ck_same_bytes(c, "digits alone", one, all + (size_t)i * ld, ld);
+    }
+    x[ck_int(c, 0, w.n - 1)] = BAD[ck_int(c, 0, 2)];
+    c->k->digits_from_f32(w.type, 1, w.n, x, w.n, one);
+    c->k->dot_digits(&w, 1, one, y, 2);
+    for (int r = 0; r < 2; r++)
+        ck_equal(c, "NaN or infinity makes NaN", r, isnan(y[r]), 1);
+    ck_end(c, "digits");
+}
+
 /* ---------------------------------------------------------------- bench -- */
 
 typedef struct packed_bench {
@@ -280,6 +367,16 @@ static void run_dot(const mica_kernels *k, const void *problem)
     const packed_bench *b = problem;
     k->dot_rows(&b->w, b->m, b->x, b->w.n, b->y, b->w.rows);
 }
+static void run_digits(const mica_kernels *k, const void *problem)
+{
+    const packed_bench *b = problem;
+    k->dot_digits(&b->w, b->m, (const int8_t *)(const void *)b->x, b->y, b->w.rows);
+}
+static void run_make_digits(const mica_kernels *k, const void *problem)
+{
+    const packed_bench *b = problem;
+    k->digits_from_f32(b->w.type, 1, b->w.n, b->x, b->w.n, (int8_t *)(void *)b->y);
+}
 static void run_f32(const mica_kernels *k, const void *problem)
 {
     const packed_bench *b = problem;
@@ -292,9 +389,9 @@ static void run_bf16(const mica_kernels *k, const void *problem)
 }
 
 /* 64 rows of 4096: in the cache, so that decoding is measured and not memory. */
-static void bench_types(ck *c, ck_run *run, int m)
+static void bench_types(ck *c, ck_run *run, int first, int m)
 {
-    for (int type = 0; type < MICA_PACKED_COUNT; type++) {
+    for (int type = first; type < MICA_PACKED_COUNT; type++) {
         ck_begin(c);
         packed_bench b = {.m = m};
         b.w = make_rows(c, (mica_packed)type, 64, 4096);
@@ -308,15 +405,37 @@ static void bench_types(ck *c, ck_run *run, int m)
 
 void bench_dot_rows(ck *c)
 {
-    bench_types(c, run_dot, 1);
+    bench_types(c, run_dot, 0, 1);
     printf("8 rows of x:\n");
-    bench_types(c, run_dot, 8);
+    bench_types(c, run_dot, 0, 8);
 }
 void bench_unpack_f32(ck *c)
 {
-    bench_types(c, run_f32, 0);
+    bench_types(c, run_f32, 0, 0);
 }
 void bench_unpack_bf16(ck *c)
 {
-    bench_types(c, run_bf16, 0);
+    bench_types(c, run_bf16, 0, 0);
+}
+/* Zeros are digits too. */
+void bench_dot_digits(ck *c)
+{
+    if (!c->k->dot_digits)
+        return;
+    bench_types(c, run_digits, MICA_PACKED_S8, 1);
+    printf("8 rows of x:\n");
+    bench_types(c, run_digits, MICA_PACKED_S8, 8);
+}
+void bench_digits_from_f32(ck *c)
+{
+    if (!c->k->digits_from_f32)
+        return;
+    ck_begin(c);
+    packed_bench b = {.m = 1};
+    b.w = make_rows(c, MICA_PACKED_Q4_K, 1, 4096);
+    float *x = ck_floats(c, b.w.n);
+    ck_fill_normal(c, b.w.n, x, 1.0);
+    b.x = x;
+    b.y = ck_floats(c, (int64_t)MICA_DIGITS_SIZE(b.w.n) / 4);
+    ck_bench(c, run_make_digits, &b, 4.0 * b.w.n, 0.0);
 }

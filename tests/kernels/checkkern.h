@@ -7,8 +7,8 @@
  * Outputs are filled with a pattern first, and what lies between the rows of a matrix must
  * still hold it afterwards.
  *
- * Every slot of MICA_KERNEL_LIST has check_<slot> and bench_<slot>; the list builds the table
- * of entries in checkkern.c, so a slot without them does not link. */
+ * Every slot of MICA_KERNEL_LIST and MICA_KERNEL_LIST_BYTES has check_<slot> and bench_<slot>; the lists
+ * build the table of entries in checkkern.c, so a slot without them does not link. */
 #ifndef MICA_TESTS_CHECKKERN_H
 #define MICA_TESTS_CHECKKERN_H
 
@@ -35,6 +35,7 @@ typedef struct ck {
 typedef void ck_function(ck *c);
 #define CK_DECLARE(slot) ck_function check_##slot, bench_##slot;
 MICA_KERNEL_LIST(CK_DECLARE)
+MICA_KERNEL_LIST_BYTES(CK_DECLARE)
 #undef CK_DECLARE
 
 /* --------------------------------------------------------------- numbers -- */

@@ -12,7 +12,7 @@
  *     f32    f32, in place f32 panels, thread scratch       everywhere
  *     bf16   bf16, shared  in place, whole depth at once    cpu_bf16.c, through oneDNN
  *     int8   u8, shared    s8 panels, prepared once         cpu_int8.c, through oneDNN on AMX
- *     few    f32, in place in place, packed or not          cpu_packed.c
+ *     few    digits or f32 in place, packed or not          cpu_packed.c
  *
  * A group is as wide as a strip of the micro-kernels (512): they copy a few rows of x to L1 for
  * every strip, which is a quarter of the work for 32 columns and 2 % for 512. Expanding slice by
@@ -403,7 +403,7 @@ static size_t shared_layout(mica_cpu_linear_job *j, uint8_t *base)
     const size_t x = j->path == MICA_CPU_BF16
                          ? align64((size_t)j->m * (size_t)j->depth_pad * sizeof(uint16_t))
                      : j->path == MICA_CPU_INT8 ? align64(mica_cpu_int8_layout(j, base))
-                                                : 0;
+                                                : align64(mica_cpu_few_layout(j, base));
     if (base) {
         j->bias = bias ? (float *)(void *)(base + x) : NULL;
         j->row_scale = scales ? (float *)(void *)(base + x + bias) : NULL;
@@ -441,7 +441,7 @@ static bool same_input(const mica_cpu_kept_input *a, const mica_cpu_kept_input *
 {
     return a->x == b->x && a->base == b->base && a->ldx == b->ldx && a->path == b->path &&
            a->m == b->m && a->depth == b->depth && a->depth_pad == b->depth_pad &&
-           a->slice == b->slice;
+           a->slice == b->slice && a->form == b->form;
 }
 
 /* x in the path's form: what stands there already, when the caller says that x is the same and it
@@ -455,15 +455,18 @@ static void make_input(mica_cpu_linear_job *j, const mica_cpu_kept_input *before
                                .m = j->m,
                                .depth = j->depth,
                                .depth_pad = j->depth_pad,
-                               .slice = j->slice};
-    if (j->path != MICA_CPU_BF16 && j->path != MICA_CPU_INT8)
+                               .slice = j->slice,
+                               .form = j->x_digits ? (int)j->w->dtype : 0};
+    if (j->path != MICA_CPU_BF16 && j->path != MICA_CPU_INT8 && !j->x_digits)
         return; /* the others read x in place */
     if (j->args->same_x && same_input(before, &now))
         j->outliers = before->outliers;
     else if (j->path == MICA_CPU_BF16)
         mica_cpu_parallel(j->be, j->m, convert_row, j);
-    else
+    else if (j->path == MICA_CPU_INT8)
         mica_cpu_int8_inputs(j);
+    else
+        mica_cpu_few_inputs(j);
     now.outliers = j->outliers;
     j->be->kept = now;
 }

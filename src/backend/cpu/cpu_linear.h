@@ -43,6 +43,7 @@ typedef struct mica_cpu_linear_job {
     float *bias, *row_scale;
     uint16_t *x_bf16; /* m x depth_pad, slice after slice */
     uint8_t *x_q;     /* m x depth_pad, likewise */
+    int8_t *x_digits; /* m x MICA_DIGITS_SIZE(depth), few rows alone */
     float *x_scale;   /* m */
     int32_t *x_zero;  /* m */
     float *x_max;     /* depth: largest magnitude of each channel */
@@ -117,6 +118,9 @@ mica_status mica_cpu_linear_get_ops(mica_cpu_linear_job *j, mica_cpu_get_op_fn g
 #define MICA_CPU_FEW_ROWS 8
 bool mica_cpu_is_few(const mica_linear_args *args, int64_t rows);
 void mica_cpu_few_plan(mica_cpu_linear_job *j);
+/* Lays x's digits out from `base` (NULL: only counts), where there are any; returns bytes. */
+size_t mica_cpu_few_layout(mica_cpu_linear_job *j, uint8_t *base);
+void mica_cpu_few_inputs(mica_cpu_linear_job *j);
 /* acc[m x columns] = x w^T, rows j->columns apart. */
 void mica_cpu_few_block(const mica_cpu_linear_job *j, int column, int columns, float *acc);
 
