@@ -428,6 +428,68 @@ void mica_limit_norm(mica_backend *be, const mica_tensor *reference_PC, float li
 /* True when every element is finite; waits. */
 bool mica_all_finite(mica_backend *be, const mica_tensor *x);
 
+/* ------------------------------------------------------- token by token -- */
+
+/* A model that writes tokens one by one needs the last one for the next. On a device it stays there: what
+ * is drawn is read by the next step's embedding, and the host reads it behind, while that step runs.
+ *
+ *     ids, drawn   i32 tensors in memory of mica_backend_buffer_alloc */
+
+/* y[l] = w[ids[l]] + add[l], ids where the operations run; an id outside the table gives row 0.
+ * add_LD: f32 state or activations, or NULL. */
+void mica_embed_drawn(mica_backend *be, mica_weight *w_VD, const mica_tensor *ids_L,
+                      const mica_tensor *add_LD, mica_tensor *y_LD);
+
+/* One row of each of L sequences through `count` blocks with norms behind (speech's text to semantic):
+ *
+ *     q, k, v = qkv x + b      k, v become row seen[l] of the sequence's cache
+ *     x = norm_1(x + o attention(q, rows 0 to seen[l] of the cache) + b)
+ *     x = norm_2(x + down relu(up x + b) + b)
+ *
+ * A row's result does not depend on the others. x: activations, in place. */
+typedef struct mica_post_norm_block {
+    mica_weight *qkv_w[3], *qkv_b[3]; /* [D, D], [D] each; or [3 D, D] in [0], the others NULL */
+    mica_weight *o_w, *o_b, *up_w, *up_b, *down_w, *down_b;
+    const mica_tensor *scale_1, *shift_1, *scale_2, *shift_2; /* f32 state: weight - 1, bias */
+} mica_post_norm_block;
+typedef struct mica_post_norm_args {
+    const mica_post_norm_block *blocks;
+    int count, heads;
+    float eps;
+    mica_tensor *x_LD;
+    mica_tensor (*const *caches)[2]; /* [L] of [count]: keys and values [capacity, H, K] */
+    const int64_t *seen;             /* [L] */
+} mica_post_norm_args;
+void mica_post_norm_step(mica_backend *be, const mica_post_norm_args *args);
+
+/* Draws a token as GPT-SoVITS does (backend_race.h has the arithmetic and its order). */
+typedef struct mica_race {
+    int top_k; /* above 0 */
+    double top_p, temperature, penalty;
+    bool greedy;
+    uint64_t seed; /* noise depends on these and on an index alone */
+    uint32_t stream, attempt;
+} mica_race;
+typedef struct mica_race_args {
+    mica_race race;
+    int64_t choices;      /* the first `choices` logits may be drawn */
+    int64_t end;          /* the token that ends; below 0: none */
+    uint64_t noise;       /* index of the first logit's noise */
+    mica_tensor logits_V; /* f32 state; changed */
+    mica_tensor *seen_V;  /* f32 state: not 0 where a token was seen; the drawn one is marked */
+    mica_tensor
+        *drawn_2; /* i32: the token (-1: some logit is not finite); 1 where the end was reached */
+} mica_race_args;
+#define MICA_RACE_ROWS 8
+/* Of `count` sequences, at most MICA_RACE_ROWS. */
+void mica_race_draw(mica_backend *be, const mica_race_args *rows, int count);
+
+/* Integers to the host behind what was queued, without waiting now: finish waits for them alone. A ticket
+ * that is not finished before 64 more were started is void. */
+#define MICA_FETCH_MOST 4
+uint64_t mica_fetch_start(mica_backend *be, const mica_tensor *ids, int count);
+void mica_fetch_finish(mica_backend *be, uint64_t ticket, int32_t *out, int count);
+
 /* Operations per second (2 per multiply-add) of the best matrix product this machine's library
  * offers at `precision`; measured now, for benchmarks. 0 after a failure. */
 double mica_backend_measure_peak(mica_backend *be, mica_precision precision);

@@ -101,6 +101,18 @@ typedef struct mica_backend_ops {
      * MICA_PROFILE_MARKS - 1) in the queue; then the seconds from moment 0 to each of `count`. */
     mica_status (*profile_mark)(mica_backend *be, int index, mica_err *err);
     mica_status (*profile_read)(mica_backend *be, int count, double *seconds, mica_err *err);
+    /* NULL where operations are done when they return: then backend_tokens.c computes on the host. */
+    mica_status (*embed_drawn)(mica_backend *be, mica_weight *w_VD, const mica_tensor *ids_L,
+                               const mica_tensor *add_LD, mica_tensor *y_LD, mica_err *err);
+    mica_status (*race_draw)(mica_backend *be, const mica_race_args *rows, int count,
+                             mica_err *err);
+    mica_status (*fetch_start)(mica_backend *be, uint64_t ticket, const mica_tensor *ids, int count,
+                               mica_err *err);
+    mica_status (*fetch_finish)(mica_backend *be, uint64_t ticket, int32_t *out, int count,
+                                mica_err *err);
+    /* May be NULL. *taken false: not these sizes; then the operations run one by one. */
+    mica_status (*post_norm_step)(mica_backend *be, const mica_post_norm_args *args, bool *taken,
+                                  mica_err *err);
 } mica_backend_ops;
 
 enum {
@@ -112,6 +124,7 @@ enum {
 };
 
 #define MICA_PROFILE_MARKS 16384
+#define MICA_FETCH_TICKETS 64
 
 typedef struct mica_profile mica_profile;
 /* An operation called `what` (up to 63 characters) was queued. */
@@ -127,9 +140,11 @@ struct mica_backend {
     mica_backend_counters counters;
     void *route; /* host memory of mica_experts, route_size bytes; grows */
     size_t route_size;
-    mica_err error;        /* error.status != MICA_OK: failed, operations do nothing */
-    uint64_t last_key;     /* of mica_replay_new_key */
-    mica_profile *profile; /* NULL: not running */
+    mica_err error;       /* error.status != MICA_OK: failed, operations do nothing */
+    uint64_t last_key;    /* of mica_replay_new_key */
+    uint64_t last_ticket; /* of mica_fetch_start */
+    int32_t fetched[MICA_FETCH_TICKETS][MICA_FETCH_MOST]; /* where there is no slot for it */
+    mica_profile *profile;                                /* NULL: not running */
     char name[96];
 };
 

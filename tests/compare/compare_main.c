@@ -301,6 +301,7 @@ int main(int argc, char **argv)
     run_ops(&c, cmp_adapter_ops, only, rounds);
     run_ops(&c, cmp_streaming_ops, only, rounds);
     run_ops(&c, cmp_packed_ops, only, rounds);
+    run_ops(&c, cmp_token_ops, only, rounds);
     printf("%d failures\n", c.failures);
     for (int i = 0; i < 2; i++)
         mica_backend_close(&c.be[i]);

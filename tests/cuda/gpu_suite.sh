@@ -4,15 +4,17 @@
 #   1 operations   every operation of backend.h on the device against the CPU
 #   2 golden       whole models through the command line against the references' numbers
 #     text         Mixtral's greedy tokens on the device against the CPU's, which are the reference's
+#     speech       GPT-SoVITS' tokens, greedy and drawn, and its sound likewise
 #   3 timings      single operations at Qwen-Image's shapes, then two blocks at full width
 #   4 memory       1 again under compute-sanitizer
 #
 # A failing step does not end the run: LOG has everything, the summary comes last, and the status
 # is 1 if any step failed. Each step is held by `timeout`. Environment: MICA, COMPARE
-# (compare_backends), GOLDEN_CLI, DATA (tests/golden), STEPS (default "operations golden text timings memory").
+# (compare_backends), GOLDEN_CLI, TRACE_SAME, DATA (tests/golden), STEPS (default "operations golden text speech
+# timings memory").
 set -u
 log=$1
-steps=${STEPS:-operations golden text timings memory}
+steps=${STEPS:-operations golden text speech timings memory}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 : >"$log"
@@ -100,6 +102,55 @@ text() {
     step 90 'bench mixtral-8x7b, 2 layers' "$MICA" bench --synthetic mixtral-8x7b:layers=2 --steps 2 --device cuda
 }
 
+# same_speech WORDS...: tokens byte by byte, sound within 1e-4, on both devices in f32
+same_speech() {
+    for device in cpu cuda; do
+        "$MICA" speak --semantic "$DATA/gpt_sovits/models/s1.ckpt" --synthesizer "$DATA/gpt_sovits/models/sovits_v2.pth" \
+            --hubert "$DATA/gpt_sovits/models/chinese-hubert-base" \
+            --bert "$DATA/gpt_sovits/models/chinese-roberta-wwm-ext-large" --precision f32 --device $device \
+            --phones "$DATA/gpt_sovits/cases/t2s/expected.safetensors" --voice "$DATA/speech/recordings/ref4.flac" \
+            --retries 0 -o "$work/$device.wav" --trace "$work/$device.safetensors" "$@" || return 1
+    done
+    "$TRACE_SAME" "$work/cpu.safetensors" "$work/cuda.safetensors" semantic_tokens &&
+        "$TRACE_SAME" "$work/cpu.safetensors" "$work/cuda.safetensors" waveform 1e-4
+}
+
+# Traces keep a step to itself; without one a device runs a step ahead. Sound of 16 bits must agree as well.
+same_sound() {
+    for trace in "" "--trace $work/t.safetensors"; do
+        # shellcheck disable=SC2086 # two words or none
+        "$MICA" speak --semantic "$DATA/gpt_sovits/models/s1.ckpt" --synthesizer "$DATA/gpt_sovits/models/sovits_v2.pth" \
+            --hubert "$DATA/gpt_sovits/models/chinese-hubert-base" \
+            --bert "$DATA/gpt_sovits/models/chinese-roberta-wwm-ext-large" --precision f32 --device cuda \
+            --phones "$DATA/gpt_sovits/cases/t2s/expected.safetensors" --voice "$DATA/speech/recordings/ref4.flac" \
+            --retries 0 --max-tokens 300 -o "$work/sound${trace:+-traced}.wav" $trace || return 1
+    done
+    cmp "$work/sound.wav" "$work/sound-traced.wav"
+}
+
+speech_step() {
+    name=$1
+    shift
+    begin=$(date +%s)
+    if "$@" >>"$log" 2>&1; then
+        passed=$((passed + 1))
+        echo "ok      $(($(date +%s) - begin))s speech $name" | tee -a "$work/summary"
+    else
+        failed=$((failed + 1))
+        echo "FAILED  $(($(date +%s) - begin))s speech $name" | tee -a "$work/summary"
+    fi
+}
+
+speech() {
+    speech_step greedy same_speech --greedy --max-tokens 60
+    speech_step drawn same_speech --seed 3 --max-tokens 60
+    speech_step 'drawn, top p' same_speech --seed 4 --max-tokens 300 --top-p 0.9 --temperature 0.8
+    speech_step 'a step ahead' same_sound
+    for model in gpt-sovits-v2 gpt-sovits-v2pro; do
+        step 90 "bench $model" "$MICA" bench --synthetic $model --device cuda
+    done
+}
+
 timings() {
     step 60 'timings of operations, bf16' "$COMPARE" --bench cuda:bf16
     step 60 'bench qwen-image, 2 layers, 1024' "$MICA" bench --synthetic qwen-image:layers=2 \
@@ -120,7 +171,7 @@ memory() {
             "$COMPARE" cpu:f32 cuda:$precision --seed 3
     done
     # Own kernels that share memory between threads; the libraries' are not ours to check.
-    for op in layer_norm_modulate group_norm picture_groups picture_unit_rows guidance; do
+    for op in layer_norm_modulate group_norm picture_groups picture_unit_rows guidance post_norm_step race_draw; do
         step 60 "racecheck $op" compute-sanitizer --tool racecheck --error-exitcode 9 \
             "$COMPARE" cpu:f32 cuda:bf16 --seed 4 --op $op
     done

@@ -31,6 +31,7 @@ static void cuda_close(mica_backend *base)
     mica_cuda_profile_deinit(be);
     mica_cuda_twin_deinit(be);
     mica_cuda_graph_deinit(be);
+    mica_cuda_tokens_deinit(be);
     mica_cuda_pool_deinit(be);
     for (int i = 0; i < 2; i++)
         mica_cuda_free(be, be->scratch[i]);
@@ -52,7 +53,7 @@ static void cuda_drop_weights(mica_backend *be, mica_weight *const *weights, int
 }
 
 /* A slot that backend_ops.h gains must not be forgotten here: it would be NULL. */
-enum { SLOTS = 48 };
+enum { SLOTS = 53 };
 _Static_assert(sizeof(mica_backend_ops) == SLOTS * sizeof(void (*)(void)), "implement new slots");
 
 static const mica_backend_ops cuda_ops = {
@@ -101,6 +102,11 @@ static const mica_backend_ops cuda_ops = {
     .measure_peak = mica_cuda_op_measure_peak,
     .measure_bandwidth = mica_cuda_op_measure_bandwidth,
     .replay = mica_cuda_op_replay,
+    .embed_drawn = mica_cuda_op_embed_drawn,
+    .race_draw = mica_cuda_op_race_draw,
+    .fetch_start = mica_cuda_op_fetch_start,
+    .fetch_finish = mica_cuda_op_fetch_finish,
+    .post_norm_step = mica_cuda_op_post_norm_step,
     .branch = mica_cuda_op_branch,
     .profile_mark = mica_cuda_op_profile_mark,
     .profile_read = mica_cuda_op_profile_read,

@@ -45,6 +45,7 @@ typedef struct mica_cuda_ref mica_cuda_ref;
 typedef struct mica_cuda_group mica_cuda_group;
 typedef struct mica_cuda_product mica_cuda_product;
 typedef struct mica_cuda_graph mica_cuda_graph;
+typedef struct mica_cuda_tokens mica_cuda_tokens;
 
 typedef struct mica_cuda_pool {
     mica_cuda_chunk *first, *current;
@@ -129,8 +130,9 @@ typedef struct mica_cuda_backend {
     mica_cuda_twin twins[2]; /* per branch */
     mica_cuda_graph *graphs; /* of the last few keys, the newest first (cuda_graph.c) */
     mica_cuda_graph *capturing;
-    bool refused;   /* something would not be captured */
-    uint64_t frees; /* pieces of device memory given back so far */
+    bool refused;             /* something would not be captured */
+    uint64_t frees;           /* pieces of device memory given back so far */
+    mica_cuda_tokens *tokens; /* of steps token by token (cuda_tokens.c), or NULL */
 } mica_cuda_backend;
 
 static inline mica_cuda_backend *mica_cuda_from(mica_backend *be)
@@ -422,6 +424,13 @@ MICA_CUDA_SLOT(all_finite, const mica_tensor *x, bool *out);
 MICA_CUDA_SLOT(measure_peak, mica_precision precision, double *flops);
 MICA_CUDA_SLOT(measure_bandwidth, double *bytes);
 MICA_CUDA_SLOT(replay, uint64_t key, int *state);
+MICA_CUDA_SLOT(embed_drawn, mica_weight *w_VD, const mica_tensor *ids_L, const mica_tensor *add_LD,
+               mica_tensor *y_LD);
+MICA_CUDA_SLOT(race_draw, const mica_race_args *rows, int count);
+MICA_CUDA_SLOT(fetch_start, uint64_t ticket, const mica_tensor *ids, int count);
+MICA_CUDA_SLOT(fetch_finish, uint64_t ticket, int32_t *out, int count);
+MICA_CUDA_SLOT(post_norm_step, const mica_post_norm_args *args, bool *taken);
+void mica_cuda_tokens_deinit(mica_cuda_backend *be);
 /* What cannot be part of a graph begins with this. */
 mica_status mica_cuda_refuse_capture(mica_cuda_backend *be, const char *what, mica_err *err);
 void mica_cuda_graph_deinit(mica_cuda_backend *be);

@@ -248,7 +248,7 @@ static void session_close(mica_model_session **session)
 
 static mica_status upload(mica_gs_session *s, mica_err *err)
 {
-    MICA_TRY(mica_gs_semantic_upload(&s->semantic, s->be, err));
+    MICA_TRY(mica_gs_semantic_upload(&s->semantic, s->be, &s->arena, err));
     MICA_TRY(mica_gs_synth_upload(&s->synth, s->be, err));
     if (s->model->directory[MICA_GS_HUBERT])
         MICA_TRY(mica_gs_hubert_upload(&s->hubert, s->be, err));

@@ -3,13 +3,13 @@
  *     logits ─no end in the first 11─► penalty of codes seen ─► top p ─► temperature ─► top k
  *            ─► softmax ─► argmax(p / e), e exponential noise
  *
+ * The arithmetic is backend_race.h's, because a device draws where its logits are.
  * The noise of a code depends on seed, sentence, attempt and step alone, so neither the batch nor the
  * order of sentences changes it. */
 #ifndef MICA_MODELS_GPT_SOVITS_SAMPLER_H
 #define MICA_MODELS_GPT_SOVITS_SAMPLER_H
 
-#include <stdbool.h>
-#include <stdint.h>
+#include "backend/backend.h"
 
 typedef struct mica_gs_sampling {
     int top_k; /* above 0 */
@@ -27,7 +27,10 @@ typedef struct mica_gs_sampler {
 
 #define MICA_GS_LEAST_CODES 11 /* steps in which the end may not be drawn */
 
-/* The code of step `step`; logits are overwritten. *is_end: it is the end, or the end had the
+/* What mica_race_draw needs for step `step`; its tensors are the caller's. */
+mica_race_args mica_gs_sampler_race(const mica_gs_sampler *s, int step);
+
+/* The code of step `step` on the host; logits are overwritten. *is_end: it is the end, or the end had the
  * largest penalised logit. `work`: 2 * vocab numbers. */
 int32_t mica_gs_sampler_next(const mica_gs_sampler *s, int step, float *logits, const int32_t *seen,
                              int64_t seen_count, float *work, bool *is_end);

@@ -245,14 +245,39 @@ mica_status mica_gs_semantic_fill(mica_weights *w, int blocks, mica_arena *arena
     return MICA_OK;
 }
 
-mica_status mica_gs_semantic_upload(mica_gs_semantic *s, mica_backend *be, mica_err *err)
+mica_status mica_gs_semantic_upload(mica_gs_semantic *s, mica_backend *be, mica_arena *arena,
+                                    mica_err *err)
 {
+    s->steps = mica_arena_calloc(arena, (size_t)s->stack.count, sizeof *s->steps);
+    if (!s->steps)
+        return MICA_FAIL(err, MICA_E_NOMEM, "text to semantic: no memory for its blocks");
+    for (int n = 0; n < s->stack.count; n++) {
+        mica_gs_block *b = &s->stack.blocks[n];
+        const bool joined = b->qkv.w.name != NULL;
+        s->steps[n] =
+            (mica_post_norm_block){.qkv_w = {joined ? &b->qkv.w : &b->q.w, joined ? NULL : &b->k.w,
+                                             joined ? NULL : &b->v.w},
+                                   .qkv_b = {joined ? &b->qkv.b : &b->q.b, joined ? NULL : &b->k.b,
+                                             joined ? NULL : &b->v.b},
+                                   .o_w = &b->o.w,
+                                   .o_b = &b->o.b,
+                                   .up_w = &b->up.w,
+                                   .up_b = &b->up.b,
+                                   .down_w = &b->down.w,
+                                   .down_b = &b->down.b,
+                                   .scale_1 = &b->norm_1.scale_D,
+                                   .shift_1 = &b->norm_1.shift_D,
+                                   .scale_2 = &b->norm_2.scale_D,
+                                   .shift_2 = &b->norm_2.shift_D};
+    }
     return mica_gs_stack_upload(&s->stack, be, err);
 }
 
 void mica_gs_semantic_drop(mica_gs_semantic *s, mica_backend *be)
 {
     mica_weight *list[MICA_ARRAY_LEN(BLOCK_ROWS)];
+    mica_backend_buffer_free(be, s->positions_RD.data);
+    s->positions_RD = (mica_tensor){0};
     mica_backend_drop_weights(be, list, mica_weight_list(ROWS, MICA_ARRAY_LEN(ROWS), s, list));
     for (int n = 0; n < s->stack.count; n++) {
         mica_gs_block *b = &s->stack.blocks[n];

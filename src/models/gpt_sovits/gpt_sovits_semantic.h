@@ -23,6 +23,9 @@ typedef struct mica_gs_semantic {
     mica_weight head;                    /* [V, D] */
     mica_gs_stack stack;
     int64_t vocab, eos, bert_width, phone_count;
+    mica_post_norm_block *steps; /* [stack.count]: the blocks as a step runs them */
+    mica_tensor
+        positions_RD; /* of codes, weighted; f32 state in a buffer; as many as were needed */
 } mica_gs_semantic;
 
 bool mica_gs_semantic_probe(const mica_weights *files);
@@ -34,17 +37,23 @@ mica_status mica_gs_semantic_open(mica_gs_semantic *s, const mica_weights *direc
 /* Random weights of `blocks` blocks at the released widths into an empty directory, for measurements. */
 mica_status mica_gs_semantic_fill(mica_weights *directory, int blocks, mica_arena *arena,
                                   mica_err *err);
-mica_status mica_gs_semantic_upload(mica_gs_semantic *s, mica_backend *be, mica_err *err);
+mica_status mica_gs_semantic_upload(mica_gs_semantic *s, mica_backend *be, mica_arena *arena,
+                                    mica_err *err);
 
-/* One sentence on its way. */
+/* One sentence on its way. Codes are drawn where the blocks run; the host learns them behind. */
+#define MICA_GS_QUEUED 2
 typedef struct mica_gs_sentence {
     mica_kv_cache cache;
     int64_t text_count, prompt_count;
     int32_t *codes; /* prompt and what was made; prompt_count + count of them */
     int64_t count, cap;
-    int step; /* of the sampler */
+    int queued;                       /* drawn behind those, not known yet */
+    uint64_t tickets[MICA_GS_QUEUED]; /* of them */
+    int step;                         /* of the sampler */
     bool finished;
     mica_gs_sampler sampler;
+    void *buffer; /* of the backend: the two below */
+    mica_tensor seen_V, drawn_2;
 } mica_gs_sentence;
 
 typedef struct mica_gs_prefix {
@@ -55,11 +64,13 @@ typedef struct mica_gs_prefix {
     int64_t prompt_count;
 } mica_gs_prefix;
 
-/* Reads the prefix and draws the first code. `most`: codes at most. deinit also of a zeroed one. */
+/* Reads the prefix and draws the first code, which the first step tells. deinit, before the backend
+ * closes, also of a zeroed one. */
 mica_status mica_gs_sentence_begin(mica_gs_sentence *t, mica_gs_semantic *s, mica_backend *be,
                                    mica_run *run, const mica_gs_prefix *prefix,
                                    const mica_gs_sampling *sampling, mica_err *err);
-/* One more code for each of `count` sentences that are not finished. */
+/* One more code for each of `count` sentences that are not finished. On a device the pass for the code
+ * behind it is queued first; what a sentence that ended had queued is dropped. */
 mica_status mica_gs_sentences_step(mica_gs_sentence *const *list, int count, mica_gs_semantic *s,
                                    mica_backend *be, mica_run *run, mica_err *err);
 void mica_gs_sentence_deinit(mica_gs_sentence *t);

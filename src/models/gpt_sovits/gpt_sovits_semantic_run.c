@@ -1,11 +1,14 @@
 /* gpt_sovits_semantic_run.c - the passes of text to semantic: prefix, then a row per code.
  *
  *     prefix     x attends to x, y to x and to y up to itself: two attentions over one cache
- *     step       rows of all sentences share the linears; attention sees one cache at a time
+ *     step       code ─embedding, position─► row ─mica_post_norm_step─► head ─► draw ─► code
+ *                  ▲                                                              │
+ *                  └──────────────── where the backend computes ──────────────────┴─► the host, behind
  *
- * A step reads every weight once, whatever the batch: 78 million numbers for 25 rows a second. Linears and
- * attention of steps are the backend's `by_row` forms, in which a row does not depend on how many
- * there are; so a batch makes the codes that its sentences make alone. */
+ * A step reads every weight once, whatever the batch: 78 million numbers for 25 rows a second. A row does not
+ * depend on how many there are, so a batch makes the codes that its sentences make alone. The host knows
+ * how long every cache is without knowing the codes: on a device it queues the step for code n + 1 before it
+ * reads code n. */
 #include "models/gpt_sovits/gpt_sovits_semantic.h"
 
 #include "base/mem.h"
@@ -22,18 +25,14 @@ typedef struct pass {
     mica_backend *be;
     mica_gs_sentence *const *list; /* of a step; prefix: one */
     int count;
-    bool is_step;
 } pass;
 
 static void linear(const pass *p, mica_nn_linear *l, const mica_tensor *x, mica_tensor *y,
                    const mica_tensor *residual)
 {
-    mica_linear(p->be, &(mica_linear_args){.x_MD = x,
-                                           .w_OD = &l->w,
-                                           .bias_O = &l->b,
-                                           .residual_MO = residual,
-                                           .y_MO = y,
-                                           .by_row = p->is_step});
+    mica_linear(p->be,
+                &(mica_linear_args){
+                    .x_MD = x, .w_OD = &l->w, .bias_O = &l->b, .residual_MO = residual, .y_MO = y});
 }
 
 /* Rows [first, first + rows) of q over the first `keys` rows of a cache. */
@@ -51,37 +50,28 @@ static void attend(const pass *p, const mica_gs_sentence *t, int layer, const mi
                                                  .k_MGK = {&k},
                                                  .v_MGK = {&v},
                                                  .out_LHK = {&out_LHK},
-                                                 .causal = causal,
-                                                 .by_row = p->is_step});
+                                                 .causal = causal});
 }
 
-/* New keys or values of sentence `t`, rows [first, first + rows) of x, behind the valid ones. */
-static void keep(const pass *p, const mica_gs_sentence *t, int layer, mica_kv_half half,
-                 const mica_tensor *x, int64_t first, int64_t rows)
+/* New keys or values, rows of x, behind the valid ones. */
+static void keep(const pass *p, int layer, mica_kv_half half, const mica_tensor *x)
 {
-    const mica_tensor part = mica_tensor_rows(x, first, rows);
-    const mica_tensor from = mica_gs_heads(&part, p->s->stack.heads);
-    mica_tensor to = mica_kv_cache_rows(&t->cache, layer, half, t->cache.count, rows);
+    const mica_kv_cache *c = &p->list[0]->cache;
+    const mica_tensor from = mica_gs_heads(x, p->s->stack.heads);
+    mica_tensor to = mica_kv_cache_rows(c, layer, half, c->count, x->shape_[0]);
     mica_copy(p->be, &from, &to);
 }
 
 static void attend_all(const pass *p, int layer, const mica_tensor *q, const mica_tensor *k,
                        const mica_tensor *v, const mica_tensor *out)
 {
-    for (int i = 0; i < p->count; i++) {
-        const mica_gs_sentence *t = p->list[i];
-        const int64_t rows = p->is_step ? 1 : q->shape_[0], first = p->is_step ? i : 0;
-        keep(p, t, layer, MICA_KV_KEYS, k, first, rows);
-        keep(p, t, layer, MICA_KV_VALUES, v, first, rows);
-        if (p->is_step) {
-            attend(p, t, layer, q, out, first, 1, t->cache.count + 1, false);
-            continue;
-        }
-        const int64_t text = t->text_count;
-        attend(p, t, layer, q, out, 0, text, text, false);
-        if (rows > text)
-            attend(p, t, layer, q, out, text, rows - text, rows, true);
-    }
+    const mica_gs_sentence *t = p->list[0];
+    const int64_t rows = q->shape_[0], text = t->text_count;
+    keep(p, layer, MICA_KV_KEYS, k);
+    keep(p, layer, MICA_KV_VALUES, v);
+    attend(p, t, layer, q, out, 0, text, text, false);
+    if (rows > text)
+        attend(p, t, layer, q, out, text, rows - text, rows, true);
 }
 
 static void run_block(const pass *p, int n, mica_tensor *x)
@@ -181,44 +171,56 @@ static mica_status add_code(mica_gs_sentence *t, int32_t code, mica_err *err)
     return MICA_OK;
 }
 
-/* The code of this step from the logits of the sentence's row. */
-static mica_status take(mica_gs_sentence *t, float *logits, float *work, mica_err *err)
-{
-    bool is_end = false;
-    const int64_t n = t->sampler.vocab;
-    for (int64_t i = 0; i < n; i++)
-        if (!isfinite(logits[i]))
-            return MICA_FAIL(err, MICA_E_NUMERIC,
-                             "text to semantic: NaN or infinity in the logits of code %d", t->step);
-    const int32_t code = mica_gs_sampler_next(&t->sampler, t->step++, logits, t->codes,
-                                              t->prompt_count + t->count, work, &is_end);
-    if (is_end) {
-        t->finished = true;
-        return MICA_OK;
-    }
-    MICA_TRY(add_code(t, code, err));
-    t->count++;
-    t->finished = t->count >= t->sampler.options.most;
-    return MICA_OK;
-}
-
-/* Logits of rows of x to the host: [rows][vocab], with 2 vocab of work space behind. */
-static mica_status read_logits(const pass *p, const mica_tensor *x, float **out, mica_err *err)
+/* Draws the next code of each sentence from its row of the logits of x; the host is told behind. */
+static void draw(const pass *p, mica_run *run, const mica_tensor *x)
 {
     const int64_t rows = x->shape_[0], V = p->s->vocab;
-    float *host = mica_mem_calloc((size_t)((rows + 2) * V), sizeof *host);
-    if (!host)
-        return MICA_FAIL(err, MICA_E_NOMEM, "no memory for logits");
     mica_tensor logits = mica_state_tensor(p->be, MICA_POOL_STEP, 2, (const int64_t[]){rows, V});
     mica_linear(p->be, &(mica_linear_args){
                            .x_MD = x, .w_OD = &p->s->head, .y_MO = &logits, .by_row = true});
-    mica_download_f32(p->be, host, &logits);
-    const mica_status st = mica_backend_check(p->be, err);
-    if (st)
-        mica_mem_free(host);
-    else
-        *out = host;
-    return st;
+    for (int first = 0; first < p->count; first += MICA_RACE_ROWS) {
+        mica_race_args list[MICA_RACE_ROWS];
+        const int count = MICA_MIN(p->count - first, MICA_RACE_ROWS);
+        for (int i = 0; i < count; i++) {
+            mica_gs_sentence *t = p->list[first + i];
+            list[i] = mica_gs_sampler_race(&t->sampler, t->step);
+            list[i].logits_V = mica_tensor_1d(
+                logits.data ? (float *)logits.data + (first + i) * V : NULL, MICA_DTYPE_F32, V);
+            list[i].seen_V = &t->seen_V;
+            list[i].drawn_2 = &t->drawn_2;
+            if (t->step > 0)
+                mica_tap(run->taps, p->be, &list[i].logits_V, 0, NULL, "semantic.logits.%d",
+                         t->step);
+        }
+        mica_race_draw(p->be, list, count);
+    }
+    for (int i = 0; i < p->count; i++) {
+        mica_gs_sentence *t = p->list[i];
+        t->tickets[t->queued++] = mica_fetch_start(p->be, &t->drawn_2, 2);
+        t->step++;
+    }
+}
+
+/* The oldest code that was drawn and is not known yet. */
+static mica_status collect(mica_gs_sentence *t, mica_backend *be, mica_err *err)
+{
+    int32_t drawn[2];
+    mica_fetch_finish(be, t->tickets[0], drawn, 2);
+    MICA_TRY(mica_backend_check(be, err));
+    t->tickets[0] = t->tickets[1];
+    t->queued--;
+    if (drawn[0] < 0)
+        return MICA_FAIL(err, MICA_E_NUMERIC,
+                         "text to semantic: NaN or infinity in the logits of code %d",
+                         t->step - t->queued - 1);
+    if (drawn[1]) {
+        t->finished = true;
+        return MICA_OK;
+    }
+    MICA_TRY(add_code(t, drawn[0], err));
+    t->count++;
+    t->finished = t->count >= t->sampler.options.most;
+    return MICA_OK;
 }
 
 /* ------------------------------------------------------------------ prefix -- */
@@ -248,7 +250,6 @@ static mica_status run_prefix(const pass *p, mica_run *run, const mica_gs_prefix
     mica_tensor x = mica_gs_scratch(p->be, L, p->s->stack.width);
     mica_tensor text = mica_tensor_rows(&x, 0, T);
     mica_tensor codes = mica_tensor_rows(&x, T, prefix->prompt_count);
-    float *logits = NULL;
     embed_text(p, prefix, work, &text);
     mica_gs_tap(run->taps, p->be, &text, false, "probe.x_embedded");
     if (prefix->prompt_count > 0) {
@@ -262,10 +263,8 @@ static mica_status run_prefix(const pass *p, mica_run *run, const mica_gs_prefix
     t->cache.count = L;
     tap_prefix(p, run, t, &x);
     const mica_tensor last = mica_tensor_rows(&x, L - 1, 1);
-    MICA_TRY(read_logits(p, &last, &logits, err));
-    mica_status st = take(t, logits, logits + p->s->vocab, err);
-    mica_mem_free(logits);
-    return st;
+    draw(p, run, &last);
+    return mica_backend_check(p->be, err);
 }
 
 static mica_status check_prefix(const mica_gs_semantic *s, const mica_gs_prefix *p, mica_err *err)
@@ -282,6 +281,23 @@ static mica_status check_prefix(const mica_gs_semantic *s, const mica_gs_prefix 
                              "semantic code %d of the reference; the model has %lld",
                              (int)p->prompt[i], (long long)s->vocab - 1);
     return MICA_OK;
+}
+
+/* What draws need: marks of the codes that were seen, the code drawn last. */
+static mica_status open_draws(mica_gs_sentence *t, mica_backend *be, mica_err *err)
+{
+    const int64_t V = t->sampler.vocab, bytes = (V * (int64_t)sizeof(float) + 63) / 64 * 64;
+    float *marks = mica_mem_calloc((size_t)V, sizeof *marks);
+    if (!marks)
+        return MICA_FAIL(err, MICA_E_NOMEM, "no memory for %lld codes", (long long)V);
+    for (int64_t i = 0; i < t->prompt_count; i++)
+        marks[t->codes[i]] = 1.0f;
+    t->buffer = mica_backend_buffer_alloc(be, (size_t)bytes + 64);
+    t->seen_V = mica_tensor_1d(t->buffer, MICA_DTYPE_F32, V);
+    t->drawn_2 = mica_tensor_1d(t->buffer ? (char *)t->buffer + bytes : NULL, MICA_DTYPE_I32, 2);
+    mica_upload_f32(be, &t->seen_V, marks);
+    mica_mem_free(marks);
+    return mica_backend_check(be, err);
 }
 
 mica_status mica_gs_sentence_begin(mica_gs_sentence *t, mica_gs_semantic *s, mica_backend *be,
@@ -306,7 +322,9 @@ mica_status mica_gs_sentence_begin(mica_gs_sentence *t, mica_gs_semantic *s, mic
     mica_gs_sentence *const list[] = {t};
     const pass p = {.s = s, .be = be, .list = list, .count = 1};
     const mica_pool_mark mark = mica_pool_get_mark(be, MICA_POOL_STEP);
-    const mica_status st = run_prefix(&p, run, prefix, work, err);
+    mica_status st = open_draws(t, be, err);
+    if (!st)
+        st = run_prefix(&p, run, prefix, work, err);
     mica_pool_release(be, MICA_POOL_STEP, mark);
     mica_mem_free(work);
     return st;
@@ -314,46 +332,78 @@ mica_status mica_gs_sentence_begin(mica_gs_sentence *t, mica_gs_semantic *s, mic
 
 /* -------------------------------------------------------------------- step -- */
 
-static mica_status run_step(const pass *p, mica_run *run, mica_err *err)
+#define POSITIONS 512 /* at a time: 1 MB */
+
+/* Positions of at least `rows` codes. */
+static mica_status reserve_positions(mica_gs_semantic *s, mica_backend *be, int64_t rows,
+                                     mica_err *err)
 {
-    mica_tensor x = mica_gs_scratch(p->be, p->count, p->s->stack.width);
-    float *logits = NULL, *work = mica_mem_calloc((size_t)p->s->stack.width, sizeof *work);
-    if (!work)
-        return MICA_FAIL(err, MICA_E_NOMEM, "no memory for positions");
-    for (int i = 0; i < p->count; i++) {
-        const mica_gs_sentence *t = p->list[i];
-        const int64_t at = t->prompt_count + t->count - 1;
-        mica_tensor row = mica_tensor_rows(&x, i, 1);
-        embed_codes(p, &t->codes[at], at, 1, work, &row);
+    const int64_t D = s->stack.width, had = s->positions_RD.data ? s->positions_RD.shape_[0] : 0;
+    if (rows <= had)
+        return MICA_OK;
+    const int64_t wanted = (rows + POSITIONS - 1) / POSITIONS * POSITIONS;
+    float *host = mica_mem_calloc((size_t)(wanted * D), sizeof *host);
+    void *buffer = mica_backend_buffer_alloc(be, (size_t)(wanted * D) * sizeof *host);
+    if (host && buffer) {
+        mica_tensor fresh = mica_tensor_2d(buffer, MICA_DTYPE_F32, wanted, D);
+        positions(s, &s->code_alpha, 0, wanted, host);
+        mica_upload_f32(be, &fresh, host);
+        mica_backend_buffer_free(be, s->positions_RD.data);
+        s->positions_RD = fresh;
     }
-    mica_mem_free(work);
-    for (int n = 0; n < p->s->stack.count; n++)
-        run_block(p, n, &x);
-    MICA_TRY(read_logits(p, &x, &logits, err));
-    mica_status st = MICA_OK;
-    for (int i = 0; i < p->count && !st; i++) {
-        float *row = logits + (int64_t)i * p->s->vocab;
-        p->list[i]->cache.count++;
-        if (mica_tap_wants(run->taps, "semantic.logits.%d", p->list[i]->step)) {
-            const mica_tensor t = mica_tensor_1d(row, MICA_DTYPE_F32, p->s->vocab);
-            mica_tap_host(run->taps, &t, "semantic.logits.%d", p->list[i]->step);
-        }
-        st = take(p->list[i], row, logits + (int64_t)p->count * p->s->vocab, err);
-    }
-    mica_mem_free(logits);
-    return st;
+    mica_mem_free(host);
+    MICA_TRY(mica_backend_check(be, err));
+    return host ? MICA_OK : MICA_FAIL(err, MICA_E_NOMEM, "no memory for positions");
 }
 
-mica_status mica_gs_sentences_step(mica_gs_sentence *const *list, int count, mica_gs_semantic *s,
-                                   mica_backend *be, mica_run *run, mica_err *err)
+/* Where the code that was drawn last stands among the codes. */
+static int64_t last_position(const mica_gs_sentence *t)
+{
+    return t->prompt_count + t->count + t->queued - 1;
+}
+
+static mica_status run_step(const pass *p, mica_run *run, mica_err *err)
+{
+    mica_gs_semantic *s = p->s;
+    mica_tensor x = mica_gs_scratch(p->be, p->count, s->stack.width);
+    mica_tensor(*caches[BATCH])[2];
+    int64_t seen[BATCH];
+    for (int i = 0; i < p->count; i++) {
+        const mica_gs_sentence *t = p->list[i];
+        const mica_tensor id = mica_tensor_1d(t->drawn_2.data, MICA_DTYPE_I32, 1);
+        const mica_tensor at = mica_tensor_rows(&s->positions_RD, last_position(t), 1);
+        mica_tensor row = mica_tensor_rows(&x, i, 1);
+        mica_embed_drawn(p->be, &s->codes, &id, &at, &row);
+        caches[i] = t->cache.rows;
+        seen[i] = t->cache.count;
+    }
+    mica_post_norm_step(p->be, &(mica_post_norm_args){.blocks = s->steps,
+                                                      .count = s->stack.count,
+                                                      .heads = (int)s->stack.heads,
+                                                      .eps = s->stack.eps,
+                                                      .x_LD = &x,
+                                                      .caches = caches,
+                                                      .seen = seen});
+    for (int i = 0; i < p->count; i++)
+        p->list[i]->cache.count++;
+    draw(p, run, &x);
+    return mica_backend_check(p->be, err);
+}
+
+/* Queues a pass for the sentences that have fewer than `ahead` codes under way. */
+static mica_status queue_step(mica_gs_sentence *const *list, int count, int ahead,
+                              mica_gs_semantic *s, mica_backend *be, mica_run *run, mica_err *err)
 {
     mica_gs_sentence *running[BATCH];
-    pass p = {.s = s, .be = be, .list = running, .is_step = true};
-    for (int i = 0; i < count && p.count < BATCH; i++)
-        if (!list[i]->finished && list[i]->prompt_count + list[i]->count > 0) {
-            MICA_TRY(mica_kv_cache_reserve(&list[i]->cache, 1, err));
-            running[p.count++] = list[i];
-        }
+    pass p = {.s = s, .be = be, .list = running};
+    for (int i = 0; i < count && p.count < BATCH; i++) {
+        mica_gs_sentence *t = list[i];
+        if (t->finished || t->queued >= ahead || t->count + t->queued >= t->sampler.options.most)
+            continue;
+        MICA_TRY(mica_kv_cache_reserve(&t->cache, 1, err));
+        MICA_TRY(reserve_positions(s, be, last_position(t) + 1, err));
+        running[p.count++] = t;
+    }
     if (p.count == 0)
         return MICA_OK;
     const mica_pool_mark mark = mica_pool_get_mark(be, MICA_POOL_STEP);
@@ -362,8 +412,21 @@ mica_status mica_gs_sentences_step(mica_gs_sentence *const *list, int count, mic
     return st;
 }
 
+mica_status mica_gs_sentences_step(mica_gs_sentence *const *list, int count, mica_gs_semantic *s,
+                                   mica_backend *be, mica_run *run, mica_err *err)
+{
+    const int ahead = mica_backend_is_queued(be) && !run->taps ? MICA_GS_QUEUED : 1;
+    MICA_TRY(queue_step(list, count, ahead, s, be, run, err));
+    for (int i = 0; i < count; i++)
+        if (!list[i]->finished && list[i]->queued > 0)
+            MICA_TRY(collect(list[i], be, err));
+    return MICA_OK;
+}
+
 void mica_gs_sentence_deinit(mica_gs_sentence *t)
 {
+    if (t->buffer)
+        mica_backend_buffer_free(t->cache.be, t->buffer);
     mica_kv_cache_deinit(&t->cache);
     mica_mem_free(t->codes);
     *t = (mica_gs_sentence){0};

@@ -1,0 +1,272 @@
+/* backend_tokens.c - steps of models that write token by token: what a backend has no slot for.
+ *
+ *     embed_drawn, race_draw, fetch    without a slot memory is the host's: plain code
+ *     post_norm_step                   without a slot, or for sizes that it does not take: mica_linear,
+ *                                      mica_attention and norms, block by block, `by_row`
+ *
+ * On a device one kernel runs all blocks of a step (cuda_step.cu): 24 blocks of width 512 are 151 MB of
+ * weights, 50 us of an H100's memory, but some 300 launches. */
+#include "backend/backend_ops.h"
+#include "backend/backend_race.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+
+static bool is_ids(const mica_tensor *t)
+{
+    return t->dtype == MICA_DTYPE_I32 && t->ndim == 1 && mica_tensor_is_contiguous(t);
+}
+
+static bool defect(mica_backend *be, const char *op, const mica_tensor *t)
+{
+    char text[96];
+    mica_backend_fail(be, MICA_E_INTERNAL, "%s: %s does not fit", op,
+                      mica_tensor_describe(t, text, sizeof text));
+    return false;
+}
+
+static void keep_status(mica_backend *be, mica_status status)
+{
+    if (status != MICA_OK)
+        mica_backend_fail(be, status, "the backend failed without a message");
+}
+
+/* -------------------------------------------------------------- embedding -- */
+
+static bool check_embed(mica_backend *be, const mica_weight *w, const mica_tensor *ids,
+                        const mica_tensor *add, const mica_tensor *y)
+{
+    if (mica_backend_failed(be))
+        return false;
+    if (!is_ids(ids) || w->tensor.ndim != 2 || y->ndim != 2 || y->shape_[0] != ids->shape_[0] ||
+        y->shape_[1] != w->tensor.shape_[1])
+        return defect(be, "embed_drawn", y);
+    return !add || (add->ndim == 2 && add->shape_[0] == y->shape_[0] &&
+                    add->shape_[1] == y->shape_[1])
+               ? true
+               : defect(be, "embed_drawn", add);
+}
+
+void mica_embed_drawn(mica_backend *be, mica_weight *w_VD, const mica_tensor *ids_L,
+                      const mica_tensor *add_LD, mica_tensor *y_LD)
+{
+    if (!check_embed(be, w_VD, ids_L, add_LD, y_LD) || y_LD->shape_[0] == 0)
+        return;
+    if (be->ops->embed_drawn) {
+        be->counters.ops++;
+        keep_status(be, be->ops->embed_drawn(be, w_VD, ids_L, add_LD, y_LD, &be->error));
+        if (be->profile)
+            mica_profile_note(be, "embed_drawn");
+        return;
+    }
+    for (int64_t l = 0; l < y_LD->shape_[0]; l++) {
+        int32_t id = ((const int32_t *)ids_L->data)[l];
+        mica_tensor row = mica_tensor_rows(y_LD, l, 1);
+        id = id < 0 || id >= w_VD->tensor.shape_[0] ? 0 : id;
+        mica_embed_rows(be, w_VD, &id, 1, &row);
+    }
+    if (add_LD)
+        mica_add(be, y_LD, add_LD, y_LD);
+}
+
+/* ------------------------------------------------------------------- draws -- */
+
+static bool check_race(mica_backend *be, const mica_race_args *a)
+{
+    if (mica_backend_failed(be))
+        return false;
+    if (a->logits_V.dtype != MICA_DTYPE_F32 || a->logits_V.shape_[0] < a->choices ||
+        a->choices < 1 || a->race.top_k < 1)
+        return defect(be, "race_draw", &a->logits_V);
+    if (a->seen_V->dtype != MICA_DTYPE_F32 || a->seen_V->shape_[0] < a->choices)
+        return defect(be, "race_draw", a->seen_V);
+    return is_ids(a->drawn_2) && a->drawn_2->shape_[0] == 2 ? true
+                                                            : defect(be, "race_draw", a->drawn_2);
+}
+
+static bool all_finite(const float *x, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        if (!isfinite(x[i]))
+            return false;
+    return true;
+}
+
+static void draw_on_host(mica_backend *be, const mica_race_args *a)
+{
+    int32_t *drawn = a->drawn_2->data;
+    float *logits = a->logits_V.data, *seen = a->seen_V->data;
+    bool is_end = false;
+    const mica_pool_mark mark = mica_pool_get_mark(be, MICA_POOL_STEP);
+    mica_tensor work = mica_state_tensor(be, MICA_POOL_STEP, 1, &a->choices);
+    if (mica_backend_failed(be))
+        return;
+    drawn[0] = all_finite(logits, a->logits_V.shape_[0])
+                   ? mica_race_next(a, logits, seen, work.data, &is_end)
+                   : -1;
+    drawn[1] = is_end;
+    if (drawn[0] >= 0 && !is_end)
+        seen[drawn[0]] = 1.0f;
+    mica_pool_release(be, MICA_POOL_STEP, mark);
+}
+
+void mica_race_draw(mica_backend *be, const mica_race_args *rows, int count)
+{
+    for (int i = 0; i < count; i++)
+        if (!check_race(be, &rows[i]))
+            return;
+    be->counters.ops++;
+    if (count > MICA_RACE_ROWS) {
+        mica_backend_fail(be, MICA_E_INTERNAL, "race_draw: %d rows at once", count);
+    } else if (be->ops->race_draw && count > 0) {
+        keep_status(be, be->ops->race_draw(be, rows, count, &be->error));
+        if (be->profile)
+            mica_profile_note(be, "race_draw");
+    } else {
+        for (int i = 0; i < count; i++)
+            draw_on_host(be, &rows[i]);
+    }
+}
+
+uint64_t mica_fetch_start(mica_backend *be, const mica_tensor *ids, int count)
+{
+    const uint64_t ticket = ++be->last_ticket;
+    if (mica_backend_failed(be))
+        return ticket;
+    if (!is_ids(ids) || count < 1 || count > MICA_FETCH_MOST || count > ids->shape_[0])
+        (void)defect(be, "fetch", ids);
+    else if (be->ops->fetch_start)
+        keep_status(be, be->ops->fetch_start(be, ticket, ids, count, &be->error));
+    else
+        memcpy(be->fetched[ticket % MICA_FETCH_TICKETS], ids->data,
+               (size_t)count * sizeof(int32_t));
+    return ticket;
+}
+
+void mica_fetch_finish(mica_backend *be, uint64_t ticket, int32_t *out, int count)
+{
+    memset(out, 0, (size_t)count * sizeof *out);
+    if (mica_backend_failed(be))
+        return;
+    if (count < 1 || count > MICA_FETCH_MOST || ticket > be->last_ticket ||
+        be->last_ticket - ticket >= MICA_FETCH_TICKETS)
+        mica_backend_fail(be, MICA_E_INTERNAL, "fetch: ticket %" PRIu64 " of %" PRIu64, ticket,
+                          be->last_ticket);
+    else if (be->ops->fetch_finish)
+        keep_status(be, be->ops->fetch_finish(be, ticket, out, count, &be->error));
+    else
+        memcpy(out, be->fetched[ticket % MICA_FETCH_TICKETS], (size_t)count * sizeof *out);
+}
+
+/* ------------------------------------------------------------------ blocks -- */
+
+static void linear(mica_backend *be, mica_weight *w, mica_weight *b, const mica_tensor *x,
+                   mica_tensor *y, const mica_tensor *residual)
+{
+    mica_linear(
+        be,
+        &(mica_linear_args){
+            .x_MD = x, .w_OD = w, .bias_O = b, .residual_MO = residual, .y_MO = y, .by_row = true});
+}
+
+/* Columns [first, first + heads * width) of row l as [1, heads, width]. */
+static mica_tensor heads_of(const mica_tensor *x, int64_t l, int64_t first, int64_t heads,
+                            int64_t width)
+{
+    mica_tensor t = mica_tensor_rows(x, l, 1);
+    if (t.data) /* NULL after a failure */
+        t.data = (char *)t.data + first * mica_dtype_get(t.dtype)->size;
+    t.ndim = 3;
+    t.shape_[1] = heads;
+    t.shape_[2] = width;
+    t.stride_[1] = width;
+    t.stride_[2] = 1;
+    return t;
+}
+
+/* Row l: its keys and values into the cache of its sequence, its queries over all of them. */
+static void attend(mica_backend *be, const mica_post_norm_args *a, int n, int64_t l,
+                   const mica_tensor *qkv, const mica_tensor *out)
+{
+    const int64_t D = a->x_LD->shape_[1], H = a->heads, K = D / H, seen = a->seen[l];
+    const mica_tensor *cache = a->caches[l][n];
+    const mica_tensor q = heads_of(qkv, l, 0, H, K);
+    const mica_tensor k = heads_of(qkv, l, D, H, K), v = heads_of(qkv, l, 2 * D, H, K);
+    mica_tensor to_k = mica_tensor_rows(&cache[0], seen, 1);
+    mica_tensor to_v = mica_tensor_rows(&cache[1], seen, 1);
+    mica_tensor out_LHK = heads_of(out, l, 0, H, K);
+    mica_copy(be, &k, &to_k);
+    mica_copy(be, &v, &to_v);
+    const mica_tensor keys = mica_tensor_rows(&cache[0], 0, seen + 1);
+    const mica_tensor values = mica_tensor_rows(&cache[1], 0, seen + 1);
+    mica_attention(be, &(mica_attention_args){.segments = 1,
+                                              .q_LHK = {&q},
+                                              .k_MGK = {&keys},
+                                              .v_MGK = {&values},
+                                              .out_LHK = {&out_LHK},
+                                              .by_row = true});
+}
+
+static void run_block(mica_backend *be, const mica_post_norm_args *a, int n)
+{
+    const mica_post_norm_block *b = &a->blocks[n];
+    mica_tensor *x = a->x_LD;
+    const int64_t L = x->shape_[0], D = x->shape_[1], F = b->up_w->tensor.shape_[0];
+    const mica_pool_mark mark = mica_pool_get_mark(be, MICA_POOL_STEP);
+    mica_tensor qkv = mica_act_tensor(be, MICA_POOL_STEP, 2, (const int64_t[]){L, 3 * D});
+    mica_tensor out = mica_act_tensor(be, MICA_POOL_STEP, 2, (const int64_t[]){L, D});
+    mica_tensor hidden = mica_act_tensor(be, MICA_POOL_STEP, 2, (const int64_t[]){L, F});
+    if (b->qkv_w[1]) {
+        for (int i = 0; i < 3; i++) {
+            mica_tensor part = qkv;
+            if (part.data)
+                part.data = (char *)part.data + i * D * mica_dtype_get(part.dtype)->size;
+            part.shape_[1] = D;
+            linear(be, b->qkv_w[i], b->qkv_b[i], x, &part, NULL);
+        }
+    } else
+        linear(be, b->qkv_w[0], b->qkv_b[0], x, &qkv, NULL);
+    for (int64_t l = 0; l < L && !mica_backend_failed(be); l++)
+        attend(be, a, n, l, &qkv, &out);
+    linear(be, b->o_w, b->o_b, &out, x, x);
+    mica_layer_norm_modulate(be, x, b->scale_1, b->shift_1, a->eps, x);
+    linear(be, b->up_w, b->up_b, x, &hidden, NULL);
+    mica_apply(be, MICA_FUNCTION_LEAKY_RELU, 0.0f, &hidden, NULL, &hidden); /* ReLU */
+    linear(be, b->down_w, b->down_b, &hidden, x, x);
+    mica_layer_norm_modulate(be, x, b->scale_2, b->shift_2, a->eps, x);
+    mica_pool_release(be, MICA_POOL_STEP, mark);
+}
+
+static bool check_blocks(mica_backend *be, const mica_post_norm_args *a)
+{
+    const mica_tensor *x = a->x_LD;
+    if (mica_backend_failed(be))
+        return false;
+    if (x->ndim != 2 || a->heads < 1 || x->shape_[1] % a->heads != 0)
+        return defect(be, "post_norm_step", x);
+    for (int64_t l = 0; l < x->shape_[0]; l++)
+        for (int n = 0; n < a->count; n++)
+            for (int half = 0; half < 2; half++) {
+                const mica_tensor *t = &a->caches[l][n][half];
+                if (t->ndim != 3 || t->shape_[0] <= a->seen[l] || t->shape_[1] != a->heads ||
+                    t->shape_[1] * t->shape_[2] != x->shape_[1])
+                    return defect(be, "post_norm_step", t);
+            }
+    return true;
+}
+
+void mica_post_norm_step(mica_backend *be, const mica_post_norm_args *args)
+{
+    bool taken = false;
+    if (!check_blocks(be, args) || args->x_LD->shape_[0] == 0)
+        return;
+    if (be->ops->post_norm_step) {
+        be->counters.ops++;
+        keep_status(be, be->ops->post_norm_step(be, args, &taken, &be->error));
+        if (be->profile && taken)
+            mica_profile_note(be, "post_norm_step");
+    }
+    for (int n = 0; n < args->count && !taken; n++)
+        run_block(be, args, n);
+}

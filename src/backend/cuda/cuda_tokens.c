@@ -1,0 +1,367 @@
+/* cuda_tokens.c - steps of models that write token by token: embedding of what was drawn, blocks with
+ * norms behind in one kernel, draws, integers that come to the host behind the work.
+ *
+ *     tokens.table     device: addresses of a step's weights and caches; sent again when they change
+ *     tokens.arrived   device: where the blocks of cuda_step.cu wait for each other
+ *     tokens.pinned    host: a few integers per ticket, an event each
+ *
+ * Nothing here waits but fetch_finish, and that for its own ticket. */
+#include "backend/cuda/cuda_backend.h"
+#include "backend/cuda/cuda_step.h"
+
+#include "backend/backend_race.h"
+#include "base/mem.h"
+
+#include <string.h>
+
+struct mica_cuda_tokens {
+    void *table; /* device, table_size bytes */
+    void *image; /* host: what the table holds, image_size bytes of it */
+    void *fresh; /* host: what it should hold */
+    size_t table_size, image_size;
+    unsigned *arrived;
+    int multiprocessors, shared; /* shared memory of a block at most */
+    bool cooperates;
+    int32_t *pinned; /* [MICA_FETCH_TICKETS][MICA_FETCH_MOST] */
+    cudaEvent_t events[MICA_FETCH_TICKETS];
+};
+
+void mica_cuda_tokens_deinit(mica_cuda_backend *be)
+{
+    mica_cuda_tokens *t = be->tokens;
+    if (!t)
+        return;
+    mica_cuda_free(be, t->table);
+    mica_cuda_free(be, t->arrived);
+    for (int i = 0; i < MICA_FETCH_TICKETS; i++)
+        if (t->events[i])
+            (void)cudaEventDestroy(t->events[i]);
+    if (t->pinned)
+        (void)cudaFreeHost(t->pinned);
+    mica_mem_free(t->image);
+    mica_mem_free(t->fresh);
+    mica_mem_free(t);
+    be->tokens = NULL;
+}
+
+static mica_status ask(mica_cuda_tokens *t, mica_err *err)
+{
+    int device = 0, cooperates = 0;
+    MICA_TRY(mica_cuda_check(cudaGetDevice(&device), "asking the GPU", err));
+    MICA_TRY(mica_cuda_check(
+        cudaDeviceGetAttribute(&t->multiprocessors, cudaDevAttrMultiProcessorCount, device),
+        "asking the GPU", err));
+    MICA_TRY(mica_cuda_check(
+        cudaDeviceGetAttribute(&t->shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+        "asking the GPU", err));
+    MICA_TRY(
+        mica_cuda_check(cudaDeviceGetAttribute(&cooperates, cudaDevAttrCooperativeLaunch, device),
+                        "asking the GPU", err));
+    t->cooperates = cooperates != 0;
+    return MICA_OK;
+}
+
+static mica_status open(mica_cuda_backend *be, mica_cuda_tokens *t, mica_err *err)
+{
+    void *arrived;
+    MICA_TRY(ask(t, err));
+    MICA_TRY(mica_cuda_alloc(be, 2 * sizeof *t->arrived, "counters of a step", &arrived, err));
+    t->arrived = arrived;
+    MICA_TRY(mica_cuda_check(cudaMemsetAsync(arrived, 0, 2 * sizeof *t->arrived, be->stream),
+                             "clearing counters", err));
+    be->base.counters.allocations++;
+    MICA_TRY(mica_cuda_check(cudaHostAlloc((void **)&t->pinned,
+                                           sizeof(int32_t) * MICA_FETCH_TICKETS * MICA_FETCH_MOST,
+                                           cudaHostAllocDefault),
+                             "allocating pinned memory", err));
+    for (int i = 0; i < MICA_FETCH_TICKETS; i++)
+        MICA_TRY(mica_cuda_check(cudaEventCreateWithFlags(&t->events[i], cudaEventDisableTiming),
+                                 "creating an event", err));
+    return MICA_OK;
+}
+
+static mica_status tokens_of(mica_cuda_backend *be, mica_cuda_tokens **out, mica_err *err)
+{
+    *out = NULL;
+    if (!be->tokens) {
+        be->tokens = mica_mem_calloc(1, sizeof *be->tokens);
+        if (!be->tokens)
+            return MICA_FAIL(err, MICA_E_NOMEM, "no memory for steps");
+        const mica_status st = open(be, be->tokens, err);
+        if (st) {
+            mica_cuda_tokens_deinit(be);
+            return st;
+        }
+    }
+    *out = be->tokens;
+    return MICA_OK;
+}
+
+/* ------------------------------------------------------------------- fetch -- */
+
+mica_status mica_cuda_op_fetch_start(mica_backend *base, uint64_t ticket, const mica_tensor *ids,
+                                     int count, mica_err *err)
+{
+    mica_cuda_backend *be = mica_cuda_from(base);
+    mica_cuda_tokens *t;
+    const size_t slot = ticket % MICA_FETCH_TICKETS;
+    MICA_TRY(tokens_of(be, &t, err));
+    MICA_TRY(mica_cuda_check(cudaMemcpyAsync(t->pinned + slot * MICA_FETCH_MOST, ids->data,
+                                             (size_t)count * sizeof(int32_t),
+                                             cudaMemcpyDeviceToHost, be->stream),
+                             "fetching tokens", err));
+    return mica_cuda_check(cudaEventRecord(t->events[slot], be->stream), "fetching tokens", err);
+}
+
+mica_status mica_cuda_op_fetch_finish(mica_backend *base, uint64_t ticket, int32_t *out, int count,
+                                      mica_err *err)
+{
+    mica_cuda_backend *be = mica_cuda_from(base);
+    mica_cuda_tokens *t;
+    const size_t slot = ticket % MICA_FETCH_TICKETS;
+    MICA_TRY(tokens_of(be, &t, err));
+    be->base.counters.waits++;
+    MICA_TRY(mica_cuda_check(cudaEventSynchronize(t->events[slot]), "fetching tokens", err));
+    memcpy(out, t->pinned + slot * MICA_FETCH_MOST, (size_t)count * sizeof *out);
+    return MICA_OK;
+}
+
+/* -------------------------------------------------------------------- draw -- */
+
+mica_status mica_cuda_op_race_draw(mica_backend *base, const mica_race_args *rows, int count,
+                                   mica_err *err)
+{
+    mica_cuda_backend *be = mica_cuda_from(base);
+    mica_cuda_race_row list[MICA_RACE_ROWS];
+    for (int i = 0; i < count; i++) {
+        const mica_race_args *a = &rows[i];
+        const mica_race *r = &a->race;
+        if (a->logits_V.shape_[0] > MICA_CUDA_RACE_MOST)
+            return MICA_FAIL(err, MICA_E_UNSUPPORTED,
+                             "race_draw: %lld tokens, the device draws among %d",
+                             (long long)a->logits_V.shape_[0], MICA_CUDA_RACE_MOST);
+        list[i] = (mica_cuda_race_row){.logits = a->logits_V.data,
+                                       .seen = a->seen_V->data,
+                                       .drawn = a->drawn_2->data,
+                                       .top_k = r->top_k,
+                                       .greedy = r->greedy,
+                                       .stored = (int)a->logits_V.shape_[0],
+                                       .choices = (int)a->choices,
+                                       .top_p = r->top_p,
+                                       .penalty = (float)r->penalty,
+                                       .temperature =
+                                           (float)(r->temperature > 1e-5 ? r->temperature : 1e-5),
+                                       .end = a->end,
+                                       .key = mica_race_key(r),
+                                       .noise = a->noise};
+    }
+    return mica_cuda_check(mica_cuda_race(list, count, be->stream), "race_draw", err);
+}
+
+mica_status mica_cuda_op_embed_drawn(mica_backend *base, mica_weight *w_VD,
+                                     const mica_tensor *ids_L, const mica_tensor *add_LD,
+                                     mica_tensor *y_LD, mica_err *err)
+{
+    mica_cuda_backend *be = mica_cuda_from(base);
+    const mica_tensor *w = &w_VD->tensor;
+    mica_cuda_drawn_args args = {.type = mica_cuda_compute_type(be),
+                                 .V = w->shape_[0],
+                                 .ld = mica_cuda_round8(w->shape_[1]),
+                                 .ids = ids_L->data,
+                                 .y = mica_cuda_view_of(y_LD)};
+    if (add_LD)
+        args.add = mica_cuda_view_of(add_LD);
+    if (mica_cuda_is_packed(w) || args.y.n != w->shape_[1] || (add_LD && args.add.n != args.y.n))
+        return MICA_FAIL(err, MICA_E_UNSUPPORTED, "%s: no table of plain rows",
+                         w_VD->name ? w_VD->name : "embed_drawn");
+    MICA_TRY(mica_cuda_weight(be, w_VD, MICA_CUDA_FORM_MATRIX, &args.table, err));
+    return mica_cuda_check(mica_cuda_embed_drawn(&args, be->stream), "embed_drawn", err);
+}
+
+/* ------------------------------------------------------------------ blocks -- */
+
+static bool is_plain(const mica_weight *w, int64_t rows, int64_t cols)
+{
+    const mica_tensor *t = &w->tensor;
+    return t->ndim == 2 && t->shape_[0] == rows && t->shape_[1] == cols &&
+           !mica_cuda_is_packed(t) && !mica_cuda_is_streamed(w);
+}
+
+static bool block_fits(const mica_post_norm_block *b, int64_t D, int64_t F)
+{
+    const bool joined = !b->qkv_w[1];
+    if (!joined && (!is_plain(b->qkv_w[1], D, D) || !is_plain(b->qkv_w[2], D, D)))
+        return false;
+    return is_plain(b->qkv_w[0], joined ? 3 * D : D, D) && is_plain(b->o_w, D, D) &&
+           is_plain(b->up_w, F, D) && is_plain(b->down_w, D, F);
+}
+
+static bool fits(const mica_cuda_backend *be, const mica_cuda_tokens *t,
+                 const mica_post_norm_args *a)
+{
+    const int64_t D = a->x_LD->shape_[1], F = a->blocks[0].up_w->tensor.shape_[0];
+    const int64_t H = a->heads, K = D / H;
+    const int rows = (int)MICA_MIN(a->x_LD->shape_[0], (int64_t)MICA_CUDA_STEP_ROWS);
+    if (!t->cooperates || be->capturing || !mica_tensor_is_contiguous(a->x_LD) || D % 8 != 0 ||
+        D > MICA_CUDA_STEP_WIDTH || F % 32 != 0 || F > MICA_CUDA_STEP_FFN ||
+        (K != 8 && K != 16 && K != 32) || H * MICA_CUDA_STEP_SPLITS > t->multiprocessors ||
+        a->x_LD->dtype != be->base.act_dtype)
+        return false;
+    if (mica_cuda_step_shared(rows, (int)D, (int)F, (int)K) > (size_t)t->shared)
+        return false;
+    for (int n = 0; n < a->count; n++)
+        if (!block_fits(&a->blocks[n], D, F))
+            return false;
+    for (int64_t l = 0; l < a->x_LD->shape_[0]; l++)
+        for (int i = 0; i < 2 * a->count; i++) {
+            const mica_tensor *c = &a->caches[l][i / 2][i % 2];
+            if (c->dtype != be->base.act_dtype || !mica_tensor_is_contiguous(c))
+                return false;
+        }
+    return true;
+}
+
+static mica_status matrix(mica_cuda_backend *be, mica_weight *w, const void **out, mica_err *err)
+{
+    return mica_cuda_weight(be, w, MICA_CUDA_FORM_MATRIX, out, err);
+}
+
+static mica_status vector(mica_cuda_backend *be, mica_weight *w, const float **out, mica_err *err)
+{
+    const void *p;
+    MICA_TRY(mica_cuda_weight(be, w, MICA_CUDA_FORM_F32, &p, err));
+    *out = p;
+    return MICA_OK;
+}
+
+static mica_status describe(mica_cuda_backend *be, const mica_post_norm_block *b, int64_t D,
+                            mica_cuda_step_block *out, mica_err *err)
+{
+    const void **w[] = {&out->q, &out->k, &out->v};
+    const float **v[] = {&out->q_b, &out->k_b, &out->v_b};
+    const size_t size = (size_t)(D * D) * mica_cuda_type_size(mica_cuda_compute_type(be));
+    for (int i = 0; i < 3; i++) {
+        const bool joined = i > 0 && !b->qkv_w[1];
+        if (joined) {
+            *w[i] = (const uint8_t *)out->q + (size_t)i * size;
+            *v[i] = out->q_b ? out->q_b + i * D : NULL;
+            continue;
+        }
+        MICA_TRY(matrix(be, b->qkv_w[i], w[i], err));
+        MICA_TRY(vector(be, b->qkv_b[i], v[i], err));
+    }
+    MICA_TRY(matrix(be, b->o_w, &out->o, err));
+    MICA_TRY(matrix(be, b->up_w, &out->up, err));
+    MICA_TRY(matrix(be, b->down_w, &out->down, err));
+    MICA_TRY(vector(be, b->o_b, &out->o_b, err));
+    MICA_TRY(vector(be, b->up_b, &out->up_b, err));
+    MICA_TRY(vector(be, b->down_b, &out->down_b, err));
+    out->scale_1 = b->scale_1->data;
+    out->shift_1 = b->shift_1->data;
+    out->scale_2 = b->scale_2->data;
+    out->shift_2 = b->shift_2->data;
+    return MICA_OK;
+}
+
+/* Room for `size` bytes on both sides; what the table held is forgotten when it grows. */
+static mica_status reserve(mica_cuda_backend *be, mica_cuda_tokens *t, size_t size, mica_err *err)
+{
+    if (size <= t->table_size)
+        return MICA_OK;
+    mica_cuda_free(be, t->table);
+    t->table = NULL;
+    t->table_size = t->image_size = 0;
+    void *image = mica_mem_realloc(t->image, size);
+    t->image = image ? image : t->image;
+    void *fresh = mica_mem_realloc(t->fresh, size);
+    t->fresh = fresh ? fresh : t->fresh;
+    if (!image || !fresh)
+        return MICA_FAIL(err, MICA_E_NOMEM, "no memory for the addresses of a step");
+    MICA_TRY(mica_cuda_alloc(be, size, "the addresses of a step", &t->table, err));
+    t->table_size = size;
+    return MICA_OK;
+}
+
+/* The table as it should be now; sent when it is not. */
+static mica_status send_table(mica_cuda_backend *be, mica_cuda_tokens *t, size_t size,
+                              mica_err *err)
+{
+    void *host;
+    if (size == t->image_size && memcmp(t->image, t->fresh, size) == 0)
+        return MICA_OK;
+    MICA_TRY(mica_cuda_stage_open(be, &host, err));
+    memcpy(host, t->fresh, size);
+    MICA_TRY(
+        mica_cuda_check(cudaMemcpyAsync(t->table, host, size, cudaMemcpyHostToDevice, be->stream),
+                        "sending addresses", err));
+    MICA_TRY(mica_cuda_stage_close(be, err));
+    memcpy(t->image, t->fresh, size);
+    t->image_size = size;
+    return MICA_OK;
+}
+
+/* Addresses of the weights, then of the caches of all rows. */
+static mica_status fill_table(mica_cuda_backend *be, mica_cuda_tokens *t,
+                              const mica_post_norm_args *a, mica_err *err)
+{
+    const int64_t L = a->x_LD->shape_[0], D = a->x_LD->shape_[1];
+    const size_t weights = (size_t)a->count * sizeof(mica_cuda_step_block);
+    const size_t size = weights + (size_t)(2 * L * a->count) * sizeof(void *);
+    MICA_TRY(reserve(be, t, size, err));
+    mica_cuda_step_block *blocks = t->fresh;
+    void **caches = (void **)(void *)((uint8_t *)t->fresh + weights);
+    for (int n = 0; n < a->count; n++)
+        MICA_TRY(describe(be, &a->blocks[n], D, &blocks[n], err));
+    for (int64_t l = 0; l < L; l++)
+        for (int i = 0; i < 2 * a->count; i++)
+            caches[2 * l * a->count + i] = a->caches[l][i / 2][i % 2].data;
+    return send_table(be, t, size, err);
+}
+
+/* Rows [first, first + rows). */
+static mica_status run_rows(mica_cuda_backend *be, const mica_cuda_tokens *t,
+                            const mica_post_norm_args *a, int64_t first, int rows, mica_err *err)
+{
+    const int64_t D = a->x_LD->shape_[1], F = a->blocks[0].up_w->tensor.shape_[0];
+    const mica_tensor x = mica_tensor_rows(a->x_LD, first, rows);
+    void *work;
+    const size_t floats = (size_t)mica_cuda_step_floats(rows, (int)D, (int)F, a->heads);
+    MICA_TRY(mica_cuda_scratch(be, floats * sizeof(float), &work, err));
+    const size_t weights = (size_t)a->count * sizeof(mica_cuda_step_block);
+    mica_cuda_step_args args = {
+        .blocks = t->table,
+        .caches = (void *const *)(const void *)((const uint8_t *)t->table + weights) +
+                  2 * first * a->count,
+        .count = a->count,
+        .rows = rows,
+        .D = (int)D,
+        .F = (int)F,
+        .H = a->heads,
+        .K = (int)D / a->heads,
+        .eps = a->eps,
+        .type = mica_cuda_compute_type(be),
+        .x = x.data,
+        .work = work,
+        .arrived = t->arrived,
+        .grid = t->multiprocessors};
+    for (int m = 0; m < rows; m++)
+        args.seen[m] = a->seen[first + m];
+    return mica_cuda_check(mica_cuda_step(&args, be->stream), "post_norm_step", err);
+}
+
+mica_status mica_cuda_op_post_norm_step(mica_backend *base, const mica_post_norm_args *a,
+                                        bool *taken, mica_err *err)
+{
+    mica_cuda_backend *be = mica_cuda_from(base);
+    const int64_t L = a->x_LD->shape_[0];
+    mica_cuda_tokens *t;
+    MICA_TRY(tokens_of(be, &t, err));
+    *taken = be->fuse && a->count > 0 && fits(be, t, a);
+    if (!*taken)
+        return MICA_OK;
+    MICA_TRY(fill_table(be, t, a, err));
+    for (int64_t first = 0; first < L; first += MICA_CUDA_STEP_ROWS)
+        MICA_TRY(
+            run_rows(be, t, a, first, (int)MICA_MIN(L - first, (int64_t)MICA_CUDA_STEP_ROWS), err));
+    return MICA_OK;
+}

@@ -1,0 +1,256 @@
+/* compare_tokens.c - cases of the operations that write token by token: embedding of drawn ids, blocks with
+ * norms behind, draws.
+ *
+ * Draws must be equal, not near: logits come from the same numbers on both sides. */
+#include "compare.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define F32_BOUND  2e-5
+#define BF16_BOUND 1e-2
+#define BLOCKS     3
+#define MOST_ROWS  11
+
+/* ---------------------------------------------------------------- embedding -- */
+
+/* Integers in memory of each backend: from the host as the tokens that a draw leaves. */
+typedef struct ids {
+    mica_tensor t[2];
+} ids;
+
+/* Greedy draws of rows whose largest logit is known put ids on both sides. */
+static ids drawn_ids(cmp *c, int count, int V, int32_t *want)
+{
+    ids d;
+    for (int i = 0; i < count; i++)
+        want[i] = cmp_int(c, 0, V - 1);
+    for (int b = 0; b < 2; b++) {
+        void *data = mica_backend_buffer_alloc(c->be[b], (size_t)(count + 1) * sizeof(int32_t));
+        d.t[b] = mica_tensor_1d(data, MICA_DTYPE_I32, count);
+        for (int i = 0; i < count; i++) {
+            float *logits = cmp_alloc((size_t)V * sizeof *logits);
+            for (int v = 0; v < V; v++)
+                logits[v] = v == want[i] ? 5.0f : (float)(v % 3);
+            mica_tensor row = mica_state_tensor(c->be[b], MICA_POOL_STEP, 1, CMP_SHAPE(V));
+            mica_tensor seen = mica_state_tensor(c->be[b], MICA_POOL_STEP, 1, CMP_SHAPE(V));
+            mica_tensor to = mica_tensor_1d((int32_t *)data + i, MICA_DTYPE_I32, 2);
+            mica_upload_f32(c->be[b], &row, logits);
+            mica_upload_f32(c->be[b], &seen, logits);
+            const mica_race_args a = {
+                .race = {.top_k = 1, .top_p = 1.0, .penalty = 1.0, .greedy = true},
+                .choices = V,
+                .end = -1,
+                .logits_V = row,
+                .seen_V = &seen,
+                .drawn_2 = &to};
+            mica_race_draw(c->be[b], &a, 1);
+            free(logits);
+        }
+    }
+    return d;
+}
+
+static void embed_drawn(cmp *c)
+{
+    const int V = cmp_int(c, 2, 300), D = cmp_int(c, 1, 80), L = cmp_int(c, 1, 5);
+    const bool adds = cmp_u32(c) & 1;
+    int32_t want[8];
+    snprintf(c->what, sizeof c->what, "%d of %d x %d%s", L, V, D, adds ? ", added" : "");
+    cmp_weight w = cmp_weight_make(c, MICA_DTYPE_BF16, 1.0f, 0, 2, CMP_SHAPE(V, D));
+    cmp_tensor add = cmp_state(c, 1.0f, 2, CMP_SHAPE(L, D));
+    cmp_tensor y = cmp_output(c, false, 2, CMP_SHAPE(L, D));
+    ids d = drawn_ids(c, L, V, want);
+    for (int b = 0; b < 2; b++) {
+        mica_embed_drawn(c->be[b], &w.w[b], &d.t[b], adds ? &add.t[b] : NULL, &y.t[b]);
+        for (int i = 0; i < L; i++) {
+            int32_t got;
+            const mica_tensor one = mica_tensor_1d((int32_t *)d.t[b].data + i, MICA_DTYPE_I32, 1);
+            mica_fetch_finish(c->be[b], mica_fetch_start(c->be[b], &one, 1), &got, 1);
+            if (got != want[i])
+                cmp_fail(c, "another id", (double)got, (double)want[i]);
+        }
+    }
+    cmp_result(c, &y, 1e-7, 4e-3);
+    for (int b = 0; b < 2; b++)
+        mica_backend_buffer_free(c->be[b], d.t[b].data);
+    cmp_weight_free(c, &w);
+}
+
+/* ------------------------------------------------------------------- blocks -- */
+
+typedef struct block {
+    cmp_weight w[12]; /* qkv, q, k, v; o, up, down; biases: qkv or q, k, v, o, up, down */
+    cmp_tensor vectors[4];
+    bool joined;
+} block;
+
+enum { W_Q, W_K, W_V, W_O, W_UP, W_DOWN, B_Q, B_K, B_V, B_O, B_UP, B_DOWN };
+
+static void block_make(cmp *c, block *b, int D, int F, bool joined)
+{
+    const mica_dtype dtype = c->bf16 ? MICA_DTYPE_BF16 : MICA_DTYPE_F32;
+    const int rows[] = {joined ? 3 * D : D, D, D, D, F, D}, cols[] = {D, D, D, D, D, F};
+    b->joined = joined;
+    for (int i = 0; i < 6; i++) {
+        b->w[i] = cmp_weight_make(c, dtype, 1.0f / (float)(cols[i] > 64 ? 12 : 4), 0, 2,
+                                  CMP_SHAPE(rows[i], cols[i]));
+        b->w[6 + i] = cmp_weight_make(c, dtype, 0.3f, 0, 1, CMP_SHAPE(rows[i]));
+    }
+    for (int i = 0; i < 4; i++)
+        b->vectors[i] = cmp_state(c, 0.2f, 1, CMP_SHAPE(D));
+}
+
+static mica_post_norm_block block_of(block *b, int side)
+{
+    mica_weight *w[12];
+    for (int i = 0; i < 12; i++)
+        w[i] = &b->w[i].w[side];
+    return (mica_post_norm_block){
+        .qkv_w = {w[W_Q], b->joined ? NULL : w[W_K], b->joined ? NULL : w[W_V]},
+        .qkv_b = {w[B_Q], b->joined ? NULL : w[B_K], b->joined ? NULL : w[B_V]},
+        .o_w = w[W_O],
+        .o_b = w[B_O],
+        .up_w = w[W_UP],
+        .up_b = w[B_UP],
+        .down_w = w[W_DOWN],
+        .down_b = w[B_DOWN],
+        .scale_1 = &b->vectors[0].t[side],
+        .shift_1 = &b->vectors[1].t[side],
+        .scale_2 = &b->vectors[2].t[side],
+        .shift_2 = &b->vectors[3].t[side]};
+}
+
+static void run_blocks(cmp *c, block *list, int L, int heads, cmp_tensor *x,
+                       cmp_tensor (*caches)[BLOCKS][2], const int64_t *seen)
+{
+    for (int side = 0; side < 2; side++) {
+        mica_tensor own[MOST_ROWS][BLOCKS][2];
+        mica_tensor(*rows[MOST_ROWS])[2];
+        mica_post_norm_block blocks[BLOCKS];
+        for (int n = 0; n < BLOCKS; n++)
+            blocks[n] = block_of(&list[n], side);
+        for (int l = 0; l < L; l++) {
+            rows[l] = own[l];
+            for (int i = 0; i < 2 * BLOCKS; i++)
+                own[l][i / 2][i % 2] = caches[l][i / 2][i % 2].t[side];
+        }
+        mica_post_norm_step(c->be[side], &(mica_post_norm_args){.blocks = blocks,
+                                                                .count = BLOCKS,
+                                                                .heads = heads,
+                                                                .eps = 1e-5f,
+                                                                .x_LD = &x->t[side],
+                                                                .caches = rows,
+                                                                .seen = seen});
+    }
+}
+
+/* The row that was written, among those that were there. */
+static void check_caches(cmp *c, int L, cmp_tensor (*caches)[BLOCKS][2])
+{
+    for (int l = 0; l < L; l++)
+        for (int i = 0; i < 2 * BLOCKS; i++)
+            cmp_result(c, &caches[l][i / 2][i % 2], F32_BOUND, BF16_BOUND);
+}
+
+static void post_norm_step(cmp *c)
+{
+    static const int widths[] = {8, 16, 24, 32};
+    static cmp_tensor caches[MOST_ROWS][BLOCKS][2];
+    const int K = widths[cmp_int(c, 0, 3)], H = cmp_int(c, 1, 16), D = H * K;
+    const int F = 32 * cmp_int(c, 1, 12), L = cmp_int(c, 1, 3) == 1 ? cmp_int(c, 1, MOST_ROWS) : 1;
+    const bool joined = cmp_u32(c) & 1;
+    block list[BLOCKS];
+    int64_t seen[MOST_ROWS];
+    snprintf(c->what, sizeof c->what, "%d rows, %d heads of %d, hidden %d%s", L, H, K, F,
+             joined ? ", joined" : "");
+    for (int n = 0; n < BLOCKS; n++)
+        block_make(c, &list[n], D, F, joined);
+    for (int l = 0; l < L; l++) {
+        seen[l] = cmp_int(c, 0, 3) == 0 ? cmp_int(c, 0, 9) : cmp_int(c, 0, 900);
+        for (int i = 0; i < 2 * BLOCKS; i++)
+            caches[l][i / 2][i % 2] = cmp_act(c, 1.0f, 3, CMP_SHAPE(seen[l] + 1, H, K));
+    }
+    cmp_tensor x = cmp_act(c, 1.0f, 2, CMP_SHAPE(L, D));
+    for (int step = 0; step < 2; step++) /* again over what the first one wrote */
+        run_blocks(c, list, L, H, &x, caches, seen);
+    cmp_result(c, &x, F32_BOUND, BF16_BOUND);
+    check_caches(c, L, caches);
+    for (int n = 0; n < BLOCKS; n++)
+        for (int i = 0; i < 12; i++)
+            cmp_weight_free(c, &list[n].w[i]);
+}
+
+/* --------------------------------------------------------------------- draws -- */
+
+static mica_race random_race(cmp *c)
+{
+    return (mica_race){.top_k = cmp_int(c, 1, 40),
+                       .top_p = cmp_u32(c) & 1 ? 1.0 : 0.01 * cmp_int(c, 1, 99),
+                       .temperature = 0.1 * cmp_int(c, 1, 20),
+                       .penalty = cmp_u32(c) & 1 ? 1.0 : 1.35,
+                       .greedy = cmp_int(c, 0, 9) == 0,
+                       .seed = cmp_u32(c),
+                       .stream = cmp_u32(c) & 3,
+                       .attempt = cmp_u32(c) & 3};
+}
+
+static void race_draw(cmp *c)
+{
+    const int V = cmp_int(c, 2, 1400), rows = cmp_int(c, 1, MICA_RACE_ROWS);
+    const bool ties = cmp_u32(c) & 1, bad = cmp_int(c, 0, 15) == 0;
+    const mica_race race = random_race(c);
+    cmp_tensor logits[MICA_RACE_ROWS], seen[MICA_RACE_ROWS];
+    int32_t got[2][MICA_RACE_ROWS][2];
+    snprintf(c->what, sizeof c->what, "%d of %d, top k %d, top p %g, T %g%s", rows, V, race.top_k,
+             race.top_p, race.temperature, ties ? ", ties" : "");
+    float *values = cmp_alloc((size_t)V * sizeof *values);
+    for (int i = 0; i < rows; i++) {
+        logits[i] = cmp_state(c, 3.0f, 1, CMP_SHAPE(V));
+        seen[i] = cmp_state(c, 1.0f, 1, CMP_SHAPE(V));
+        for (int v = 0; v < V; v++)
+            values[v] = ties ? (float)cmp_int(c, -4, 4) : 3.0f * cmp_normal(c);
+        if (bad)
+            values[cmp_int(c, 0, V - 1)] = -INFINITY;
+        for (int side = 0; side < 2; side++)
+            mica_upload_f32(c->be[side], &logits[i].t[side], values);
+        for (int v = 0; v < V; v++)
+            values[v] = cmp_int(c, 0, 5) == 0 ? 1.0f : 0.0f;
+        for (int side = 0; side < 2; side++)
+            mica_upload_f32(c->be[side], &seen[i].t[side], values);
+    }
+    free(values);
+    for (int side = 0; side < 2; side++) {
+        mica_race_args a[MICA_RACE_ROWS];
+        mica_tensor drawn[MICA_RACE_ROWS];
+        void *memory = mica_backend_buffer_alloc(c->be[side], sizeof got[0]);
+        for (int i = 0; i < rows; i++) {
+            drawn[i] = mica_tensor_1d((int32_t *)memory + 2 * i, MICA_DTYPE_I32, 2);
+            a[i] = (mica_race_args){.race = race,
+                                    .choices = V > 2 ? V - (i & 1) : V,
+                                    .end = V - 1,
+                                    .noise = (uint64_t)(1000 * i),
+                                    .logits_V = logits[i].t[side],
+                                    .seen_V = &seen[i].t[side],
+                                    .drawn_2 = &drawn[i]};
+            a[i].race.stream += (uint32_t)i;
+        }
+        mica_race_draw(c->be[side], a, rows);
+        for (int i = 0; i < rows; i++)
+            mica_fetch_finish(c->be[side], mica_fetch_start(c->be[side], &drawn[i], 2),
+                              got[side][i], 2);
+        mica_backend_buffer_free(c->be[side], memory);
+    }
+    for (int i = 0; i < rows; i++) {
+        if (memcmp(got[0][i], got[1][i], sizeof got[0][i]) != 0)
+            cmp_fail(c, "another token", (double)got[1][i][0], (double)got[0][i][0]);
+        cmp_result(c, &seen[i], 0.0, 0.0);
+    }
+}
+
+const cmp_op cmp_token_ops[] = {{"embed_drawn", embed_drawn, 10},
+                                {"post_norm_step", post_norm_step, 25},
+                                {"race_draw", race_draw, 60},
+                                {NULL, NULL, 0}};
