@@ -11,7 +11,7 @@ extern "C" {
 #define MICA_CUDA_STEP_ROWS   8
 #define MICA_CUDA_STEP_WIDTH  512  /* D at most, a multiple of 8 */
 #define MICA_CUDA_STEP_FFN    2048 /* F at most, a multiple of 32 */
-#define MICA_CUDA_STEP_SPLITS 8    /* of the keys of a head */
+#define MICA_CUDA_STEP_SPLITS 4    /* of the keys of a head */
 
 /* Device addresses of one block; matrices in the compute type, rows without gaps, vectors f32. */
 typedef struct mica_cuda_step_block {
@@ -23,18 +23,18 @@ typedef struct mica_cuda_step_block {
 typedef struct mica_cuda_step_args {
     const mica_cuda_step_block *blocks; /* device, [count] */
     void *const *caches;                /* device, [rows][count][2] */
-    int64_t seen[MICA_CUDA_STEP_ROWS];
-    int count, rows, D, F, H, K;
+    int seen[MICA_CUDA_STEP_ROWS];
+    int count, rows, D, F, H, K; /* K: 16 or 32 */
     float eps;
     mica_cuda_type type; /* of x, matrices and caches */
     void *x;             /* [rows][D] */
-    float *work;         /* mica_cuda_step_floats of them */
-    unsigned *arrived;   /* [2] zeros; zeros again afterwards */
-    int grid;            /* blocks, one per multiprocessor */
+    uint64_t *words; /* mica_cuda_step_words of them, never with a round as high as this one's */
+    uint32_t round;  /* of the first block of the network; the others follow */
+    int grid;        /* blocks, one per multiprocessor */
 } mica_cuda_step_args;
-int64_t mica_cuda_step_floats(int rows, int D, int F, int H);
+int64_t mica_cuda_step_words(int rows, int D, int F, int H);
 /* Bytes of shared memory a block takes. */
-size_t mica_cuda_step_shared(int rows, int D, int F, int K);
+size_t mica_cuda_step_shared(int rows);
 cudaError_t mica_cuda_step(const mica_cuda_step_args *args, cudaStream_t stream);
 
 #define MICA_CUDA_RACE_MOST 2048 /* tokens */

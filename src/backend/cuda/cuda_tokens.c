@@ -2,7 +2,7 @@
  * norms behind in one kernel, draws, integers that come to the host behind the work.
  *
  *     tokens.table     device: addresses of a step's weights and caches; sent again when they change
- *     tokens.arrived   device: where the blocks of cuda_step.cu wait for each other
+ *     tokens.words     device: through which the blocks of cuda_step.cu talk, tokens.round of the next
  *     tokens.pinned    host: a few integers per ticket, an event each
  *
  * Nothing here waits but fetch_finish, and that for its own ticket. */
@@ -19,7 +19,9 @@ struct mica_cuda_tokens {
     void *image; /* host: what the table holds, image_size bytes of it */
     void *fresh; /* host: what it should hold */
     size_t table_size, image_size;
-    unsigned *arrived;
+    void *words;
+    size_t word_count;
+    uint32_t round;
     int multiprocessors, shared; /* shared memory of a block at most */
     bool cooperates;
     int32_t *pinned; /* [MICA_FETCH_TICKETS][MICA_FETCH_MOST] */
@@ -32,7 +34,7 @@ void mica_cuda_tokens_deinit(mica_cuda_backend *be)
     if (!t)
         return;
     mica_cuda_free(be, t->table);
-    mica_cuda_free(be, t->arrived);
+    mica_cuda_free(be, t->words);
     for (int i = 0; i < MICA_FETCH_TICKETS; i++)
         if (t->events[i])
             (void)cudaEventDestroy(t->events[i]);
@@ -63,12 +65,7 @@ static mica_status ask(mica_cuda_tokens *t, mica_err *err)
 
 static mica_status open(mica_cuda_backend *be, mica_cuda_tokens *t, mica_err *err)
 {
-    void *arrived;
     MICA_TRY(ask(t, err));
-    MICA_TRY(mica_cuda_alloc(be, 2 * sizeof *t->arrived, "counters of a step", &arrived, err));
-    t->arrived = arrived;
-    MICA_TRY(mica_cuda_check(cudaMemsetAsync(arrived, 0, 2 * sizeof *t->arrived, be->stream),
-                             "clearing counters", err));
     be->base.counters.allocations++;
     MICA_TRY(mica_cuda_check(cudaHostAlloc((void **)&t->pinned,
                                            sizeof(int32_t) * MICA_FETCH_TICKETS * MICA_FETCH_MOST,
@@ -203,11 +200,10 @@ static bool fits(const mica_cuda_backend *be, const mica_cuda_tokens *t,
     const int64_t H = a->heads, K = D / H;
     const int rows = (int)MICA_MIN(a->x_LD->shape_[0], (int64_t)MICA_CUDA_STEP_ROWS);
     if (!t->cooperates || be->capturing || !mica_tensor_is_contiguous(a->x_LD) || D % 8 != 0 ||
-        D > MICA_CUDA_STEP_WIDTH || F % 32 != 0 || F > MICA_CUDA_STEP_FFN ||
-        (K != 8 && K != 16 && K != 32) || H * MICA_CUDA_STEP_SPLITS > t->multiprocessors ||
-        a->x_LD->dtype != be->base.act_dtype)
+        D > MICA_CUDA_STEP_WIDTH || F % 32 != 0 || F > MICA_CUDA_STEP_FFN || (K != 16 && K != 32) ||
+        H * MICA_CUDA_STEP_SPLITS > t->multiprocessors || a->x_LD->dtype != be->base.act_dtype)
         return false;
-    if (mica_cuda_step_shared(rows, (int)D, (int)F, (int)K) > (size_t)t->shared)
+    if (mica_cuda_step_shared(rows) > (size_t)t->shared)
         return false;
     for (int n = 0; n < a->count; n++)
         if (!block_fits(&a->blocks[n], D, F))
@@ -318,15 +314,36 @@ static mica_status fill_table(mica_cuda_backend *be, mica_cuda_tokens *t,
     return send_table(be, t, size, err);
 }
 
+#define LAST_ROUND (UINT32_C(1) << 30)
+
+/* At least `count` words, and `rounds` rounds that none of them has seen. */
+static mica_status reserve_words(mica_cuda_backend *be, mica_cuda_tokens *t, size_t count,
+                                 uint32_t rounds, mica_err *err)
+{
+    if (count <= t->word_count && t->round > 0 && t->round + rounds < LAST_ROUND)
+        return MICA_OK;
+    if (count > t->word_count) {
+        mica_cuda_free(be, t->words);
+        t->words = NULL;
+        t->word_count = 0;
+        MICA_TRY(
+            mica_cuda_alloc(be, count * sizeof(uint64_t), "the words of a step", &t->words, err));
+        t->word_count = count;
+    }
+    t->round = 1;
+    return mica_cuda_check(
+        cudaMemsetAsync(t->words, 0, t->word_count * sizeof(uint64_t), be->stream),
+        "clearing words", err);
+}
+
 /* Rows [first, first + rows). */
-static mica_status run_rows(mica_cuda_backend *be, const mica_cuda_tokens *t,
+static mica_status run_rows(mica_cuda_backend *be, mica_cuda_tokens *t,
                             const mica_post_norm_args *a, int64_t first, int rows, mica_err *err)
 {
     const int64_t D = a->x_LD->shape_[1], F = a->blocks[0].up_w->tensor.shape_[0];
     const mica_tensor x = mica_tensor_rows(a->x_LD, first, rows);
-    void *work;
-    const size_t floats = (size_t)mica_cuda_step_floats(rows, (int)D, (int)F, a->heads);
-    MICA_TRY(mica_cuda_scratch(be, floats * sizeof(float), &work, err));
+    MICA_TRY(reserve_words(be, t, (size_t)mica_cuda_step_words(rows, (int)D, (int)F, a->heads),
+                           (uint32_t)a->count, err));
     const size_t weights = (size_t)a->count * sizeof(mica_cuda_step_block);
     mica_cuda_step_args args = {
         .blocks = t->table,
@@ -341,11 +358,12 @@ static mica_status run_rows(mica_cuda_backend *be, const mica_cuda_tokens *t,
         .eps = a->eps,
         .type = mica_cuda_compute_type(be),
         .x = x.data,
-        .work = work,
-        .arrived = t->arrived,
+        .words = t->words,
+        .round = t->round,
         .grid = t->multiprocessors};
     for (int m = 0; m < rows; m++)
-        args.seen[m] = a->seen[first + m];
+        args.seen[m] = (int)a->seen[first + m];
+    t->round += (uint32_t)a->count;
     return mica_cuda_check(mica_cuda_step(&args, be->stream), "post_norm_step", err);
 }
 
