@@ -58,7 +58,7 @@ mica_status cli_text_read(const char *argument, char **out, mica_err *err);
 /* ---- cli_engine.c ---- */
 typedef struct cli_engine_args {
     const char *transformer, *text_encoder, *vae, *tokenizer;
-    int device, precision, cpu_level, threads;
+    int device, precision, cpu_level, threads, cpu_experts;
     uint64_t vram;   /* bytes; 0: no limit */
     cli_texts loras; /* FILE[:SCALE] */
 } cli_engine_args;

@@ -47,7 +47,26 @@ const cli_option cli_picture_table[] = {
 };
 const size_t cli_picture_table_count = MICA_ARRAY_LEN(cli_picture_table);
 
-const cli_option cli_language_table[] = {TOKENIZER};
+static const cli_word expert_words[] = {{"auto", 0}, {"none", -1}, {"all", 100000}, {NULL, 0}};
+const cli_option cli_language_table[] = {
+    TOKENIZER,
+    {.name = "cpu-experts",
+     .kind = CLI_INT,
+     .offset = AT(cpu_experts),
+     .lo = 1,
+     .hi = 100000,
+     .words = expert_words,
+     .value = "N",
+     .help =
+         "beside a GPU: layers, from the last, whose experts the CPU computes; auto: those that do "
+         "not fit"},
+    {.name = "n-cpu-moe", /* as llama.cpp calls it; not listed */
+     .kind = CLI_INT,
+     .offset = AT(cpu_experts),
+     .lo = 1,
+     .hi = 100000,
+     .value = "N"},
+};
 const size_t cli_language_table_count = MICA_ARRAY_LEN(cli_language_table);
 
 const cli_option cli_engine_table[] = {
@@ -112,7 +131,8 @@ void cli_engine_fill(const cli_engine_args *args, const char *model, mica_engine
                                  .precision = (mica_precision)args->precision,
                                  .cpu_level = (mica_cpu_level)args->cpu_level,
                                  .threads = args->threads,
-                                 .vram_limit = args->vram};
+                                 .vram_limit = args->vram,
+                                 .host_experts = args->cpu_experts};
 }
 
 /* ------------------------------------------------------------------ LoRA -- */

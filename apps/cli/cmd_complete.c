@@ -144,12 +144,12 @@ static void describe(const complete_run *r, mica_text *out)
                   "],\"seed\":%llu,\"seconds\":{\"open\":%.6f,\"read\":%.6f,\"write\":%.6f},"
                   "\"read_tokens\":%zu,\"write_tokens\":%zu,\"read_per_second\":%.3f,"
                   "\"write_per_second\":%.3f,\"token_bytes\":%llu,\"cache_bytes\":%llu,"
-                  "\"peak_memory\":%llu}\n",
+                  "\"peak_memory\":%llu,\"cpu_expert_layers\":%d}\n",
                   (unsigned long long)r->args->seed, r->model.open_seconds, s.read_seconds,
                   s.write_seconds, s.read_tokens, s.write_tokens,
                   rate(s.read_tokens, s.read_seconds), rate(s.write_tokens, s.write_seconds),
                   (unsigned long long)s.token_bytes, (unsigned long long)s.cache_bytes,
-                  (unsigned long long)s.peak_memory);
+                  (unsigned long long)s.peak_memory, s.cpu_expert_layers);
 }
 
 static int print_done(const complete_run *r)

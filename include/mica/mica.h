@@ -129,6 +129,9 @@ typedef struct mica_engine_options {
     bool demo_text; /* without a model: the demo model that writes text, not the one that draws */
     const char
         *g2pw; /* a part of a speech model too: g2pW.onnx, its folder, or the same converted */
+    /* Of a mixture of experts on a device: layers whose experts the CPU computes from the host's memory.
+     * 0: as many as the device has no room for; -1: none, they are copied for every use. */
+    int host_experts;
 } mica_engine_options;
 
 /* Opens and checks a model: every tensor's name, shape, dtype and range, without
@@ -411,7 +414,8 @@ MICA_API mica_status mica_speech_write(const mica_speech *speech, const char *pa
  * file: it opens at once and works with that model only. It holds a voice; treat it as the recording itself. */
 MICA_API mica_status mica_voice_write(mica_session *session, const mica_speech_options *options,
                                       const char *path);
-/* Remarks of the last mica_voice_write of the session, one per line; borrowed, may be empty. */
+/* Remarks of opening the session (which experts the CPU computes, ...) or, once there was one, of its last
+ * mica_voice_write; one per line; borrowed, may be empty. */
 MICA_API const char *mica_session_notes(const mica_session *session);
 /* What a .voice file says of itself. */
 typedef struct mica_voice_info {
@@ -548,6 +552,7 @@ typedef struct mica_text_stats {
     uint64_t token_bytes; /* weights that one token reads */
     uint64_t cache_bytes; /* keys and values held */
     uint64_t peak_memory;
+    int cpu_expert_layers; /* layers whose experts the CPU computed beside a device */
 } mica_text_stats;
 MICA_API mica_status mica_completion_stats(const mica_completion *completion,
                                            mica_text_stats *stats);

@@ -114,6 +114,7 @@ mica_status mica_completion_stats(const mica_completion *completion, mica_text_s
                              .write_tokens = r->write_tokens,
                              .token_bytes = r->token_bytes,
                              .cache_bytes = r->cache_bytes,
-                             .peak_memory = completion->peak_memory};
+                             .peak_memory = completion->peak_memory,
+                             .cpu_expert_layers = (int)r->host_layers};
     return hand_out(stats, stats->size, &known, sizeof known);
 }

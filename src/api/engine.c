@@ -42,6 +42,9 @@ static mica_status check_options(const mica_engine_options *o, mica_err *err)
         return MICA_FAIL(err, MICA_E_USAGE, "unknown device %d", (int)o->device);
     if (o->precision < MICA_PRECISION_AUTO || o->precision > MICA_PRECISION_FP8)
         return MICA_FAIL(err, MICA_E_USAGE, "unknown precision %d", (int)o->precision);
+    if (o->host_experts < -1)
+        return MICA_FAIL(err, MICA_E_USAGE, "host_experts must be -1 or more, not %d",
+                         o->host_experts);
     if (o->threads < 0 || o->threads > 1024)
         return MICA_FAIL(err, MICA_E_USAGE, "threads must be 0 (all) to 1024, not %d", o->threads);
     return MICA_OK;
@@ -63,6 +66,10 @@ mica_status api_resolve_device(mica_engine_options *o, mica_err *err)
             err, MICA_E_USAGE,
             "a limit of GPU memory (--vram) has no meaning on the CPU; leave it out, or "
             "take device cuda");
+    if (o->host_experts && o->device == MICA_DEVICE_CPU)
+        return MICA_FAIL(err, MICA_E_USAGE,
+                         "--cpu-experts is for a model on a GPU; without one the CPU computes "
+                         "everything");
     if (fp8 && o->device == MICA_DEVICE_CPU)
         return MICA_FAIL(err, MICA_E_UNSUPPORTED,
                          "precision fp8: CPUs do not compute in fp8; use int8 or bf16 (fp8 weight "

@@ -19,14 +19,21 @@ mica_status mica_session_open(mica_session **out, mica_engine *engine)
                                           .precision = api_precision(engine),
                                           .threads = o->threads,
                                           .ablate_fusion = o->ablate_fusion,
-                                          .vram_limit = o->vram_limit};
+                                          .vram_limit = o->vram_limit,
+                                          .host_experts = o->host_experts};
     const mica_diffusion_switches switches = {.ablate_rope_once = o->ablate_rope_once,
                                               .ablate_modulation_once = o->ablate_modulation_once,
                                               .ablate_batched_cfg = o->ablate_batched_cfg,
                                               .ablate_trim = o->ablate_trim};
     s->engine = engine;
     MICA_TRY(mica_backend_open(&s->be, &backend, &s->err));
-    return engine->kind->session_open(&s->run, engine->model, s->be, &switches, &s->err);
+    MICA_TRY(engine->kind->session_open(&s->run, engine->model, s->be, &switches, &s->err));
+    if (engine->kind->session_notes) {
+        s->notes = mica_mem_strdup(engine->kind->session_notes(s->run));
+        if (!s->notes)
+            return MICA_FAIL(&s->err, MICA_E_NOMEM, "no memory for remarks");
+    }
+    return MICA_OK;
 }
 
 void mica_session_close(mica_session **session)

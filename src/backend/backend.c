@@ -91,6 +91,11 @@ mica_precision mica_backend_precision(const mica_backend *be)
     return be->options.precision;
 }
 
+int mica_backend_host_experts(const mica_backend *be)
+{
+    return be->options.host_experts;
+}
+
 const char *mica_backend_name(const mica_backend *be)
 {
     return be->name;
@@ -540,6 +545,11 @@ void mica_attention(mica_backend *be, const mica_attention_args *args)
                           "attention: %d segments, %" PRId64
                           " keys; 1 or 2 segments, 1 key at least",
                           args->segments, M);
+        return;
+    }
+    if (args->window < 0 || (args->window > 0 && !args->causal)) {
+        mica_backend_fail(be, MICA_E_INTERNAL, "attention: a window of %" PRId64 " keys, %s",
+                          args->window, args->causal ? "causal" : "not causal");
         return;
     }
     const double width = (double)args->q_LHK[0]->shape_[1] * (double)args->q_LHK[0]->shape_[2];

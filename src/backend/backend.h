@@ -29,6 +29,8 @@ typedef struct mica_backend_options {
     int threads; /* 0: all */
     bool ablate_fusion;
     uint64_t vram_limit; /* bytes to take of a device's memory; 0: what is free */
+    int host_experts;    /* for models: layers whose experts the CPU computes beside a device; 0: as
+                            many as do not fit, -1: none */
 } mica_backend_options;
 
 /* Something that is added to a linear's weight without touching it: a LoRA and its kin (nn/lora.h
@@ -84,6 +86,8 @@ mica_status mica_backend_open(mica_backend **out, const mica_backend_options *op
 /* MICA_OK when device cuda can be opened here; else MICA_E_UNSUPPORTED and why: the library of
  * the backend is absent, no driver, no GPU, too old a one. */
 mica_status mica_backend_cuda_usable(mica_err *err);
+/* A CPU backend beside `be`, with its precision (fp8: bf16) and threads. */
+mica_status mica_backend_open_host(mica_backend **out, const mica_backend *be, mica_err *err);
 void mica_backend_close(mica_backend **be);
 /* First failure since the last call, then forgotten. */
 mica_status mica_backend_check(mica_backend *be, mica_err *err);
@@ -93,6 +97,7 @@ bool mica_backend_failed(const mica_backend *be);
 void mica_backend_fail(mica_backend *be, mica_status status, const char *format, ...)
     MICA_PRINTF(3, 4);
 mica_precision mica_backend_precision(const mica_backend *be);
+int mica_backend_host_experts(const mica_backend *be); /* as in the options */
 const char *mica_backend_name(const mica_backend *be); /* "cpu v4+vnni, 2 threads" */
 /* True when operations return before they are done (a device): a clock around one tells how long it
  * took to queue it, and the seconds of the counters below mean no more than that. */
@@ -292,7 +297,8 @@ void mica_qk_norm_rope(mica_backend *be, const mica_qk_norm_rope_args *args);
 /* softmax(scale * q k^T) v for one item. Queries, keys, values and outputs come in up to
  * two segments that are joined in order ([text; image] of the MMDiT) without a copy:
  * segment s has q[s] L_s x H x K, k[s], v[s] L_s x G x K, out[s] L_s x H x K.
- * Query head h reads key head h / (H / G). causal: query i sees keys <= i (+ M - L).
+ * Query head h reads key head h / (H / G). causal: query i sees keys <= i (+ M - L); with a window, the
+ * last `window` of them (0: all).
  * by_row: a few queries over a cache, one segment: keys and values are read once, as they lie, and a
  * query's result does not depend on how many there are (on the CPU: f32). */
 typedef struct mica_attention_args {
@@ -301,6 +307,7 @@ typedef struct mica_attention_args {
     mica_tensor *out_LHK[2];
     float scale; /* 0: 1 / sqrt(K) */
     bool causal, by_row;
+    int64_t window; /* with causal alone */
 } mica_attention_args;
 void mica_attention(mica_backend *be, const mica_attention_args *args);
 
@@ -328,14 +335,16 @@ void mica_add_rows(mica_backend *be, const mica_tensor *x_ND, const int32_t *row
  *     share = softmax of logits[l] over all experts, divided by the sum of the A chosen
  * x is not y; experts are matrices of their own (views of a stack, or one tensor each in the file): nothing
  * is copied together. Rows are sorted by expert and each expert's matrices read once. Of equal logits
- * the lower expert is chosen. The router's choice is taken on the host, so a device is waited for. */
+ * the lower expert is chosen. The router's choice is taken on the host, so a device is waited for.
+ * host: a CPU backend that computes the experts instead; x, logits and y are copied over and y back. */
 typedef struct mica_experts_args {
     const mica_tensor *x_LD;
     const mica_tensor *logits_LE;           /* f32 state */
     int active;                             /* A, 1 to E */
     mica_weight *gate_FD, *up_FD, *down_DF; /* arrays of E */
     mica_tensor *y_LD;
-    bool by_row; /* as in mica_linear_args */
+    bool by_row;        /* as in mica_linear_args */
+    mica_backend *host; /* or NULL */
 } mica_experts_args;
 void mica_experts(mica_backend *be, const mica_experts_args *args);
 

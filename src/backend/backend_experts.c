@@ -167,6 +167,10 @@ void mica_experts(mica_backend *be, const mica_experts_args *args)
 {
     if (mica_backend_failed(be) || !check(be, args) || args->x_LD->shape_[0] == 0)
         return;
+    if (args->host) {
+        mica_experts_on_host(be, args);
+        return;
+    }
     const int64_t L = args->x_LD->shape_[0], D = args->x_LD->shape_[1];
     const int64_t F = args->gate_FD[0].tensor.shape_[0];
     routing r = {.rows = L, .experts = (int)args->logits_LE->shape_[1], .active = args->active};

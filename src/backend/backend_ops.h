@@ -126,6 +126,9 @@ enum {
 #define MICA_PROFILE_MARKS 16384
 #define MICA_FETCH_TICKETS 64
 
+/* backend_host.c: mica_experts with args->host. */
+void mica_experts_on_host(mica_backend *be, const mica_experts_args *args);
+
 typedef struct mica_profile mica_profile;
 /* An operation called `what` (up to 63 characters) was queued. */
 void mica_profile_note(mica_backend *be, const char *what);

@@ -169,6 +169,7 @@ static mica_status take_result(completion_run *r, mica_err *err)
     result->count = r->count;
     result->chance_count = r->options->chances;
     result->token_bytes = r->m->token_bytes;
+    result->host_layers = r->m->host_layers;
     for (int i = 0; i < r->count; i++) {
         completion_writer *w = &r->writers[i];
         result->cache_bytes += mica_kv_cache_bytes(&w->cache);

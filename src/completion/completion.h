@@ -27,6 +27,7 @@ typedef struct mica_completion_result {
     double read_seconds, write_seconds;
     size_t read_tokens, write_tokens;
     uint64_t token_bytes, cache_bytes;
+    int64_t host_layers;
 } mica_completion_result;
 
 /* On failure the result is empty. trace_path is the caller's business. */

@@ -56,7 +56,7 @@ mica_status completion_push(int32_t **ids, size_t *cap, size_t count, int32_t id
 /* The file's keys and values become what the model keeps. A file that is not there is fine. */
 mica_status completion_cache_load(mica_completion_model *m, const char *path, mica_err *err);
 /* The first `count` tokens that the model keeps. */
-mica_status completion_cache_save(const mica_completion_model *m, size_t count, const char *path,
+mica_status completion_cache_save(mica_completion_model *m, size_t count, const char *path,
                                   mica_err *err);
 
 #endif

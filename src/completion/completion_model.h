@@ -44,6 +44,7 @@ struct mica_completion_model {
     int64_t ends[MICA_COMPLETION_ENDS]; /* ids that end an answer */
     size_t end_count;
     uint64_t token_bytes; /* weights that one token reads */
+    int64_t host_layers;  /* whose experts the CPU computes beside a device */
     bool cache_q8;        /* caches made from now on: in 8 bits */
     /* Kept between runs: the sequence that was written last. */
     mica_kv_cache kept;

@@ -24,8 +24,6 @@ static mica_status check_combinations(const mica_text_options *o, mica_err *err)
         return MICA_FAIL(err, MICA_E_USAGE, "give either prompts or messages");
     if ((o->cache_path || o->trace_path) && !one)
         return MICA_FAIL(err, MICA_E_USAGE, "a cache file and a trace are of one prompt alone");
-    if (o->cache_path && o->cache_q8)
-        return MICA_FAIL(err, MICA_E_USAGE, "a prompt is kept in a file in f32 alone");
     if (o->grammar && o->json_schema)
         return MICA_FAIL(err, MICA_E_USAGE,
                          "an answer follows a grammar or a JSON schema, not both");

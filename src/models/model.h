@@ -92,6 +92,8 @@ struct mica_model_kind {
     mica_status (*session_open)(mica_model_session **out, const mica_model *model, mica_backend *be,
                                 const mica_diffusion_switches *switches, mica_err *err);
     void (*session_close)(mica_model_session **session);
+    /* What opening it has to tell people, one line per remark; "" or a slot of NULL: nothing. */
+    const char *(*session_notes)(const mica_model_session *session);
     /* Text to pictures. taps may be NULL. On failure *result is empty. options->trace_path and
      * the file of the result are the caller's business. */
     mica_status (*generate)(mica_model_session *session, const mica_image_options *options,

@@ -4,8 +4,6 @@
 #include "base/checked.h"
 #include "base/mem.h"
 
-#include <string.h>
-
 mica_status mica_kv_cache_init(mica_kv_cache *c, mica_backend *be, int layers, int64_t heads,
                                int64_t width, mica_err *err)
 {
@@ -26,8 +24,6 @@ void mica_kv_cache_deinit(mica_kv_cache *c)
 
 mica_status mica_kv_cache_use_q8(mica_kv_cache *c, mica_err *err)
 {
-    if (mica_backend_is_queued(c->be))
-        return MICA_FAIL(err, MICA_E_UNSUPPORTED, "a cache in 8 bits is there on the CPU alone");
     if (c->width % 32)
         return MICA_FAIL(err, MICA_E_UNSUPPORTED,
                          "a cache in 8 bits needs heads of a multiple of 32, not %lld",
@@ -69,18 +65,38 @@ static mica_tensor shaped(const mica_kv_cache *c, void *data, int64_t capacity)
     return t;
 }
 
-/* Rows from one half into a larger one. In 8 bits they are copied as they are. */
-static void move_rows(mica_kv_cache *c, const mica_tensor *from, mica_tensor *to)
+static mica_tensor piece(const void *data, int64_t count, int64_t heads, int64_t width)
 {
-    const mica_tensor old = mica_tensor_rows(from, 0, c->count);
-    mica_tensor fresh = mica_tensor_rows(to, 0, c->count);
-    if (!c->q8) {
-        mica_copy(c->be, &old, &fresh);
-        return;
-    }
-    memcpy(to->data, from->data, numbers(c, c->count));
-    memcpy((void *)(uintptr_t)to->scale.data, from->scale.data, scales(c, c->count));
-    memcpy((void *)(uintptr_t)to->scale.bias, from->scale.bias, scales(c, c->count));
+    return mica_tensor_3d((void *)(uintptr_t)data, MICA_DTYPE_F32, count, heads, width);
+}
+
+static int pieces_of(const mica_kv_cache *c, const mica_tensor *half, int64_t count,
+                     mica_tensor pieces[MICA_KV_PIECES])
+{
+    pieces[0] = mica_tensor_rows(half, 0, count);
+    if (!c->q8)
+        return 1;
+    const int64_t groups = c->width / group_of(c);
+    pieces[0] = piece(half->data, count, c->heads, c->width / 4);
+    pieces[1] = piece(half->scale.data, count, c->heads, groups);
+    pieces[2] = piece(half->scale.bias, count, c->heads, groups);
+    return MICA_KV_PIECES;
+}
+
+int mica_kv_cache_pieces(const mica_kv_cache *c, int layer, mica_kv_half half, int64_t count,
+                         mica_tensor pieces[MICA_KV_PIECES])
+{
+    return pieces_of(c, &c->rows[layer][half], count, pieces);
+}
+
+/* Rows from one half into a larger one, as they are. */
+static void move_rows(mica_kv_cache *c, const mica_tensor *from, const mica_tensor *to)
+{
+    mica_tensor old[MICA_KV_PIECES], fresh[MICA_KV_PIECES];
+    const int count = pieces_of(c, from, c->count, old);
+    pieces_of(c, to, c->count, fresh);
+    for (int i = 0; i < count; i++)
+        mica_copy(c->be, &old[i], &fresh[i]);
 }
 
 /* One half of one layer with more room. */

@@ -54,7 +54,15 @@ check 'bias' test "$(json_get tokens.0 <"$out")" = 300
 
 works complete "$folder/hf" -p "$prompt" --temp 0 --max-tokens 6 --ignore-eos --precision f32 --cache-type q8 --json
 check 'a cache in 8 bits' test "$(json_get tokens.0 <"$out")" = 284
-fails 2 'f32 alone' complete "$folder/hf" -p a --cache-type q8 --prompt-cache q.safetensors
+cp "$out" q8.json
+for reused in 0 40; do
+    works complete "$folder/hf" -p "$prompt" --temp 0 --max-tokens 6 --ignore-eos --precision f32 --cache-type q8 --json \
+        --prompt-cache q8.safetensors
+    check "reused $reused in 8 bits" test "$(json_get reused_tokens <"$out")" = $reused
+    check 'same text in 8 bits' test "$(json_get text <"$out")" = "$(json_get text <q8.json)"
+done
+fails 2 'cached with --cache-type q8' complete "$folder/hf" -p "$prompt" --prompt-cache q8.safetensors
+fails 2 'cpu-experts is for a model on a GPU' complete "$folder/hf" -p a --cpu-experts all --device cpu
 
 # A full context.
 works complete "$folder/hf" -p "$prompt" --context 45 --ignore-eos --json

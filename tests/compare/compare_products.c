@@ -73,8 +73,10 @@ static void attention(cmp *c)
     const bool causal = cmp_int(c, 0, 3) == 0, apart = cmp_u32(c) & 1;
     const int L[2] = {cmp_int(c, 1, 150), segments == 2 ? cmp_int(c, 1, 300) : 0};
     const int M[2] = {L[0] + (causal ? 0 : cmp_int(c, 0, 9)), L[1]};
-    snprintf(c->what, sizeof c->what, "%d+%d queries, %d+%d keys, %d/%d x %d%s%s", L[0], L[1], M[0],
-             M[1], H, G, K, causal ? ", causal" : "", apart ? ", rows apart" : "");
+    const int window = causal && cmp_u32(c) & 1 ? cmp_int(c, 1, 200) : 0;
+    snprintf(c->what, sizeof c->what, "%d+%d queries, %d+%d keys, %d/%d x %d%s%s, window %d", L[0],
+             L[1], M[0], M[1], H, G, K, causal ? ", causal" : "", apart ? ", rows apart" : "",
+             window);
     const int extra = apart ? 1 : 0; /* heads that are not part of the view */
     cmp_tensor q[2], k[2], v[2], out[2];
     for (int s = 0; s < segments; s++) {
@@ -88,7 +90,7 @@ static void attention(cmp *c)
         }
     }
     for (int i = 0; i < 2; i++) {
-        mica_attention_args args = {.segments = segments, .causal = causal};
+        mica_attention_args args = {.segments = segments, .causal = causal, .window = window};
         for (int s = 0; s < segments; s++) {
             args.q_LHK[s] = &q[s].t[i];
             args.k_MGK[s] = &k[s].t[i];
@@ -99,6 +101,49 @@ static void attention(cmp *c)
     }
     for (int s = 0; s < segments; s++)
         cmp_result(c, &out[s], F32_BOUND, 8e-3);
+}
+
+/* ------------------------------------------------------------------ cache -- */
+
+/* A cache in 8 bits: rows packed, then attention over them. */
+static void cache(cmp *c)
+{
+    static const int WIDTHS[] = {32, 64, 96, 128, 256};
+    const int K = WIDTHS[cmp_int(c, 0, 4)], G = cmp_int(c, 1, 3), H = G * cmp_int(c, 1, 3);
+    const int M = cmp_int(c, 1, 300), L = cmp_int(c, 1, MICA_MIN(M, 20));
+    const int window = cmp_u32(c) & 1 ? cmp_int(c, 1, 200) : 0;
+    const int group = K % 128 == 0 ? 128 : K % 64 == 0 ? 64 : 32;
+    const size_t numbers = (size_t)M * (size_t)G * (size_t)K, scales = numbers / (size_t)group * 4;
+    snprintf(c->what, sizeof c->what, "%d queries, %d keys in 8 bits, %d/%d x %d, window %d", L, M,
+             H, G, K, window);
+    cmp_tensor q = cmp_act(c, 1.0f, 3, CMP_SHAPE(L, H, K));
+    cmp_tensor rows[2] = {cmp_act(c, 1.0f, 3, CMP_SHAPE(M, G, K)),
+                          cmp_act(c, 1.0f, 3, CMP_SHAPE(M, G, K))};
+    cmp_tensor out = cmp_output(c, false, 3, CMP_SHAPE(L, H, K));
+    for (int i = 0; i < 2; i++) {
+        mica_tensor t[2];
+        for (int half = 0; half < 2; half++) {
+            char *data = mica_backend_buffer_alloc(c->be[i], numbers + 2 * scales);
+            t[half] = mica_tensor_3d(data, MICA_DTYPE_MLX8, M, G, K);
+            t[half].scale = (mica_tensor_scale){.data = data + numbers,
+                                                .dtype = MICA_DTYPE_F32,
+                                                .group = group,
+                                                .bias = data + numbers + scales};
+            mica_copy(c->be[i], &rows[half].t[i], &t[half]);
+        }
+        mica_attention(c->be[i], &(mica_attention_args){.segments = 1,
+                                                        .q_LHK = {&q.t[i]},
+                                                        .k_MGK = {&t[0]},
+                                                        .v_MGK = {&t[1]},
+                                                        .out_LHK = {&out.t[i]},
+                                                        .causal = true,
+                                                        .by_row = L == 1,
+                                                        .window = window});
+        for (int half = 0; half < 2; half++)
+            mica_backend_buffer_free(c->be[i], t[half].data);
+    }
+    /* A number on the border between two steps may be taken up by one side and down by the other. */
+    cmp_result(c, &out, 2e-3, 1.5e-2);
 }
 
 /* ------------------------------------------------------------ convolution -- */
@@ -204,6 +249,9 @@ static void experts(cmp *c)
     cmp_tensor x = cmp_act(c, 1.0f, 2, CMP_SHAPE(L, D));
     cmp_tensor y = cmp_act(c, 1.0f, 2, CMP_SHAPE(L, D));
     cmp_tensor logits = cmp_state(c, 1.0f, 2, CMP_SHAPE(L, EXPERTS));
+    mica_backend *host = NULL; /* of the second side, every third time */
+    if (cmp_int(c, 0, 2) == 0)
+        (void)mica_backend_open_host(&host, c->be[1], NULL);
     cmp_weight all[3][EXPERTS];
     mica_weight w[2][3][EXPERTS];
     for (int k = 0; k < 3; k++)
@@ -221,21 +269,25 @@ static void experts(cmp *c)
                                                     .up_FD = w[i][1],
                                                     .down_DF = w[i][2],
                                                     .y_LD = &y.t[i],
-                                                    .by_row = L < 4});
+                                                    .by_row = L < 4,
+                                                    .host = i == 1 ? host : NULL});
     }
     cmp_result(c, &y, F32_BOUND, 2 * BF16_BOUND);
     for (int k = 0; k < 3; k++)
         for (int e = 0; e < EXPERTS; e++) {
             /* The elements of the arrays are what was prepared. */
             for (int i = 0; i < 2; i++)
-                mica_backend_drop_weights(c->be[i], (mica_weight *[]){&w[i][k][e]}, 1);
+                mica_backend_drop_weights(i == 1 && host ? host : c->be[i],
+                                          (mica_weight *[]){&w[i][k][e]}, 1);
             cmp_weight_free(c, &all[k][e]);
         }
+    mica_backend_close(&host);
 }
 
-const cmp_op cmp_product_ops[] = {{"linear", linear, 80},   {"attention", attention, 40},
-                                  {"experts", experts, 30}, {"conv2d", convolution, 40},
-                                  {"steady", steady, 1},    {NULL, NULL, 0}};
+const cmp_op cmp_product_ops[] = {
+    {"linear", linear, 80},   {"attention", attention, 40}, {"cache in 8 bits", cache, 20},
+    {"experts", experts, 30}, {"conv2d", convolution, 40},  {"steady", steady, 1},
+    {NULL, NULL, 0}};
 
 /* ---------------------------------------------------------------- timings -- */
 

@@ -331,13 +331,23 @@ static void scores(const attention_job *j, const query_block *b, const query_scr
     }
 }
 
-/* Query i sees keys up to i + M - L. */
+/* The first key that the query at `position` sees. */
+static int64_t first_seen(const attention_job *j, int64_t position)
+{
+    const int64_t seen = position + j->keys - j->queries + 1 - j->args->window;
+    return j->args->window ? MICA_MAX(seen, (int64_t)0) : 0;
+}
+
+/* Query i sees keys up to i + M - L, the last `window` of them. */
 static void mask_causal(const attention_job *j, const query_block *b, const query_scratch *s,
                         int64_t first_key, int count)
 {
     const int stride = score_stride(j, count);
     for (int i = 0; i < b->rows; i++) {
         const int64_t visible = b->first + i + j->keys - j->queries + 1 - first_key;
+        const int64_t hidden = MICA_MIN(first_seen(j, b->first + i) - first_key, (int64_t)count);
+        for (int64_t c = 0; c < hidden; c++)
+            s->s[(ptrdiff_t)i * stride + c] = -INFINITY;
         for (int64_t c = MICA_MAX(visible, (int64_t)0); c < count; c++)
             s->s[(ptrdiff_t)i * stride + c] = -INFINITY;
     }
@@ -426,16 +436,17 @@ static void query_task(void *user, int64_t index, int thread)
     int64_t visible = j->keys; /* to the last row of the block */
     if (j->args->causal)
         visible = MICA_MIN(visible, b.first + b.rows + j->keys - j->queries);
+    const int start = (int)(first_seen(j, b.first) / j->kb);
     start_block(j, &b, &s);
-    for (int block = 0; (int64_t)block * j->kb < visible; block++) {
+    for (int block = start; (int64_t)block * j->kb < visible; block++) {
         const int64_t first = (int64_t)block * j->kb;
         const int count = (int)MICA_MIN((int64_t)j->kb, j->keys - first);
         const uint8_t *packed = packed_block(j, b.key_head, block);
         scores(j, &b, &s, packed, count);
         if (j->args->causal)
             mask_causal(j, &b, &s, first, count);
-        softmax(j, &b, &s, count, block == 0);
-        add_values(j, &b, &s, packed + j->k_block, count, block == 0);
+        softmax(j, &b, &s, count, block == start);
+        add_values(j, &b, &s, packed + j->k_block, count, block == start);
     }
     finish_block(j, &b, &s, visible > 0);
 }

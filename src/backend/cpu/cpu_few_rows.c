@@ -209,7 +209,7 @@ typedef struct few_job {
     const mica_kernels *k;
     const mica_tensor *q, *key, *value, *out;
     int queries, heads, key_heads, width, chunks;
-    int64_t keys;
+    int64_t keys, window;
     float scale;
     bool causal;
     float *scores; /* [heads][queries][keys] */
@@ -219,6 +219,12 @@ typedef struct few_job {
 static int64_t visible(const few_job *j, int query)
 {
     return j->causal ? MICA_MAX(j->keys - j->queries + query + 1, (int64_t)0) : j->keys;
+}
+
+/* The first key of a window; 0 without one. */
+static int64_t hidden(const few_job *j, int64_t seen)
+{
+    return j->window ? MICA_MAX(seen - j->window, (int64_t)0) : 0;
 }
 
 static float *score_row(const few_job *j, int head, int query)
@@ -268,12 +274,13 @@ static void softmax_task(void *user, int64_t index, int thread)
 {
     const few_job *j = user;
     const int head = (int)(index / j->queries), query = (int)(index % j->queries);
-    const int64_t seen = visible(j, query);
+    const int64_t seen = visible(j, query), first = hidden(j, seen);
     float *row = score_row(j, head, query);
     (void)thread;
     if (seen > 0)
-        j->k->softmax_rows(1, (int)seen, j->scale, row, (ptrdiff_t)j->keys, row,
-                           (ptrdiff_t)j->keys);
+        j->k->softmax_rows(1, (int)(seen - first), j->scale, row + first, (ptrdiff_t)j->keys,
+                           row + first, (ptrdiff_t)j->keys);
+    memset(row, 0, (size_t)first * sizeof *row);
     memset(row + seen, 0, (size_t)(j->keys - seen) * sizeof *row);
 }
 
@@ -340,6 +347,7 @@ mica_status mica_cpu_attention_few(mica_cpu_backend *be, const mica_attention_ar
                  .key_heads = (int)k->shape_[1],
                  .width = (int)q->shape_[2],
                  .keys = k->shape_[0],
+                 .window = args->window,
                  .causal = args->causal};
     if (j.keys > INT32_MAX)
         return MICA_FAIL(err, MICA_E_UNSUPPORTED, "attention over %lld keys", (long long)j.keys);

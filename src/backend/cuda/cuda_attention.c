@@ -12,6 +12,8 @@
  *
  *     scratch    [k][v][q][out]  where not in place   +   [S][P] of a slab   or   workspace
  *
+ * Keys and values in 8 bits (a cache, cuda_cache.cu) become the queries' type in scratch first.
+ *
  * Napkin: joining 4,352 x 3,072 of q, k, v and out is 8 x 27 MB of traffic, 70 us of the 2 ms a
  * Qwen-Image block takes. The products write and read 6 bytes a score: 24 x 4,352^2 are 2.7 GB,
  * 1.5 ms against the 0.41 ms of the fused kernel. */
@@ -45,8 +47,9 @@ typedef struct job {
 
 static bool aligned(const job *j, const mica_tensor *t)
 {
-    return j->K % 8 == 0 && t->stride_[2] == 1 && (uintptr_t)t->data % 16 == 0 &&
-           (size_t)t->stride_[0] * j->size % 16 == 0 && (size_t)t->stride_[1] * j->size % 16 == 0;
+    return !mica_dtype_is_packed(t->dtype) && j->K % 8 == 0 && t->stride_[2] == 1 &&
+           (uintptr_t)t->data % 16 == 0 && (size_t)t->stride_[0] * j->size % 16 == 0 &&
+           (size_t)t->stride_[1] * j->size % 16 == 0;
 }
 
 /* Both segments as one array: there is only one, or the second begins where the first ends. */
@@ -78,7 +81,7 @@ static mica_tensor part_of(const job *j, const rows3 *r, const mica_tensor *cons
 {
     const int64_t first = s ? t[0]->shape_[0] : 0;
     mica_tensor part = mica_tensor_3d(r->data + (size_t)(first * r->stride[0]) * j->size,
-                                      t[s]->dtype, t[s]->shape_[0], r->H, j->K);
+                                      j->args->q_LHK[0]->dtype, t[s]->shape_[0], r->H, j->K);
     part.stride_[0] = r->stride[0];
     part.stride_[1] = r->stride[1];
     return part;
@@ -164,7 +167,8 @@ static mica_status run_slab(const job *j, int64_t head, int64_t heads, int64_t r
                                             .scale = j->scale,
                                             .causal = j->args->causal,
                                             .first = row,
-                                            .L = j->L};
+                                            .L = j->L,
+                                            .window = j->args->window};
     const mica_cuda_gemm o = {
         .m = j->out.K,
         .n = rows,
@@ -269,7 +273,8 @@ static mica_status run_grouped(const job *j, uint8_t *scratch, mica_err *err)
                                             .ld = ld,
                                             .scale = j->scale,
                                             .causal = j->args->causal,
-                                            .L = j->L};
+                                            .L = j->L,
+                                            .window = j->args->window};
     const mica_cuda_gemm v = {.m = j->out.K,
                               .n = rows,
                               .k = j->M,
@@ -337,9 +342,11 @@ static mica_status init_job(job *j, mica_cuda_backend *be, const mica_attention_
     for (int s = 0; s < args->segments; s++) {
         const mica_tensor *const all[] = {args->q_LHK[s], args->k_MGK[s], args->v_MGK[s],
                                           args->out_LHK[s]};
-        for (size_t i = 0; i < MICA_ARRAY_LEN(all); i++)
-            if (all[i]->dtype != q->dtype || (all[i]->stride_[2] != 1 && j->K > 1))
+        for (size_t i = 0; i < MICA_ARRAY_LEN(all); i++) {
+            const bool is_cache = all[i]->dtype == MICA_DTYPE_MLX8 && (i == 1 || i == 2);
+            if ((all[i]->dtype != q->dtype && !is_cache) || (all[i]->stride_[2] != 1 && j->K > 1))
                 return MICA_FAIL(err, MICA_E_INTERNAL, "attention: tensors of several types");
+        }
         j->L += args->q_LHK[s]->shape_[0];
         j->M += args->k_MGK[s]->shape_[0];
     }

@@ -174,6 +174,9 @@ mica_cuda_view mica_cuda_view_matrix(void *data, mica_cuda_type type, int64_t ro
 void mica_cuda_flatten(mica_cuda_view *const *views, int count);
 mica_status mica_cuda_copy_tensor(mica_cuda_backend *be, const mica_tensor *src,
                                   const mica_tensor *dst, mica_err *err);
+/* One of both is a cache in 8 bits; cuda_cache.c. */
+mica_status mica_cuda_copy_cache(mica_cuda_backend *be, const mica_tensor *src,
+                                 const mica_tensor *dst, mica_err *err);
 
 /* ---------------------------------------------------------------- memory -- */
 

@@ -290,7 +290,8 @@ cudaError_t mica_cuda_quantize_weight(const mica_cuda_quantize_weight_args *args
                                       cudaStream_t stream);
 
 /* p[b][i][:] = softmax(scale * s[b][i][0..visible)), zeros behind, for i in [0, rows).
- * visible = M, or with causal min(M, first + i + M - L + 1). A row that sees nothing is zero. */
+ * visible = M, or with causal min(M, first + i + M - L + 1). A row that sees nothing is zero. With a window
+ * only the last `window` of the visible ones count; zeros before. */
 typedef struct mica_cuda_softmax_args {
     const float *s;
     void *p;
@@ -299,9 +300,24 @@ typedef struct mica_cuda_softmax_args {
     int64_t rows, M, ld; /* rows of s and p are ld elements apart */
     float scale;
     bool causal;
-    int64_t first, L;
+    int64_t first, L, window;
 } mica_cuda_softmax_args;
 cudaError_t mica_cuda_softmax(const mica_cuda_softmax_args *args, cudaStream_t stream);
+
+/* Rows of a cache, [rows, heads, width] on both sides with contiguous heads: x into 8 bits, or back.
+ * Scales and biases of groups of 32, 64 or 128 numbers lie as q's elements do, divided by the group.
+ * cuda_cache.cu. */
+typedef struct mica_cuda_cache_args {
+    bool pack; /* x to q; else q to x */
+    int64_t rows, heads, width;
+    int group;
+    void *x;
+    mica_cuda_type type;
+    int64_t x_stride[2], q_stride[2]; /* row, head */
+    uint8_t *q;
+    float *scale, *bias;
+} mica_cuda_cache_args;
+cudaError_t mica_cuda_cache_rows(const mica_cuda_cache_args *args, cudaStream_t stream);
 
 #ifdef __cplusplus
 }

@@ -36,15 +36,16 @@ static __device__ void join(float &top, float &sum)
 static __global__ void softmax_kernel(const mica_cuda_softmax_args a)
 {
     const int64_t row = blockIdx.x, i = row % a.rows;
-    int64_t visible = a.M;
+    int64_t visible = a.M, hidden = 0;
     if (a.causal) {
         visible = a.first + i + a.M - a.L + 1;
         visible = visible < 0 ? 0 : visible > a.M ? a.M : visible;
+        hidden = a.window && visible > a.window ? visible - a.window : 0;
     }
     const float *s = a.s + row * a.ld;
     float top = -INFINITY, sum = 0.0f;
     bool nan = false;
-    for (int64_t c = threadIdx.x; c < visible; c += BLOCK) {
+    for (int64_t c = hidden + threadIdx.x; c < visible; c += BLOCK) {
         const float v = a.scale * s[c];
         nan = nan || isnan(v);
         if (v > top) {
@@ -59,7 +60,7 @@ static __global__ void softmax_kernel(const mica_cuda_softmax_args a)
     const float factor = any_nan ? NAN : sum > 0.0f ? 1.0f / sum : 0.0f;
     for (int64_t c = threadIdx.x; c < a.M; c += BLOCK) {
         float p = 0.0f;
-        if (c < visible)
+        if (c >= hidden && c < visible)
             p = top == -INFINITY ? 0.0f * factor : expf(a.scale * s[c] - top) * factor;
         store1(a.p, a.type, row * a.ld + c, p);
     }

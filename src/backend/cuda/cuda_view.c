@@ -147,6 +147,8 @@ mica_status mica_cuda_copy_tensor(mica_cuda_backend *be, const mica_tensor *src,
                              .dst = dst->data,
                              .src_type = mica_cuda_type_of(src->dtype),
                              .dst_type = mica_cuda_type_of(dst->dtype)};
+    if (mica_dtype_is_packed(src->dtype) || mica_dtype_is_packed(dst->dtype))
+        return mica_cuda_copy_cache(be, src, dst, err);
     if ((src->dtype != MICA_DTYPE_F32 && src->dtype != MICA_DTYPE_BF16) ||
         (dst->dtype != MICA_DTYPE_F32 && dst->dtype != MICA_DTYPE_BF16))
         return MICA_FAIL(err, MICA_E_INTERNAL,

@@ -30,12 +30,17 @@ typedef struct mica_mixtral_session {
     int64_t rope_rows;
     uint64_t rope_builds;
     mica_tensor logits; /* of the last forward, in the stack of the pass */
+    mica_backend
+        *host;      /* computes the experts of the last completion.host_layers layers; or NULL */
+    char note[160]; /* for people: where experts are computed; "" without such layers */
 } mica_mixtral_session;
 
 extern const mica_model_kind mica_mixtral_kind;
 
 /* mixtral_forward.c: the slots of mica_completion_ops. */
 extern const mica_completion_ops mica_mixtral_completion;
+/* mixtral_plan.c: chooses completion.host_layers and opens `host`. scratch: bytes that a run needs beside weights. */
+mica_status mica_mixtral_plan(mica_mixtral_session *s, uint64_t scratch, mica_err *err);
 /* mixtral_synthetic.c */
 mica_status mica_mixtral_open_synthetic(mica_model **out, const char *spec, mica_err *err);
 

@@ -8,8 +8,8 @@
  *
  * Reference: transformers models/mixtral/modeling_mixtral.py (MixtralDecoderLayer, MixtralSparseMoeBlock).
  * A prompt's rows are products of many rows; single rows of several sequences go `by_row`, so that each
- * comes out as if it were alone. A window (sliding_window) is kept by giving each query the keys it may
- * see. Logits stay in the pass's stack until the next pass. */
+ * comes out as if it were alone. Experts of layers that the device has no room for are computed on the CPU
+ * (mixtral_plan.c). Logits stay in the pass's stack until the next pass. */
 #include "models/mixtral/mixtral.h"
 
 typedef struct pass {
@@ -56,10 +56,12 @@ static void rotate(const pass *p, mica_tensor *x_LHK, int64_t position)
                                                                             : MICA_ROPE_HALF});
 }
 
-/* Queries over rows [first, end) of a layer's cache, the last of which are their own. */
-static void attend_keys(const pass *p, const mica_kv_cache *cache, int layer, int64_t first,
-                        int64_t end, const mica_tensor *q_LHK, mica_tensor *out_LHK)
+/* Queries over a layer's cache, whose last rows are their own; keys that no window reaches are left out. */
+static void attend(const pass *p, const mica_kv_cache *cache, int layer, const mica_tensor *q_LHK,
+                   mica_tensor *out_LHK)
 {
+    const int64_t count = q_LHK->shape_[0], end = cache->count + count, window = p->c->window;
+    const int64_t first = window ? MICA_MAX(cache->count + 1 - window, (int64_t)0) : 0;
     const mica_tensor k = mica_kv_cache_rows(cache, layer, MICA_KV_KEYS, first, end - first);
     const mica_tensor v = mica_kv_cache_rows(cache, layer, MICA_KV_VALUES, first, end - first);
     mica_attention(p->be, &(mica_attention_args){.segments = 1,
@@ -68,23 +70,8 @@ static void attend_keys(const pass *p, const mica_kv_cache *cache, int layer, in
                                                  .v_MGK = {&v},
                                                  .out_LHK = {out_LHK},
                                                  .causal = true,
-                                                 .by_row = q_LHK->shape_[0] == 1});
-}
-
-static void attend(const pass *p, const mica_kv_cache *cache, int layer, const mica_tensor *q_LHK,
-                   mica_tensor *out_LHK)
-{
-    const int64_t count = q_LHK->shape_[0], end = cache->count + count;
-    if (p->c->window == 0 || end <= p->c->window) {
-        attend_keys(p, cache, layer, 0, end, q_LHK, out_LHK);
-        return;
-    }
-    for (int64_t i = 0; i < count; i++) {
-        const mica_tensor q = mica_tensor_rows(q_LHK, i, 1);
-        mica_tensor out = mica_tensor_rows(out_LHK, i, 1);
-        const int64_t seen = cache->count + i + 1;
-        attend_keys(p, cache, layer, MICA_MAX(seen - p->c->window, (int64_t)0), seen, &q, &out);
-    }
+                                                 .by_row = count == 1,
+                                                 .window = window});
 }
 
 /* New keys and values of one sequence into its cache, then its queries over all of them. */
@@ -134,6 +121,8 @@ static void run_attention(const pass *p, int n, mica_tensor *x_LD)
 static void run_experts(const pass *p, int n, mica_run *run, mica_tensor *x_LD)
 {
     mica_mixtral_layer *w = &p->s->weights.layers[n];
+    const int64_t here =
+        p->c->lm.layers - p->s->completion.host_layers; /* layers whose experts it holds */
     mica_tensor norm_LD = scratch(p, p->L, p->c->lm.width);
     mica_tensor logits_LE =
         mica_state_tensor(p->be, MICA_POOL_STEP, 2, (const int64_t[]){p->L, p->c->experts});
@@ -151,7 +140,8 @@ static void run_experts(const pass *p, int n, mica_run *run, mica_tensor *x_LD)
                                              .up_FD = w->up_FD,
                                              .down_DF = w->down_DF,
                                              .y_LD = x_LD,
-                                             .by_row = p->by_row});
+                                             .by_row = p->by_row,
+                                             .host = n < here ? NULL : p->s->host});
 }
 
 /* --------------------------------------------------------------------- pass -- */

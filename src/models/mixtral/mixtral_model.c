@@ -173,13 +173,24 @@ static mica_model_part classify(const mica_weights *w)
 
 /* ------------------------------------------------------------------ sessions -- */
 
+static void drop_weights(mica_mixtral_session *s)
+{
+    mica_backend *be = s->completion.be;
+    const int64_t layers = s->weights.config.lm.layers, here = layers - s->completion.host_layers;
+    mica_mixtral_drop(&s->weights, be);
+    mica_mixtral_drop_experts(&s->weights, 0, here, be);
+    if (s->host)
+        mica_mixtral_drop_experts(&s->weights, here, layers, s->host);
+}
+
 static void close_session(mica_model_session **session)
 {
     mica_mixtral_session *s = session ? (mica_mixtral_session *)*session : NULL;
     if (!s)
         return;
     mica_completion_release(&s->completion);
-    mica_mixtral_drop(&s->weights, s->completion.be);
+    drop_weights(s);
+    mica_backend_close(&s->host);
     mica_arena_deinit(&s->arena);
     mica_mem_free(s);
     *session = NULL;
@@ -201,6 +212,16 @@ static void fill_completion(mica_mixtral_session *s, const mica_mixtral *m, mica
     memcpy(s->completion.ends, c->ends, sizeof s->completion.ends);
 }
 
+/* Of a prompt of 512 tokens in one pass, and a cache of 4,096. The sizes of pictures do not matter. */
+static uint64_t scratch_bytes(const mica_model *model, int width, int height)
+{
+    const mica_lm_config *c = &((const mica_mixtral *)model)->weights.config.lm;
+    const int64_t row = 6 * c->width + 2 * c->ffn + 2 * c->heads * c->head_dim;
+    (void)width;
+    (void)height;
+    return 4 * (uint64_t)(512 * row + 4096 * 2 * c->layers * c->kv_heads * c->head_dim);
+}
+
 static mica_status open_session(mica_model_session **out, const mica_model *model, mica_backend *be,
                                 const mica_diffusion_switches *switches, mica_err *err)
 {
@@ -215,10 +236,18 @@ static mica_status open_session(mica_model_session **out, const mica_model *mode
     fill_completion(s, m, be);
     mica_arena_init(&s->arena, 1 << 16);
     s->mark = mica_pool_get_mark(be, MICA_POOL_SESSION);
-    const mica_status st = mica_mixtral_copy(&s->weights, &m->weights, &s->arena, err);
+    mica_status st = mica_mixtral_copy(&s->weights, &m->weights, &s->arena, err);
+    if (!st) /* activations are half as wide on a device */
+        st =
+            mica_mixtral_plan(s, scratch_bytes(model, 0, 0) / 4 * (uint64_t)mica_act_size(be), err);
     if (st)
         close_session(out);
     return st;
+}
+
+static const char *notes(const mica_model_session *session)
+{
+    return ((const mica_mixtral_session *)session)->note;
 }
 
 static mica_status complete(mica_model_session *session, const mica_text_options *options,
@@ -238,16 +267,6 @@ static mica_status tokens(const mica_model *model, const char *text, int32_t **i
     return mica_completion_encode(m->tokenizer, text, ids, count, err);
 }
 
-/* Of a prompt of 512 tokens in one pass, and a cache of 4,096. The sizes of pictures do not matter. */
-static uint64_t scratch_bytes(const mica_model *model, int width, int height)
-{
-    const mica_lm_config *c = &((const mica_mixtral *)model)->weights.config.lm;
-    const int64_t row = 6 * c->width + 2 * c->ffn + 2 * c->heads * c->head_dim;
-    (void)width;
-    (void)height;
-    return 4 * (uint64_t)(512 * row + 4096 * 2 * c->layers * c->kv_heads * c->head_dim);
-}
-
 const mica_model_kind mica_mixtral_kind = {
     .id = "mixtral",
     .title = "Mixtral",
@@ -257,6 +276,7 @@ const mica_model_kind mica_mixtral_kind = {
     .close = close_model,
     .session_open = open_session,
     .session_close = close_session,
+    .session_notes = notes,
     .complete = complete,
     .tokens = tokens,
     .scratch_bytes = scratch_bytes,

@@ -159,9 +159,15 @@ void mica_mixtral_drop(mica_mixtral_weights *w, mica_backend *be)
         return;
     mica_backend_drop_weights(be, list,
                               mica_weight_list(MODEL_ROWS, model_rows(&w->config), w, list));
-    for (int n = 0; n < (int)w->config.lm.layers; n++) {
+    for (int n = 0; n < (int)w->config.lm.layers; n++)
+        mica_backend_drop_weights(be, list, mica_mixtral_list_layer(&w->layers[n], list));
+}
+
+void mica_mixtral_drop_experts(mica_mixtral_weights *w, int64_t first, int64_t end,
+                               mica_backend *be)
+{
+    for (int64_t n = first; w->layers && n < end; n++) {
         mica_mixtral_layer *layer = &w->layers[n];
-        mica_backend_drop_weights(be, list, mica_mixtral_list_layer(layer, list));
         for (int e = 0; layer->gate_FD && e < (int)w->config.experts; e++)
             mica_backend_drop_weights(
                 be, (mica_weight *[]){&layer->gate_FD[e], &layer->up_FD[e], &layer->down_DF[e]}, 3);

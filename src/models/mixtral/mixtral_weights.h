@@ -38,7 +38,11 @@ mica_status mica_mixtral_fill(const mica_mixtral_config *c, mica_weights *w, mic
 /* Everything of a layer but its experts; the number of pointers written, at most MICA_MIXTRAL_LAYER. */
 #define MICA_MIXTRAL_LAYER 7
 int mica_mixtral_list_layer(mica_mixtral_layer *layer, mica_weight **list);
+/* Lets the forms of all weights but the experts' go. */
 void mica_mixtral_drop(mica_mixtral_weights *w, mica_backend *be);
+/* Those of the experts of layers [first, end). */
+void mica_mixtral_drop_experts(mica_mixtral_weights *w, int64_t first, int64_t end,
+                               mica_backend *be);
 /* Bytes of weights that one token reads, with `active` experts a layer. */
 uint64_t mica_mixtral_token_bytes(const mica_mixtral_weights *w);
 

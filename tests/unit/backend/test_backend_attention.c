@@ -10,6 +10,8 @@ typedef struct attention_case {
     int L[2], M[2], H, G, K;
     bool causal;
     float scale, range;
+    int window;
+    bool by_row;
 } attention_case;
 
 typedef struct attention_data {
@@ -42,7 +44,11 @@ static void free_data(attention_data *d)
 
 static void run(mica_backend *be, const attention_case *c, attention_data *d)
 {
-    mica_attention_args args = {.segments = d->segments, .scale = c->scale, .causal = c->causal};
+    mica_attention_args args = {.segments = d->segments,
+                                .scale = c->scale,
+                                .causal = c->causal,
+                                .by_row = c->by_row,
+                                .window = c->window};
     for (int s = 0; s < d->segments; s++) {
         args.q_LHK[s] = &d->q[s];
         args.k_MGK[s] = &d->k[s];
@@ -67,19 +73,20 @@ static void reference_row(const attention_case *c, const attention_data *d, int 
     const int L = c->L[0] + c->L[1], M = c->M[0] + c->M[1], g = h / (c->H / c->G);
     const double scale = c->scale != 0.0f ? (double)c->scale : 1.0 / sqrt(c->K);
     const int visible = c->causal ? MICA_MIN(M, MICA_MAX(0, i + M - L + 1)) : M;
+    const int hidden = c->window ? MICA_MAX(0, visible - c->window) : 0;
     double max = -INFINITY, sum = 0.0;
-    for (int m = 0; m < visible; m++) {
+    for (int m = hidden; m < visible; m++) {
         double s = 0.0;
         for (int k = 0; k < c->K; k++)
             s += (double)joined(d->q, i, h)[k] * (double)joined(d->k, m, g)[k];
         weights[m] = s * scale;
         max = fmax(max, weights[m]);
     }
-    for (int m = 0; m < visible; m++)
+    for (int m = hidden; m < visible; m++)
         sum += weights[m] = exp(weights[m] - max);
     for (int k = 0; k < c->K; k++) {
         out[k] = 0.0;
-        for (int m = 0; m < visible; m++)
+        for (int m = hidden; m < visible; m++)
             out[k] += weights[m] / sum * (double)joined(d->v, m, g)[k];
     }
 }
@@ -120,7 +127,13 @@ static const attention_case cases[] = {
     {.L = {1}, .M = {700}, .H = 4, .G = 1, .K = 128, .causal = true},
     {.L = {9}, .M = {70}, .H = 2, .G = 1, .K = 64, .causal = true},
     {.L = {8}, .M = {3}, .H = 1, .G = 1, .K = 32, .causal = true}, /* rows that see nothing */
-    {.L = {200}, .M = {200}, .H = 1, .G = 1, .K = 384},            /* the VAE's head */
+    /* windows: within a block, of one key, over blocks that no or not every row sees, wider than all */
+    {.L = {70}, .M = {90}, .H = 2, .G = 1, .K = 64, .causal = true, .window = 20},
+    {.L = {33}, .M = {33}, .H = 2, .G = 2, .K = 32, .causal = true, .window = 1},
+    {.L = {700}, .M = {1700}, .H = 2, .G = 1, .K = 64, .causal = true, .window = 300},
+    {.L = {40}, .M = {60}, .H = 2, .G = 2, .K = 64, .causal = true, .window = 1000},
+    {.L = {3}, .M = {1300}, .H = 4, .G = 2, .K = 32, .causal = true, .window = 513, .by_row = true},
+    {.L = {200}, .M = {200}, .H = 1, .G = 1, .K = 384}, /* the VAE's head */
     {.L = {50}, .M = {50}, .H = 1, .G = 1, .K = 512},
     {.L = {17}, .M = {19}, .H = 2, .G = 2, .K = 13},                 /* odd width */
     {.L = {64}, .M = {64}, .H = 1, .G = 1, .K = 64, .range = 12.0f}, /* logits beyond 1000 */

@@ -190,6 +190,49 @@ static void test_threads_and_allocations(void **state)
     destroy(&m);
 }
 
+/* Another backend computes the experts: the same bytes, its failures are the first one's, and nothing is
+ * allocated the second time. */
+static void test_on_host(void **state)
+{
+    (void)state;
+    mica_err err = {0};
+    mica_backend *be = open_backend(MICA_PRECISION_F32, 2), *host = NULL;
+    assert_int_equal(mica_backend_open_host(&host, be, &err), MICA_OK);
+    assert_false(mica_backend_is_queued(host));
+    mixture m = make(7, 24, 40, 2, MICA_DTYPE_BF16);
+    run(be, &m, false);
+    float *here = test_malloc(mica_tensor_size(&m.y));
+    memcpy(here, m.y.data, mica_tensor_size(&m.y));
+    mica_experts_args args = {.x_LD = &m.x,
+                              .logits_LE = &m.logits,
+                              .active = m.active,
+                              .gate_FD = m.gate,
+                              .up_FD = m.up,
+                              .down_DF = m.down,
+                              .y_LD = &m.y,
+                              .host = host};
+    for (int round = 0; round < 3; round++) {
+        const uint64_t before = mica_backend_get_counters(host).allocations;
+        memcpy(m.y.data, m.before.data, mica_tensor_size(&m.y));
+        mica_experts(be, &args);
+        assert_fine(be);
+        assert_memory_equal(here, m.y.data, mica_tensor_size(&m.y));
+        if (round > 0)
+            assert_int_equal(mica_backend_get_counters(host).allocations, before);
+    }
+    m.down[0].tensor.shape_[0]--; /* of an expert that is chosen by some row */
+    for (int l = 0; l < m.L; l++)
+        floats(&m.logits)[l * E] = 9.0f;
+    mica_experts(be, &args);
+    assert_int_equal(mica_backend_check(be, &err), MICA_E_INTERNAL);
+    assert_int_equal(mica_backend_check(host, &err), MICA_OK);
+    m.down[0].tensor.shape_[0]++;
+    test_free(here);
+    destroy(&m);
+    mica_backend_close(&host);
+    mica_backend_close(&be);
+}
+
 static void test_refusals(void **state)
 {
     (void)state;
@@ -310,8 +353,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_against_reference), cmocka_unit_test(test_uneven_choice),
         cmocka_unit_test(test_batch_equals_rows), cmocka_unit_test(test_threads_and_allocations),
-        cmocka_unit_test(test_refusals),          cmocka_unit_test(test_by_row_linear),
-        cmocka_unit_test(test_by_row_attention),
+        cmocka_unit_test(test_on_host),           cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_by_row_linear),     cmocka_unit_test(test_by_row_attention),
     };
     return cmocka_run_group_tests_name("backend_experts", tests, NULL, NULL);
 }

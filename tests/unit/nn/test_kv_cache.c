@@ -104,11 +104,57 @@ static void test_failures(void **state)
     mica_backend_close(&be);
 }
 
+/* In 8 bits: rows that were packed stay what they are when the cache grows and when they pass through a
+ * file's pieces into another cache. */
+static void test_q8_pieces(void **state)
+{
+    enum { ROWS = 300, WIDTH = 64 };
+    static float x[ROWS * G * WIDTH];
+    (void)state;
+    mica_err err = {0};
+    mica_kv_cache c[2];
+    mica_backend *be = open_backend();
+    for (int i = 0; i < ROWS * G * WIDTH; i++)
+        x[i] = (float)((i * 7919 + i / 13) % 2003) / 500.0f - 2.0f;
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(mica_kv_cache_init(&c[i], be, 1, G, WIDTH, &err), MICA_OK);
+        assert_int_equal(mica_kv_cache_use_q8(&c[i], &err), MICA_OK);
+        assert_int_equal(mica_kv_cache_reserve(&c[i], i ? ROWS : 200, &err), MICA_OK);
+    }
+    const mica_tensor rows = mica_tensor_3d(x, MICA_DTYPE_F32, 200, G, WIDTH);
+    mica_tensor to = mica_kv_cache_rows(&c[0], 0, MICA_KV_KEYS, 0, 200);
+    mica_copy(be, &rows, &to);
+    c[0].count = 200;
+    assert_int_equal(mica_kv_cache_reserve(&c[0], ROWS - 200, &err), MICA_OK);
+    mica_tensor from[MICA_KV_PIECES], into[MICA_KV_PIECES];
+    assert_int_equal(mica_kv_cache_pieces(&c[0], 0, MICA_KV_KEYS, 200, from), MICA_KV_PIECES);
+    assert_int_equal(mica_kv_cache_pieces(&c[1], 0, MICA_KV_KEYS, 200, into), MICA_KV_PIECES);
+    for (int i = 0; i < MICA_KV_PIECES; i++) {
+        static float file[200 * G * WIDTH];
+        mica_download_f32(be, file, &from[i]);
+        mica_upload_f32(be, &into[i], file);
+    }
+    assert_int_equal(mica_backend_check(be, &err), MICA_OK);
+    for (int k = 0; k < 2; k++) {
+        const mica_tensor t = mica_kv_cache_rows(&c[k], 0, MICA_KV_KEYS, 0, 200);
+        for (int i = 0; i < 200 * G * WIDTH; i++) {
+            const float scale = ((const float *)t.scale.data)[i / 64],
+                        bias = ((const float *)t.scale.bias)[i / 64];
+            const float value = bias + scale * (float)((const uint8_t *)t.data)[i];
+            assert_true(value > x[i] - 0.51f * scale - 1e-5f &&
+                        value < x[i] + 0.51f * scale + 1e-5f);
+        }
+        mica_kv_cache_deinit(&c[k]);
+    }
+    mica_backend_close(&be);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_growth),
         cmocka_unit_test(test_failures),
+        cmocka_unit_test(test_q8_pieces),
     };
     return cmocka_run_group_tests_name("kv_cache", tests, NULL, NULL);
 }
