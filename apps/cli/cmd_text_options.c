@@ -10,9 +10,16 @@
 
 static const cli_word cache_words[] = {{"f32", 0}, {"q8", 1}, {NULL, 0}};
 
+/* What llama.cpp's programs call an option: taken, but not listed in help. */
+#define ALSO(spelling, of, least, most)                                                            \
+    {                                                                                              \
+        .name = spelling, .kind = CLI_INT, .offset = AT(of), .lo = least, .hi = most, .value = "N" \
+    }
+
 #define AT(field) offsetof(text_args, field)
 const cli_option text_answer_table[] = {
     {.name = "max-tokens",
+     .letter = 'n',
      .kind = CLI_INT,
      .offset = AT(max_tokens),
      .lo = 1,
@@ -39,6 +46,7 @@ const cli_option text_answer_table[] = {
      .offset = AT(ignore_eos),
      .help = "write on where the model would end its answer"},
     {.name = "context",
+     .letter = 'c',
      .kind = CLI_INT,
      .offset = AT(context),
      .lo = 2,
@@ -58,6 +66,10 @@ const cli_option text_answer_table[] = {
      .hi = 65536,
      .value = "N",
      .help = "tokens of a prompt that are read at a time (512)"},
+    ALSO("n-predict", max_tokens, 1, 10000000),
+    ALSO("predict", max_tokens, 1, 10000000),
+    ALSO("ctx-size", context, 2, 16777216),
+    ALSO("batch-size", chunk, 1, 65536),
 };
 const size_t text_answer_table_count = MICA_ARRAY_LEN(text_answer_table);
 
@@ -135,6 +147,7 @@ const cli_option text_choice_table[] = {
      .offset = AT(seed),
      .value = "S",
      .help = "of the draws (0); prompt k draws with S + k - 1"},
+    ALSO("repeat-last-n", window, -1, 10000000),
 };
 #undef AT
 const size_t text_choice_table_count = MICA_ARRAY_LEN(text_choice_table);
@@ -144,16 +157,17 @@ void text_args_init(text_args *args)
     *args = (text_args){.temperature = TEXT_UNSET, .logprobs = -1};
 }
 
+/* ID=BIAS, or ID+BIAS and ID-BIAS as llama.cpp has it. */
 static mica_status read_bias(const char *text, mica_logit_bias *out, mica_err *err)
 {
     char *end = NULL;
-    const char *equals = strchr(text, '=');
     const long id = strtol(text, &end, 10);
-    bool fine = equals && end == equals && equals > text && id >= 0 && id < INT32_MAX;
+    const char *number = *end == '=' ? end + 1 : end;
+    bool fine = end > text && id >= 0 && id < INT32_MAX && strchr("=+-", *end) && *end;
     double bias = 0.0;
     if (fine) {
-        bias = strtod(equals + 1, &end);
-        fine = end > equals + 1 && *end == '\0' && isfinite(bias);
+        bias = strtod(number, &end);
+        fine = end > number && *end == '\0' && isfinite(bias);
     }
     if (!fine)
         return MICA_FAIL(err, MICA_E_USAGE, "--logit-bias takes ID=BIAS, as in 1234=-5; got '%s'",
@@ -234,6 +248,8 @@ mica_status text_model_open(text_model *m, const text_args *args, const char *na
     MICA_TRY(text_take(status, m->engine ? mica_engine_errmsg(m->engine) : NULL, err));
     status = mica_session_open(&m->session, m->engine);
     m->open_seconds = mica_clock_seconds() - start;
+    if (!status && !args->common.quiet)
+        cli_note_lines(mica_session_notes(m->session));
     return text_take(status, m->session ? mica_session_errmsg(m->session) : NULL, err);
 }
 
