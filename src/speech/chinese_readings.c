@@ -230,6 +230,19 @@ static void read_cannot(const mica_chinese *c, mica_chinese_text *t,
         t->readings[at + 1] = reading;
 }
 
+/* A rain, an illness, a war is counted with 场 chang2, whether 一场 is one word or two. */
+static void read_event(const mica_chinese *c, mica_chinese_text *t, const mica_chinese_token *token)
+{
+    const size_t at = token->begin + token->size - 1;
+    if (t->chars[at] != 0x573au /* 场 */ || at == 0 || at + 1 >= t->size ||
+        (t->answers && t->answers[at] >= 0 && token->size == 1) ||
+        !holds("一这那几两三", t->chars[at - 1]) || !holds("雨雪大病战梦灾空", t->chars[at + 1]))
+        return;
+    const int reading = mica_chinese_dict_reading_of(&c->dict, "chang", 2);
+    if (reading >= 0)
+        t->readings[at] = reading;
+}
+
 void mica_chinese_find_readings(const mica_chinese *c, mica_chinese_text *t)
 {
     for (size_t i = 0; i < t->token_count; i++) {
@@ -240,5 +253,6 @@ void mica_chinese_find_readings(const mica_chinese *c, mica_chinese_text *t)
         }
         read_inside(c, t, token);
         read_cannot(c, t, token);
+        read_event(c, t, token);
     }
 }

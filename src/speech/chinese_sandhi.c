@@ -3,7 +3,7 @@
  *     不        A不B light; before a fourth tone second
  *     一        A一A light; 第一 first; before a fourth tone second, else fourth
  *     light     nǎinai, 了 着 过, 们 子, 桌上, 出来, 三个, 朋友
- *     third     33 -> 23, by the parts of the word
+ *     third     33 -> 23, by the parts of the word; 手里 35 -> 25
  *     儿        takes the tone of the syllable before it, except where it is a word of its own
  *
  * GPT-SoVITS text/tone_sandhi.py and text/chinese2.py are the reference. Different here: endings that
@@ -20,6 +20,7 @@
 #define HAN_YI 0x4e00u /* 一 */
 #define HAN_ER 0x513fu /* 儿 */
 #define HAN_GE 0x4e2au /* 个 */
+#define HAN_LI 0x91ccu /* 里 */
 
 typedef struct word {
     const mica_chinese *c;
@@ -163,8 +164,23 @@ static bool doubled_pairs(word *w)
     return true;
 }
 
+/* 散散步: the verb of a word, said twice; not 团团转. */
+static bool doubles_verb(const word *w)
+{
+    mica_chinese_word whole, verb;
+    char class[8];
+    if (w->size != 3 || w->chars[0] != w->chars[1] ||
+        !mica_chinese_dict_find(&w->c->dict, w->chars + 1, 2, &whole) ||
+        !mica_chinese_dict_find(&w->c->dict, w->chars, 1, &verb))
+        return false;
+    mica_chinese_class_name(&w->c->dict, verb.word_class, class);
+    return class[0] == 'v';
+}
+
 static void light_repetition(word *w)
 {
+    if (doubles_verb(w))
+        set_tone(w, 1, 5);
     if (strchr("nva", w->pos[0]) == NULL || w->pos[0] == '\0' || keeps_repetition(w))
         return;
     /* at the end of the word: 奶奶, 老奶奶; not 银行行长 */
@@ -274,8 +290,17 @@ static void third_of_three(word *w)
         set_tone(w, split - 1, 2);
 }
 
+/* 手里, 眼里: the light 里 was a third tone, and the one before it is said as before one. */
+static void third_before_li(word *w)
+{
+    const size_t last = w->size - 1;
+    if (w->size > 1 && w->chars[last] == HAN_LI && tone(w, last) == 5 && tone(w, last - 1) == 3)
+        set_tone(w, last - 1, 2);
+}
+
 static void third_sandhi(word *w)
 {
+    third_before_li(w);
     if (w->size == 2 && all_third(w, 0, 2))
         set_tone(w, 0, 2);
     else if (w->size == 3 && w->split > 0)

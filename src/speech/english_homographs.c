@@ -204,6 +204,26 @@ static bool adjective(const mica_english_context *c, const char *word)
     return be_before(before) && !verb_before(before);
 }
 
+/* "she uses", "it lives on": the third person of verbs. */
+static bool is_third_person(const mica_english_context *c, const char *word)
+{
+    const char *before = word_at(c, -1);
+    return word[strlen(word) - 1] == 's' &&
+           one_of(before, " he she it who everyone everybody someone somebody nobody ");
+}
+
+/* "my friend lives in", "was wound around": told by what is behind, or by the auxiliary before. */
+static bool is_special_verb(const mica_english_context *c, const char *word)
+{
+    const char *before = word_at(c, -1), *behind = word_at(c, 1);
+    if (strcmp(word, "lives") == 0)
+        return !noun_before(before) &&
+               one_of(behind, " in at with here there near alone next nearby together abroad on "
+                              "across under by up down off happily ");
+    return strcmp(word, "wound") == 0 &&
+           one_of(before, " was is are were been be got has have had he she ");
+}
+
 const char *mica_english_homograph(const mica_english_context *c)
 {
     const char *word = word_at(c, 0), *before = word_at(c, -1);
@@ -221,7 +241,8 @@ const char *mica_english_homograph(const mica_english_context *c)
                        strcmp(word, "live") == 0
                    ? h->second
                    : h->first;
-    if (verb_before(before) && !noun_before(before))
+    if ((verb_before(before) && !noun_before(before)) || is_third_person(c, word) ||
+        is_special_verb(c, word))
         return h->second;
     /* At the start of a clause, before a noun phrase: a request ("Record this."). */
     if (before[0] == '\0' && noun_before(word_at(c, 1)) &&

@@ -421,7 +421,7 @@ static const mica_rule rules[] = {
     {AMOUNT MONEY, money_behind, NULL},
     {BEFORE "'?([12][0-9]{2}0|[1-9]0)s" AFTER, decade, NULL},
     {BEFORE AMOUNT "\\s?" UNIT_PATTERN AFTER, measure, NULL},
-    {BEFORE "(?<![.])([0-9]+)(?:\\.[0-9]+){2,}" AFTER, version, NULL},
+    {"(?<![0-9.])([0-9]+)(?:\\.[0-9]+){2,}" AFTER, version, NULL},
     {BEFORE AMOUNT "\\s?[-~]\\s?(?=[0-9]+(?:\\.[0-9]+)?" AFTER "(?!-))", range, NULL},
     {"(?<![0-9])([0-9]*)\\.\\s?([0-9]+)", decimal, NULL},
     {"(?:\\b([0-9]+) )?([0-9]+)/([0-9]+)", fraction, NULL},

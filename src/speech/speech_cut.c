@@ -257,6 +257,15 @@ static bool emit(const letters *l, size_t begin, size_t end, uint32_t stop, mica
     return true;
 }
 
+/* Behind the last blank of a stretch; its end without one. */
+static size_t last_blank(const letters *l, size_t begin, size_t end)
+{
+    for (size_t at = end; at > begin; at--)
+        if (l->at[at - 1] == ' ')
+            return at;
+    return end;
+}
+
 /* A line as one piece, or several when it is too long for the network. */
 static bool emit_line(const letters *l, size_t begin, size_t end, uint32_t stop, mica_arena *arena,
                       mica_cut_piece *pieces, size_t *count)
@@ -265,8 +274,8 @@ static bool emit_line(const letters *l, size_t begin, size_t end, uint32_t stop,
         size_t at = begin + LONGEST;
         while (at > begin && !is_split(l->at[at - 1]))
             at--;
-        if (at == begin)
-            at = begin + LONGEST; /* no punctuation: cut anyway */
+        if (at == begin) /* no punctuation, where upstream gives up: between words, or anywhere */
+            at = last_blank(l, begin, begin + LONGEST);
         if (!emit(l, begin, at, 0, arena, &pieces[(*count)++]))
             return false;
         begin = at;

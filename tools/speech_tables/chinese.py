@@ -59,8 +59,36 @@ def valid(reading):
     return re.fullmatch(r"[a-z]{1,6}", reading[0]) and reading[0] not in ("hm", "hng", "m", "n", "ng", "ê")
 
 
-# Readings that the package has wrong.
-MENDED = {"为人": "wéi rén", "相差": "xiāng chà", "穿着": "chuān zhe", "吃过饭": "chī guo fàn"}
+# Readings that the package has wrong, or that are not the frequent ones.
+MENDED = {
+    "为人": "wéi rén", "相差": "xiāng chà", "穿着": "chuān zhe", "吃过饭": "chī guo fàn", "花都": "huā dōu", "责任田": "zé rèn tián",
+    "监利": "jiàn lì", "计量": "jì liàng", "种姓": "zhǒng xìng", "划一": "huà yī", "连累": "lián lěi", "倒把": "dǎo bǎ", "背囊": "bèi náng",
+    "长毛": "cháng máo", "干将": "gàn jiàng", "应手": "yìng shǒu", "坏分子": "huài fèn zǐ", "大出血": "dà chū xuè", "内出血": "nèi chū xuè",
+    "血块": "xuè kuài", "空落落": "kōng luò luò", "二重": "èr chóng", "第二重": "dì èr chóng", "划界": "huà jiè", "倒卵形": "dào luǎn xíng",
+    "交相": "jiāo xiāng", "馏分": "liú fèn", "首发式": "shǒu fā shì", "强逼": "qiǎng bī", "强留": "qiǎng liú", "曲柄": "qū bǐng",
+    "葵扇": "kuí shàn", "扇骨": "shàn gǔ", "留空": "liú kòng", "中招": "zhòng zhāo", "妙着": "miào zhāo",
+}
+# Words in which 得 is what one gets. In all others that end in it, it only joins a verb to how it is done: 累得.
+GETS = set("取获所难心博赢求夺自应可必贪两一既已易相安焉不习购测录偶争觅独摘捕兼复而互幸始乐值了见彼理只始暗忍巧斩智喜休乍征")
+# What -得X says can be done: 用得着.
+CAN = {"了": ("liao", 3), "着": ("zhao", 2), "出": ("chu", 1), "来": ("lai", 2), "到": ("dao", 4)}
+# Adverbs that the word list has with their 地; its other words in 地 are places.
+ADVERBS = set("""体面 假装 卑劣 反向 发狂 发呆 口头 可疑 可贵 咆哮 哀求 嘲弄 嘲笑 嘲讽 失礼 妖娆 安闲 宽大 寂静 平安 幸运 幼稚 廉价 忙忙 忿怒 恶毒 悲伤 抱怨 抽象
+文雅 斥责 断然 无效 无目 松散 松松 极好 极度 楞楞 欢乐 歪歪 活泼 浪费 温煦 滑稽 滔滔 狂暴 狡猾 猜疑 着重 破旧 私下 稀疏 空洞 空闲 粗心 索索 紧要 绵绵 自夸 荫蔽
+融洽 规劝 诙谐 诡秘 谆谆 贤明 贪污 起劲 足足 遥遥 闲散 隐含 静止 催眠 顾自 逆流 跳动 干练""".split())
+
+
+def particles(word, readings):
+    """得 and 地 where they are particles."""
+    if len(word) == 2 and word[1] == "得" and word[0] not in GETS:
+        return [readings[0], ("de", 5)]
+    if len(word) == 3 and word[1] == "得" and word[2] in CAN and word[0] != "不" and readings[1][0] == "de":
+        return [readings[0], ("de", 5), CAN[word[2]]]
+    if len(word) == 3 and word[2] == "地" and word[:2] in ADVERBS:
+        return readings[:2] + [("de", 5)]
+    return readings
+
+
 # Words that are phrases: their parts are read better one by one.
 LEFT_OUT = {"地走了"}
 
@@ -95,7 +123,7 @@ class Pinyin:
         if p is None:
             return None
         fixed = {"一": ("yi", 1), "不": ("bu", 4)}
-        return [fixed.get(c, r) for c, r in zip(word, p)]
+        return [fixed.get(c, r) for c, r in zip(word, particles(word, p))]
 
 
 def frequency_code(f):
