@@ -1,4 +1,4 @@
-/* cmd_convert.c - `mica convert IN OUT --type T`: weights in another type, in a file of their own.
+/* cmd_convert.c - `mica convert IN OUT --type T`: weights in another type, as a file or a folder.
  *
  * Prints what became of the layers: for people a summary, with --json every layer with its error. */
 #include "cli.h"
@@ -7,7 +7,9 @@
 
 typedef struct convert_args {
     cli_common_args common;
-    const char *type;
+    const char *type, *synthesizer;
+    uint64_t shard;
+    bool force;
 } convert_args;
 
 #define AT(field) offsetof(convert_args, field)
@@ -16,7 +18,23 @@ static const cli_option convert_table[] = {
      .kind = CLI_TEXT,
      .offset = AT(type),
      .value = "T",
-     .help = "what weights become: q8, q6, q5, q4 (packed), bf16; in .safetensors also fp8, int8"},
+     .help = "what weights become: q8, q6, q5, q4 (packed), f32, f16, bf16; in .safetensors also "
+             "fp8, int8"},
+    {.name = "synthesizer",
+     .kind = CLI_TEXT,
+     .offset = AT(synthesizer),
+     .value = "FILE",
+     .help = "of a voice: the SoVITS checkpoint (.pth) that goes into one file with the GPT "
+             "checkpoint IN (.ckpt)"},
+    {.name = "shard-size",
+     .kind = CLI_BYTES,
+     .offset = AT(shard),
+     .value = "SIZE",
+     .help = "into a folder: about the largest file of weights, like 2G (default 5 GB)"},
+    {.name = "force",
+     .kind = CLI_FLAG,
+     .offset = AT(force),
+     .help = "replace a folder OUT that is there already (a file is replaced anyway)"},
     {.name = "json",
      .kind = CLI_FLAG,
      .offset = AT(common.json),
@@ -41,7 +59,10 @@ static int run(const convert_args *args, const char *input, const char *output)
                                           .output = output,
                                           .type = args->type,
                                           .progress = cli_progress_update,
-                                          .progress_user = &bar};
+                                          .progress_user = &bar,
+                                          .synthesizer = args->synthesizer,
+                                          .shard_bytes = args->shard,
+                                          .replace = args->force};
     const mica_status status = mica_convert(&options, &report);
     int exit_status = CLI_OK;
     cli_progress_end(&bar);
@@ -66,12 +87,13 @@ int cmd_convert(int argc, char **argv)
         .name = "mica convert",
         .usage = "IN OUT --type T [--json]",
         .about =
-            "Writes the weights of one part of a model (a transformer, a text encoder) in another\n"
-            "type: OUT.gguf, or OUT.safetensors in MLX's layout, which other programs read too. IN "
-            "is\n"
-            "a weight file of any kind or the folder of the part. Layers that the model is "
-            "sensitive\n"
-            "to keep more bits. OUT appears when it is whole.",
+            "Writes weights in another type. A part of a model (a transformer, a text encoder, a\n"
+            "language model; a file of any kind or a folder) becomes OUT.gguf, or OUT.safetensors "
+            "in\n"
+            "MLX's layout. A whole model folder becomes the folder OUT: its networks converted, "
+            "the\n"
+            "rest copied. A GPT-SoVITS voice becomes one OUT.safetensors. Layers that a model is\n"
+            "sensitive to keep more bits. OUT appears when it is whole.",
         .groups = groups,
         .group_count = MICA_ARRAY_LEN(groups),
         .operand_limit = 2,

@@ -571,15 +571,21 @@ MICA_API void mica_report_close(mica_report **report);
 
 typedef struct mica_convert_options {
     size_t size;
-    const char *input;  /* a weight file, an index or a folder of them: one part of a model */
-    const char *output; /* FILE.gguf, or FILE.safetensors in MLX's layout */
-    const char *type;   /* q8, q6, q5, q4, bf16; safetensors also fp8, int8 */
+    const char
+        *input; /* a weight file, an index, a folder of one network, or a whole model folder */
+    const char *output; /* FILE.gguf, or FILE.safetensors in MLX's layout; of a folder a folder */
+    const char *type;   /* q8, q6, q5, q4, f32, f16, bf16; safetensors also fp8, int8 */
     mica_progress_fn progress;
     void *progress_user;
+    const char
+        *synthesizer; /* of a voice: its second checkpoint, for one file with both; may be NULL */
+    uint64_t shard_bytes; /* of a folder: about the size of a file of weights; 0: 5 GB */
+    bool replace;         /* a folder that is there already */
 } mica_convert_options;
 
-/* Writes the weights in another type, tensor by tensor: a few MB of memory whatever their size. The file
- * appears whole or not at all. Layers that a model is sensitive to keep more bits. *out receives what became
+/* Writes the weights in another type, tensor by tensor: a few MB of memory whatever their size. The file, or
+ * the folder, appears whole or not at all. Of a whole model the networks are converted and other files
+ * copied. Layers that a model is sensitive to keep more bits. *out receives what became
  * of every layer, with its relative error. MICA_E_CANCELLED when progress said so. */
 MICA_API mica_status mica_convert(const mica_convert_options *options, mica_report **out);
 

@@ -21,7 +21,15 @@
 #define GGUF_ALIGNMENT 32
 
 /* GGUF's numbers of value types. */
-enum { TYPE_U32 = 4, TYPE_F32 = 6, TYPE_STRING = 8 };
+enum {
+    TYPE_U32 = 4,
+    TYPE_I32 = 5,
+    TYPE_F32 = 6,
+    TYPE_BOOL = 7,
+    TYPE_STRING = 8,
+    TYPE_ARRAY = 9,
+    TYPE_I64 = 11
+};
 
 bool mica_stream_is_gguf(const char *path)
 {
@@ -76,7 +84,7 @@ static void add_metadata(mica_text *h, const mica_stream_value *values, size_t c
     const char *between = "";
     mica_text_add(h, "{\"__metadata__\":{");
     for (size_t i = 0; i < count; i++) {
-        if (!values[i].text)
+        if (values[i].kind != MICA_STREAM_TEXT)
             continue;
         mica_text_add(h, "%s", between);
         mica_text_add_json_string(h, values[i].key);
@@ -146,22 +154,78 @@ static void put_string(mica_text *h, const char *s)
     mica_text_add_bytes(h, s, strlen(s));
 }
 
+static void put_float(mica_text *h, double number)
+{
+    const float f = (float)number;
+    uint32_t bits;
+    memcpy(&bits, &f, 4);
+    put(h, bits, 4);
+}
+
+static void put_list(mica_text *h, const mica_stream_value *v)
+{
+    const char *const *texts = v->list;
+    const float *floats = v->list;
+    const int32_t *ints = v->list;
+    put(h, TYPE_ARRAY, 4);
+    put(h,
+        v->kind == MICA_STREAM_TEXTS    ? TYPE_STRING
+        : v->kind == MICA_STREAM_FLOATS ? TYPE_F32
+                                        : TYPE_I32,
+        4);
+    put(h, v->count, 8);
+    for (size_t i = 0; i < v->count && !h->failed; i++)
+        if (v->kind == MICA_STREAM_TEXTS)
+            put_string(h, texts[i]);
+        else if (v->kind == MICA_STREAM_FLOATS)
+            put_float(h, (double)floats[i]);
+        else
+            put(h, (uint32_t)ints[i], 4);
+}
+
+/* Whole numbers keep their value, not their width: readers take any. */
+static void put_meta(mica_text *h, const mica_meta *m)
+{
+    if (m->type == MICA_META_STRING) {
+        put(h, TYPE_STRING, 4);
+        put_string(h, m->text);
+    } else if (m->type == MICA_META_ARRAY) {
+        put(h, TYPE_ARRAY, 4);
+        put(h, m->stored, 4);
+        put(h, m->count, 8);
+        mica_text_add_bytes(h, (const char *)m->data, m->size);
+    } else if (m->type == MICA_META_BOOL) {
+        put(h, TYPE_BOOL, 4);
+        put(h, m->integer != 0, 1);
+    } else if (m->type == MICA_META_FLOAT) {
+        put(h, TYPE_F32, 4);
+        put_float(h, m->number);
+    } else {
+        const bool fits = m->integer >= 0 && m->integer <= UINT32_MAX;
+        put(h, fits ? TYPE_U32 : TYPE_I64, 4);
+        put(h, (uint64_t)m->integer, fits ? 4 : 8);
+    }
+}
+
 static void put_value(mica_text *h, const mica_stream_value *v)
 {
     put_string(h, v->key);
-    if (v->text) {
+    if (v->kind == MICA_STREAM_META)
+        put_meta(h, v->meta);
+    else if (v->kind == MICA_STREAM_TEXT) {
         put(h, TYPE_STRING, 4);
         put_string(h, v->text);
-    } else if (v->is_float) {
-        const float f = (float)v->number;
-        uint32_t bits;
-        memcpy(&bits, &f, 4);
+    } else if (v->kind == MICA_STREAM_F32) {
         put(h, TYPE_F32, 4);
-        put(h, bits, 4);
-    } else {
+        put_float(h, v->number);
+    } else if (v->kind == MICA_STREAM_U32) {
         put(h, TYPE_U32, 4);
         put(h, (uint32_t)v->number, 4);
-    }
+    } else if (v->kind == MICA_STREAM_BOOL) {
+        put(h, TYPE_BOOL, 4);
+        put(h, v->number != 0.0, 1);
+    } else
+        put_list(h, v);
 }
 
 static mica_status put_tensor(const char *path, mica_text *h, mica_stream_tensor *t, uint64_t *at,

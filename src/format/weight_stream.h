@@ -8,6 +8,7 @@
 #define MICA_FORMAT_WEIGHT_STREAM_H
 
 #include "base/file.h"
+#include "format/gguf.h"
 #include "tensor/tensor.h"
 
 typedef struct mica_stream_tensor {
@@ -18,12 +19,25 @@ typedef struct mica_stream_tensor {
     uint64_t begin;                /* set by open: place in the file */
 } mica_stream_tensor;
 
-/* A value of the header; safetensors files take texts alone. */
+/* A value of the header; safetensors files take texts alone, others are passed over there. */
+typedef enum mica_stream_kind {
+    MICA_STREAM_TEXT = 0,
+    MICA_STREAM_U32,
+    MICA_STREAM_F32,
+    MICA_STREAM_BOOL,
+    MICA_STREAM_TEXTS, /* lists: of const char *, float, int32_t */
+    MICA_STREAM_FLOATS,
+    MICA_STREAM_INTS,
+    MICA_STREAM_META /* as another GGUF file has it */
+} mica_stream_kind;
 typedef struct mica_stream_value {
     const char *key;
-    const char *text; /* NULL: `number`, a u32; with is_float an f32 */
-    double number;
-    bool is_float;
+    mica_stream_kind kind;
+    const char *text;
+    double number; /* U32, F32, BOOL */
+    const void *list;
+    size_t count;
+    const mica_meta *meta;
 } mica_stream_value;
 
 typedef struct mica_weight_stream {

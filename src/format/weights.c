@@ -441,6 +441,11 @@ const mica_meta *mica_weights_meta(const mica_weights *w, const char *key)
     return mica_gguf_find(w->files[0].values, w->files[0].value_count, key);
 }
 
+const mica_meta *mica_weights_meta_at(const mica_weights *w, size_t i)
+{
+    return w->file_count > 0 && i < w->files[0].value_count ? &w->files[0].values[i] : NULL;
+}
+
 int64_t mica_weights_meta_int(const mica_weights *w, const char *key, int64_t absent)
 {
     const mica_meta *m = mica_weights_meta(w, key);

@@ -11,6 +11,7 @@
 #ifndef MICA_FORMAT_WEIGHTS_H
 #define MICA_FORMAT_WEIGHTS_H
 
+#include "base/json.h"
 #include "base/status.h"
 #include "format/gguf.h"
 #include "tensor/tensor.h"
@@ -44,15 +45,20 @@ const mica_tensor *mica_weights_find(const mica_weights *w, const char *name); /
 const char *mica_weights_metadata(const mica_weights *w, const char *key);
 /* A value of a GGUF file's metadata (of the first file), or NULL. */
 const mica_meta *mica_weights_meta(const mica_weights *w, const char *key);
+const mica_meta *mica_weights_meta_at(const mica_weights *w, size_t i); /* NULL behind the last */
 /* The whole number there, or `absent` when there is none. */
 int64_t mica_weights_meta_int(const mica_weights *w, const char *key, int64_t absent);
 double mica_weights_meta_number(const mica_weights *w, const char *key, double absent);
-/* What a torch checkpoint of one file holds beside its tensors, by a path of dict keys such as
- * "config.model.head": a whole number, or a text. False, NULL: absent, or something else. */
+/* What files say beside their tensors, by a path of keys such as "config.model.head" (weights_settings.c):
+ * the plain data of a torch checkpoint of one file; of other files JSON in the metadata, here that of the key
+ * "config". False: absent, something else, or too long. */
 bool mica_weights_find_int(const mica_weights *w, const char *path, int64_t *out);
-const char *mica_weights_find_text(const mica_weights *w, const char *path);
+bool mica_weights_find_text(const mica_weights *w, const char *path, char *out, size_t cap);
 /* Element `index` of a list of whole numbers, as above. */
 bool mica_weights_find_item(const mica_weights *w, const char *path, size_t index, int64_t *out);
+/* The plain data of a torch checkpoint below `key` as JSON; tensors and unknown objects as null. False: there is
+ * none. */
+bool mica_weights_write_settings(const mica_weights *w, const char *key, mica_text *out);
 /* First two bytes of a torch checkpoint, which GPT-SoVITS uses for a version; "" for other files. */
 const char *mica_weights_header(const mica_weights *w);
 uint64_t mica_weights_bytes(const mica_weights *w);

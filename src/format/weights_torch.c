@@ -1,4 +1,4 @@
-/* weights_torch.c - torch checkpoints in the directory, and the plain data beside their tensors.
+/* weights_torch.c - torch checkpoints in the directory.
  *
  *     item of torch_zip.c ──contiguous, aligned──► a view into the mapping
  *                          ──else────────────────► a copy in row-major order, within a budget */
@@ -6,8 +6,6 @@
 #include "format/weights_internal.h"
 
 #include <string.h>
-
-#define PATH_DEPTH 8
 
 /* Strides of the dimensions that have more than one index are those of a packed tensor. */
 static bool is_packed(const mica_torch_item *item)
@@ -70,53 +68,6 @@ mica_status mica_weights_take_torch(mica_weights *w, size_t file, mica_err *err)
     for (size_t i = 0; i < z.count; i++)
         MICA_TRY(take_item(w, file, &z.items[i], err));
     return MICA_OK;
-}
-
-/* ---- plain data ---- */
-
-static const mica_pickle_value *find_value(const mica_weights *w, const char *path)
-{
-    const mica_pickle_value *v = w->file_count ? w->files[0].root : NULL;
-    for (int depth = 0; v && depth < PATH_DEPTH; depth++) {
-        char key[64];
-        const size_t n = strcspn(path, ".");
-        if (n >= sizeof key)
-            return NULL;
-        memcpy(key, path, n);
-        key[n] = '\0';
-        v = mica_pickle_get(v, key);
-        if (path[n] == '\0')
-            return v;
-        path += n + 1;
-    }
-    return NULL;
-}
-
-bool mica_weights_find_int(const mica_weights *w, const char *path, int64_t *out)
-{
-    const mica_pickle_value *v = find_value(w, path);
-    if (!v || v->kind != MICA_PICKLE_INT)
-        return false;
-    *out = v->as.integer;
-    return true;
-}
-
-const char *mica_weights_find_text(const mica_weights *w, const char *path)
-{
-    const mica_pickle_value *v = find_value(w, path);
-    return v && v->kind == MICA_PICKLE_TEXT ? v->as.text.data : NULL;
-}
-
-bool mica_weights_find_item(const mica_weights *w, const char *path, size_t index, int64_t *out)
-{
-    const mica_pickle_value *v = find_value(w, path);
-    if (!v || v->kind != MICA_PICKLE_LIST || index >= v->as.list.count)
-        return false;
-    v = v->as.list.items[index];
-    if (v->kind != MICA_PICKLE_INT)
-        return false;
-    *out = v->as.integer;
-    return true;
 }
 
 const char *mica_weights_header(const mica_weights *w)

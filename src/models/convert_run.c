@@ -25,6 +25,7 @@ typedef struct worker {
     void *user;
     uint64_t done, all;   /* numbers */
     double error2, norm2; /* of the running item */
+    bool overflowed;      /* a number that f16 does not hold */
     /* of a chunk: */
     mica_tensor x; /* [rows, width] f32 */
     int32_t *ids;
@@ -50,7 +51,12 @@ static void pack_floats(worker *w, const mica_convert_item *item, const float *x
         float y = x[i];
         if (item->dtype == MICA_DTYPE_F32)
             memcpy(w->out + 4 * i, &x[i], 4);
-        else {
+        else if (item->dtype == MICA_DTYPE_F16) {
+            const uint16_t h = mica_f32_to_f16(x[i]);
+            memcpy(w->out + 2 * i, &h, 2);
+            y = mica_f16_to_f32(h);
+            w->overflowed |= !isfinite(y);
+        } else {
             const uint16_t h = mica_f32_to_bf16(x[i]);
             memcpy(w->out + 2 * i, &h, 2);
             y = mica_bf16_to_f32(h);
@@ -118,10 +124,10 @@ static void pack_fp8(worker *w, const float *x, int64_t n, float scale)
 
 /* ---------------------------------------------------------------- reading -- */
 
-/* The item as rows of its last dimension. */
-static mica_weight rows_of(const mica_convert_item *item)
+/* One of an item's tensors as rows of its last dimension. */
+static mica_weight rows_of(const mica_convert_item *item, int part)
 {
-    const mica_tensor *t = item->from;
+    const mica_tensor *t = item->parts[part];
     const int64_t width = t->ndim > 0 ? t->shape_[t->ndim - 1] : 1;
     const int64_t rows = width > 0 ? mica_tensor_count(t) / width : 0;
     mica_weight w = {.name = item->name};
@@ -129,24 +135,34 @@ static mica_weight rows_of(const mica_convert_item *item)
     return w;
 }
 
-/* Rows [first, first + count) into w->x. */
-static mica_status read_rows(worker *w, const mica_convert_item *item, int64_t first, int64_t count,
-                             mica_err *err)
+/* Where row `r` of the output lies in the input; a head has K rows. */
+static int64_t turned(const mica_convert_item *item, int64_t r, int64_t rows)
 {
-    mica_weight rows = rows_of(item);
-    w->x.shape_[0] = count;
+    const int64_t K = item->heads > 0 ? rows / item->heads : 0;
+    if (item->turn == MICA_CONVERT_AS_IS || K < 2)
+        return r;
+    const int64_t head = r / K * K, i = r % K;
+    return item->turn == MICA_CONVERT_TO_NEIGHBOURS ? head + i % 2 * (K / 2) + i / 2
+                                                    : head + i % (K / 2) * 2 + i / (K / 2);
+}
+
+/* Rows [first, first + count) of a part into w->x. */
+static mica_status read_rows(worker *w, const mica_convert_item *item, int part, int64_t first,
+                             int64_t count, mica_err *err)
+{
+    mica_weight rows = rows_of(item, part);
     if (count > 0 && rows.tensor.shape_[1] > CHUNK)
         return MICA_FAIL(err, MICA_E_UNSUPPORTED, "%s: rows of %lld numbers are too long",
                          item->name, (long long)rows.tensor.shape_[1]);
     w->x = mica_tensor_2d(w->x.data, MICA_DTYPE_F32, count, rows.tensor.shape_[1]);
     for (int64_t i = 0; i < count; i++)
-        w->ids[i] = (int32_t)(first + i);
+        w->ids[i] = (int32_t)turned(item, first + i, rows.tensor.shape_[0]);
     mica_embed_rows(w->be, &rows, w->ids, count, &w->x);
     const bool finite = mica_all_finite(w->be, &w->x);
     MICA_TRY(mica_backend_check(w->be, err));
     if (!finite)
         return MICA_FAIL(err, MICA_E_FORMAT, "%s: tensor %s holds numbers that are not finite",
-                         mica_weights_path(w->plan->weights), item->name);
+                         w->plan->input, item->name);
     return MICA_OK;
 }
 
@@ -167,7 +183,7 @@ static mica_status put(worker *w, const mica_convert_item *item, int which, uint
                                     offset, data, size, err);
 }
 
-/* A chunk's rows, packed into w->out, to their place. */
+/* A chunk's rows, packed into w->out, to their place: behind `first` rows of all parts. */
 static mica_status write_chunk(worker *w, const mica_convert_item *item, int64_t first,
                                float fp8_scale, mica_err *err)
 {
@@ -185,6 +201,10 @@ static mica_status write_chunk(worker *w, const mica_convert_item *item, int64_t
         pack_int8(w, x, rows, width);
     else
         pack_fp8(w, x, n, fp8_scale);
+    if (w->overflowed)
+        return MICA_FAIL(err, MICA_E_UNSUPPORTED,
+                         "%s: tensor %s holds numbers beyond those of f16; use bf16",
+                         w->plan->input, item->name);
     MICA_TRY(put(w, item, 0, at, w->out, (size_t)(n / info->block) * (size_t)info->size, err));
     if (item->form == MICA_CONVERT_GROUPS) {
         const uint64_t g = (uint64_t)(first * width / item->group) * 2;
@@ -203,7 +223,7 @@ static mica_status find_fp8_scale(worker *w, const mica_convert_item *item, int6
 {
     float most = 0.0f;
     for (int64_t first = 0; first < rows; first += step) {
-        MICA_TRY(read_rows(w, item, first, MICA_MIN(step, rows - first), err));
+        MICA_TRY(read_rows(w, item, 0, first, MICA_MIN(step, rows - first), err));
         const float *x = w->x.data;
         for (int64_t i = 0; i < mica_tensor_count(&w->x); i++)
             most = fmaxf(most, fabsf(x[i]));
@@ -213,26 +233,40 @@ static mica_status find_fp8_scale(worker *w, const mica_convert_item *item, int6
     return put(w, item, 2, 0, MICA_CONVERT_FP8_FORMAT, strlen(MICA_CONVERT_FP8_FORMAT), err);
 }
 
-static mica_status write_item(worker *w, mica_convert_item *item, mica_err *err)
+static mica_status copy_item(worker *w, const mica_convert_item *item, mica_err *err)
 {
-    const mica_weight whole = rows_of(item);
+    const mica_tensor *t = item->parts[0];
+    const size_t size = mica_tensor_size(t);
+    if (size > 0)
+        MICA_TRY(put(w, item, 0, 0, t->data, size, err));
+    return advance(w, mica_tensor_count(t), err);
+}
+
+static mica_status write_part(worker *w, const mica_convert_item *item, int part, mica_err *err)
+{
+    const mica_weight whole = rows_of(item, part);
     const int64_t rows = whole.tensor.shape_[0], width = whole.tensor.shape_[1];
     float fp8_scale = 0.0f;
-    w->error2 = w->norm2 = 0.0;
-    if (item->form == MICA_CONVERT_COPY) {
-        const size_t size = mica_tensor_size(item->from);
-        if (size > 0)
-            MICA_TRY(put(w, item, 0, 0, item->from->data, size, err));
-        return advance(w, mica_tensor_count(item->from), err);
-    }
     if (rows == 0 || width == 0)
         return MICA_OK;
     const int64_t step = MICA_MAX(CHUNK / width, (int64_t)1);
     if (item->form == MICA_CONVERT_FP8)
         MICA_TRY(find_fp8_scale(w, item, rows, step, &fp8_scale, err));
     for (int64_t first = 0; first < rows; first += step) {
-        MICA_TRY(read_rows(w, item, first, MICA_MIN(step, rows - first), err));
-        MICA_TRY(write_chunk(w, item, first, fp8_scale, err));
+        MICA_TRY(read_rows(w, item, part, first, MICA_MIN(step, rows - first), err));
+        MICA_TRY(write_chunk(w, item, part * rows + first, fp8_scale, err));
+    }
+    return MICA_OK;
+}
+
+static mica_status write_item(worker *w, mica_convert_item *item, mica_err *err)
+{
+    const mica_convert_source *s = &w->plan->sources[item->source];
+    w->error2 = w->norm2 = 0.0;
+    for (int i = 0; i < item->part_count; i++) {
+        MICA_TRY(item->form == MICA_CONVERT_COPY ? copy_item(w, item, err)
+                                                 : write_part(w, item, i, err));
+        mica_weights_dontneed(s->weights, item->parts[i]);
     }
     item->error = w->norm2 > 0.0 ? sqrt(w->error2 / w->norm2) : 0.0;
     return MICA_OK;
@@ -267,31 +301,48 @@ static void release(worker *w)
     mica_mem_free(w->row_scales);
 }
 
-static mica_status write_all(worker *w, const char *output, mica_err *err)
+static mica_status write_items(worker *w, size_t file, mica_err *err)
 {
     mica_convert_plan *p = w->plan;
-    MICA_TRY(mica_weight_stream_open(&w->stream, output, p->tensors, p->tensor_count, p->values,
-                                     p->value_count, err));
-    mica_status st = MICA_OK;
-    for (size_t i = 0; i < p->item_count && !st; i++) {
-        st = write_item(w, &p->items[i], err);
-        mica_weights_dontneed(p->weights, p->items[i].from);
-    }
+    for (size_t i = 0; i < p->item_count; i++)
+        if (p->items[i].file == file)
+            MICA_TRY(write_item(w, &p->items[i], err));
+    return MICA_OK;
+}
+
+static mica_status write_file(worker *w, size_t file, const char *path, mica_err *err)
+{
+    mica_convert_plan *p = w->plan;
+    const size_t first = p->file_first[file];
+    MICA_TRY(mica_weight_stream_open(&w->stream, path, p->tensors + first,
+                                     p->file_first[file + 1] - first, p->values, p->value_count,
+                                     err));
+    const mica_status st = write_items(w, file, err);
     if (!st)
         return mica_weight_stream_commit(&w->stream, err);
     mica_weight_stream_abort(&w->stream);
     return st;
 }
 
-mica_status mica_convert_run(mica_convert_plan *p, const char *output,
+static mica_status write_all(worker *w, const char *folder, mica_err *err)
+{
+    mica_convert_plan *p = w->plan;
+    mica_status st = MICA_OK;
+    for (size_t i = 0; i < p->file_count && !st; i++) {
+        char *path = folder ? mica_path_join(folder, p->files[i]) : mica_mem_strdup(p->files[i]);
+        st = path ? write_file(w, i, path, err) : mica_convert_no_memory(p, err);
+        mica_mem_free(path);
+    }
+    return st;
+}
+
+mica_status mica_convert_run(mica_convert_plan *p, const char *folder,
                              mica_convert_progress_fn progress, void *user, mica_err *err)
 {
-    worker w = {.plan = p, .progress = progress, .user = user};
-    for (size_t i = 0; i < p->item_count; i++)
-        w.all += (uint64_t)mica_tensor_count(p->items[i].from);
+    worker w = {.plan = p, .progress = progress, .user = user, .all = p->numbers};
     mica_status st = allocate(&w, err);
     if (!st)
-        st = write_all(&w, output, err);
+        st = write_all(&w, folder, err);
     release(&w);
     return st;
 }

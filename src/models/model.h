@@ -83,6 +83,8 @@ struct mica_model_kind {
     const char *title; /* "Qwen-Image" */
     /* Which part a weight file is, by its tensor names; NONE: not of this family. */
     mica_model_part (*classify)(const mica_weights *w);
+    /* Whether such a file is this part, perhaps among others; NULL: classify says all. */
+    bool (*holds)(const mica_weights *w, mica_model_part part);
     /* Maps every part and checks every tensor's name, shape and dtype; lists all problems. */
     mica_status (*open)(mica_model **out, const mica_model_parts *parts, mica_err *err);
     /* Random weights of full width; `spec` is what follows "id:" ("layers=2,..."), may be "". */

@@ -105,36 +105,47 @@ static void note_stranger(const mica_weights *w, stranger_text *s)
 }
 
 static mica_status classify_path(const char *path, const mica_model_kind **kind,
-                                 mica_model_part *part, stranger_text *stranger, mica_err *err)
+                                 bool is[MICA_PART_COUNT], stranger_text *stranger, mica_err *err)
 {
     mica_weights *w = NULL;
+    mica_model_part first;
     MICA_TRY(mica_lm_weights_open(&w, path, err));
-    *kind = classify(w, part);
+    *kind = classify(w, &first);
     if (!*kind)
         note_stranger(w, stranger);
+    for (int part = MICA_PART_NONE + 1; *kind && part < MICA_PART_COUNT; part++)
+        is[part] =
+            part == (int)first || ((*kind)->holds && (*kind)->holds(w, (mica_model_part)part));
     mica_weights_close(&w);
     return MICA_OK;
 }
 
-/* Files that are nobody's part (adapters, upscalers) are passed over, unless one is all there is. */
-static mica_status take_file(mica_model_parts *parts, const char *path, bool is_only, mica_err *err)
+static mica_status take_part(mica_model_parts *parts, const char *path, mica_model_part part,
+                             mica_err *err)
 {
-    const mica_model_kind *kind;
-    mica_model_part part;
-    stranger_text stranger = {""};
-    MICA_TRY(classify_path(path, &kind, &part, &stranger, err));
-    if (!kind && is_only)
-        return MICA_FAIL(err, MICA_E_UNSUPPORTED,
-                         "%s: its tensors%s belong to no model that is known here", path,
-                         stranger.text);
-    if (!kind)
-        return MICA_OK;
     if (parts->path[part])
         return MICA_FAIL(err, MICA_E_USAGE, "%s and %s are both a %s; choose one with --%s",
                          parts->path[part], path, mica_model_part_name(part),
                          mica_model_part_option(part));
     parts->path[part] = mica_mem_strdup(path);
     return parts->path[part] ? MICA_OK : out_of_memory(err);
+}
+
+/* Files that are nobody's part (adapters, upscalers) are passed over, unless one is all there is. */
+static mica_status take_file(mica_model_parts *parts, const char *path, bool is_only, mica_err *err)
+{
+    const mica_model_kind *kind;
+    bool is[MICA_PART_COUNT] = {false};
+    stranger_text stranger = {""};
+    MICA_TRY(classify_path(path, &kind, is, &stranger, err));
+    if (!kind && is_only)
+        return MICA_FAIL(err, MICA_E_UNSUPPORTED,
+                         "%s: its tensors%s belong to no model that is known here", path,
+                         stranger.text);
+    for (int part = 0; kind && part < MICA_PART_COUNT; part++)
+        if (is[part])
+            MICA_TRY(take_part(parts, path, (mica_model_part)part, err));
+    return MICA_OK;
 }
 
 static bool is_weight_file(const char *name)
@@ -358,11 +369,11 @@ static mica_status find_kind(const mica_model_parts *p, const mica_model_kind **
 {
     *kind = NULL;
     for (int part = MICA_PART_LANGUAGE; part < MICA_PART_COUNT && !*kind; part++) {
-        mica_model_part is;
+        bool is[MICA_PART_COUNT];
         if (!p->path[part] || !mica_model_part_is_weights(part))
             continue;
         stranger_text stranger = {""};
-        MICA_TRY(classify_path(p->path[part], kind, &is, &stranger, err));
+        MICA_TRY(classify_path(p->path[part], kind, is, &stranger, err));
         if (!*kind)
             return MICA_FAIL(err, MICA_E_UNSUPPORTED,
                              "%s: its tensors%s belong to no model that is known here",

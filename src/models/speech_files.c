@@ -53,25 +53,24 @@ static bool is_network(const char *dir)
     return found;
 }
 
-static mica_model_part part_of(const char *path)
+/* The parts that a file is: of a voice file two. None if it cannot be opened. */
+static void find_parts(const char *path, bool is[MICA_PART_COUNT])
 {
     mica_weights *w = NULL;
-    mica_model_part part = MICA_PART_NONE;
     const mica_model_kind *kind;
+    memset(is, 0, MICA_PART_COUNT * sizeof *is);
     if (mica_weights_peek(&w, path, NULL) != MICA_OK)
-        return MICA_PART_NONE;
-    for (int i = 0; (kind = mica_model_kind_at(i)) != NULL && part == MICA_PART_NONE; i++)
-        if (kind->speak)
-            part = kind->classify(w);
+        return;
+    for (int i = 0; (kind = mica_model_kind_at(i)) != NULL; i++)
+        for (int part = MICA_PART_SEMANTIC; kind->holds && part < MICA_PART_COUNT; part++)
+            is[part] |= kind->holds(w, (mica_model_part)part);
     mica_weights_close(&w);
-    return part;
 }
 
-static mica_status take(finder *f, const char *path)
+static mica_status take_part(finder *f, const char *path, mica_model_part part)
 {
-    const mica_model_part part = part_of(path);
     char **slot = &f->parts->path[part];
-    if (part == MICA_PART_NONE || f->given[part] || (*slot && strcmp(*slot, path) == 0))
+    if (f->given[part] || (*slot && strcmp(*slot, path) == 0))
         return MICA_OK;
     if (*slot)
         return MICA_FAIL(f->err, MICA_E_USAGE, "%s and %s are both a %s; choose one with --%s",
@@ -79,6 +78,16 @@ static mica_status take(finder *f, const char *path)
     *slot = mica_mem_strdup(path);
     return *slot ? MICA_OK
                  : MICA_FAIL(f->err, MICA_E_NOMEM, "no memory to look for the parts of the model");
+}
+
+static mica_status take(finder *f, const char *path)
+{
+    bool is[MICA_PART_COUNT];
+    find_parts(path, is);
+    for (int part = MICA_PART_SEMANTIC; part < MICA_PART_COUNT; part++)
+        if (is[part])
+            MICA_TRY(take_part(f, path, (mica_model_part)part));
+    return MICA_OK;
 }
 
 static mica_status walk(finder *f, const char *dir, int depth)

@@ -18,7 +18,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#define FREE_PAIR UINT64_MAX /* ids are below 2^22, so no pair has this value */
 #define MIN_SLOTS 1024
 #define GONE      (-1) /* id of a symbol merged into its left neighbour */
 #define NO_SYMBOL (-1)
@@ -66,7 +65,7 @@ static mica_bpe_merge *find_slot(const mica_bpe *b, uint64_t pair)
 {
     const size_t mask = b->slot_count - 1;
     size_t i = home_slot(b, pair);
-    while (b->slots[i].pair != pair && b->slots[i].pair != FREE_PAIR)
+    while (b->slots[i].pair != pair && b->slots[i].pair != MICA_BPE_FREE_PAIR)
         i = (i + 1) & mask;
     return &b->slots[i];
 }
@@ -81,11 +80,11 @@ static bool grow_slots(mica_bpe *b)
     if (slots == NULL)
         return false;
     for (size_t i = 0; i < count; i++)
-        slots[i].pair = FREE_PAIR;
+        slots[i].pair = MICA_BPE_FREE_PAIR;
     b->slots = slots;
     b->slot_count = count;
     for (size_t i = 0; i < old_count; i++)
-        if (old[i].pair != FREE_PAIR)
+        if (old[i].pair != MICA_BPE_FREE_PAIR)
             *find_slot(b, old[i].pair) = old[i];
     mica_mem_free(old);
     return true;
@@ -141,7 +140,7 @@ static uint64_t make_pair(int32_t left, int32_t right)
 static const mica_bpe_merge *find_merge(const mica_bpe *b, int32_t left, int32_t right)
 {
     const mica_bpe_merge *m = find_slot(b, make_pair(left, right));
-    return m->pair != FREE_PAIR ? m : NULL;
+    return m->pair != MICA_BPE_FREE_PAIR ? m : NULL;
 }
 
 static mica_status find_part(const mica_bpe *b, const mica_vocab *v, const char *name,
@@ -185,7 +184,7 @@ mica_status mica_bpe_add_merge(mica_bpe *b, const mica_vocab *v, const char *nam
         return MICA_FAIL(err, MICA_E_NOMEM, "%s: no memory for merge %u", name,
                          (unsigned)b->next_rank);
     mica_bpe_merge *m = find_slot(b, make_pair(left_id, right_id));
-    b->count += m->pair == FREE_PAIR;
+    b->count += m->pair == MICA_BPE_FREE_PAIR;
     *m = (mica_bpe_merge){
         .pair = make_pair(left_id, right_id), .rank = b->next_rank++, .result = result};
     return MICA_OK;

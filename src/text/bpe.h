@@ -19,8 +19,10 @@ typedef struct mica_id_list {
     size_t count, cap;
 } mica_id_list;
 
+#define MICA_BPE_FREE_PAIR UINT64_MAX /* ids are below 2^22, so no pair has this value */
+
 typedef struct mica_bpe_merge {
-    uint64_t pair; /* left id << 32 | right id; FREE_PAIR: empty slot */
+    uint64_t pair; /* left id << 32 | right id; MICA_BPE_FREE_PAIR: empty slot */
     uint32_t rank; /* position in the file's list: smaller merges first */
     int32_t result;
 } mica_bpe_merge;

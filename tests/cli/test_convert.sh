@@ -11,13 +11,17 @@ fails 2 'convert needs IN and OUT' convert
 fails 2 'convert needs IN and OUT' convert "$transformer"
 fails 2 'convert needs --type' convert "$transformer" a.gguf
 fails 2 'takes 2 operands' convert "$transformer" a.gguf b.gguf --type q8
-fails 2 "type 'q9' is not known; q8, q6, q5, q4, bf16, fp8 and int8 are" convert "$transformer" a.gguf --type q9
+fails 2 "type 'q9' is not known; q8, q6, q5, q4, f32, f16, bf16, fp8 and int8 are" convert "$transformer" a.gguf --type q9
 fails 2 'ends in .safetensors or .gguf' convert "$transformer" a.bin --type q8
 fails 2 'a GGUF file has no type int8' convert "$transformer" a.gguf --type int8
 fails 2 'this is a whole model' convert "$model" a.gguf --type q8
 fails 1 'no such file or folder' convert absent a.gguf --type q8
 fails 1 'cannot create' convert "$transformer" absent/a.gguf --type q8
-fails 1 'GGUF is written of the transformers' convert "$model/vae" a.gguf --type q8
+fails 1 'GGUF is written of Mixtral' convert "$model/vae" a.gguf --type q8
+fails 2 'ends in .safetensors or .gguf' convert "$transformer/config.json" out --type q8
+fails 2 'shard-size' convert "$model" out --type q8 --shard-size 0
+fails 1 'cannot create' convert "$model" absent/out --type q8
+fails 2 'a voice is written as .safetensors' convert "$model/vae" a.gguf --type q8 --synthesizer x.pth
 leaves_nothing 'refusals'
 
 works convert "$transformer" t.gguf --type q8
@@ -45,8 +49,42 @@ check 'inspect names packed types' grep -q 'mlx4' "$out"
     check 'eight are not sixteen' sh -c '! cmp -s a.png plain.png'
 }
 
+# A whole model as a folder.
+works convert "$model" whole --type q8 --shard-size 300k
+check 'the summary names both networks' grep -q 'whole/text_encoder/model' "$out"
+check 'the VAE is copied' cmp whole/vae/config.json "$model/vae/config.json"
+fails 2 'there already; --force replaces it' convert "$model" whole --type q4
+works convert "$model" whole --type q4 --force --json
+check 'the report has parts' test "$(json_get parts.1.folder <"$out")" = text_encoder
+check 'with layers' test "$(json_get parts.0.layers.0.name <"$out" | wc -c)" -gt 5
+works inspect whole
+# shellcheck disable=SC2086 # $small holds several options
+works image whole $small -o e.png
+check 'no other folder is left' test "$(echo whole*)" = whole
+
+# A language model: GGUF with its tokenizer, and a folder as mlx-lm has it.
+language=$MICA_GOLDEN/../mixtral/hf
+works convert "$language" l.gguf --type bf16
+works convert "$language" l --type q8
+ask='complete -p fox --max-tokens 4 --temp 0 --ignore-eos --precision f32 --device cpu --tokens'
+# shellcheck disable=SC2086
+for m in "$language" l.gguf l; do
+    works $ask "$m"
+    sed -n 1p "$out" >"ids.$(basename "$m")"
+done
+check 'the same tokens from GGUF' cmp ids.hf ids.l.gguf
+check 'the same tokens from the folder' cmp ids.hf ids.l
+
+# A voice: both checkpoints in one file.
+gs=$MICA_GOLDEN/../gpt_sovits/models
+works convert "$gs/s1.ckpt" voice.safetensors --type f16 --synthesizer "$gs/sovits_v2.pth"
+works inspect voice.safetensors
+check 'inspect finds both parts' test "$(grep -c 'voice.safetensors$' "$out")" = 2
+fails 2 'choose one with --synthesizer' convert "$gs" v2.safetensors --type f16
+
 # From packed to packed; what was 8 bits in GGUF is 8 bits in MLX's layout within another rounding.
 works convert t.gguf u.safetensors --type q8 --json
+check 'the report knows that it was packed' test "$(json_get was_packed <"$out")" = true
 check 'the second rounding is as small' test "$(json_get average_error <"$out" | cut -c1-4)" = 0.00
 
 # Files that belong to nobody say which network they are of.
@@ -60,7 +98,9 @@ checks=$((checks + 1))
 mkdir full && cd full
 (ulimit -f 2 && exec "$MICA" convert "$transformer" x.gguf --type q8) >/dev/null 2>"$err" </dev/null
 [ $? -eq 1 ] && grep -q '^mica: ' "$err" || complain 'a full disk is not told'
-checks=$((checks + 1))
-[ -z "$(ls)" ] || complain 'a part of a file was left'
+(ulimit -f 40 && exec "$MICA" convert "$model" whole --type q8) >/dev/null 2>"$err" </dev/null
+[ $? -eq 1 ] && grep -q '^mica: ' "$err" || complain 'a full disk is not told of a folder'
+checks=$((checks + 2))
+[ -z "$(ls)" ] || complain 'a part of a file or folder was left'
 cd ..
 finish

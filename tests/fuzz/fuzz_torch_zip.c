@@ -50,7 +50,11 @@ static void check_archive(const uint8_t *data, size_t size)
         check_tensor(w, i);
     (void)mica_weights_find_int(w, "config.model.head", &number);
     (void)mica_weights_find_item(w, "config.model.rates", 1, &number);
-    (void)mica_weights_find_text(w, "info");
+    char text[64];
+    (void)mica_weights_find_text(w, "info", text, sizeof text);
+    mica_text settings = {0};
+    (void)mica_weights_write_settings(w, "config", &settings);
+    mica_text_deinit(&settings);
     require(strlen(mica_weights_header(w)) <= 2);
     mica_weights_close(&w);
 }

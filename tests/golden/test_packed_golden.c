@@ -8,7 +8,7 @@
  * compared with the reference's tensors, within what the type costs these tiny random models. */
 #include "golden_copy.h"
 
-#include "models/convert.h"
+#include "models/convert_folder.h"
 #include "nn/lm_gguf.h"
 
 #include <stdio.h>
@@ -43,9 +43,10 @@ static void convert(const char *from, const char *to, const char *type)
 {
     mica_convert_plan plan;
     mica_err err = {0};
-    if (mica_convert_plan_make(&plan, from, to, type, &err) != MICA_OK)
+    const mica_convert_request request = {.input = from, .output = to, .type = type};
+    if (mica_convert_plan_make(&plan, &request, &err) != MICA_OK)
         fail_msg("%s", err.text);
-    if (mica_convert_run(&plan, to, NULL, NULL, &err) != MICA_OK)
+    if (mica_convert_run(&plan, NULL, NULL, NULL, &err) != MICA_OK)
         fail_msg("%s", err.text);
     mica_convert_plan_deinit(&plan);
 }
@@ -156,7 +157,10 @@ static void expect_refusal(const char *from, const char *to, const char *type, c
 {
     mica_convert_plan plan;
     mica_err err = {0};
-    assert_true(mica_convert_plan_make(&plan, from, to, type, &err) != MICA_OK);
+    bool folder;
+    const mica_convert_request request = {.input = from, .output = to, .type = type};
+    assert_true(mica_convert_check(&request, &folder, &err) != MICA_OK ||
+                mica_convert_plan_make(&plan, &request, &err) != MICA_OK);
     if (!strstr(err.text, text))
         fail_msg("%s\n  expected %s", err.text, text);
 }
@@ -188,10 +192,10 @@ static void test_cancelled(void **state)
     mica_err err = {0};
     golden_temp_folder(dir, sizeof dir);
     snprintf(to, sizeof to, "%s/x.gguf", dir);
-    assert_int_equal(
-        mica_convert_plan_make(&plan, MICA_TEST_DATA "/z_image/model/transformer", to, "q8", &err),
-        MICA_OK);
-    assert_int_equal(mica_convert_run(&plan, to, stop_at_once, NULL, &err), MICA_E_CANCELLED);
+    const mica_convert_request request = {
+        .input = MICA_TEST_DATA "/z_image/model/transformer", .output = to, .type = "q8"};
+    assert_int_equal(mica_convert_plan_make(&plan, &request, &err), MICA_OK);
+    assert_int_equal(mica_convert_run(&plan, NULL, stop_at_once, NULL, &err), MICA_E_CANCELLED);
     mica_convert_plan_deinit(&plan);
     char **names = NULL;
     size_t count = 0;

@@ -9,6 +9,7 @@ are compared by llama.cpp's names. Needs numpy, safetensors, torch (bfloat16 fil
 """
 import glob
 import os
+import re
 import sys
 
 import gguf
@@ -20,7 +21,8 @@ LAYER = {"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
          "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
          "self_attn.o_proj": "attn_output", "input_layernorm": "attn_norm",
          "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
-         "mlp.down_proj": "ffn_down"}
+         "mlp.down_proj": "ffn_down", "block_sparse_moe.gate": "ffn_gate_inp"}
+EXPERT = {"w1": "ffn_gate_exps", "w2": "ffn_down_exps", "w3": "ffn_up_exps"}
 
 
 def originals(path):
@@ -29,6 +31,26 @@ def originals(path):
         with safe_open(name, "pt") as f:
             for key in f.keys():
                 yield key, f.get_tensor(key).float().numpy()
+
+
+def stacked(pairs):
+    """Experts as one tensor each, as GGUF has them."""
+    stacks = {}
+    for key, t in pairs:
+        m = re.match(r"(model\.layers\.\d+\.)block_sparse_moe\.experts\.(\d+)\.(w\d)\.weight$", key)
+        if m:
+            stacks.setdefault((m.group(1), m.group(3)), {})[int(m.group(2))] = t
+        else:
+            yield key, t
+    for (layer, part), tensors in stacks.items():
+        number = layer.split(".")[2]
+        yield ("blk.%s.%s.weight" % (number, EXPERT[part]),
+               np.stack([tensors[e] for e in range(len(tensors))]))
+
+
+def neighbours(t, heads):
+    """Rows of each head with rotary pairs as neighbours, as the `llama` architecture has q and k."""
+    return t.reshape(heads, 2, -1, t.shape[-1]).swapaxes(1, 2).reshape(t.shape)
 
 
 def llama_name(key):
@@ -50,12 +72,16 @@ def main():
     architecture = reader.get_field("general.architecture").contents()
     tensors = {t.name: t for t in reader.tensors}
     worst, seen = {}, set()
-    for key, want in originals(sys.argv[2]):
+    heads = {"attn_q": "llama.attention.head_count", "attn_k": "llama.attention.head_count_kv"}
+    for key, want in stacked(originals(sys.argv[2])):
         name = key if key in tensors else llama_name(key)
         if name not in tensors:
             assert key.startswith("visual."), "missing: " + key
             continue
         t = tensors[name]
+        role = name.split(".")[-2]
+        if architecture == "llama" and role in heads:
+            want = neighbours(want, int(reader.get_field(heads[role]).contents()))
         got = np.asarray(quants.dequantize(t.data, t.tensor_type), np.float32)
         got = got.reshape([int(n) for n in reversed(t.shape)])
         assert got.shape == want.shape, (key, got.shape, want.shape)

@@ -87,6 +87,7 @@ typedef struct builder {
     mica_weights *out;
     const mica_weights *files;
     mica_name_map_fn rename;
+    bool keep_shapes;
     mica_arena *arena;
 } builder;
 
@@ -98,7 +99,7 @@ static mica_status add(const builder *b, const char *name, const mica_tensor *t,
             return MICA_OK;
         name = renamed;
     }
-    const mica_tensor shaped = reshaped(name, t);
+    const mica_tensor shaped = b->keep_shapes ? *t : reshaped(name, t);
     if (mica_weights_find(b->out, name))
         return MICA_FAIL(err, MICA_E_FORMAT, "%s: two tensors are %s to this model",
                          mica_weights_path(b->files), name);
@@ -127,12 +128,12 @@ static mica_status add_entry(const builder *b, size_t i, mica_err *err)
     return add(b, name, t, err);
 }
 
-mica_status mica_gs_directory(mica_weights **out, const mica_weights *files,
-                              mica_name_map_fn rename, mica_arena *arena, mica_err *err)
+static mica_status build(mica_weights **out, const mica_weights *files, mica_name_map_fn rename,
+                         bool keep_shapes, mica_arena *arena, mica_err *err)
 {
     *out = NULL;
     MICA_TRY(mica_weights_open_empty(out, err));
-    const builder b = {*out, files, rename, arena};
+    const builder b = {*out, files, rename, keep_shapes, arena};
     for (size_t i = 0; i < mica_weights_count(files); i++) {
         const mica_status st = add_entry(&b, i, err);
         if (st != MICA_OK) {
@@ -141,4 +142,16 @@ mica_status mica_gs_directory(mica_weights **out, const mica_weights *files,
         }
     }
     return MICA_OK;
+}
+
+mica_status mica_gs_directory(mica_weights **out, const mica_weights *files,
+                              mica_name_map_fn rename, mica_arena *arena, mica_err *err)
+{
+    return build(out, files, rename, false, arena, err);
+}
+
+mica_status mica_gs_folded(mica_weights **out, const mica_weights *files, mica_name_map_fn rename,
+                           mica_arena *arena, mica_err *err)
+{
+    return build(out, files, rename, true, arena, err);
 }

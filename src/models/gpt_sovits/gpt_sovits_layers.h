@@ -22,6 +22,9 @@
  * `rename` as for mica_weights_rename, or NULL; a name it makes "" is left out. */
 mica_status mica_gs_directory(mica_weights **out, const mica_weights *files,
                               mica_name_map_fn rename, mica_arena *arena, mica_err *err);
+/* Likewise with the shapes of the files: weight norm folded, nothing else. For writing. */
+mica_status mica_gs_folded(mica_weights **out, const mica_weights *files, mica_name_map_fn rename,
+                           mica_arena *arena, mica_err *err);
 
 /* ---------------------------------------------------------------- layers -- */
 

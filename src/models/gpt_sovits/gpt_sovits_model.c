@@ -1,5 +1,6 @@
 /* gpt_sovits_model.c - opening and closing: which file is which part, directories, sessions. */
 #include "models/gpt_sovits/gpt_sovits.h"
+#include "models/gpt_sovits/gpt_sovits_convert.h"
 
 #include "base/file.h"
 #include "base/json.h"
@@ -14,12 +15,12 @@ typedef struct part_kind {
     bool (*probe)(const mica_weights *files);
     mica_status (*directory)(mica_weights **out, const mica_weights *files, mica_arena *arena,
                              mica_err *err);
-    const char *heads; /* key of config.json, or path in the checkpoint */
+    const char *heads; /* path among the checkpoint's settings, or in config.json */
 } part_kind;
 
 static const part_kind PARTS[MICA_GS_PARTS] = {
     {"text-to-semantic model (s1*.ckpt)", "--semantic", MICA_PART_SEMANTIC, mica_gs_semantic_probe,
-     mica_gs_semantic_directory, "config.model.head"},
+     mica_gs_semantic_directory, "model.head"},
     {"synthesizer (s2G*.pth)", "--synthesizer", MICA_PART_SYNTHESIZER, mica_gs_synth_probe,
      mica_gs_synth_directory, NULL},
     {"HuBERT (chinese-hubert-base)", "--hubert", MICA_PART_HUBERT, mica_gs_hubert_probe,
@@ -40,6 +41,14 @@ static mica_model_part classify(const mica_weights *w)
     return MICA_PART_NONE;
 }
 
+static bool holds(const mica_weights *w, mica_model_part part)
+{
+    for (int i = 0; i < MICA_GS_PARTS; i++)
+        if (PARTS[i].part == part)
+            return PARTS[i].probe(w);
+    return false;
+}
+
 /* -------------------------------------------------------------------- open -- */
 
 /* Heads of attention: the checkpoint's settings, or config.json beside it; 0: not told. */
@@ -48,8 +57,11 @@ static mica_status read_heads(const mica_gs_model *m, int part, const char *conf
 {
     mica_json json;
     *out = 0;
-    if (!PARTS[part].heads || mica_weights_find_int(m->files[part], PARTS[part].heads, out) ||
-        !config)
+    if (!PARTS[part].heads)
+        return MICA_OK;
+    const mica_gs_path path =
+        mica_gs_settings_path(m->files[part], PARTS[part].part, PARTS[part].heads);
+    if (mica_weights_find_int(m->files[part], path.text, out) || !config)
         return MICA_OK;
     MICA_TRY(mica_json_open(&json, config, err));
     const cJSON *n =
@@ -304,6 +316,7 @@ const mica_model_kind mica_gpt_sovits_kind = {
     .id = "gpt-sovits",
     .title = "GPT-SoVITS",
     .classify = classify,
+    .holds = holds,
     .open = open_model,
     .open_synthetic = mica_gs_open_synthetic,
     .close = close_model,

@@ -78,6 +78,18 @@ static const renaming IN_LAYER[] = {
     {"norm2.bias", "post_attention_layernorm.bias"},
 };
 
+bool mica_gs_is_semantic_name(const char *name)
+{
+    static const char *const BEGINS[] = {"layers.",       "phoneme_embed.", "semantic_embed.",
+                                         "audio_proj.",   "text_pos_alpha", "audio_pos_alpha",
+                                         "lm_head.weight"};
+    for (size_t i = 0; i < MICA_ARRAY_LEN(BEGINS); i++)
+        if (strncmp(name, BEGINS[i], strlen(BEGINS[i])) == 0)
+            return true;
+    return false;
+}
+
+/* What belongs to another network of the same file, or to training, is left out. */
 static bool rename_tensor(void *user, const char *name, char *out, size_t cap)
 {
     int layer = 0, n = 0;
@@ -95,7 +107,10 @@ static bool rename_tensor(void *user, const char *name, char *out, size_t cap)
                 snprintf(out, cap, "layers.%d.%s", layer, IN_LAYER[i].to);
                 return true;
             }
-    return false;
+    if (mica_gs_is_semantic_name(name))
+        return false;
+    *out = '\0';
+    return true;
 }
 
 bool mica_gs_semantic_probe(const mica_weights *files)

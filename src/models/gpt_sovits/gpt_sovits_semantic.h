@@ -29,6 +29,8 @@ typedef struct mica_gs_semantic {
 } mica_gs_semantic;
 
 bool mica_gs_semantic_probe(const mica_weights *files);
+/* Whether a name of the canonical kind is one of this network's. */
+bool mica_gs_is_semantic_name(const char *name);
 mica_status mica_gs_semantic_directory(mica_weights **out, const mica_weights *files,
                                        mica_arena *arena, mica_err *err);
 /* heads 0: width / 32, or what fits. */

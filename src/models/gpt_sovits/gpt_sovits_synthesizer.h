@@ -79,6 +79,9 @@ bool mica_gs_synth_probe(const mica_weights *files);
 /* Refuses v3 and v4 by name. */
 mica_status mica_gs_synth_directory(mica_weights **out, const mica_weights *files,
                                     mica_arena *arena, mica_err *err);
+/* What a converted file holds: weight norm folded, tensors of training left out. Refuses likewise. */
+mica_status mica_gs_synth_folded(mica_weights **out, const mica_weights *files, mica_arena *arena,
+                                 mica_err *err);
 /* Sizes from the directory, the rest from the settings in `files` (may be the directory's own). */
 mica_status mica_gs_synth_config_read(mica_gs_synth_config *c, const mica_weights *files,
                                       const mica_weights *directory, mica_err *err);

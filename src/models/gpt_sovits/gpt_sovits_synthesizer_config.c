@@ -8,6 +8,8 @@
  *
  * Upstream tells versions by the size of the file and the digest of its beginning
  * (process_ckpt.py); tensors cannot be mistaken. */
+#include "models/gpt_sovits/gpt_sovits_convert.h"
+#include "models/gpt_sovits/gpt_sovits_semantic.h"
 #include "models/gpt_sovits/gpt_sovits_synthesizer.h"
 
 #include <stdio.h>
@@ -22,20 +24,19 @@ bool mica_gs_synth_probe(const mica_weights *files)
            mica_weights_find(files, "enc_p.text_embedding.weight");
 }
 
-/* What training alone needs, and what only v3 has beside its decoder. */
+/* What training alone needs, and what a voice file holds of the other network. */
 static bool rename_tensor(void *user, const char *name, char *out, size_t cap)
 {
     static const char *const UNUSED[] = {"enc_q.", "quantizer.vq.layers.0._codebook.inited",
                                          "quantizer.vq.layers.0._codebook.cluster_size",
                                          "quantizer.vq.layers.0._codebook.embed_avg"};
+    bool unused = mica_gs_is_semantic_name(name);
     (void)user;
-    for (size_t i = 0; i < MICA_ARRAY_LEN(UNUSED); i++)
-        if (strncmp(name, UNUSED[i], strlen(UNUSED[i])) == 0) {
-            if (cap)
-                *out = '\0';
-            return true;
-        }
-    return false;
+    for (size_t i = 0; i < MICA_ARRAY_LEN(UNUSED) && !unused; i++)
+        unused = strncmp(name, UNUSED[i], strlen(UNUSED[i])) == 0;
+    if (unused && cap)
+        *out = '\0';
+    return unused;
 }
 
 static mica_status refuse_flow_matching(const mica_weights *files, mica_err *err)
@@ -62,6 +63,13 @@ mica_status mica_gs_synth_directory(mica_weights **out, const mica_weights *file
 {
     MICA_TRY(refuse_flow_matching(files, err));
     return mica_gs_directory(out, files, rename_tensor, arena, err);
+}
+
+mica_status mica_gs_synth_folded(mica_weights **out, const mica_weights *files, mica_arena *arena,
+                                 mica_err *err)
+{
+    MICA_TRY(refuse_flow_matching(files, err));
+    return mica_gs_folded(out, files, rename_tensor, arena, err);
 }
 
 /* ------------------------------------------------------------------- sizes -- */
@@ -116,7 +124,8 @@ static void read_sizes(mica_gs_synth_config *c, const mica_weights *w)
 static int64_t setting(const mica_weights *files, const char *path, int64_t other)
 {
     int64_t value = other;
-    mica_weights_find_int(files, path, &value);
+    mica_weights_find_int(files, mica_gs_settings_path(files, MICA_PART_SYNTHESIZER, path).text,
+                          &value);
     return value;
 }
 
@@ -124,26 +133,38 @@ static void read_settings(mica_gs_synth_config *c, const mica_weights *files)
 {
     static const int RATES[MICA_GS_UPS] = {10, 8, 2, 2, 2};
     static const int DILATIONS[MICA_GS_DILATIONS] = {1, 3, 5};
-    c->heads = setting(files, "config.model.n_heads", 2);
+    c->heads = setting(files, "model.n_heads", 2);
     c->mrte_heads = 4; /* mrte_model.py and modules.py have no setting for these */
     c->style_heads = 2;
-    c->rate = (int)setting(files, "config.data.sampling_rate", 32000);
-    c->fft = (int)setting(files, "config.data.filter_length", 2048);
+    c->rate = (int)setting(files, "data.sampling_rate", 32000);
+    c->fft = (int)setting(files, "data.filter_length", 2048);
     c->hop = 1;
+    const mica_gs_path rates =
+        mica_gs_settings_path(files, MICA_PART_SYNTHESIZER, "model.upsample_rates");
     for (int i = 0; i < c->ups && i < MICA_GS_UPS; i++) {
         int64_t rate = RATES[i];
-        mica_weights_find_item(files, "config.model.upsample_rates", (size_t)i, &rate);
+        mica_weights_find_item(files, rates.text, (size_t)i, &rate);
         c->rates[i] = rate > 0 && rate <= 64 ? (int)rate : 0;
         c->hop *= c->rates[i] ? c->rates[i] : 1;
     }
     memcpy(c->dilations, DILATIONS, sizeof c->dilations);
 }
 
+/* What the settings say, else the file's first bytes, else the metadata of a converted file. */
+static bool says_plus(const mica_weights *files)
+{
+    char said[16];
+    const char *kept = mica_weights_metadata(files, "version");
+    const mica_gs_path path = mica_gs_settings_path(files, MICA_PART_SYNTHESIZER, "model.version");
+    return strcmp(mica_weights_header(files), "06") == 0 ||
+           (kept && strcmp(kept, "v2ProPlus") == 0) ||
+           (mica_weights_find_text(files, path.text, said, sizeof said) &&
+            strcmp(said, "v2ProPlus") == 0);
+}
+
 static void find_version(mica_gs_synth_config *c, const mica_weights *files)
 {
-    const char *said = mica_weights_find_text(files, "config.model.version");
-    const bool is_plus = c->channels[0] == PLUS || strcmp(mica_weights_header(files), "06") == 0 ||
-                         (said && strcmp(said, "v2ProPlus") == 0);
+    const bool is_plus = c->channels[0] == PLUS || says_plus(files);
     c->version = c->phones == PHONES_V1 ? MICA_GS_V1
                  : c->speaker == 0      ? MICA_GS_V2
                  : is_plus              ? MICA_GS_V2PRO_PLUS

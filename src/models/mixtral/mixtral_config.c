@@ -92,6 +92,7 @@ static mica_status read_gguf(mica_mixtral_config *c, const mica_weights *w, mica
                              {"llama.expert_count", &c->experts, MICA_MIXTRAL_MAX_EXPERTS},
                              {"llama.expert_used_count", &c->active, MICA_MIXTRAL_MAX_EXPERTS},
                              {"llama.context_length", &c->context, 1 << 24},
+                             {"llama.attention.sliding_window", &c->window, INT32_MAX},
                              {"tokenizer.ggml.eos_token_id", &c->ends[0], INT32_MAX}};
     for (size_t i = 0; i < MICA_ARRAY_LEN(keys); i++) {
         const int64_t value = mica_weights_meta_int(w, keys[i].key, *keys[i].value);

@@ -38,6 +38,7 @@ static void test_gpt_sovits_form(void **state)
 {
     (void)state;
     int64_t n = 0;
+    char text[16];
     mica_weights *w =
         open_good(CORPUS "good_sovits"); /* begins with "05", config is utils.HParams */
     assert_int_equal(mica_weights_count(w), 2);
@@ -51,9 +52,12 @@ static void test_gpt_sovits_form(void **state)
     assert_false(mica_weights_find_item(w, "config.model.rates", 3, &n));
     assert_false(mica_weights_find_int(w, "config.lr", &n));
     assert_false(mica_weights_find_int(w, "config.model.absent.deeper", &n));
-    assert_string_equal(mica_weights_find_text(w, "config.name"), "tiny");
-    assert_string_equal(mica_weights_find_text(w, "info"), "8epoch");
-    assert_null(mica_weights_find_text(w, "config"));
+    assert_true(mica_weights_find_text(w, "config.name", text, sizeof text));
+    assert_string_equal(text, "tiny");
+    assert_true(mica_weights_find_text(w, "info", text, sizeof text));
+    assert_string_equal(text, "8epoch");
+    assert_false(mica_weights_find_text(w, "info", text, 6));
+    assert_false(mica_weights_find_text(w, "config", text, sizeof text));
     assert_true(mica_weights_is_mapped(w, mica_weights_find(w, "a")));
     mica_weights_close(&w);
 }
@@ -185,13 +189,15 @@ static void test_golden_models(void **state)
 {
     (void)state;
     int64_t n = 0;
+    char text[16];
     mica_weights *w = open_good(GOLDEN "models/s1.ckpt");
     assert_true(mica_weights_find_int(w, "config.model.head", &n) && n == 3);
     assert_non_null(mica_weights_find(w, "model.h.layers.1.self_attn.in_proj_weight"));
     mica_weights_close(&w);
     w = open_good(GOLDEN "models/sovits_v2Pro.pth");
     assert_string_equal(mica_weights_header(w), "05");
-    assert_string_equal(mica_weights_find_text(w, "config.model.version"), "v2Pro");
+    assert_true(mica_weights_find_text(w, "config.model.version", text, sizeof text));
+    assert_string_equal(text, "v2Pro");
     assert_true(mica_weights_find_item(w, "config.model.upsample_rates", 0, &n) && n == 10);
     mica_weights_close(&w);
     w = open_good(GOLDEN "models/chinese-hubert-base"); /* pytorch_model.bin */

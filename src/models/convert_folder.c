@@ -1,0 +1,477 @@
+/* convert_folder.c - a model folder as another one: its networks converted, everything else copied.
+ *
+ *     IN/                                OUT/   (OUT.tmp.XXXXXX/ until it is whole)
+ *       model_index.json, README, ...      copied
+ *       transformer/, text_encoder/        converted; config.json with what MLX's programs look for
+ *       vae/, tokenizer/, scheduler/       copied
+ *
+ *     IN/ of one network (a language model, one part)      model.safetensors, or shards and their index
+ *     IN/ of a speech model      voice.safetensors (both checkpoints), HuBERT and BERT in their folders, speaker
+ *
+ * Not copied: hidden files, and weights beside those that are converted (other formats of the same model). */
+#include "models/convert_folder.h"
+
+#include "base/file.h"
+#include "base/folder.h"
+#include "models/convert.h"
+
+#include <cjson/cJSON.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define DEPTH 6
+
+static mica_status no_memory(const mica_convert_folder *f, mica_err *err)
+{
+    return MICA_FAIL(err, MICA_E_NOMEM, "%s: no memory to convert it", f->input);
+}
+
+static bool ends_with(const char *s, const char *suffix)
+{
+    const size_t n = strlen(s), m = strlen(suffix);
+    return n >= m && strcmp(s + n - m, suffix) == 0;
+}
+
+/* Files that hold weights or say where they are. */
+static bool is_weights(const char *name)
+{
+    static const char *const ENDS[] = {".safetensors", ".gguf", ".ckpt", ".pth",     ".pt",
+                                       ".bin",         ".onnx", ".h5",   ".msgpack", ".index.json"};
+    for (size_t i = 0; i < MICA_ARRAY_LEN(ENDS); i++)
+        if (ends_with(name, ENDS[i]))
+            return true;
+    return false;
+}
+
+static bool has(const char *folder, const char *name, bool is_folder)
+{
+    char *path = mica_path_join(folder, name);
+    const bool found = path && (is_folder ? mica_path_is_dir(path) : mica_path_is_file(path));
+    mica_mem_free(path);
+    return found;
+}
+
+/* ------------------------------------------------------------------- parts -- */
+
+static mica_status add_part(mica_convert_folder *f, const mica_convert_request *request,
+                            const char *name, const char *input, const char *synthesizer,
+                            const char *stem, mica_err *err)
+{
+    mica_convert_part *part = &f->parts[f->count];
+    mica_convert_request r = *request;
+    if (f->count == MICA_CONVERT_PARTS)
+        return MICA_FAIL(err, MICA_E_UNSUPPORTED, "%s: it has more than %d parts", f->input,
+                         MICA_CONVERT_PARTS);
+    r.input = input;
+    r.synthesizer = synthesizer;
+    r.stem = stem;
+    part->name = mica_mem_strdup(name);
+    if (!part->name)
+        return no_memory(f, err);
+    const mica_status st = mica_convert_plan_make(&part->plan, &r, err);
+    if (st) {
+        mica_mem_free(part->name);
+        part->name = NULL;
+        return st;
+    }
+    f->count++;
+    return MICA_OK;
+}
+
+static mica_status add_picture_parts(mica_convert_folder *f, const mica_convert_request *r,
+                                     mica_err *err)
+{
+    static const struct {
+        const char *name, *stem;
+    } PARTS[] = {{"transformer", "diffusion_pytorch_model"}, {"text_encoder", "model"}};
+    for (size_t i = 0; i < MICA_ARRAY_LEN(PARTS); i++) {
+        if (!has(f->input, PARTS[i].name, true))
+            continue;
+        char *path = mica_path_join(f->input, PARTS[i].name);
+        const mica_status st = path ? add_part(f, r, PARTS[i].name, path, NULL, PARTS[i].stem, err)
+                                    : no_memory(f, err);
+        mica_mem_free(path);
+        MICA_TRY(st);
+    }
+    return MICA_OK;
+}
+
+/* What of `path` is behind the folder. */
+static const char *below(const mica_convert_folder *f, const char *path)
+{
+    const size_t n = strlen(f->input);
+    path += strncmp(path, f->input, n) == 0 ? n : 0;
+    while (*path == '/')
+        path++;
+    return path;
+}
+
+/* Networks in folders of their own stay there; files come to the top. */
+static mica_status add_speech_part(mica_convert_folder *f, const mica_convert_request *r,
+                                   const char *path, const char *stem, mica_err *err)
+{
+    if (!path)
+        return MICA_OK;
+    const bool folder = mica_path_is_dir(path);
+    return add_part(f, r, folder ? below(f, path) : "", path, NULL, folder ? "model" : stem, err);
+}
+
+static mica_status add_speech_parts(mica_convert_folder *f, const mica_convert_request *r,
+                                    mica_err *err)
+{
+    const bool given[MICA_PART_COUNT] = {[MICA_PART_SYNTHESIZER] = r->synthesizer != NULL};
+    mica_model_parts parts = {0};
+    mica_status st = mica_speech_parts_find(&parts, f->input, given, err);
+    const char *semantic = parts.path[MICA_PART_SEMANTIC];
+    const char *synthesizer = r->synthesizer ? r->synthesizer : parts.path[MICA_PART_SYNTHESIZER];
+    f->is_speech = true;
+    if (!st && !(semantic && synthesizer))
+        st = MICA_FAIL(err, MICA_E_UNSUPPORTED,
+                       "%s: this is no model that is converted as a whole: a folder with "
+                       "model_index.json or transformer/, of one network with its config.json, or "
+                       "of a speech model; its parts can be converted one by one",
+                       f->input);
+    if (!st)
+        st = add_part(f, r, "", semantic, strcmp(semantic, synthesizer) == 0 ? NULL : synthesizer,
+                      "voice", err);
+    if (!st)
+        st = add_speech_part(f, r, parts.path[MICA_PART_HUBERT], "hubert", err);
+    if (!st)
+        st = add_speech_part(f, r, parts.path[MICA_PART_BERT], "bert", err);
+    if (!st)
+        st = add_speech_part(f, r, parts.path[MICA_PART_SPEAKER], "speaker", err);
+    mica_model_parts_deinit(&parts);
+    return st;
+}
+
+/* Weights and a config.json at the top of the folder. */
+static mica_status is_network(const char *folder, bool *out, mica_err *err)
+{
+    char **names = NULL;
+    size_t count = 0;
+    *out = false;
+    if (!has(folder, "config.json", false))
+        return MICA_OK;
+    MICA_TRY(mica_path_list(folder, &names, &count, err));
+    for (size_t i = 0; i < count; i++)
+        *out |= names[i][0] != '.' && is_weights(names[i]);
+    mica_path_list_free(&names, count);
+    return MICA_OK;
+}
+
+static mica_status add_parts(mica_convert_folder *f, const mica_convert_request *r, mica_err *err)
+{
+    bool network = false;
+    if (has(f->input, "model_index.json", false) || has(f->input, "transformer", true))
+        return add_picture_parts(f, r, err);
+    MICA_TRY(is_network(f->input, &network, err));
+    if (!network)
+        return add_speech_parts(f, r, err);
+    MICA_TRY(add_part(f, r, "", f->input, NULL, "model", err));
+    mica_convert_plan *p = &f->parts[0].plan;
+    if (p->sources[0].part != MICA_PART_TRANSFORMER && p->sources[0].part != MICA_PART_VAE)
+        return MICA_OK;
+    mica_convert_folder_deinit(f);
+    return add_part(f, r, "", r->input, NULL, "diffusion_pytorch_model", err);
+}
+
+/* ------------------------------------------------------------------ checks -- */
+
+static mica_status is_empty(const char *folder, bool *out, mica_err *err)
+{
+    char **names = NULL;
+    size_t count = 0;
+    MICA_TRY(mica_path_list(folder, &names, &count, err));
+    mica_path_list_free(&names, count);
+    *out = count == 0;
+    return MICA_OK;
+}
+
+static mica_status check_place(const mica_convert_folder *f, bool replace, mica_err *err)
+{
+    bool empty = true;
+    if (!mica_path_is_dir(f->input))
+        return MICA_FAIL(err, mica_path_is_file(f->input) ? MICA_E_USAGE : MICA_E_MISSING,
+                         mica_path_is_file(f->input)
+                             ? "%s: this is a file; its output is one too and ends in .safetensors "
+                               "or .gguf"
+                             : "%s: no such file or folder",
+                         f->input);
+    if (mica_path_is_file(f->output))
+        return MICA_FAIL(err, MICA_E_USAGE,
+                         "%s: a file is there; a folder is converted to a folder", f->output);
+    if (mica_path_is_inside(f->output, f->input))
+        return MICA_FAIL(err, MICA_E_USAGE, "%s: it lies in %s, which is to be read", f->output,
+                         f->input);
+    if (mica_path_is_dir(f->output) && mica_path_is_inside(f->input, f->output))
+        return MICA_FAIL(err, MICA_E_USAGE, "%s: it holds %s, which is to be read", f->output,
+                         f->input);
+    if (mica_path_is_dir(f->output))
+        MICA_TRY(is_empty(f->output, &empty, err));
+    if (!empty && !replace)
+        return MICA_FAIL(err, MICA_E_USAGE, "%s: it is there already; --force replaces it",
+                         f->output);
+    return MICA_OK;
+}
+
+mica_status mica_convert_folder_make(mica_convert_folder *f, const mica_convert_request *request,
+                                     bool replace, mica_err *err)
+{
+    *f = (mica_convert_folder){.input = request->input, .output = request->output};
+    MICA_TRY(check_place(f, replace, err));
+    const mica_status st = add_parts(f, request, err);
+    if (st)
+        mica_convert_folder_deinit(f);
+    return st;
+}
+
+void mica_convert_folder_deinit(mica_convert_folder *f)
+{
+    for (int i = 0; i < f->count; i++) {
+        mica_convert_plan_deinit(&f->parts[i].plan);
+        mica_mem_free(f->parts[i].name);
+    }
+    f->count = 0;
+}
+
+/* ----------------------------------------------------------------- running -- */
+
+typedef struct mover {
+    mica_convert_folder *f;
+    const char *out;
+    mica_convert_progress_fn progress;
+    void *user;
+    uint64_t done, all; /* numbers; of copied files a quarter of their bytes */
+    uint64_t bytes;     /* that will be written */
+    bool counts;        /* only adds up */
+    mica_err *err;
+} mover;
+
+static bool tell_numbers(void *user, uint64_t done, uint64_t all)
+{
+    const mover *m = user;
+    (void)all;
+    return !m->progress || m->progress(m->user, m->done + done, m->all);
+}
+
+static bool tell_bytes(void *user, uint64_t bytes)
+{
+    return tell_numbers(user, bytes / 4, 0);
+}
+
+/* The part whose folder this is, or NULL. */
+static const mica_convert_part *part_in(const mover *m, const char *folder)
+{
+    for (int i = 0; i < m->f->count; i++)
+        if (strcmp(m->f->parts[i].name, folder) == 0)
+            return &m->f->parts[i];
+    return NULL;
+}
+
+/* Whether a file of `folder` (below the model's) stays behind: it is written anew, or superseded. */
+static bool is_left(const mover *m, const char *folder, const char *name)
+{
+    const bool converted = part_in(m, folder) != NULL || folder[0] == '\0';
+    if (name[0] == '.' || (converted && is_weights(name)))
+        return true;
+    if (part_in(m, folder) && !m->f->is_speech && strcmp(name, "config.json") == 0)
+        return true;
+    return m->f->is_speech && (ends_with(name, ".ckpt") || ends_with(name, ".pth") ||
+                               ends_with(name, ".pt") || ends_with(name, ".safetensors"));
+}
+
+static mica_status move_file(mover *m, const char *from, const char *to)
+{
+    uint64_t size = 0;
+    double changed;
+    if (!mica_file_stat(from, &size, &changed))
+        return MICA_OK; /* a socket, a dangling link */
+    if (m->counts) {
+        m->bytes += size;
+        m->all += size / 4;
+        return MICA_OK;
+    }
+    MICA_TRY(mica_file_copy(from, to, tell_bytes, m, m->err));
+    m->done += size / 4;
+    m->f->copied += size;
+    return MICA_OK;
+}
+
+static mica_status move_folder(mover *m, const char *folder, int depth);
+
+static mica_status move_entry(mover *m, const char *folder, const char *name, int depth)
+{
+    char *rest = *folder ? mica_path_join(folder, name) : mica_mem_strdup(name);
+    char *from = rest ? mica_path_join(m->f->input, rest) : NULL;
+    char *to = rest ? mica_path_join(m->out, rest) : NULL;
+    mica_status st = MICA_OK;
+    if (!from || !to)
+        st = no_memory(m->f, m->err);
+    else if (mica_path_is_dir(from)) {
+        if (name[0] != '.' && depth < DEPTH) {
+            st = m->counts ? MICA_OK : mica_path_make_dirs(to, m->err);
+            st = st ? st : move_folder(m, rest, depth + 1);
+        }
+    } else if (!is_left(m, folder, name))
+        st = move_file(m, from, to);
+    mica_mem_free(rest);
+    mica_mem_free(from);
+    mica_mem_free(to);
+    return st;
+}
+
+static mica_status move_folder(mover *m, const char *folder, int depth)
+{
+    char **names = NULL;
+    size_t count = 0;
+    char *path = *folder ? mica_path_join(m->f->input, folder) : mica_mem_strdup(m->f->input);
+    mica_status st = path ? mica_path_list(path, &names, &count, m->err) : no_memory(m->f, m->err);
+    mica_mem_free(path);
+    for (size_t i = 0; i < count && !st; i++)
+        st = move_entry(m, folder, names[i], depth);
+    mica_path_list_free(&names, count);
+    return st;
+}
+
+/* ------------------------------------------------------------ what is written -- */
+
+static mica_status write_text(const char *folder, const char *name, const char *text, size_t size,
+                              mica_err *err)
+{
+    mica_file_out out;
+    char *path = mica_path_join(folder, name);
+    if (!path)
+        return MICA_FAIL(err, MICA_E_NOMEM, "%s: out of memory", name);
+    mica_status st = mica_file_out_open(&out, path, err);
+    mica_mem_free(path);
+    MICA_TRY(st);
+    st = mica_file_out_write(&out, text, size, err);
+    if (!st)
+        return mica_file_out_commit(&out, err);
+    mica_file_out_abort(&out);
+    return st;
+}
+
+/* The index of shards, as transformers, diffusers and mlx-lm read it. */
+static mica_status write_index(const mica_convert_plan *p, const char *folder, mica_err *err)
+{
+    char name[96];
+    mica_text t = {0};
+    if (p->file_count < 2)
+        return MICA_OK;
+    snprintf(name, sizeof name, "%.*s.safetensors.index.json",
+             (int)(strlen(p->files[0]) - strlen("-00001-of-00001.safetensors")), p->files[0]);
+    mica_text_add(&t, "{\n  \"metadata\": {\"total_size\": %llu},\n  \"weight_map\": {",
+                  (unsigned long long)p->bytes);
+    for (size_t file = 0; file < p->file_count; file++)
+        for (size_t i = p->file_first[file]; i < p->file_first[file + 1]; i++) {
+            mica_text_add(&t, "%s\n    ", i ? "," : "");
+            mica_text_add_json_string(&t, p->tensors[i].name);
+            mica_text_add(&t, ": \"%s\"", p->files[file]);
+        }
+    mica_text_add(&t, "\n  }\n}\n");
+    const mica_status st = t.failed
+                               ? MICA_FAIL(err, MICA_E_NOMEM, "%s: no memory for its index", folder)
+                               : write_text(folder, name, t.data, t.size, err);
+    mica_text_deinit(&t);
+    return st;
+}
+
+static bool set(cJSON *object, const char *key, const char *json)
+{
+    cJSON_DeleteItemFromObjectCaseSensitive(object, key);
+    cJSON *value = json ? cJSON_Parse(json) : NULL;
+    return !json || (value && cJSON_AddItemToObject(object, key, value));
+}
+
+/* The types that readers load unpacked numbers in. */
+static void set_dtype(cJSON *object, const mica_convert_type *type)
+{
+    static const char *const KEYS[] = {"torch_dtype", "dtype"};
+    const char *name = strcmp(type->name, "f32") == 0   ? "float32"
+                       : strcmp(type->name, "f16") == 0 ? "float16"
+                                                        : "bfloat16";
+    for (size_t i = 0; i < MICA_ARRAY_LEN(KEYS); i++)
+        if (cJSON_IsString(cJSON_GetObjectItemCaseSensitive(object, KEYS[i])))
+            cJSON_ReplaceItemInObjectCaseSensitive(object, KEYS[i], cJSON_CreateString(name));
+}
+
+/* config.json with `quantization`, where mlx-lm and its like look for it, or without. */
+static mica_status write_config(const mica_convert_plan *p, const char *folder, mica_err *err)
+{
+    const char *text = p->sources[0].config;
+    mica_json j = {0};
+    if (!text)
+        return MICA_OK;
+    MICA_TRY(mica_json_parse(&j, p->input, text, strlen(text), err));
+    const bool is_object = cJSON_IsObject(j.root);
+    const bool fine = is_object && set(j.root, "quantization", p->quantization) &&
+                      set(j.root, "quantization_config", p->quantization);
+    if (fine)
+        set_dtype(j.root, p->type);
+    char *out = fine ? cJSON_Print(j.root) : NULL;
+    mica_status st = MICA_OK;
+    if (!is_object)
+        st = MICA_FAIL(err, MICA_E_FORMAT, "%s: its config.json is no object", p->input);
+    else if (!out)
+        st = MICA_FAIL(err, MICA_E_NOMEM, "%s: no memory for its config.json", p->input);
+    else
+        st = write_text(folder, "config.json", out, strlen(out), err);
+    cJSON_free(out);
+    mica_json_close(&j);
+    return st;
+}
+
+static mica_status run_part(mover *m, mica_convert_part *part)
+{
+    char *folder = *part->name ? mica_path_join(m->out, part->name) : mica_mem_strdup(m->out);
+    mica_status st = folder ? mica_path_make_dirs(folder, m->err) : no_memory(m->f, m->err);
+    if (!st)
+        st = mica_convert_run(&part->plan, folder, tell_numbers, m, m->err);
+    if (!st)
+        st = write_index(&part->plan, folder, m->err);
+    if (!st && !m->f->is_speech)
+        st = write_config(&part->plan, folder, m->err);
+    mica_mem_free(folder);
+    m->done += part->plan.numbers;
+    return st;
+}
+
+static mica_status check_room(const mover *m)
+{
+    const uint64_t room = mica_folder_room(m->f->output);
+    if (m->bytes <= room)
+        return MICA_OK;
+    return MICA_FAIL(m->err, MICA_E_IO,
+                     "%s: there is no room: %.4g GB are needed, %.4g GB are free", m->f->output,
+                     (double)m->bytes * 1e-9, (double)room * 1e-9);
+}
+
+static mica_status fill(mover *m)
+{
+    m->counts = true;
+    MICA_TRY(move_folder(m, "", 0));
+    for (int i = 0; i < m->f->count; i++) {
+        m->all += m->f->parts[i].plan.numbers;
+        m->bytes += m->f->parts[i].plan.bytes;
+    }
+    MICA_TRY(check_room(m));
+    m->counts = false;
+    for (int i = 0; i < m->f->count; i++)
+        MICA_TRY(run_part(m, &m->f->parts[i]));
+    return move_folder(m, "", 0);
+}
+
+mica_status mica_convert_folder_run(mica_convert_folder *f, bool replace,
+                                    mica_convert_progress_fn progress, void *user, mica_err *err)
+{
+    mica_folder_out out;
+    MICA_TRY(mica_folder_out_open(&out, f->output, err));
+    mover m = {.f = f, .out = out.temp_path, .progress = progress, .user = user, .err = err};
+    const mica_status st = fill(&m);
+    if (!st)
+        return mica_folder_out_commit(&out, replace, err);
+    mica_folder_out_abort(&out);
+    return st;
+}

@@ -1,0 +1,237 @@
+/* test_convert_pictures.c - whole picture models converted, every type.
+ *
+ *     model/ ─► a/ of the type ─────────► run A ──┬── near the reference's tensors, within what the type costs
+ *                 └─► b/ of its numbers as f32 ─► run B ── the same to 1e-5: the folder is what it says
+ *
+ * And that nothing is left of what fails, whenever it fails. */
+#include "convert_support.h"
+
+#include "base/file.h"
+#include "base/mem.h"
+
+#include <stdio.h>
+#include <string.h>
+
+typedef struct folder_case {
+    const char *system, *name, *last; /* the last latents of the case */
+    const char *type;
+    double
+        cost; /* relative L2 of `last` to the reference, at most; these tiny random models feel it */
+} folder_case;
+
+static const folder_case CASES[] = {
+    {"qwen_image", "t2i_cfg", "step2.latents", "q8", 0.02},
+    {"qwen_image", "t2i_cfg", "step2.latents", "q4", 0.2},
+    {"qwen_image", "t2i_cfg", "step2.latents", "int8", 0.02},
+    {"qwen_image", "t2i_cfg", "step2.latents", "fp8", 0.1},
+    {"qwen_image", "t2i_cfg", "step2.latents", "bf16", 0.02},
+    {"z_image", "turbo", "step3.latents", "q6", 0.05},
+    {"z_image", "turbo", "step3.latents", "q4", 0.2},
+    {"z_image", "turbo", "step3.latents", "int8", 0.02},
+    {"z_image", "turbo", "step3.latents", "fp8", 0.1},
+    {"z_image", "turbo", "step3.latents", "f16", 0.02},
+    {"flux2_klein", "distilled", "step3.latents", "q8", 0.02},
+    {"flux2_klein", "distilled", "step3.latents", "q4", 0.2},
+    {"flux2_klein", "distilled", "step3.latents", "int8", 0.02},
+    {"flux2_klein", "distilled", "step3.latents", "fp8", 0.1},
+    {"flux2_klein", "distilled", "step3.latents", "bf16", 0.02},
+};
+
+typedef struct places {
+    char dir[256], from[512], packed[320], plain[320];
+} places;
+
+static void open_places(places *p, const char *system)
+{
+    golden_temp_folder(p->dir, sizeof p->dir);
+    snprintf(p->from, sizeof p->from, "%s/%s/model", MICA_TEST_DATA, system);
+    snprintf(p->packed, sizeof p->packed, "%s/packed", p->dir);
+    snprintf(p->plain, sizeof p->plain, "%s/plain", p->dir);
+}
+
+static void run(golden_run *r, const char *folder, const golden_case *c)
+{
+    const mica_engine_options o = {.size = sizeof o, .model = folder};
+    mica_model *m = golden_model_open(&o);
+    golden_generate_ok(r, m, &(golden_setup){0}, &c->options);
+    golden_model_close(&m);
+}
+
+static void check_case(const folder_case *f)
+{
+    places p;
+    golden_case c;
+    golden_run a, b;
+    open_places(&p, f->system);
+    convert_ok(p.from, p.packed, f->type, 200000);
+    convert_ok(p.packed, p.plain, "f32", 0);
+    golden_case_open(&c, f->system, f->name);
+    run(&a, p.packed, &c);
+    run(&b, p.plain, &c);
+    golden_assert_near(f->last, mica_trace_find(a.trace, f->last),
+                       mica_trace_find(b.trace, f->last), 1e-5);
+    const double cost = golden_relative_l2(mica_trace_find(a.trace, f->last),
+                                           mica_weights_find(c.expected, f->last));
+    print_message("%s %s: relative L2 of %s to the reference %.3g\n", f->system, f->type, f->last,
+                  cost);
+    assert_true(cost < f->cost);
+    golden_run_close(&a);
+    golden_run_close(&b);
+    golden_case_close(&c);
+    golden_remove_folder(p.dir);
+}
+
+static void test_cases(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < MICA_ARRAY_LEN(CASES); i++)
+        check_case(&CASES[i]);
+}
+
+/* Shards, their index, what MLX's programs look for, and everything else as it was. */
+static void test_contents(void **state)
+{
+    (void)state;
+    places p;
+    char part[340];
+    open_places(&p, "z_image");
+    convert_ok(p.from, p.packed, "q4", 200000);
+    snprintf(part, sizeof part, "%s/transformer", p.packed);
+    char *text = convert_read(part, "diffusion_pytorch_model.safetensors.index.json");
+    assert_non_null(strstr(text, "diffusion_pytorch_model-00002-of-"));
+    mica_mem_free(text);
+    text = convert_read(part, "config.json");
+    assert_non_null(strstr(text, "\"quantization\""));
+    assert_non_null(strstr(text, "\"_class_name\""));
+    mica_mem_free(text);
+    static const char *const SAME[] = {"model_index.json", "vae/config.json",
+                                       "scheduler/scheduler_config.json",
+                                       "tokenizer/tokenizer.json"};
+    for (size_t i = 0; i < MICA_ARRAY_LEN(SAME); i++) {
+        char *a = convert_read(p.from, SAME[i]), *b = convert_read(p.packed, SAME[i]);
+        assert_string_equal(a, b);
+        mica_mem_free(a);
+        mica_mem_free(b);
+    }
+    golden_remove_folder(p.dir);
+}
+
+/* ------------------------------------------------------------------ failing -- */
+
+typedef struct stopper {
+    int calls, at;
+} stopper;
+
+static bool stop_at(void *user, uint64_t done, uint64_t all)
+{
+    stopper *s = user;
+    assert_true(done <= all);
+    return s->calls++ < s->at;
+}
+
+/* Stopped anywhere, in a network or while a VAE is copied: nothing is left. */
+static void test_stopped(void **state)
+{
+    (void)state;
+    places p;
+    mica_err err = {0};
+    stopper s = {0};
+    open_places(&p, "z_image");
+    const mica_convert_request r = {.input = p.from, .output = p.packed, .type = "q8"};
+    s.at = 1 << 20;
+    assert_int_equal(convert_run(&r, stop_at, &s, &err), MICA_OK);
+    const int all = s.calls;
+    golden_remove_folder(p.packed);
+    for (int at = 0; at < all; at += 1 + all / 12) {
+        s = (stopper){.at = at};
+        assert_int_equal(convert_run(&r, stop_at, &s, &err), MICA_E_CANCELLED);
+        assert_int_equal(convert_count(p.dir), 0);
+    }
+    golden_remove_folder(p.dir);
+}
+
+/* No memory anywhere: an error, nothing left, nothing leaked (the sanitizers look). */
+static void test_no_memory(void **state)
+{
+    (void)state;
+    places p;
+    open_places(&p, "z_image");
+    const mica_convert_request r = {.input = p.from, .output = p.packed, .type = "q8"};
+    mica_err err = {0};
+    const uint64_t before = mica_mem_count();
+    assert_int_equal(convert_run(&r, NULL, NULL, &err), MICA_OK);
+    const uint64_t all = mica_mem_count() - before;
+    golden_remove_folder(p.packed);
+    for (uint64_t n = 1; n <= all; n += 1 + n / 9) {
+        err.text[0] = '\0';
+        mica_mem_fail_at(n);
+        const mica_status st = convert_run(&r, NULL, NULL, &err);
+        mica_mem_fail_at(0);
+        if (st == MICA_OK) /* a hint that could be done without */
+            golden_remove_folder(p.packed);
+        else if (st != MICA_E_NOMEM || !err.text[0])
+            fail_msg("allocation %d of %d: %s", (int)n, (int)all, err.text);
+        assert_int_equal(convert_count(p.dir), 0);
+    }
+    golden_remove_folder(p.dir);
+}
+
+static void test_refusals(void **state)
+{
+    (void)state;
+    places p;
+    char inner[700], part[600];
+    open_places(&p, "z_image");
+    mica_convert_request r = {.input = p.from, .output = p.packed, .type = "q9"};
+    convert_fails(&r, "type 'q9' is not known", p.dir);
+    r.type = "q8";
+    snprintf(inner, sizeof inner, "%s/inner", p.packed);
+    convert_ok(p.from, p.packed, "q8", 0);
+    convert_fails(&r, "it is there already; --force replaces it", p.dir);
+    r = (mica_convert_request){.input = p.packed, .output = inner, .type = "q8"};
+    convert_fails(&r, "which is to be read", p.packed);
+    snprintf(part, sizeof part, "%s/transformer", p.packed);
+    r = (mica_convert_request){.input = part, .output = p.packed, .type = "q8"};
+    convert_fails(&r, "which is to be read", p.packed);
+    snprintf(inner, sizeof inner, "%s/x.gguf", part);
+    r = (mica_convert_request){.input = part, .output = inner, .type = "q8"};
+    convert_fails(&r, "whose files are read as one model", part);
+    r = (mica_convert_request){.input = MICA_TEST_DATA "/speech", .output = p.plain, .type = "q8"};
+    convert_fails(&r, "no model that is converted as a whole", p.dir);
+    golden_remove_folder(p.dir);
+}
+
+/* The old folder goes when the new one is whole, not before. */
+static void test_replaced(void **state)
+{
+    (void)state;
+    places p;
+    mica_err err = {0};
+    mica_convert_folder f;
+    stopper s = {.at = 3};
+    open_places(&p, "z_image");
+    convert_ok(p.from, p.packed, "q8", 0);
+    const mica_convert_request r = {.input = p.from, .output = p.packed, .type = "q4"};
+    assert_int_equal(mica_convert_folder_make(&f, &r, true, &err), MICA_OK);
+    assert_int_equal(mica_convert_folder_run(&f, true, stop_at, &s, &err), MICA_E_CANCELLED);
+    char *text = convert_read(p.packed, "transformer/config.json");
+    assert_null(strstr(text, "\"bits\":\t4"));
+    mica_mem_free(text);
+    assert_int_equal(mica_convert_folder_run(&f, true, NULL, NULL, &err), MICA_OK);
+    mica_convert_folder_deinit(&f);
+    text = convert_read(p.packed, "transformer/config.json");
+    assert_non_null(strstr(text, "\"bits\":\t4"));
+    mica_mem_free(text);
+    assert_int_equal(convert_count(p.dir), 1);
+    golden_remove_folder(p.dir);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_cases),    cmocka_unit_test(test_contents),
+        cmocka_unit_test(test_stopped),  cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_refusals), cmocka_unit_test(test_replaced),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
