@@ -273,7 +273,11 @@ static const mica_convert_part *part_in(const mover *m, const char *folder)
 static bool is_left(const mover *m, const char *folder, const char *name)
 {
     const bool converted = part_in(m, folder) != NULL || folder[0] == '\0';
-    if (name[0] == '.' || (converted && is_weights(name)))
+    if (name[0] == '.')
+        return true;
+    if (m->f->is_speech && ends_with(name, ".onnx")) /* g2pW */
+        return false;
+    if (converted && is_weights(name))
         return true;
     if (part_in(m, folder) && !m->f->is_speech && strcmp(name, "config.json") == 0)
         return true;

@@ -395,6 +395,15 @@ static mica_status find_voice(const mica_convert_request *r, mica_model_parts *p
     return mica_speech_parts_find(parts, r->input, given, err);
 }
 
+/* The second part of a voice file; NONE: it is no such file. */
+static mica_model_part other_of_voice(const mica_convert_source *s)
+{
+    const mica_model_part other = s->part == MICA_PART_SEMANTIC      ? MICA_PART_SYNTHESIZER
+                                  : s->part == MICA_PART_SYNTHESIZER ? MICA_PART_SEMANTIC
+                                                                     : MICA_PART_NONE;
+    return other != MICA_PART_NONE && s->kind->holds(s->weights, other) ? other : MICA_PART_NONE;
+}
+
 static mica_status open_sources(mica_convert_plan *p, const mica_convert_request *r, mica_err *err)
 {
     mica_model_parts found;
@@ -405,10 +414,9 @@ static mica_status open_sources(mica_convert_plan *p, const mica_convert_request
     if (!st)
         st = open_source(p, first ? first : r->input, MICA_PART_NONE, err);
     const mica_convert_source *s = &p->sources[0];
-    const bool both =
-        !st && s->part == MICA_PART_SEMANTIC && s->kind->holds(s->weights, MICA_PART_SYNTHESIZER);
-    if (both) /* a voice file */
-        st = open_source(p, mica_weights_path(s->weights), MICA_PART_SYNTHESIZER, err);
+    const mica_model_part other = st ? MICA_PART_NONE : other_of_voice(s);
+    if (other != MICA_PART_NONE)
+        st = open_source(p, mica_weights_path(s->weights), other, err);
     else if (!st && second) {
         st = open_source(p, second, MICA_PART_NONE, err);
         st = st ? st : check_voice(p, err);

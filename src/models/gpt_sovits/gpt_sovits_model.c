@@ -41,12 +41,12 @@ static mica_model_part classify(const mica_weights *w)
     return MICA_PART_NONE;
 }
 
+/* A voice file is both of its checkpoints. */
 static bool holds(const mica_weights *w, mica_model_part part)
 {
-    for (int i = 0; i < MICA_GS_PARTS; i++)
-        if (PARTS[i].part == part)
-            return PARTS[i].probe(w);
-    return false;
+    if (part == MICA_PART_SEMANTIC)
+        return mica_gs_semantic_probe(w);
+    return part == MICA_PART_SYNTHESIZER ? mica_gs_synth_probe(w) : part == classify(w);
 }
 
 /* -------------------------------------------------------------------- open -- */
