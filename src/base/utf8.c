@@ -71,6 +71,17 @@ size_t mica_utf8_decode(const char *s, size_t n, uint32_t *cp)
     return decode((const uint8_t *)s, n, cp, &valid);
 }
 
+bool mica_utf8_holds(const char *set, uint32_t cp)
+{
+    for (size_t at = 0, n = strlen(set); at < n;) {
+        uint32_t member;
+        at += mica_utf8_decode(set + at, n - at, &member);
+        if (member == cp)
+            return true;
+    }
+    return false;
+}
+
 size_t mica_utf8_encode(uint32_t cp, char out[4])
 {
     uint8_t *o = (uint8_t *)out;

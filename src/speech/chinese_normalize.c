@@ -14,26 +14,6 @@
 
 #include <string.h>
 
-static bool slice_is(mica_slice s, const char *text)
-{
-    return s.size == strlen(text) && memcmp(s.text, text, s.size) == 0;
-}
-
-static void put(mica_text *out, const char *text)
-{
-    mica_text_add_bytes(out, text, strlen(text));
-}
-
-static void put_slice(mica_text *out, mica_slice s)
-{
-    mica_text_add_bytes(out, s.text, s.size);
-}
-
-static void first_group(mica_text *out, const mica_match *m)
-{
-    put_slice(out, mica_match_group(m, 1));
-}
-
 static void cardinal_group(mica_text *out, const mica_match *m)
 {
     mica_chinese_cardinal(out, mica_match_group(m, 1));
@@ -65,14 +45,14 @@ static void date(mica_text *out, const mica_match *m)
 {
     const mica_slice month = mica_match_group(m, 2), day = mica_match_group(m, 3);
     mica_chinese_digits(out, mica_match_group(m, 1), false);
-    put(out, "年");
+    mica_rule_put(out, "年");
     if (month.size > 0) {
         mica_chinese_cardinal(out, month);
-        put(out, "月");
+        mica_rule_put(out, "月");
     }
     if (day.size > 0) {
         mica_chinese_cardinal(out, day);
-        put_slice(out, mica_match_group(m, 4));
+        mica_rule_put_slice(out, mica_match_group(m, 4));
     }
 }
 
@@ -80,11 +60,11 @@ static void date(mica_text *out, const mica_match *m)
 static void short_date(mica_text *out, const mica_match *m)
 {
     mica_chinese_digits(out, mica_match_group(m, 1), false);
-    put(out, "年");
+    mica_rule_put(out, "年");
     mica_chinese_cardinal(out, mica_match_group(m, 3));
-    put(out, "月");
+    mica_rule_put(out, "月");
     mica_chinese_cardinal(out, mica_match_group(m, 4));
-    put(out, "日");
+    mica_rule_put(out, "日");
 }
 
 static void digits_group(mica_text *out, const mica_match *m)
@@ -96,24 +76,24 @@ static void digits_group(mica_text *out, const mica_match *m)
 static void put_clock(mica_text *out, mica_slice part, const char *unit)
 {
     if (part.size > 1 && part.text[0] == '0')
-        put(out, "零");
+        mica_rule_put(out, "零");
     mica_chinese_cardinal(out, part);
-    put(out, unit);
+    mica_rule_put(out, unit);
 }
 
 static void put_time(mica_text *out, const mica_match *m, size_t group)
 {
     const mica_slice hour = mica_match_group(m, group), minute = mica_match_group(m, group + 1);
     const mica_slice second = mica_match_group(m, group + 2);
-    if (slice_is(hour, "2") || slice_is(hour, "02"))
-        put(out, "两"); /* + */
+    if (mica_slice_is(hour, "2") || mica_slice_is(hour, "02"))
+        mica_rule_put(out, "两"); /* + */
     else
         mica_chinese_cardinal(out, hour);
-    put(out, "点");
-    const bool seconds = second.size > 0 && !slice_is(second, "00");
-    if (slice_is(minute, "30") && !seconds)
-        put(out, "半");
-    else if (!slice_is(minute, "00") || seconds)
+    mica_rule_put(out, "点");
+    const bool seconds = second.size > 0 && !mica_slice_is(second, "00");
+    if (mica_slice_is(minute, "30") && !seconds)
+        mica_rule_put(out, "半");
+    else if (!mica_slice_is(minute, "00") || seconds)
         put_clock(out, minute, "分");
     if (seconds)
         put_clock(out, second, "秒");
@@ -127,7 +107,7 @@ static void clock_time(mica_text *out, const mica_match *m)
 static void time_range(mica_text *out, const mica_match *m)
 {
     put_time(out, m, 1);
-    put(out, "至");
+    mica_rule_put(out, "至");
     put_time(out, m, 4);
 }
 
@@ -135,11 +115,11 @@ static void time_range(mica_text *out, const mica_match *m)
 
 static void temperature(mica_text *out, const mica_match *m)
 {
-    put(out, mica_match_group(m, 1).size > 0 ? "零下" : "");
+    mica_rule_put(out, mica_match_group(m, 1).size > 0 ? "零下" : "");
     mica_chinese_number(out, mica_match_group(m, 2));
     const mica_slice unit = mica_match_group(m, 3);
-    const bool fahrenheit = slice_is(unit, "°F") || slice_is(unit, "℉");
-    put(out, fahrenheit ? "华氏度" : slice_is(unit, "摄氏度") ? "摄氏度" : "度");
+    const bool fahrenheit = mica_slice_is(unit, "°F") || mica_slice_is(unit, "℉");
+    mica_rule_put(out, fahrenheit ? "华氏度" : mica_slice_is(unit, "摄氏度") ? "摄氏度" : "度");
 }
 
 static void measure(mica_text *out, const mica_match *m)
@@ -178,8 +158,8 @@ static void measure(mica_text *out, const mica_match *m)
                                            {"kW", "千瓦"}};
     const mica_slice sign = mica_match_group(m, 1);
     for (size_t i = 0; i < MICA_ARRAY_LEN(names); i++)
-        if (slice_is(sign, names[i][0])) {
-            put(out, names[i][1]);
+        if (mica_slice_is(sign, names[i][0])) {
+            mica_rule_put(out, names[i][1]);
             return;
         }
 }
@@ -194,10 +174,10 @@ static void money(mica_text *out, const mica_match *m)
         {"¥", "元"}, {"$", "美元"}, {"€", "欧元"}, {"£", "英镑"}};
     const mica_slice sign = mica_match_group(m, 1);
     put_grouped(out, mica_match_group(m, 2));
-    put_slice(out, mica_match_group(m, 3));
+    mica_rule_put_slice(out, mica_match_group(m, 3));
     for (size_t i = 0; i < MICA_ARRAY_LEN(names); i++)
-        if (slice_is(sign, names[i][0]))
-            put(out, names[i][1]);
+        if (mica_slice_is(sign, names[i][0]))
+            mica_rule_put(out, names[i][1]);
 }
 
 static void operation(mica_text *out, const mica_match *m)
@@ -205,46 +185,46 @@ static void operation(mica_text *out, const mica_match *m)
     static const char *const names[][2] = {{"+", "加"}, {"-", "减"},   {"×", "乘"},
                                            {"÷", "除"}, {"=", "等于"}, {"*", "乘"}};
     const mica_slice sign = mica_match_group(m, 2);
-    put_slice(out, mica_match_group(m, 1));
+    mica_rule_put_slice(out, mica_match_group(m, 1));
     for (size_t i = 0; i < MICA_ARRAY_LEN(names); i++)
-        if (slice_is(sign, names[i][0]))
-            put(out, names[i][1]);
+        if (mica_slice_is(sign, names[i][0]))
+            mica_rule_put(out, names[i][1]);
 }
 
 static void power(mica_text *out, const mica_match *m)
 {
     static const char *const raised[] = {"⁰", "¹", "²", "³", "⁴", "⁵", "⁶", "⁷", "⁸", "⁹"};
     const mica_slice s = mica_match_group(m, 0);
-    put(out, "的");
+    mica_rule_put(out, "的");
     for (size_t at = 0; at < s.size;) {
         uint32_t cp;
         const size_t n = mica_utf8_decode(s.text + at, s.size - at, &cp);
         for (int d = 0; d < 10; d++)
-            if (slice_is((mica_slice){s.text + at, n}, raised[d]))
+            if (mica_slice_is((mica_slice){s.text + at, n}, raised[d]))
                 mica_chinese_digits(out, (mica_slice){&"0123456789"[d], 1}, false);
         at += n;
     }
-    put(out, "次方");
+    mica_rule_put(out, "次方");
 }
 
 static void put_sign(mica_text *out, mica_slice sign)
 {
     if (sign.size > 0)
-        put(out, "负");
+        mica_rule_put(out, "负");
 }
 
 static void fraction(mica_text *out, const mica_match *m)
 {
     put_sign(out, mica_match_group(m, 1));
     mica_chinese_cardinal(out, mica_match_group(m, 3));
-    put(out, "分之");
+    mica_rule_put(out, "分之");
     mica_chinese_cardinal(out, mica_match_group(m, 2));
 }
 
 static void percentage(mica_text *out, const mica_match *m)
 {
     put_sign(out, mica_match_group(m, 1));
-    put(out, slice_is(mica_match_group(m, 3), "‰") ? "千分之" : "百分之");
+    mica_rule_put(out, mica_slice_is(mica_match_group(m, 3), "‰") ? "千分之" : "百分之");
     mica_chinese_number(out, mica_match_group(m, 2));
 }
 
@@ -254,7 +234,7 @@ static void telephone(mica_text *out, const mica_match *m)
     mica_slice s = mica_match_group(m, 0);
     for (size_t i = 0; i < s.size; i++)
         if (s.text[i] == '-' || s.text[i] == ' ')
-            put(out, i > 0 ? "，" : "");
+            mica_rule_put(out, i > 0 ? "，" : "");
         else
             mica_chinese_digits(out, (mica_slice){s.text + i, 1}, true);
 }
@@ -263,7 +243,7 @@ static void range(mica_text *out, const mica_match *m)
 {
     put_sign(out, mica_match_group(m, 1));
     mica_chinese_number(out, mica_match_group(m, 2));
-    put(out, "到");
+    mica_rule_put(out, "到");
     put_sign(out, mica_match_group(m, 3));
     mica_chinese_number(out, mica_match_group(m, 4));
 }
@@ -271,22 +251,22 @@ static void range(mica_text *out, const mica_match *m)
 /* "5%~10%": the sign stays, ~ is said. */
 static void unit_range(mica_text *out, const mica_match *m)
 {
-    put_slice(out, mica_match_group(m, 1));
-    put(out, "至");
+    mica_rule_put_slice(out, mica_match_group(m, 1));
+    mica_rule_put(out, "至");
 }
 #define UNITS_OF_RANGES "cm2|cm²|cm3|cm³|cm|db|ds|kg|km|m2|m²|m3|m³|ml|mm|m|s"
 
 /* 第100页 is no telephone number, and 第2 is never 两. (+) */
 static void rank(mica_text *out, const mica_match *m)
 {
-    put(out, "第");
+    mica_rule_put(out, "第");
     mica_chinese_cardinal(out, mica_match_group(m, 1));
 }
 
 static void score(mica_text *out, const mica_match *m)
 {
     mica_chinese_cardinal(out, mica_match_group(m, 1));
-    put(out, "比");
+    mica_rule_put(out, "比");
     mica_chinese_cardinal(out, mica_match_group(m, 2));
 }
 
@@ -295,7 +275,7 @@ static void version(mica_text *out, const mica_match *m)
     const mica_slice s = mica_match_group(m, 0);
     for (size_t i = 0; i < s.size; i++)
         if (s.text[i] == '.')
-            put(out, "点");
+            mica_rule_put(out, "点");
         else
             mica_chinese_digits(out, (mica_slice){s.text + i, 1}, false);
 }
@@ -310,13 +290,13 @@ static void quantity(mica_text *out, const mica_match *m)
 {
     const mica_slice number = mica_match_group(m, 1), more = mica_match_group(m, 2);
     const mica_slice unit = mica_match_group(m, 3);
-    if (slice_is(number, "2") && !slice_is(unit, "月") && !slice_is(unit, "日") &&
-        !slice_is(unit, "两"))
-        put(out, "两");
+    if (mica_slice_is(number, "2") && !mica_slice_is(unit, "月") && !mica_slice_is(unit, "日") &&
+        !mica_slice_is(unit, "两"))
+        mica_rule_put(out, "两");
     else
         mica_chinese_cardinal(out, number);
-    put_slice(out, slice_is(more, "+") ? (mica_slice){"多", 3} : more);
-    put_slice(out, unit);
+    mica_rule_put_slice(out, mica_slice_is(more, "+") ? (mica_slice){"多", 3} : more);
+    mica_rule_put_slice(out, unit);
 }
 
 static void bare_digits(mica_text *out, const mica_match *m)
@@ -431,7 +411,7 @@ static const mica_rule rules[] = {
     {"？", NULL, "?"},
     {"[~～]|\\.{3,}", NULL, "…"},
     {"[^\\x{4e00}-\\x{9fa5}!?…,.\\-]+", NULL, ""},
-    {"([!?…,.\\-])[!?…,.\\-]+", first_group, NULL},
+    {"([!?…,.\\-])[!?…,.\\-]+", mica_rule_first_group, NULL},
 };
 
 const mica_rule *mica_chinese_rules(size_t *count)

@@ -11,16 +11,12 @@
 
 static const char *const digits_of[] = {"零", "一", "二", "三", "四", "五", "六", "七", "八", "九"};
 
-static void put(mica_text *out, const char *text)
-{
-    mica_text_add_bytes(out, text, strlen(text));
-}
-
 void mica_chinese_digits(mica_text *out, mica_slice digits, bool yao)
 {
     for (size_t i = 0; i < digits.size; i++)
         if (digits.text[i] >= '0' && digits.text[i] <= '9')
-            put(out, yao && digits.text[i] == '1' ? "幺" : digits_of[digits.text[i] - '0']);
+            mica_rule_put(out,
+                          yao && digits.text[i] == '1' ? "幺" : digits_of[digits.text[i] - '0']);
 }
 
 /* Up to four digits; *gap: zeros came before a digit that is still to come. */
@@ -36,11 +32,11 @@ static bool put_group(mica_text *out, const char *digits, size_t size, bool firs
             continue;
         }
         if (*gap && (any || !first))
-            put(out, "零");
+            mica_rule_put(out, "零");
         *gap = false;
         if (!(d == 1 && unit == 1 && first && !any)) /* 十二, not 一十二 */
-            put(out, digits_of[d]);
-        put(out, units[unit]);
+            mica_rule_put(out, digits_of[d]);
+        mica_rule_put(out, units[unit]);
         any = true;
     }
     return any;
@@ -55,7 +51,7 @@ void mica_chinese_cardinal(mica_text *out, mica_slice digits)
     }
     if (digits.size == 0 || digits.size > MOST_DIGITS) {
         if (digits.size == 0)
-            put(out, "零");
+            mica_rule_put(out, "零");
         mica_chinese_digits(out, digits, false);
         return;
     }
@@ -63,7 +59,7 @@ void mica_chinese_cardinal(mica_text *out, mica_slice digits)
     for (size_t at = 0; at < digits.size;) {
         const size_t left = digits.size - at, group = (left - 1) / 4, n = left - 4 * group;
         if (put_group(out, digits.text + at, n, first, &gap)) {
-            put(out, units[group]);
+            mica_rule_put(out, units[group]);
             first = false;
             gap = false;
         }
@@ -83,6 +79,6 @@ void mica_chinese_number(mica_text *out, mica_slice number)
         part.size--;
     if (part.size == 0)
         return;
-    put(out, "点");
+    mica_rule_put(out, "点");
     mica_chinese_digits(out, part, false);
 }

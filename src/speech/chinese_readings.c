@@ -139,27 +139,17 @@ static const struct context_rule {
     {"似", "", "", "", "si", 4},
 };
 
-static bool holds(const char *set, uint32_t cp)
-{
-    for (size_t at = 0, n = strlen(set); at < n;) {
-        uint32_t member;
-        at += mica_utf8_decode(set + at, n - at, &member);
-        if (member == cp)
-            return true;
-    }
-    return false;
-}
-
 static bool fits(const struct context_rule *r, const mica_chinese_text *t, size_t at,
                  const char *pos)
 {
-    if (!holds(r->character, t->chars[at]))
+    if (!mica_utf8_holds(r->character, t->chars[at]))
         return false;
     const bool starts = at == 0 || !mica_is_han(t->chars[at - 1]);
     if (r->before[0] != '\0' &&
-        !(starts ? r->before[0] == '^' : holds(r->before, t->chars[at - 1])))
+        !(starts ? r->before[0] == '^' : mica_utf8_holds(r->before, t->chars[at - 1])))
         return false;
-    if (r->behind[0] != '\0' && (at + 1 >= t->size || !holds(r->behind, t->chars[at + 1])))
+    if (r->behind[0] != '\0' &&
+        (at + 1 >= t->size || !mica_utf8_holds(r->behind, t->chars[at + 1])))
         return false;
     return r->pos[0] == '\0' || (pos[0] != '\0' && strchr(r->pos, pos[0]) != NULL);
 }
@@ -171,7 +161,7 @@ static bool is_adverbial(const mica_chinese_text *t, size_t at)
     return t->chars[at] == 0x5730u && at >= 2 && at + 1 < t->size &&
            mica_is_han(t->chars[at - 1]) && mica_is_han(t->chars[at - 2]) &&
            mica_is_han(t->chars[at + 1]) &&
-           !holds("这那本该此两各当某三四五几每在", t->chars[at - 1]);
+           !mica_utf8_holds("这那本该此两各当某三四五几每在", t->chars[at - 1]);
 }
 
 /* pos: the class of a token of one character; "" inside a longer token. */
@@ -236,7 +226,8 @@ static void read_event(const mica_chinese *c, mica_chinese_text *t, const mica_c
     const size_t at = token->begin + token->size - 1;
     if (t->chars[at] != 0x573au /* 场 */ || at == 0 || at + 1 >= t->size ||
         (t->answers && t->answers[at] >= 0 && token->size == 1) ||
-        !holds("一这那几两三", t->chars[at - 1]) || !holds("雨雪大病战梦灾空", t->chars[at + 1]))
+        !mica_utf8_holds("一这那几两三", t->chars[at - 1]) ||
+        !mica_utf8_holds("雨雪大病战梦灾空", t->chars[at + 1]))
         return;
     const int reading = mica_chinese_dict_reading_of(&c->dict, "chang", 2);
     if (reading >= 0)

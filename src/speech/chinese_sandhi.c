@@ -33,17 +33,6 @@ typedef struct word {
     uint32_t before, behind; /* the characters around the word; 0: none */
 } word;
 
-static bool one_of(uint32_t cp, const char *set)
-{
-    for (size_t at = 0, n = strlen(set); at < n;) {
-        uint32_t member;
-        at += mica_utf8_decode(set + at, n - at, &member);
-        if (member == cp)
-            return true;
-    }
-    return false;
-}
-
 /* The characters at `at` are those of a UTF-8 text. */
 static bool has_at(const word *w, size_t at, const char *text)
 {
@@ -76,7 +65,7 @@ static void set_tone(word *w, size_t i, int to)
 
 static bool is_numeral(uint32_t cp)
 {
-    return one_of(cp, "零一二三四五六七八九十百千万亿两〇");
+    return mica_utf8_holds("零一二三四五六七八九十百千万亿两〇", cp);
 }
 
 /* ---- 不 and 一 ---- */
@@ -84,7 +73,8 @@ static bool is_numeral(uint32_t cp)
 static void bu_sandhi(word *w)
 {
     /* 看不懂, 好不好; an adverb before it changes nothing: 真不错 */
-    if (w->size == 3 && w->chars[1] == HAN_BU && !one_of(w->chars[0], "真很太都也就还更最倒并从")) {
+    if (w->size == 3 && w->chars[1] == HAN_BU &&
+        !mica_utf8_holds("真很太都也就还更最倒并从", w->chars[0])) {
         set_tone(w, 1, 5);
         return;
     }
@@ -106,15 +96,16 @@ static bool counts(const word *w, size_t i)
 {
     const uint32_t before = i > 0 ? w->chars[i - 1] : w->before, behind = w->chars[i + 1];
     const uint32_t next = i + 2 < w->size ? w->chars[i + 2] : w->behind;
-    if (behind == 0x70b9u /* 点 */ && (is_numeral(next) || one_of(next, "钟半整")))
+    if (behind == 0x70b9u /* 点 */ && (is_numeral(next) || mica_utf8_holds("钟半整", next)))
         return true; /* 一点七五, 一点半 */
-    if (one_of(behind, "加减乘除") || one_of(before, "加减乘除比"))
+    if (mica_utf8_holds("加减乘除", behind) || mica_utf8_holds("加减乘除比", before))
         return true;
-    if (behind == 0x7b49u /* 等 */ && one_of(next, "奖品功座舱"))
+    if (behind == 0x7b49u /* 等 */ && mica_utf8_holds("奖品功座舱", next))
         return true;
-    if (one_of(behind, "月号楼") || (before == 0x6708u /* 月 */ && behind == 0x65e5u /* 日 */))
+    if (mica_utf8_holds("月号楼", behind) ||
+        (before == 0x6708u /* 月 */ && behind == 0x65e5u /* 日 */))
         return true;
-    return is_numeral(before) && !one_of(behind, "百千万亿");
+    return is_numeral(before) && !mica_utf8_holds("百千万亿", behind);
 }
 
 static void yi_sandhi(word *w)
@@ -190,7 +181,7 @@ static void light_repetition(word *w)
 
 static bool ends_with(const word *w, const char *set)
 {
-    return one_of(w->chars[w->size - 1], set);
+    return mica_utf8_holds(set, w->chars[w->size - 1]);
 }
 
 static bool is_pos(const word *w, const char *a, const char *b, const char *c)
@@ -229,13 +220,15 @@ static bool light_ending(const word *w, size_t *at)
         return light_zi(w);
     if (w->size > 1 && ends_with(w, "上下里") && is_pos(w, "s", "l", "f"))
         return true;
-    if (w->size > 1 && ends_with(w, "来去") && one_of(w->chars[last - 1], "上下进出回过起开"))
+    if (w->size > 1 && ends_with(w, "来去") &&
+        mica_utf8_holds("上下进出回过起开", w->chars[last - 1]))
         return true;
     *at = ge;
     if (ge == 0 && w->size == 1)
         return true;
     return ge > 0 && ge < w->size &&
-           (is_numeral(w->chars[ge - 1]) || one_of(w->chars[ge - 1], "几有两半多各整每做是这那哪"));
+           (is_numeral(w->chars[ge - 1]) ||
+            mica_utf8_holds("几有两半多各整每做是这那哪", w->chars[ge - 1]));
 }
 
 static bool light_pair(const word *w, size_t end)

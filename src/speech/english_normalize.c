@@ -18,21 +18,6 @@
 #include <string.h>
 #include <utf8proc.h>
 
-static bool slice_is(mica_slice s, const char *text)
-{
-    return s.size == strlen(text) && memcmp(s.text, text, s.size) == 0;
-}
-
-static void put(mica_text *out, const char *text)
-{
-    mica_text_add_bytes(out, text, strlen(text));
-}
-
-static void put_slice(mica_text *out, mica_slice s)
-{
-    mica_text_add_bytes(out, s.text, s.size);
-}
-
 static long number_of(mica_slice s)
 {
     char digits[16] = {0};
@@ -47,9 +32,9 @@ static void put_date(mica_text *out, mica_slice year, mica_slice month, mica_sli
     static const char *const months[] = {"January",   "February", "March",    "April",
                                          "May",       "June",     "July",     "August",
                                          "September", "October",  "November", "December"};
-    put(out, months[(number_of(month) + 11) % 12]);
+    mica_rule_put(out, months[(number_of(month) + 11) % 12]);
     mica_english_ordinal(out, day.text, day.size);
-    put(out, ", ");
+    mica_rule_put(out, ", ");
     mica_english_year(out, year.text, year.size);
 }
 
@@ -73,15 +58,15 @@ static void clock_time(mica_text *out, const mica_match *m)
     mica_english_cardinal(out, digits, (size_t)n);
     if (number_of(minute) == 0) {
         if (said.size == 0)
-            put(out, " o'clock");
+            mica_rule_put(out, " o'clock");
     } else {
         if (minute.text[0] == '0')
-            put(out, " oh");
-        put(out, " ");
+            mica_rule_put(out, " oh");
+        mica_rule_put(out, " ");
         mica_english_cardinal(out, minute.text, minute.size);
     }
     const bool pm = said.size > 0 ? said.text[0] == 'p' || said.text[0] == 'P' : hour >= 12;
-    put(out, pm ? " p.m." : " a.m.");
+    mica_rule_put(out, pm ? " p.m." : " a.m.");
 }
 
 /* "10 am", "5pm" */
@@ -89,7 +74,7 @@ static void whole_hour(mica_text *out, const mica_match *m)
 {
     const mica_slice hour = mica_match_group(m, 1), said = mica_match_group(m, 2);
     mica_english_cardinal(out, hour.text, hour.size);
-    put(out, said.text[0] == 'p' || said.text[0] == 'P' ? " p.m." : " a.m.");
+    mica_rule_put(out, said.text[0] == 'p' || said.text[0] == 'P' ? " p.m." : " a.m.");
 }
 
 /* "1990s", "'80s" */
@@ -106,7 +91,7 @@ static void list_number(mica_text *out, const mica_match *m)
 {
     const mica_slice n = mica_match_group(m, 1);
     mica_english_ordinal(out, n.text, n.size);
-    put(out, ", ");
+    mica_rule_put(out, ", ");
 }
 
 static void phone_number(mica_text *out, const mica_match *m)
@@ -175,10 +160,10 @@ static const struct unit {
 static void measure(mica_text *out, const mica_match *m)
 {
     const mica_slice number = mica_match_group(m, 1), sign = mica_match_group(m, 2);
-    put_slice(out, number);
+    mica_rule_put_slice(out, number);
     for (size_t i = 0; i < MICA_ARRAY_LEN(units); i++)
-        if (slice_is(sign, units[i].sign)) {
-            mica_text_add(out, " %s", slice_is(number, "1") ? units[i].one : units[i].many);
+        if (mica_slice_is(sign, units[i].sign)) {
+            mica_text_add(out, " %s", mica_slice_is(number, "1") ? units[i].one : units[i].many);
             return;
         }
 }
@@ -197,7 +182,7 @@ static void put_money(mica_text *out, mica_slice sign, mica_slice amount)
 {
     const struct currency *c = NULL;
     for (size_t i = 0; i < MICA_ARRAY_LEN(currencies); i++)
-        if (slice_is(sign, currencies[i].sign))
+        if (mica_slice_is(sign, currencies[i].sign))
             c = &currencies[i];
     const char *point = memchr(amount.text, '.', amount.size);
     const mica_slice whole = {amount.text, point ? (size_t)(point - amount.text) : amount.size};
@@ -212,7 +197,7 @@ static void put_money(mica_text *out, mica_slice sign, mica_slice amount)
         return;
     if (!none || small == 0) {
         mica_english_cardinal(out, none ? "0" : whole.text, none ? 1 : whole.size);
-        mica_text_add(out, " %s", slice_is(whole, "1") ? c->one : c->many);
+        mica_text_add(out, " %s", mica_slice_is(whole, "1") ? c->one : c->many);
     }
     if (small > 0)
         mica_text_add(out, "%s%ld %s", none ? "" : " and ", small,
@@ -228,11 +213,11 @@ static void money_before(mica_text *out, const mica_match *m)
 static void big_money(mica_text *out, const mica_match *m)
 {
     const mica_slice sign = mica_match_group(m, 1);
-    put_slice(out, mica_match_group(m, 2));
-    put(out, " ");
-    put_slice(out, mica_match_group(m, 3));
+    mica_rule_put_slice(out, mica_match_group(m, 2));
+    mica_rule_put(out, " ");
+    mica_rule_put_slice(out, mica_match_group(m, 3));
     for (size_t i = 0; i < MICA_ARRAY_LEN(currencies); i++)
-        if (slice_is(sign, currencies[i].sign))
+        if (mica_slice_is(sign, currencies[i].sign))
             mica_text_add(out, " %s", currencies[i].many);
 }
 
@@ -250,15 +235,15 @@ static void operation(mica_text *out, const mica_match *m)
                                            {"=", " equals "},       {"*", " times "}};
     const mica_slice sign = mica_match_group(m, 1);
     for (size_t i = 0; i < MICA_ARRAY_LEN(names); i++)
-        if (slice_is(sign, names[i][0]))
-            put(out, names[i][1]);
+        if (mica_slice_is(sign, names[i][0]))
+            mica_rule_put(out, names[i][1]);
 }
 
 static void decimal(mica_text *out, const mica_match *m)
 {
     const mica_slice whole = mica_match_group(m, 1), part = mica_match_group(m, 2);
     mica_english_cardinal(out, whole.size > 0 ? whole.text : "0", whole.size > 0 ? whole.size : 1);
-    put(out, " point");
+    mica_rule_put(out, " point");
     mica_english_digits(out, part.text, part.size);
 }
 
@@ -273,7 +258,7 @@ static void version(mica_text *out, const mica_match *m)
         mica_english_cardinal(out, s.text + at, n);
         at += n + 1;
         if (at < s.size)
-            put(out, " point ");
+            mica_rule_put(out, " point ");
     }
 }
 
@@ -284,14 +269,14 @@ static void fraction(mica_text *out, const mica_match *m)
     const bool one = number_of(top) == 1;
     if (mixed.size > 0) { /* "3 1/2" (+) */
         mica_english_cardinal(out, mixed.text, mixed.size);
-        put(out, " and ");
+        mica_rule_put(out, " and ");
     }
     mica_english_cardinal(out, top.text, top.size);
-    if (slice_is(bottom, "1"))
+    if (mica_slice_is(bottom, "1"))
         return;
-    put(out, " ");
-    if (slice_is(bottom, "2")) {
-        put(out, one ? "half" : "halves");
+    mica_rule_put(out, " ");
+    if (mica_slice_is(bottom, "2")) {
+        mica_rule_put(out, one ? "half" : "halves");
         return;
     }
     mica_english_ordinal(out, bottom.text, bottom.size);
@@ -312,21 +297,21 @@ static void integer(mica_text *out, const mica_match *m)
     const bool glued =
         behind < m->size && ((m->text[behind] | 32) >= 'a' && (m->text[behind] | 32) <= 'z');
     if (before > 0 && m->text[before - 1] != ' ' && m->text[before - 1] != '-')
-        put(out, " ");
+        mica_rule_put(out, " ");
     if (n.size > 1 && n.text[0] == '0')
         mica_english_digits(out, n.text, n.size); /* "007" (+) */
     else
         mica_english_year(out, n.text, n.size);
     if (glued)
-        put(out, " ");
+        mica_rule_put(out, " ");
 }
 
 /* ---- letters ---- */
 
 static void plural_letters(mica_text *out, const mica_match *m)
 {
-    put_slice(out, mica_match_group(m, 1));
-    put(out, "'s");
+    mica_rule_put_slice(out, mica_match_group(m, 1));
+    mica_rule_put(out, "'s");
 }
 
 static void spelled(mica_text *out, const mica_match *m)
@@ -337,28 +322,23 @@ static void spelled(mica_text *out, const mica_match *m)
             char letter[3] = {s.text[i], ' ', 0};
             if (letter[0] >= 'a' && letter[0] <= 'z')
                 letter[0] = (char)(letter[0] - 32);
-            put(out, letter);
+            mica_rule_put(out, letter);
         }
     if (m->offsets[1] == m->size) /* the last point ends the sentence too */
-        put(out, ".");
-}
-
-static void first_group(mica_text *out, const mica_match *m)
-{
-    put_slice(out, mica_match_group(m, 1));
+        mica_rule_put(out, ".");
 }
 
 /* "5-10" (+) */
 static void range(mica_text *out, const mica_match *m)
 {
-    put_slice(out, mica_match_group(m, 1));
-    put(out, " to ");
+    mica_rule_put_slice(out, mica_match_group(m, 1));
+    mica_rule_put(out, " to ");
 }
 
 static void set_apart(mica_text *out, const mica_match *m)
 {
-    put(out, " ");
-    put_slice(out, mica_match_group(m, 0));
+    mica_rule_put(out, " ");
+    mica_rule_put_slice(out, mica_match_group(m, 0));
 }
 
 #define BEFORE "(?<![A-Za-z0-9])"
@@ -435,7 +415,7 @@ static const mica_rule rules[] = {
     {"(?<![A-Za-z.])(?:[A-Za-z]\\.){2,}(?![A-Za-z])", spelled, NULL},
     {"[^ A-Za-z'.,?!\\-]+", NULL, " "},
     {"(?<=[A-Za-z])[A-Z]", set_apart, NULL},
-    {"\\s*([.,?!\\-])(?:\\s*[.,?!])+", first_group, NULL},
+    {"\\s*([.,?!\\-])(?:\\s*[.,?!])+", mica_rule_first_group, NULL},
     {" +(?=[.,?!])", NULL, ""},
     {" {2,}", NULL, " "},
     {"^ | $", NULL, ""},

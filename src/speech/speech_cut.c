@@ -23,25 +23,14 @@ typedef struct letters {
     size_t size, cap;
 } letters;
 
-static bool one_of(uint32_t cp, const char *set)
-{
-    for (size_t at = 0, n = strlen(set); at < n;) {
-        uint32_t member;
-        at += mica_utf8_decode(set + at, n - at, &member);
-        if (member == cp)
-            return true;
-    }
-    return false;
-}
-
 static bool is_split(uint32_t cp)
 {
-    return one_of(cp, "，。？！,.?!~:：—…");
+    return mica_utf8_holds("，。？！,.?!~:：—…", cp);
 }
 
 static bool is_mark(uint32_t cp)
 {
-    return one_of(cp, "!?…,.-");
+    return mica_utf8_holds("!?…,.-", cp);
 }
 
 static bool is_digit(uint32_t cp)
@@ -56,6 +45,14 @@ static bool is_spoken(uint32_t cp)
            (category >= UTF8PROC_CATEGORY_ND && category <= UTF8PROC_CATEGORY_NO);
 }
 
+static bool has_speech(const letters *l, size_t begin, size_t end)
+{
+    for (size_t i = begin; i < end; i++)
+        if (is_spoken(l->at[i]))
+            return true;
+    return false;
+}
+
 /* Buffers are as large as any step can make the text: twice, and a few marks. */
 static void put(letters *l, uint32_t cp)
 {
@@ -66,7 +63,7 @@ static void put(letters *l, uint32_t cp)
 static bool all_in(const letters *l, size_t begin, size_t end, const char *set)
 {
     for (size_t i = begin; i < end; i++)
-        if (!one_of(l->at[i], set))
+        if (!mica_utf8_holds(set, l->at[i]))
             return false;
     return true;
 }
@@ -177,7 +174,7 @@ static void cut_marks(const letters *in, letters *out)
     for (size_t i = 0; i < in->size; i++) {
         const bool decimal = in->at[i] == '.' && i > 0 && i + 1 < in->size &&
                              is_digit(in->at[i - 1]) && is_digit(in->at[i + 1]);
-        if (!one_of(in->at[i], EMPTY_CUT5) || decimal)
+        if (!mica_utf8_holds(EMPTY_CUT5, in->at[i]) || decimal)
             continue;
         put_item(out, in, begin, i + 1, EMPTY_CUT5);
         begin = i + 1;
@@ -284,14 +281,6 @@ static bool emit_line(const letters *l, size_t begin, size_t end, uint32_t stop,
            emit(l, begin, end, is_split(l->at[end - 1]) ? 0 : stop, arena, &pieces[(*count)++]);
 }
 
-static bool has_speech(const letters *l, size_t begin, size_t end)
-{
-    for (size_t i = begin; i < end; i++)
-        if (is_spoken(l->at[i]))
-            return true;
-    return false;
-}
-
 /* Joins lines below SHORTEST characters to the next, the last one to the one before; line ends go. */
 static size_t join_lines(letters *l, size_t *ends)
 {
@@ -357,6 +346,8 @@ mica_status mica_speech_close_text(const char *text, size_t size, bool english, 
     }
     while (clean.size > 0 && clean.at[clean.size - 1] == ' ')
         clean.size--;
+    if (!has_speech(&clean, 0, clean.size))
+        return MICA_FAIL(err, MICA_E_USAGE, "the transcript of the voice has nothing that is said");
     const bool ended = clean.size > 0 && is_split(clean.at[clean.size - 1]);
     if (!emit(&clean, 0, clean.size, ended ? 0 : english ? '.' : FULL_STOP, arena, out))
         return MICA_FAIL(err, MICA_E_NOMEM, "no memory for a transcript");

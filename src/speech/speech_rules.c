@@ -25,6 +25,26 @@ mica_slice mica_match_group(const mica_match *m, size_t group)
                         m->offsets[2 * group + 1] - m->offsets[2 * group]};
 }
 
+bool mica_slice_is(mica_slice s, const char *text)
+{
+    return s.size == strlen(text) && memcmp(s.text, text, s.size) == 0;
+}
+
+void mica_rule_put(mica_text *out, const char *text)
+{
+    mica_text_add_bytes(out, text, strlen(text));
+}
+
+void mica_rule_put_slice(mica_text *out, mica_slice s)
+{
+    mica_text_add_bytes(out, s.text, s.size);
+}
+
+void mica_rule_first_group(mica_text *out, const mica_match *m)
+{
+    mica_rule_put_slice(out, mica_match_group(m, 1));
+}
+
 void mica_rules_close(mica_rules **r)
 {
     if (*r == NULL)

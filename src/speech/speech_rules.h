@@ -23,7 +23,13 @@ typedef struct mica_slice {
 /* A group; empty when it took no part or does not exist. */
 mica_slice mica_match_group(const mica_match *m, size_t group);
 
+bool mica_slice_is(mica_slice s, const char *text);
+
 typedef void mica_rule_fn(mica_text *out, const mica_match *m);
+/* What rules write with: a C string, a part of the match; the first group in place of the match. */
+void mica_rule_put(mica_text *out, const char *text);
+void mica_rule_put_slice(mica_text *out, mica_slice s);
+mica_rule_fn mica_rule_first_group;
 typedef struct mica_rule {
     const char *pattern;
     mica_rule_fn *replace; /* NULL: `literal` */

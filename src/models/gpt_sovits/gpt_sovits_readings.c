@@ -176,14 +176,7 @@ static int64_t find_character(const mica_gs_readings *r, uint32_t cp)
 static bool is_left_out(uint32_t cp, bool of_singles)
 {
     static const char POLY[] = "一不和咋嗲剖差攢倒難奔勁拗肖瘙誒泊听噢", MONO[] = "似攢";
-    const char *set = of_singles ? MONO : POLY;
-    for (size_t at = 0, n = strlen(set); at < n;) {
-        uint32_t member;
-        at += mica_utf8_decode(set + at, n - at, &member);
-        if (member == cp)
-            return true;
-    }
-    return false;
+    return mica_utf8_holds(of_singles ? MONO : POLY, cp);
 }
 
 static int reading_of(const mica_speech_front *front, const char *label)
