@@ -26,10 +26,16 @@ static mica_status read_stdin(char **data, size_t *size, mica_err *err)
     return MICA_OK;
 }
 
+/* A mark of the byte order, which some editors put before UTF-8, goes. */
 static mica_status check_text(const char *source, char *data, size_t size, mica_err *err)
 {
+    static const char MARK[] = "\xef\xbb\xbf";
     if (memchr(data, '\0', size))
         return MICA_FAIL(err, MICA_E_USAGE, "prompt %s holds a NUL byte; it must be text", source);
+    if (size >= 3 && memcmp(data, MARK, 3) == 0) {
+        memmove(data, data + 3, size - 2); /* its NUL too */
+        size -= 3;
+    }
     if (size && data[size - 1] == '\n')
         data[--size] = '\0';
     if (size && data[size - 1] == '\r')

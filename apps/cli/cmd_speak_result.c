@@ -8,6 +8,8 @@
 #include <string.h>
 #include <strings.h>
 
+#define NAMED 3 /* sentences that may be wrong, in the summary */
+
 static bool is_srt(const char *path)
 {
     const size_t n = strlen(path);
@@ -133,6 +135,24 @@ static void add_json(const speak_run *run, mica_text *out)
         spoken > 0.0 ? run->run_seconds / spoken : 0.0);
 }
 
+/* Names the sentences that may be wrong, the first few of them. */
+static void add_suspicious(const speak_run *run, mica_text *out)
+{
+    int count = 0;
+    for (int i = 0; i < mica_speech_sentence_count(run->speech); i++) {
+        mica_speech_sentence s = {.size = sizeof s};
+        if (mica_speech_get_sentence(run->speech, i, &s) || !s.suspicious)
+            continue;
+        if (count++ < NAMED)
+            mica_text_add(out, "%s %d \"%s\"",
+                          count == 1 ? "words may be lost or repeated in" : ",", i + 1, s.text);
+    }
+    if (count > NAMED)
+        mica_text_add(out, " and %d more", count - NAMED);
+    if (count)
+        mica_text_add(out, "; try another --seed or more --retries\n");
+}
+
 void speak_describe(const speak_run *run, mica_text *out)
 {
     size_t count;
@@ -142,17 +162,10 @@ void speak_describe(const speak_run *run, mica_text *out)
         return;
     (void)mica_speech_samples(run->speech, &count);
     const int sentences = mica_speech_sentence_count(run->speech);
-    int suspicious = 0;
-    for (int i = 0; i < sentences; i++) {
-        mica_speech_sentence s = {.size = sizeof s};
-        suspicious += mica_speech_get_sentence(run->speech, i, &s) == MICA_OK && s.suspicious;
-    }
     mica_text_add(out, "%s  %.2f s, %d %s, %d Hz\n",
                   run->args->output ? run->args->output : "out.wav", seconds_at(run, count),
                   sentences, sentences == 1 ? "sentence" : "sentences",
                   mica_speech_rate(run->speech));
-    if (suspicious)
-        mica_text_add(out, "%d of them may have lost or repeated words; try another --seed\n",
-                      suspicious);
+    add_suspicious(run, out);
     mica_text_add(out, "open %.2f s, speak %.2f s\n", run->open_seconds, run->run_seconds);
 }

@@ -67,6 +67,34 @@ static mica_status run_traced(mica_session *s, const mica_speech_options *o, mic
     return st;
 }
 
+/* What is not as usual: 0 and NULL are. */
+static void write_settings(mica_text *t, const mica_speech_options *o)
+{
+    const struct {
+        const char *name;
+        double value;
+    } numbers[] = {{"top_k", o->top_k},
+                   {"top_p", o->top_p},
+                   {"temperature", o->temperature},
+                   {"repetition_penalty", o->repetition_penalty},
+                   {"noise_scale", o->noise_scale},
+                   {"pause", o->pause},
+                   {"batch", o->batch},
+                   {"retries", o->retries},
+                   {"max_tokens", o->max_tokens},
+                   {"chunk_tokens", o->chunk_tokens}};
+    mica_text_add(t, ",\"language\":");
+    mica_text_add_json_string(t, o->language ? o->language : "auto");
+    mica_text_add(t, ",\"cut\":");
+    mica_text_add_json_string(t, o->cut ? o->cut : "cut5");
+    for (size_t i = 0; i < MICA_ARRAY_LEN(numbers); i++)
+        if (numbers[i].value != 0.0) /* below 0: none */
+            mica_text_add(t, ",\"%s\":%.9g", numbers[i].name,
+                          numbers[i].value < 0.0 ? 0.0 : numbers[i].value);
+    if (o->greedy)
+        mica_text_add(t, ",\"greedy\":true");
+}
+
 static void write_recipe(mica_text *t, const mica_session *s, const mica_speech_options *o)
 {
     mica_text_add(t, "{\"text\":");
@@ -77,6 +105,7 @@ static void write_recipe(mica_text *t, const mica_session *s, const mica_speech_
     mica_text_add_json_string(t, o->voice_count ? o->voices[0].path : "");
     mica_text_add(t, ",\"seed\":%llu,\"speed\":%.9g", (unsigned long long)o->seed,
                   o->speed > 0.0 ? o->speed : 1.0);
+    write_settings(t, o);
     mica_text_add(t, ",\"version\":\"%s\"}", mica_version());
 }
 

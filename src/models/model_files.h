@@ -25,6 +25,12 @@ const char *mica_model_part_option(mica_model_part part); /* "text-encoder"; "" 
 mica_status mica_speech_parts_find(mica_model_parts *parts, const char *dir,
                                    const bool given[MICA_PART_COUNT], mica_err *err);
 
+/* Every part of a speech model below `dir`, several of one kind too. */
+typedef mica_status (*mica_speech_part_fn)(void *user, mica_model_part part, const char *path,
+                                           mica_err *err);
+mica_status mica_speech_parts_each(const char *dir, mica_speech_part_fn each, void *user,
+                                   mica_err *err);
+
 /* Whether the file holds adapters and nothing else that is known (lora_inspect.c). */
 bool mica_lora_is_file(const char *path);
 mica_status mica_lora_inspect(const char *path, mica_text *text, mica_text *json, mica_err *err);

@@ -8,10 +8,12 @@
  *     missing       tokenizer
  *
  * The same facts go into one JSON object. A model whose parts are damaged is still described
- * as far as it can be; what opening it would say stands under "problems". */
+ * as far as it can be; what opening it would say stands under "problems". A speech folder with two of a
+ * part is listed too, as "files", with what has to be chosen. */
 #include "models/model_files.h"
 
 #include "base/clock.h"
+#include "base/file.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -81,10 +83,13 @@ static const char *slot_name(int part)
 static void add_part(int part, const char *path, const part_facts *f, mica_text *text,
                      mica_text *json)
 {
-    mica_text_add(text, "  %-13s %llu tensors, %.3f B parameters, ", mica_model_part_name(part),
-                  (unsigned long long)f->tensors, (double)f->parameters * 1e-9);
+    const bool is_large = f->parameters >= 1000000000, is_heavy = f->bytes >= 1000000000;
+    mica_text_add(text, "  %-13s %llu tensors, %.*f %s parameters, ", mica_model_part_name(part),
+                  (unsigned long long)f->tensors, is_large ? 3 : 2,
+                  (double)f->parameters * (is_large ? 1e-9 : 1e-6), is_large ? "B" : "M");
     add_dtypes_text(f, text);
-    mica_text_add(text, ", %.2f GB: %s\n", (double)f->bytes * 1e-9, path);
+    mica_text_add(text, ", %.2f %s: %s\n", (double)f->bytes * (is_heavy ? 1e-9 : 1e-6),
+                  is_heavy ? "GB" : "MB", path);
     mica_text_add(json, "\"%s\":{\"path\":", slot_name(part));
     mica_text_add_json_string(json, path);
     mica_text_add(json, ",\"tensors\":%llu,\"parameters\":%llu,\"bytes\":%llu,\"dtypes\":",
@@ -198,13 +203,84 @@ static void add_check(const mica_model_kind *kind, const mica_model_parts *p,
     kind->close(&m);
 }
 
+/* ------------------------------------------- a folder with several of one part -- */
+
+/* Files of a folder whose parts cannot be chosen without the user. */
+typedef struct choice {
+    const mica_model_kind *kind;
+    mica_text *text, *json; /* json: the files of all parts, without what is around them */
+    size_t count[MICA_PART_COUNT], total;
+} choice;
+
+static mica_status add_choice(void *user, mica_model_part part, const char *path, mica_err *err)
+{
+    choice *c = user;
+    part_facts f;
+    MICA_TRY(read_facts(path, &f, err));
+    mica_text_add(c->json, "%s{", c->total++ ? "," : "");
+    add_part(part, path, &f, c->text, c->json);
+    mica_text_add(c->json, "}");
+    c->count[part]++;
+    return MICA_OK;
+}
+
+static void add_choices(const choice *c, mica_text *text, mica_text *json)
+{
+    const char *separator = "";
+    mica_text_add(json, ",\"choose\":[");
+    for (int part = 0; part < MICA_PART_COUNT; part++)
+        if (c->count[part] > 1) {
+            mica_text_add(text, "  choose        one %s of %zu, with --%s\n",
+                          mica_model_part_name(part), c->count[part], mica_model_part_option(part));
+            mica_text_add(json, "%s\"%s\"", separator, slot_name(part));
+            separator = ",";
+        }
+    mica_text_add(json, "]");
+}
+
+static const mica_model_kind *speaking_kind(void)
+{
+    const mica_model_kind *kind;
+    for (int i = 0; (kind = mica_model_kind_at(i)) != NULL && !kind->speak; i++)
+        continue;
+    return kind;
+}
+
+/* Lists the parts of a speech folder that holds two of a kind; `why` is what opening it said. */
+static mica_status inspect_choices(const char *path, const mica_err *why, mica_text *text,
+                                   mica_text *json, mica_err *err)
+{
+    mica_text lines = {0}, files = {0};
+    choice c = {.kind = speaking_kind(), .text = &lines, .json = &files};
+    mica_status st = c.kind ? mica_speech_parts_each(path, add_choice, &c, err) : MICA_OK;
+    if (!st && c.total == 0)
+        st = MICA_FAIL(err, why->status, "%s", why->text);
+    if (!st) {
+        mica_text_add(text, "%s (%s)\n%s", c.kind->title, c.kind->id, lines.data);
+        mica_text_add(json, "{\"kind\":\"model\",\"family\":\"%s\",\"files\":[%s]", c.kind->id,
+                      files.data);
+        add_choices(&c, text, json);
+        mica_text_add(json, "}");
+    }
+    text->failed |= lines.failed;
+    json->failed |= files.failed;
+    mica_text_deinit(&lines);
+    mica_text_deinit(&files);
+    return st;
+}
+
 mica_status mica_model_inspect(const char *path, mica_text *text, mica_text *json, mica_err *err)
 {
     const mica_engine_options options = {.size = sizeof options, .model = path};
     const mica_model_kind *kind;
     mica_model_parts parts;
     part_bytes bytes = {0};
-    MICA_TRY(mica_model_parts_resolve(&parts, &kind, &options, err));
+    mica_err problem = {0};
+    if (mica_model_parts_resolve(&parts, &kind, &options, &problem)) {
+        if (problem.status == MICA_E_USAGE && mica_path_is_dir(path))
+            return inspect_choices(path, &problem, text, json, err);
+        return MICA_FAIL(err, problem.status, "%s", problem.text);
+    }
     mica_text_add(text, "%s (%s)\n", kind->title, kind->id);
     mica_text_add(json, "{\"kind\":\"model\",\"family\":\"%s\"", kind->id);
     const mica_status st = add_parts(&parts, text, json, &bytes, err);

@@ -10,7 +10,7 @@
  *
  * Files are told apart by their tensors. What cannot be opened as weights or belongs to nobody
  * (discriminators, other networks) is passed over; two files for one part are an error, unless that
- * part was given by itself. */
+ * part was given by itself. A list of all of them is what mica_speech_parts_each gives. */
 #include "models/model_files.h"
 
 #include "base/file.h"
@@ -21,7 +21,9 @@
 
 typedef struct finder {
     mica_model_parts *parts;
-    const bool *given; /* [MICA_PART_COUNT]: not to be looked for */
+    const bool *given;        /* [MICA_PART_COUNT]: not to be looked for */
+    mica_speech_part_fn each; /* instead of `parts`; or NULL */
+    void *user;
     mica_err *err;
 } finder;
 
@@ -69,6 +71,8 @@ static void find_parts(const char *path, bool is[MICA_PART_COUNT])
 
 static mica_status take_part(finder *f, const char *path, mica_model_part part)
 {
+    if (f->each)
+        return f->each(f->user, part, path, f->err);
     char **slot = &f->parts->path[part];
     if (f->given[part] || (*slot && strcmp(*slot, path) == 0))
         return MICA_OK;
@@ -112,6 +116,13 @@ static mica_status walk(finder *f, const char *dir, int depth)
 mica_status mica_speech_parts_find(mica_model_parts *parts, const char *dir,
                                    const bool given[MICA_PART_COUNT], mica_err *err)
 {
-    finder f = {parts, given, err};
+    finder f = {.parts = parts, .given = given, .err = err};
+    return walk(&f, dir, DEPTH);
+}
+
+mica_status mica_speech_parts_each(const char *dir, mica_speech_part_fn each, void *user,
+                                   mica_err *err)
+{
+    finder f = {.each = each, .user = user, .err = err};
     return walk(&f, dir, DEPTH);
 }

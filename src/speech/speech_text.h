@@ -22,7 +22,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define MICA_SPEECH_MAX_TEXT (256 * 1024) /* bytes */
+#define MICA_SPEECH_MAX_TEXT (1024 * 1024) /* bytes */
 
 typedef enum mica_speech_language {
     MICA_SPEECH_AUTO, /* by script: ideographs are Chinese, Latin letters English */

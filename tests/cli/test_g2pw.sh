@@ -26,6 +26,16 @@ check 'inspect names g2pW' grep -q 'g2pW .* tensors.*G2PWModel/g2pW.onnx' "$out"
 works inspect model --json
 check 'inspect counts its tensors' test "$(json_get parts.g2pw.tensors <"$out")" -eq 44
 
+# ---- two synthesizers: nothing is chosen, all is listed
+cp "$data/models/sovits_v2Pro.pth" model
+works inspect model
+check 'inspect lists both' test "$(grep -c '^  synthesizer ' "$out")" -eq 2
+check 'and says what to choose' grep -q 'choose  *one synthesizer of 2, with --synthesizer' "$out"
+works inspect model --json
+check 'as JSON too' test "$(json_get choose.0 <"$out")" = synthesizer
+fails 2 'both a synthesizer; choose one with --synthesizer' speak model -t 好 --voice "$ref"
+rm model/sovits_v2Pro.pth
+
 # ---- converted once, used as it is mapped
 works convert "$data/g2pw/g2pW.onnx" g2pw.safetensors --type bf16
 mkdir converted

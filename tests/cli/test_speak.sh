@@ -3,6 +3,7 @@
 # Its sound is noise; that the numbers are right is shown elsewhere (tests/golden). Here: what is written
 # where, and what is said when it cannot be.
 . "$(dirname "$0")/cli_test.sh"
+json_get() { "$MICA_TOOLS/json_get" "$@"; }
 data=$MICA_GOLDEN/../gpt_sovits
 recordings=$MICA_GOLDEN/../speech/recordings
 parts="--semantic $data/models/s1.ckpt --synthesizer $data/models/sovits_v2.pth
@@ -35,6 +36,36 @@ fails 1 'phones file' speak $parts --phones none --voice "$ref"
 fails 1 'codes file' speak $parts -t x --voice "$ref" --ref-codes none
 fails 1 'output folder' speak $parts -t x --voice "$ref" -o none/a.wav
 fails 1 'does not speak' speak "$model" -t x --voice "$ref"
+
+fails 2 'the transcript of the voice has nothing' speak $parts -t 好 --voice "$ref" --voice-text ''
+fails 2 'the transcript of the voice has nothing' speak $parts -t 好 --voice "$ref" --voice-text '。。！'
+
+# ---- texts that are hardly any, and others' languages
+few="--max-tokens 12 --retries 0 --greedy"
+for text in '' '  ' '。。。！！' '!?...' '😀🎉'; do
+    fails 2 'the text has nothing to say' speak $parts $few -t "$text" --voice "$ref"
+done
+fails 1 'Japanese letters \(こ\)' speak $parts -t 'こんにちは' --voice "$ref"
+fails 1 'Japanese letters \(テ\)' speak $parts -t '中文テスト' --voice "$ref"
+fails 1 'Korean letters \(안\)' speak $parts -t '안녕' --voice "$ref"
+fails 1 'Cyrillic letters' speak $parts -t 'Привет' --voice "$ref"
+for language in ja ko yue all_ja auto_yue; do
+    fails 1 'is not spoken yet; auto, zh and en are' speak $parts -t 好 --lang $language --voice "$ref"
+done
+fails 1 'Japanese \(ja\) is not spoken yet' speak $parts -t 好 --voice "$ref" --voice-text 好 --voice-lang ja
+fails 1 'the language is en, but the text has "你"' speak $parts -t '你好' --lang en --voice "$ref"
+fails 2 'no language "xx"' speak $parts -t 好 --lang xx --voice "$ref"
+works speak $parts $few -t '😀你好🎉, world 3.5kg!' --voice "$ref" -o emoji.wav --json
+check 'emoji are passed over' test "$(json_get sentences.0.text <"$out")" = '😀你好🎉,'
+printf '\357\273\277你好，世界。' >bom.txt
+works speak $parts $few -t @bom.txt --voice "$ref" -o bom.wav --json
+check 'a byte order mark is no text' test "$(json_get parameters.text <"$out")" = '你好，世界。'
+check 'the settings are told' test "$(json_get parameters.max_tokens <"$out") $(json_get parameters.cut <"$out") $(json_get parameters.greedy <"$out")" = '12 cut5 true'
+yes 没有标点的长句子 | head -12 | tr -d '\n' >long.txt
+works speak $parts $few --max-tokens 8 -t "$(cat long.txt)" --cut cut2 --voice "$ref" --lang zh -o long.wav --bert "$data/models/chinese-roberta-wwm-ext-large"
+check 'suspicious sentences are named' grep -q 'words may be lost or repeated in 1 "没有标点' "$out"
+head -c 1100000 /dev/zero | tr '\0' a >huge.txt
+fails 1 'huge.txt' speak $parts -t @huge.txt --voice "$ref"
 
 works speak --help
 check 'the help lists --voice-text' grep -q -- --voice-text "$out"
