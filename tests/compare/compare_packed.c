@@ -133,5 +133,52 @@ static void packed_embed(cmp *c)
     cmp_weight_free(c, &w);
 }
 
-const cmp_op cmp_packed_ops[] = {
-    {"packed_linear", packed_linear, 60}, {"packed_embed", packed_embed, 20}, {0}};
+/* One to three LoRA of different types and ranks on parts of the rows; then the weight without them. */
+static void packed_lora(cmp *c)
+{
+    static const mica_dtype KINDS[] = {MICA_DTYPE_F32, MICA_DTYPE_BF16, MICA_DTYPE_F16};
+    const mica_dtype type = TYPES[cmp_int(c, 0, TYPE_COUNT - 1)];
+    const int unit = mica_dtype_get(type)->block == 256 ? 256 : 32, count = cmp_int(c, 1, 3);
+    const int M = cmp_u32(c) & 1 ? cmp_int(c, 1, 8) : cmp_int(c, 9, 90);
+    const int D = unit * cmp_int(c, 1, 6), O = cmp_int(c, 1, 300);
+    cmp_weight up[3], down[3];
+    mica_adapter a[3] = {{0}};
+    snprintf(c->what, sizeof c->what, "%d x %d x %d, %s, %d LoRA", M, D, O,
+             mica_dtype_get(type)->name, count);
+    for (int i = 0; i < count; i++) {
+        const int rows = cmp_int(c, 1, 2 * O), rank = cmp_int(c, 1, 20);
+        const mica_dtype kind = KINDS[cmp_int(c, 0, 2)];
+        up[i] = cmp_weight_make(c, kind, 0.3f, 0, 2, CMP_SHAPE(rows, rank));
+        down[i] = cmp_weight_make(c, kind, 0.3f, 0, 2, CMP_SHAPE(rank, D));
+        a[i] = (mica_adapter){.next = i + 1 < count ? &a[i + 1] : NULL,
+                              .first = cmp_int(c, 0, O - 1),
+                              .skip = cmp_int(c, 0, rows - 1),
+                              .scale = 0.1f * (float)cmp_int(c, 1, 9),
+                              .up = {up[i].w[0].tensor},
+                              .down = {down[i].w[0].tensor}};
+        a[i].count = MICA_MIN(O - a[i].first, rows - a[i].skip);
+    }
+    cmp_tensor x = cmp_act(c, 1.0f, 2, CMP_SHAPE(M, D));
+    cmp_weight w = packed_weight(c, type, O, D);
+    for (int pass = 0; pass < 2; pass++) {
+        cmp_tensor y = cmp_output(c, true, 2, CMP_SHAPE(M, O));
+        for (int i = 0; i < 2; i++) {
+            w.w[i].adapters = pass ? NULL : a;
+            mica_linear(c->be[i], &(mica_linear_args){.x_MD = &x.t[i],
+                                                      .w_OD = &w.w[i],
+                                                      .act = MICA_ACT_SILU,
+                                                      .y_MO = &y.t[i]});
+        }
+        cmp_result(c, &y, 2e-5, 6e-3);
+    }
+    cmp_weight_free(c, &w);
+    for (int i = 0; i < count; i++) {
+        cmp_weight_free(c, &up[i]);
+        cmp_weight_free(c, &down[i]);
+    }
+}
+
+const cmp_op cmp_packed_ops[] = {{"packed_linear", packed_linear, 60},
+                                 {"packed_lora", packed_lora, 20},
+                                 {"packed_embed", packed_embed, 20},
+                                 {0}};

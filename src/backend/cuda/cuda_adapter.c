@@ -6,7 +6,8 @@
  * On the CPU adapters are computed beside the product (cpu_adapter.c), because there the form is the
  * file's own memory. Here every form is a copy, so a sum costs nothing later: a rank of 16 beside a
  * width of 3,072 would read and write y once more, a fifth of the product's time. The sum is rounded
- * once to the type of the form. Forms with and without adapters are different forms. */
+ * once to the type of the form. Forms with and without adapters are different forms. Packed weights cannot take
+ * numbers of other steps in: cuda_packed_side.c. */
 #include "backend/cuda/cuda_backend.h"
 
 /* Rows of f32 on the device, freed by free_factors. */
@@ -98,7 +99,7 @@ static mica_status add_one(mica_cuda_backend *be, const mica_cuda_prepared *p,
 mica_status mica_cuda_adapters_add(mica_cuda_backend *be, mica_cuda_prepared *p, const char *name,
                                    mica_err *err)
 {
-    if (!p->adapters)
+    if (!p->adapters || p->form == MICA_CUDA_FORM_PACKED) /* cuda_packed_side.c keeps them apart */
         return MICA_OK;
     MICA_TRY(
         mica_cuda_check(cudaStreamWaitEvent(be->stream, p->ready, 0), "waiting for a weight", err));

@@ -235,6 +235,17 @@ mica_status mica_cuda_packed_linear(mica_cuda_backend *be, const mica_linear_arg
 mica_status mica_cuda_packed_embed(mica_cuda_backend *be, const mica_tensor *w, const int32_t *ids,
                                    int64_t count, const mica_tensor *y_LD, const char *name,
                                    mica_err *err);
+/* Bytes from the host to a place of a form, slot by slot. */
+mica_status mica_cuda_packed_send(mica_cuda_backend *be, uint8_t *to, const void *from, size_t size,
+                                  mica_err *err);
+/* LoRA beside a packed weight (cuda_packed_side.c): whether the form can have them, their bytes, on their way,
+ * and what a product is told of them. */
+mica_status mica_cuda_side_check(const mica_cuda_prepared *p, const char *name, mica_err *err);
+size_t mica_cuda_side_size(const mica_cuda_prepared *p);
+mica_status mica_cuda_side_upload(mica_cuda_backend *be, const mica_cuda_prepared *p, uint8_t *to,
+                                  mica_err *err);
+void mica_cuda_side_of(const mica_weight *w, const void *factors, mica_cuda_type type,
+                       mica_cuda_product *p);
 /* The scale factor of row `row`; 1 when the weight has none. */
 float mica_cuda_weight_scale(const mica_tensor *w, int64_t row);
 
@@ -332,6 +343,10 @@ struct mica_cuda_product {
     mica_weight *bias;
     const float *gate;
     mica_act act;
+    /* Beside the product, of compute type: sums += (x down^T) up^T, down [side_rank][ld], up [outputs][side_rank];
+     * side_rank 0: nothing, else a multiple of 8. */
+    const void *down, *up;
+    int64_t side_rank;
     bool direct; /* decided by plan */
     bool convert_x;
 };

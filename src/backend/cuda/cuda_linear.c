@@ -34,10 +34,17 @@ static size_t x_bytes(const mica_cuda_backend *be, const mica_cuda_product *p)
                            mica_cuda_type_size(mica_cuda_compute_type(be)));
 }
 
-/* Type of the sums: that of y where it is wider. */
+/* Type of the sums: that of y where it is wider; f32 where more is added to them. */
 static mica_cuda_type sum_type(const mica_cuda_backend *be, const mica_cuda_product *p)
 {
-    return be->bf16 && p->y.type == MICA_CUDA_BF16 ? MICA_CUDA_BF16 : MICA_CUDA_F32;
+    const bool narrow = be->bf16 && p->y.type == MICA_CUDA_BF16 && !p->side_rank;
+    return narrow ? MICA_CUDA_BF16 : MICA_CUDA_F32;
+}
+
+static size_t side_bytes(const mica_cuda_backend *be, const mica_cuda_product *p)
+{
+    return mica_cuda_align((size_t)(p->y.rows * p->side_rank) *
+                           mica_cuda_type_size(mica_cuda_compute_type(be)));
 }
 
 size_t mica_cuda_product_plan(mica_cuda_backend *be, mica_cuda_product *p)
@@ -48,11 +55,11 @@ size_t mica_cuda_product_plan(mica_cuda_backend *be, mica_cuda_product *p)
         be->bf16 && be->fuse && p->y.type == MICA_CUDA_BF16 && !p->gate &&
         (p->act == MICA_ACT_NONE || (p->act == MICA_ACT_GELU_TANH && !p->residual.data)) &&
         (!p->residual.data || (p->residual.type == MICA_CUDA_BF16 && aligned(&p->residual)));
-    p->direct = aligned(&p->y) && (!rest || fits) && sum_type(be, p) == p->y.type;
+    p->direct = aligned(&p->y) && (!rest || fits) && !p->side_rank && sum_type(be, p) == p->y.type;
     p->convert_x = p->x.type != mica_cuda_compute_type(be) || !aligned(&p->x) || p->ld != p->x.n;
     const size_t sums =
         (size_t)(p->y.rows * mica_cuda_round8(p->outputs)) * mica_cuda_type_size(sum_type(be, p));
-    return x_bytes(be, p) + (p->direct ? 0 : mica_cuda_align(sums));
+    return x_bytes(be, p) + (p->direct ? 0 : mica_cuda_align(sums)) + side_bytes(be, p);
 }
 
 /* x as [rows][ld] of the compute type, zeros behind its columns. */
@@ -79,6 +86,28 @@ static mica_status convert_x(mica_cuda_backend *be, const mica_cuda_product *p, 
     c.src_stride[p->x.dims] = c.dst_stride[p->x.dims] = 1;
     c.wide = p->x.wide && p->ld % 8 == 0;
     return mica_cuda_check(mica_cuda_copy_strided(&c, be->stream), "converting an input", err);
+}
+
+/* What stands beside the product, into its sums; t: scratch for x down^T. product: as it ran. */
+static mica_status add_side(mica_cuda_backend *be, const mica_cuda_product *p,
+                            const mica_cuda_gemm *product, void *t, mica_err *err)
+{
+    const int64_t rank = p->side_rank;
+    mica_cuda_gemm down = *product, up = *product;
+    if (!rank)
+        return MICA_OK;
+    down.m = rank;
+    down.a = p->down;
+    down.d = t;
+    down.d_type = product->type;
+    down.ldd = rank;
+    MICA_TRY(mica_cuda_gemm_run(be, &down, p->name, err));
+    up.k = up.lda = up.ldb = rank;
+    up.a = p->up;
+    up.b = t;
+    up.c = up.d;
+    up.ldc = up.ldd;
+    return mica_cuda_gemm_run(be, &up, p->name, err);
 }
 
 mica_status mica_cuda_product_run(mica_cuda_backend *be, const mica_cuda_product *p, void *scratch,
@@ -114,6 +143,10 @@ mica_status mica_cuda_product_run(mica_cuda_backend *be, const mica_cuda_product
     g.ldd = mica_cuda_round8(p->outputs);
     MICA_TRY(mica_cuda_weight(be, p->bias, MICA_CUDA_FORM_F32, &bias, err));
     MICA_TRY(mica_cuda_gemm_run(be, &g, p->name, err));
+    MICA_TRY(add_side(be, p, &g,
+                      (uint8_t *)sums + mica_cuda_align((size_t)(p->y.rows * g.ldd) *
+                                                        mica_cuda_type_size(g.d_type)),
+                      err));
     const mica_cuda_epilogue_args late = {
         .acc = mica_cuda_view_matrix(sums, g.d_type, p->y.rows, p->outputs, g.ldd),
         .residual = p->residual,

@@ -1,9 +1,9 @@
 /* cuda_packed.c - linears and tables of packed weights on the device.
  *
- *     file ──bytes──► form on the device: [rows][scales][biases]          as large as in the file
+ *     file ──bytes──► form on the device: [rows][scales][biases][factors of LoRA]    as large as in the file
  *
- *     up to 8 rows of x   cuda_packed.cu multiplies by the packed rows, sums f32 ──► epilogue
- *     more                the weight expanded into scratch in the compute type ──► cuBLASLt, as any other
+ *     up to 8 rows of x   cuda_digits.cu multiplies by the packed rows, sums f32 ──► epilogue
+ *     more, or LoRA       the weight expanded into scratch in the compute type ──► cuBLASLt, as any other
  *
  * The expanded weight lives for one call. Napkin at 4,096 rows of x and 14,336 x 4,096: 0.65 ms of product beside
  * 0.05 ms of expanding (117 MB written); one row of x: 33 MB read in 4 bits, 11 us at 3 TB/s. */
@@ -66,14 +66,15 @@ mica_status mica_cuda_packed_describe(mica_cuda_prepared *p, const char *name, m
     if (w->ndim != 2 || !mica_tensor_is_contiguous(w) || w->shape_[1] % 32 != 0)
         return MICA_FAIL(err, MICA_E_UNSUPPORTED, "%s: %s is no packed matrix the device can take",
                          name, mica_tensor_describe(w, text, sizeof text));
+    MICA_TRY(mica_cuda_side_check(p, name, err));
     p->rows = 1;
-    p->cols = p->ld = (int64_t)layout_of(w, w->shape_[0]).size;
+    p->cols = p->ld = (int64_t)((layout_of(w, w->shape_[0]).size + mica_cuda_side_size(p)) /
+                                mica_cuda_type_size(p->type));
     return MICA_OK;
 }
 
-/* Bytes from the host to a place of the form, slot by slot. */
-static mica_status send(mica_cuda_backend *be, uint8_t *to, const void *from, size_t size,
-                        mica_err *err)
+mica_status mica_cuda_packed_send(mica_cuda_backend *be, uint8_t *to, const void *from, size_t size,
+                                  mica_err *err)
 {
     for (size_t done = 0; done < size;) {
         const size_t part = MICA_MIN(size - done, MICA_CUDA_STAGE_SIZE);
@@ -114,11 +115,13 @@ mica_status mica_cuda_packed_upload(mica_cuda_backend *be, mica_cuda_prepared *p
     const mica_tensor *w = &p->tensor;
     const packed_layout l = layout_of(w, w->shape_[0]);
     uint8_t *to = p->data;
-    MICA_TRY(send(be, to, w->data, l.data, err));
+    MICA_TRY(mica_cuda_packed_send(be, to, w->data, l.data, err));
+    MICA_TRY(mica_cuda_side_upload(be, p, to + l.size, err));
     if (!w->scale.group)
         return l.scales ? send_row_scales(be, w, to + l.scale_at, err) : MICA_OK;
-    MICA_TRY(send(be, to + l.scale_at, w->scale.data, l.scales, err));
-    return l.biases ? send(be, to + l.bias_at, w->scale.bias, l.biases, err) : MICA_OK;
+    MICA_TRY(mica_cuda_packed_send(be, to + l.scale_at, w->scale.data, l.scales, err));
+    return l.biases ? mica_cuda_packed_send(be, to + l.bias_at, w->scale.bias, l.biases, err)
+                    : MICA_OK;
 }
 
 /* ---------------------------------------------------------------- products -- */
@@ -128,17 +131,21 @@ static mica_status multiply_few(mica_cuda_backend *be, const mica_cuda_packed_ro
                                 const mica_cuda_product *p, mica_err *err)
 {
     const int64_t ld = mica_cuda_round8(p->outputs);
+    const size_t size = mica_cuda_align((size_t)(p->y.rows * ld) * sizeof(float));
     void *sums;
     const void *bias;
-    MICA_TRY(mica_cuda_scratch(be, (size_t)(p->y.rows * ld) * sizeof(float), &sums, err));
+    MICA_TRY(mica_cuda_scratch(be, size + FEW_ROWS * mica_cuda_digits_size(w->n), &sums, err));
     MICA_TRY(mica_cuda_weight(be, p->bias, MICA_CUDA_FORM_F32, &bias, err));
     for (int64_t row = 0; row < p->x.rows; row += FEW_ROWS) {
         mica_cuda_view x = p->x;
+        void *digits = (uint8_t *)sums + size;
         x.rows = MICA_MIN(FEW_ROWS, p->x.rows - row);
         x.data =
             (uint8_t *)p->x.data + (size_t)(row * p->x.stride[0]) * mica_cuda_type_size(p->x.type);
+        MICA_TRY(mica_cuda_check(mica_cuda_digits(&x, digits, be->stream), p->name, err));
         MICA_TRY(mica_cuda_check(
-            mica_cuda_packed_dot(w, &x, (float *)sums + row * ld, ld, be->stream), p->name, err));
+            mica_cuda_packed_dot(w, digits, (int)x.rows, (float *)sums + row * ld, ld, be->stream),
+            p->name, err));
     }
     const mica_cuda_epilogue_args late = {
         .acc = mica_cuda_view_matrix(sums, MICA_CUDA_F32, p->y.rows, p->outputs, ld),
@@ -155,14 +162,11 @@ mica_status mica_cuda_packed_linear(mica_cuda_backend *be, const mica_linear_arg
 {
     const mica_tensor *w = &args->w_OD->tensor;
     const void *form;
-    if (args->w_OD->adapters) /* they are added to forms of plain numbers */
-        return MICA_FAIL(err, MICA_E_UNSUPPORTED,
-                         "%s: LoRA on packed weights (%s) is not available on this device; use "
-                         "--device cpu or bf16 weights",
-                         p->name, mica_dtype_get(w->dtype)->name);
     MICA_TRY(mica_cuda_weight(be, args->w_OD, MICA_CUDA_FORM_PACKED, &form, err));
     const mica_cuda_packed_rows rows = rows_of(w, w->shape_[0], form);
-    if (p->x.dims == 1 && (args->by_row || p->x.rows <= FEW_ROWS))
+    mica_cuda_side_of(args->w_OD, (const uint8_t *)form + layout_of(w, w->shape_[0]).size,
+                      mica_cuda_compute_type(be), p);
+    if (p->x.dims == 1 && !p->side_rank && (args->by_row || p->x.rows <= FEW_ROWS))
         return multiply_few(be, &rows, p, err);
     const mica_cuda_type type = mica_cuda_compute_type(be);
     const size_t panel = mica_cuda_align((size_t)(p->outputs * p->ld) * mica_cuda_type_size(type));

@@ -528,14 +528,15 @@ mica_status mica_cuda_weight(mica_cuda_backend *be, mica_weight *w, mica_cuda_fo
     if (!w)
         return MICA_OK;
     const bool is_bytes = form == MICA_CUDA_FORM_FP8 || form == MICA_CUDA_FORM_PACKED;
+    const bool has_side = form == MICA_CUDA_FORM_PACKED && w->adapters;
     const mica_cuda_prepared model = {
         .form = form,
-        .type = is_bytes                      ? MICA_CUDA_F8_E4M3
+        .type = is_bytes && !has_side         ? MICA_CUDA_F8_E4M3
                 : form == MICA_CUDA_FORM_F32  ? MICA_CUDA_F32
                 : form == MICA_CUDA_FORM_BF16 ? MICA_CUDA_BF16
                                               : mica_cuda_compute_type(be),
         .tensor = w->tensor,
-        .adapters = form == MICA_CUDA_FORM_MATRIX ? w->adapters : NULL,
+        .adapters = form == MICA_CUDA_FORM_MATRIX || has_side ? w->adapters : NULL,
         .owner = mica_cuda_is_streamed(w) ? be : NULL};
     pthread_mutex_lock(&be->device->lock);
     const mica_status st = get_locked(be, w, &model, &p, err);

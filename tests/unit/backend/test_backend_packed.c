@@ -224,6 +224,65 @@ static void test_rows_alone(void **state)
     free_data(&d);
 }
 
+/* LoRA on a packed weight, whose rows but the first and last few it changes: against the sums in f64, and against
+ * the same LoRA on the weight's numbers as plain f32. */
+static void check_lora(mica_backend *be, mica_dtype dtype, int m, double bound)
+{
+    enum { N = 150, RANK = 6, FIRST = 5, COUNT = 140 };
+    const int k = 2 * MICA_MAX(mica_dtype_get(dtype)->block, 32);
+    packed_data d = make_data(dtype, m, N, k);
+    mica_weight up = host_weight(MICA_DTYPE_F32, 0.3f, 2, SHAPE(COUNT, RANK));
+    mica_weight down = host_weight(MICA_DTYPE_F32, 0.3f, 2, SHAPE(RANK, k));
+    const mica_adapter a = {
+        .first = FIRST, .count = COUNT, .scale = 0.7f, .up = {up.tensor}, .down = {down.tensor}};
+    for (int i = 0; i < m; i++)
+        for (int r = 0; r < RANK; r++) {
+            double t = 0.0;
+            for (int j = 0; j < k; j++)
+                t += (double)floats(&d.x)[i * k + j] * weight_at(&down, r * k + j);
+            for (int o = 0; o < COUNT; o++)
+                d.want[i * N + FIRST + o] += (double)a.scale * t * weight_at(&up, o * RANK + r);
+        }
+    float *numbers = decode(&d.w.tensor);
+    mica_weight plain = {.tensor = mica_tensor_2d(numbers, MICA_DTYPE_F32, N, k),
+                         .name = "plain.weight",
+                         .adapters = &a};
+    d.w.adapters = &a;
+    char what[96];
+    snprintf(what, sizeof what, "LoRA on %s, m %d", mica_dtype_get(dtype)->name, m);
+    run(be, &d);
+    assert_close(what, floats(&d.y), d.want, (int64_t)m * N, bound);
+    packed_data p = d;
+    p.w = plain;
+    run(be, &p);
+    assert_close("LoRA on its numbers", floats(&d.y), d.want, (int64_t)m * N, bound);
+    mica_backend_drop_weights(be, (mica_weight *[]){&d.w, &p.w}, 2);
+    test_free(numbers);
+    weight_free(&up);
+    weight_free(&down);
+    free_data(&d);
+}
+
+static void test_lora(void **state)
+{
+    (void)state;
+    static const struct {
+        mica_precision precision;
+        double few, many;
+    } CASES[] = {{MICA_PRECISION_F32, 2e-6, 2e-6},
+                 {MICA_PRECISION_BF16, 6e-3, 6e-3},
+                 {MICA_PRECISION_INT8, 3e-2, 3e-2}};
+    for (size_t c = 0; c < MICA_ARRAY_LEN(CASES); c++) {
+        mica_backend *be = open_backend(CASES[c].precision, 2);
+        for (size_t t = 0; t < MICA_ARRAY_LEN(TYPES); t++) {
+            check_lora(be, TYPES[t], 1, CASES[c].few);
+            check_lora(be, TYPES[t], 7, CASES[c].few);
+            check_lora(be, TYPES[t], 33, CASES[c].many);
+        }
+        mica_backend_close(&be);
+    }
+}
+
 /* Dense weights by row: f32 sums of x as it is, in a backend that would round it. */
 static void test_dense_by_row(void **state)
 {
@@ -326,10 +385,15 @@ static void test_no_allocation_the_second_time(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_f32),          cmocka_unit_test(test_bf16),
-        cmocka_unit_test(test_int8),         cmocka_unit_test(test_rows_alone),
-        cmocka_unit_test(test_dense_by_row), cmocka_unit_test(test_views),
-        cmocka_unit_test(test_embed_rows),   cmocka_unit_test(test_no_allocation_the_second_time),
+        cmocka_unit_test(test_f32),
+        cmocka_unit_test(test_bf16),
+        cmocka_unit_test(test_int8),
+        cmocka_unit_test(test_rows_alone),
+        cmocka_unit_test(test_lora),
+        cmocka_unit_test(test_dense_by_row),
+        cmocka_unit_test(test_views),
+        cmocka_unit_test(test_embed_rows),
+        cmocka_unit_test(test_no_allocation_the_second_time),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
