@@ -251,6 +251,7 @@ static mica_status read_piece(const mica_speech_front *f, const mica_cut_piece *
     piece->source = cut->text + strspn(cut->text, " \t.");
     while (strncmp(piece->source, FULL_STOP, sizeof FULL_STOP - 1) == 0)
         piece->source += sizeof FULL_STOP - 1;
+    piece->text = cut->text;
     MICA_TRY(read_spans(f, cut->text, cut->size, o, arena, piece, err));
     if (piece->phone_count >= FEW_PHONES || piece->phone_count == 0)
         return MICA_OK;
@@ -277,6 +278,15 @@ static mica_status read_pieces(const mica_speech_front *f, const mica_cut_piece 
     if (out->count == 0)
         return MICA_FAIL(err, MICA_E_USAGE, "the text has nothing to say");
     return MICA_OK;
+}
+
+mica_status mica_speech_front_reread(const mica_speech_front *f, const mica_speech_text_options *o,
+                                     mica_speech_pieces *p, size_t index, mica_err *err)
+{
+    mica_speech_piece *piece = &p->pieces[index];
+    const mica_cut_piece cut = {piece->text, strlen(piece->text)};
+    MICA_TRY(check_options(o, cut.size, err));
+    return read_piece(f, &cut, o, &p->arena, piece, err);
 }
 
 static mica_status start(const mica_speech_text_options *o, const char *text, size_t size,
@@ -376,8 +386,11 @@ mica_status mica_speech_parse_phones(const mica_speech_front *f, const char *nam
         if (out->pieces == NULL || span == NULL)
             status = MICA_FAIL(err, MICA_E_NOMEM, "no memory for %zu phones", phones.count);
         else {
-            *out->pieces = (mica_speech_piece){mica_arena_strndup(&out->arena, clean, size), span,
-                                               1, phones.count};
+            *out->pieces =
+                (mica_speech_piece){.source = mica_arena_strndup(&out->arena, clean, size),
+                                    .spans = span,
+                                    .span_count = 1,
+                                    .phone_count = phones.count};
             span->language = MICA_SPEECH_EN;
             out->count = 1;
             status = keep_span(&out->arena, &no_text, &phones, &none, span, err);

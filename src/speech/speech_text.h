@@ -75,6 +75,7 @@ typedef struct mica_speech_piece {
     char *
         source; /* the part of the text, as it was given, for people: with the mark at its end, without
                      blanks and full stops before it */
+    char *text; /* as it was cut; NULL: phones by name */
     mica_speech_span *spans;
     size_t span_count;
     size_t phone_count; /* of all spans */
@@ -96,6 +97,10 @@ void mica_speech_front_close(mica_speech_front **f);
 mica_status mica_speech_front_run(const mica_speech_front *f, const char *text, size_t size,
                                   const mica_speech_text_options *o, mica_speech_pieces *out,
                                   mica_err *err);
+/* Reads one piece again, with o->reader, which may be slow: so a long text is asked about as it is
+ * spoken. Its spans are others then. */
+mica_status mica_speech_front_reread(const mica_speech_front *f, const mica_speech_text_options *o,
+                                     mica_speech_pieces *p, size_t index, mica_err *err);
 /* The transcript of a reference: one piece, ended by a full stop where none is (o->cut is not read). */
 mica_status mica_speech_front_run_transcript(const mica_speech_front *f, const char *text,
                                              size_t size, const mica_speech_text_options *o,

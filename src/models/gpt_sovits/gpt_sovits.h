@@ -87,6 +87,9 @@ typedef struct mica_gs_request {
                                    transcript's phones, in `prompt` or in the text */
     const mica_gs_text *texts;  /* sentences */
     int count;
+    mica_status (*prepare)(void *user, int index, mica_err *err); /* texts[index] is wanted now;
+                                                                     may be NULL */
+    void *prepare_user;
     const int32_t *tokens; /* of the only sentence, given instead of sampled; or NULL */
     int64_t token_count;
     mica_gs_sampling sampling; /* sentence and attempt are set here */

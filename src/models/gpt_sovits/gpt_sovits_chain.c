@@ -200,6 +200,8 @@ static int64_t copy_phones(const mica_gs_text *t, int32_t *out)
 static mica_status job_init(job *j, mica_gs_session *s, mica_run *run, const mica_gs_request *r,
                             int index, const float *prompt_features, mica_err *err)
 {
+    if (r->prepare)
+        MICA_TRY(r->prepare(r->prepare_user, index, err));
     const mica_gs_text *text = &r->texts[index];
     const int64_t P = phones_of(r->prompt), T = phones_of(text), B = s->semantic.bert_width;
     float *own = NULL;

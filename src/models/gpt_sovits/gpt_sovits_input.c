@@ -355,7 +355,7 @@ mica_status mica_gs_input_texts(mica_gs_input *in, mica_gs_session *s, mica_run 
                           &in->token_count, err));
     if (o->phones_path)
         return read_phones(in, s, o->phones_path, err);
-    MICA_TRY(mica_gs_input_read_text(in, s, run, o->text, o->language, o->cut, err));
+    MICA_TRY(mica_gs_input_read_text(in, s, o->text, o->language, o->cut, err));
     const mica_voice_input *voice = o->voice_count ? &o->voices[0] : &(mica_voice_input){0};
     const char *transcript = voice->text ? voice->text : in->voice.text;
     const char *language = voice->text ? voice->language : in->voice.language;

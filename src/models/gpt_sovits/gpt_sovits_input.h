@@ -13,7 +13,9 @@ typedef struct mica_gs_input {
     bool has_prompt;
     mica_gs_text *texts;
     int text_count;
-    const int32_t *given_phones; /* of phones_path; in the arena */
+    bool is_asked;                    /* g2pW reads each text again before it is spoken */
+    mica_speech_text_options options; /* of the text, without a reader */
+    const int32_t *given_phones;      /* of phones_path; in the arena */
     int64_t given_phone_count;
     const int32_t *tokens; /* of tokens_path; in the arena */
     int64_t token_count;
@@ -28,9 +30,11 @@ mica_status mica_gs_input_voice(mica_gs_input *in, mica_gs_session *s, mica_run 
 mica_status mica_gs_input_texts(mica_gs_input *in, mica_gs_session *s, mica_run *run,
                                 const mica_speech_options *o, mica_err *err);
 /* The same of a text and of a transcript (gpt_sovits_text.c). */
-mica_status mica_gs_input_read_text(mica_gs_input *in, mica_gs_session *s, mica_run *run,
-                                    const char *text, const char *language, const char *cut,
-                                    mica_err *err);
+mica_status mica_gs_input_read_text(mica_gs_input *in, mica_gs_session *s, const char *text,
+                                    const char *language, const char *cut, mica_err *err);
+/* Asks g2pW about sentence `index`, where it is there. */
+mica_status mica_gs_input_ask(mica_gs_input *in, mica_gs_session *s, mica_run *run, int index,
+                              mica_err *err);
 /* in->pieces to in->texts, which has room for them. */
 mica_status mica_gs_input_take_pieces(mica_gs_input *in, const mica_gs_model *m, mica_err *err);
 mica_status mica_gs_input_read_transcript(mica_gs_input *in, mica_gs_session *s, mica_run *run,

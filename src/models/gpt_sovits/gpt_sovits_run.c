@@ -67,14 +67,28 @@ static void tap_inputs(const mica_tap_sink *taps, const mica_gs_input *in)
     if (in->given_phones)
         mica_gs_tap_ids(taps, in->given_phones, 2, (const int64_t[]){1, in->given_phone_count},
                         "phone_ids");
-    for (int i = 0; taps && i < in->text_count; i++)
-        tap_phones(taps, &in->texts[i], i);
     if (v->code_count > 0)
         mica_gs_tap_ids(taps, v->codes, 2, (const int64_t[]){1, v->code_count}, "prompt_tokens");
     if (v->style) {
         const mica_tensor t = mica_tensor_3d(v->style, MICA_DTYPE_F32, 1, v->style_width, 1);
         mica_tap_host(taps, &t, "style");
     }
+}
+
+/* Who makes a sentence ready. */
+typedef struct preparer {
+    mica_gs_input *in;
+    mica_gs_session *s;
+    mica_run *run;
+} preparer;
+
+static mica_status prepare(void *user, int index, mica_err *err)
+{
+    const preparer *p = user;
+    MICA_TRY(mica_gs_input_ask(p->in, p->s, p->run, index, err));
+    if (p->run->taps)
+        tap_phones(p->run->taps, &p->in->texts[index], index);
+    return MICA_OK;
 }
 
 static mica_status speak(mica_gs_session *s, mica_run *run, const mica_speech_options *o,
@@ -91,6 +105,8 @@ static mica_status speak(mica_gs_session *s, mica_run *run, const mica_speech_op
     r.continues = in->voice.code_count > 0 && (in->has_prompt || in->given_phones);
     r.texts = in->texts;
     r.count = in->text_count;
+    r.prepare = prepare;
+    r.prepare_user = &(preparer){in, s, run};
     r.tokens = in->tokens;
     r.token_count = in->token_count;
     if (r.tokens && r.count != 1)

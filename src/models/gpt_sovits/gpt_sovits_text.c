@@ -89,21 +89,30 @@ static const mica_speech_reader *find_reader(mica_gs_session *s, mica_run *run,
     return m->directory[MICA_GS_G2PW] && m->vocabulary ? reader : NULL;
 }
 
-mica_status mica_gs_input_read_text(mica_gs_input *in, mica_gs_session *s, mica_run *run,
-                                    const char *text, const char *language, const char *cut,
-                                    mica_err *err)
+mica_status mica_gs_input_read_text(mica_gs_input *in, mica_gs_session *s, const char *text,
+                                    const char *language, const char *cut, mica_err *err)
 {
     const mica_gs_model *m = s->model;
-    mica_speech_text_options o;
-    mica_gs_asker asker;
-    mica_speech_reader reader;
-    MICA_TRY(fill_options(m, language, cut, &o, err));
-    o.reader = find_reader(s, run, &asker, &reader);
-    MICA_TRY(mica_speech_front_run(m->front, text, strlen(text), &o, &in->pieces, err));
+    MICA_TRY(fill_options(m, language, cut, &in->options, err));
+    MICA_TRY(mica_speech_front_run(m->front, text, strlen(text), &in->options, &in->pieces, err));
+    in->is_asked = m->directory[MICA_GS_G2PW] && m->vocabulary;
     in->texts = mica_arena_calloc(&in->arena, in->pieces.count + 1, sizeof *in->texts);
     if (!in->texts)
         return no_memory(err);
     return mica_gs_input_take_pieces(in, m, err);
+}
+
+mica_status mica_gs_input_ask(mica_gs_input *in, mica_gs_session *s, mica_run *run, int index,
+                              mica_err *err)
+{
+    mica_gs_asker asker;
+    mica_speech_reader reader;
+    if (!in->is_asked)
+        return MICA_OK;
+    mica_speech_text_options o = in->options;
+    o.reader = find_reader(s, run, &asker, &reader);
+    MICA_TRY(mica_speech_front_reread(s->model->front, &o, &in->pieces, (size_t)index, err));
+    return take_piece(in, s->model, &in->pieces.pieces[index], &in->texts[index], err);
 }
 
 mica_status mica_gs_input_read_transcript(mica_gs_input *in, mica_gs_session *s, mica_run *run,

@@ -178,6 +178,15 @@ static void test_reader(void **state)
     expect_read(OWE, "他得还钱。", "t a1 d ei3 h uan2 q ian2 .");
     expect_read(BANK, "他在银行。", "t a1 z ai4 y in2 h ang2 .");
     expect_read(THIRD, "他好高兴吗。", "n i2 h ao3 g ao1 x ing4 m a5 .");
+    const mica_speech_reader reader = {take_answers, (void *)(uintptr_t)THIRD};
+    mica_speech_text_options o = {MICA_SPEECH_ZH, MICA_SPEECH_CUT_NONE, 732, NULL};
+    assert_int_equal(mica_speech_front_run(front, "他高兴。", 12, &o, &p, &err), MICA_OK);
+    assert_string_equal(phone(&p, 0, 0, 2), "a1");
+    o.reader = &reader;
+    assert_int_equal(mica_speech_front_reread(front, &o, &p, 0, &err), MICA_OK);
+    assert_string_equal(phone(&p, 0, 0, 2), "i3");
+    assert_string_equal(p.pieces[0].source, "他高兴。");
+    mica_speech_pieces_deinit(&p);
     assert_int_equal(read_with(NOBODY, "他得还钱。", &p, &err), MICA_E_CANCELLED);
     assert_string_equal(err.text, "nobody answers");
     assert_int_equal(mica_speech_reading(front, "hao", 0), -1);
