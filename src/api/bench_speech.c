@@ -6,19 +6,24 @@
  *     tokens      tokens a second; what they read of weights and cache: GB/s, share of what memory gives
  *     together    tokens a second of four sentences in one batch, which read the weights once for all
  *     sound       seconds of the decoder, its convolutions' GFLOP/s and share of the peak
+ *     first sound from the call to the first second of a stream, of a text of a length that was not seen
+ *                 before: what is made for a length, plans of a device above all, is in it
  *     real time   all of it over the length of the sound; the voice is not counted
  *
  * The sentence is 30 Chinese characters, the tokens are as many as `text_tokens` says (200: 8 s). */
 #include "api/bench.h"
+#include "base/clock.h"
 
 #include <math.h>
 
 #define DEFAULT_TOKENS 200
 #define TOGETHER       4
+#define FIRST_CODES    25 /* a second */
 #define SENTENCE       "今天天气很好，我们一起去公园散步，看看花，听听鸟叫，晒晒太阳吧。"
 
 typedef struct speech_cost {
     double text, tokens, sound, conv_flops, conv_seconds, peak;
+    double first;                /* seconds until the first sound of a stream */
     double together;             /* seconds of TOGETHER sentences' tokens */
     double row_bytes, bandwidth; /* read by all tokens; of memory, bytes a second. 0: not known */
     int count;
@@ -70,6 +75,37 @@ static mica_status run_together(const api_bench *b, mica_session *s, speech_cost
     return MICA_OK;
 }
 
+static bool stop_at_first(void *user, const mica_speech_chunk *chunk)
+{
+    (void)chunk;
+    *(double *)user = mica_clock_seconds();
+    return false;
+}
+
+/* `skipped` characters less than the sentence, of 3 bytes each. */
+static mica_status run_first(const api_bench *b, mica_session *s, int skipped, speech_cost *c)
+{
+    double end = 0.0;
+    const mica_speech_options o = {.size = sizeof o,
+                                   .text = SENTENCE + 3 * skipped,
+                                   .language = "zh",
+                                   .cut = "cut0",
+                                   .retries = -1,
+                                   .max_tokens = c->count,
+                                   .chunk_tokens = FIRST_CODES,
+                                   .chunk = stop_at_first,
+                                   .chunk_user = &end};
+    mica_speech_result r = {0};
+    const double start = mica_clock_seconds();
+    const mica_status st = s->engine->kind->speak(s->run, &o, NULL, &r, &b->report->err);
+    mica_speech_result_deinit(&r);
+    if (st != MICA_OK && st != MICA_E_CANCELLED)
+        return st;
+    b->report->err = (mica_err){0};
+    keep_least(&c->first, end - start);
+    return MICA_OK;
+}
+
 static void report(const api_bench *b, const mica_session *s, const speech_cost *c)
 {
     const double all = c->text + c->tokens + c->sound;
@@ -94,16 +130,19 @@ static void report(const api_bench *b, const mica_session *s, const speech_cost 
                   c->sound, c->length, c->conv_flops * 1e-9, c->conv_seconds,
                   c->conv_flops / c->conv_seconds * 1e-9,
                   100.0 * c->conv_flops / c->conv_seconds / c->peak);
+    api_bench_say(
+        b, "  first      %8.3f s   until the first sound of a stream, of a length not seen before",
+        c->first);
     api_bench_say(b, "  real time  %8.3f     (%.3f s for %.2f s)", all / c->length, all, c->length);
-    mica_text_add(
-        &b->report->json,
-        "{\"precision\":\"%s\",\"text_seconds\":%.6f,\"token_seconds\":%.6f,"
-        "\"tokens\":%d,\"sound_seconds\":%.6f,\"length\":%.6f,\"conv_flops\":%.6g,"
-        "\"conv_seconds\":%.6f,\"peak_flops\":%.6g,\"real_time\":%.6f,"
-        "\"together_seconds\":%.6f,\"token_bytes\":%.0f,\"memory_bytes_per_second\":%.0f}",
-        mica_backend_precision(s->be) == MICA_PRECISION_F32 ? "f32" : "bf16", c->text, c->tokens,
-        c->count, c->sound, c->length, c->conv_flops, c->conv_seconds, c->peak, all / c->length,
-        c->together, c->row_bytes / c->count, c->bandwidth);
+    mica_text_add(&b->report->json,
+                  "{\"precision\":\"%s\",\"text_seconds\":%.6f,\"token_seconds\":%.6f,"
+                  "\"tokens\":%d,\"sound_seconds\":%.6f,\"length\":%.6f,\"conv_flops\":%.6g,"
+                  "\"conv_seconds\":%.6f,\"peak_flops\":%.6g,\"real_time\":%.6f,"
+                  "\"first_seconds\":%.6f,\"together_seconds\":%.6f,\"token_bytes\":%.0f,"
+                  "\"memory_bytes_per_second\":%.0f}",
+                  mica_backend_precision(s->be) == MICA_PRECISION_F32 ? "f32" : "bf16", c->text,
+                  c->tokens, c->count, c->sound, c->length, c->conv_flops, c->conv_seconds, c->peak,
+                  all / c->length, c->first, c->together, c->row_bytes / c->count, c->bandwidth);
 }
 
 mica_status api_bench_speech(const api_bench *b, mica_engine *e)
@@ -119,6 +158,8 @@ mica_status api_bench_speech(const api_bench *b, mica_engine *e)
         st = run_once(b, s, i ? &c : &first); /* the first prepares weights */
         if (!st && i)
             st = run_together(b, s, &c);
+        if (!st && i)
+            st = run_first(b, s, i, &c);
         const double peak = mica_backend_measure_peak(s->be, mica_backend_precision(s->be));
         c.peak = fmax(c.peak, peak);
         c.bandwidth = fmax(c.bandwidth, mica_backend_measure_bandwidth(s->be));

@@ -300,13 +300,15 @@ void mica_qk_norm_rope(mica_backend *be, const mica_qk_norm_rope_args *args);
  * Query head h reads key head h / (H / G). causal: query i sees keys <= i (+ M - L); with a window, the
  * last `window` of them (0: all).
  * by_row: a few queries over a cache, one segment: keys and values are read once, as they lie, and a
- * query's result does not depend on how many there are (on the CPU: f32). */
+ * query's result does not depend on how many there are (on the CPU: f32).
+ * once: the sizes follow a text and will hardly come again: nothing may be compiled for them (a device's
+ * fused kernel can take a second to make for each). */
 typedef struct mica_attention_args {
     int segments;
     const mica_tensor *q_LHK[2], *k_MGK[2], *v_MGK[2];
     mica_tensor *out_LHK[2];
     float scale; /* 0: 1 / sqrt(K) */
-    bool causal, by_row;
+    bool causal, by_row, once;
     int64_t window; /* with causal alone */
 } mica_attention_args;
 void mica_attention(mica_backend *be, const mica_attention_args *args);

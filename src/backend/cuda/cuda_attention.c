@@ -3,7 +3,7 @@
  *     fused      bf16, heads of at most 128 and a multiple of 8 wide, no mask: cuda_cudnn.c.
  *                One kernel over all tokens: segments that do not already lie one behind the
  *                other are joined in scratch, and the output is taken apart again
- *     products   the rest: f32, wide or odd heads, causal masks. Per slab of heads and queries
+ *     products   the rest: f32, wide or odd heads, causal masks, sizes that come once. Per slab of heads and queries
  *                    S = q k^T  (f32, scratch)     P = softmax(S)     out = P v
  *     grouped    products of several heads whose scores fit into one slab (text encoders): queries
  *                are gathered by head, so that all heads are one batch, and the output spread again.
@@ -321,8 +321,8 @@ static bool can_fuse(const job *j, size_t *workspace)
 {
     const mica_cuda_sdpa_args args = fused_args(j);
     *workspace = 0;
-    return j->be->sdpa && j->type == MICA_CUDA_BF16 && !j->args->causal && j->K % 8 == 0 &&
-           j->K <= 128 && mica_cuda_sdpa_plan(j->be, &args, workspace);
+    return j->be->sdpa && j->type == MICA_CUDA_BF16 && !j->args->causal && !j->args->once &&
+           j->K % 8 == 0 && j->K <= 128 && mica_cuda_sdpa_plan(j->be, &args, workspace);
 }
 
 /* -------------------------------------------------------------------- run -- */

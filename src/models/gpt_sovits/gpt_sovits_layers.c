@@ -129,7 +129,8 @@ void mica_gs_block_run(mica_backend *be, const mica_gs_stack *s, int n, mica_ten
                                               .q_LHK = {&q_LHK},
                                               .k_MGK = {&k_LHK},
                                               .v_MGK = {&v_LHK},
-                                              .out_LHK = {&out_LHK}});
+                                              .out_LHK = {&out_LHK},
+                                              .once = true});
     mica_nn_linear_gated(be, &b->o, &out, NULL, x_LD);
     mica_gs_norm_run(be, &b->norm_1, s->eps, x_LD, x_LD);
     mica_nn_linear_run(be, &b->up, x_LD, s->act, &hidden);

@@ -79,7 +79,8 @@ static void cross_attention(mica_gs_synth *s, mica_backend *be, const mica_gs_st
                                               .q_LHK = {&q_LHK},
                                               .k_MGK = {&k_MGK},
                                               .v_MGK = {&v_MGK},
-                                              .out_LHK = {&out_LHK}});
+                                              .out_LHK = {&out_LHK},
+                                              .once = true});
     mica_nn_linear_gated(be, &s->cross_o, &out, NULL, &content);
     mica_apply(be, MICA_FUNCTION_IDENTITY, 0.0f, &content, &style->mrte_D, &content);
     mica_nn_linear_run(be, &s->c_post, &content, MICA_ACT_NONE, y);

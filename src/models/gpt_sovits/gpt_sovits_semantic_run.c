@@ -50,7 +50,8 @@ static void attend(const pass *p, const mica_gs_sentence *t, int layer, const mi
                                                  .k_MGK = {&k},
                                                  .v_MGK = {&v},
                                                  .out_LHK = {&out_LHK},
-                                                 .causal = causal});
+                                                 .causal = causal,
+                                                 .once = true});
 }
 
 /* New keys or values, rows of x, behind the valid ones. */
