@@ -92,6 +92,12 @@ typedef struct mica_cuda_twin {
     size_t size;
 } mica_cuda_twin;
 
+#define MICA_CUDA_SPARES 512
+typedef struct mica_cuda_spare {
+    void *data;
+    size_t size;
+} mica_cuda_spare;
+
 typedef struct mica_cuda_backend {
     mica_backend base;
     mica_cuda_device *device;
@@ -130,8 +136,11 @@ typedef struct mica_cuda_backend {
     mica_cuda_twin twins[2]; /* per branch */
     mica_cuda_graph *graphs; /* of the last few keys, the newest first (cuda_graph.c) */
     mica_cuda_graph *capturing;
-    bool refused;             /* something would not be captured */
-    uint64_t frees;           /* pieces of device memory given back so far */
+    bool refused;                             /* something would not be captured */
+    uint64_t frees;                           /* pieces of device memory given back so far */
+    mica_cuda_spare spares[MICA_CUDA_SPARES]; /* buffers given back (cuda_spare.c) */
+    int spare_count;
+    size_t spare_bytes;
     mica_cuda_tokens *tokens; /* of steps token by token (cuda_tokens.c), or NULL */
 } mica_cuda_backend;
 
@@ -191,6 +200,7 @@ mica_status mica_cuda_alloc(mica_cuda_backend *be, size_t size, const char *what
                             mica_err *err);
 /* Waits until the device has done with it (counted). */
 void mica_cuda_free(mica_cuda_backend *be, void *p);
+size_t mica_cuda_block_size(void *p); /* of what begins at p, as the driver keeps it */
 /* The scratch block with at least `size` bytes; contents are lost. Once at the start of an
  * operation: the pointer is valid until the next one. */
 mica_status mica_cuda_scratch(mica_cuda_backend *be, size_t size, void **out, mica_err *err);
@@ -472,6 +482,7 @@ void mica_cuda_pool_trim(mica_backend *be);
 uint64_t mica_cuda_pool_peak(const mica_backend *be, mica_pool pool);
 /* Frees chunks that hold nothing now; false: there are none. */
 bool mica_cuda_pool_give_way(mica_cuda_backend *be);
+bool mica_cuda_spare_give_way(mica_cuda_backend *be); /* cuda_spare.c; true: something was freed */
 void mica_cuda_pool_deinit(mica_cuda_backend *be);
 
 #endif

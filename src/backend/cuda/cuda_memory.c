@@ -80,8 +80,7 @@ void mica_cuda_device_close(mica_cuda_backend *be)
 
 /* --------------------------------------------------------------- accounts -- */
 
-/* Size of what begins at p, as the driver keeps it. */
-static size_t block_size(void *p)
+size_t mica_cuda_block_size(void *p)
 {
     typedef CUresult (*range_fn)(CUdeviceptr *, size_t *, CUdeviceptr);
     void *fn = NULL;
@@ -149,7 +148,7 @@ mica_status mica_cuda_alloc(mica_cuda_backend *be, size_t size, const char *what
         if (!mica_cuda_weight_give_way(be, wanted))
             return fail_full(be, wanted, what, err);
     }
-    count_in(be->device, block_size(*out));
+    count_in(be->device, mica_cuda_block_size(*out));
     return MICA_OK;
 }
 
@@ -159,7 +158,7 @@ void mica_cuda_free(mica_cuda_backend *be, void *p)
         return;
     be->base.counters.waits++;
     be->frees++;
-    atomic_fetch_sub(&be->device->used, block_size(p));
+    atomic_fetch_sub(&be->device->used, mica_cuda_block_size(p));
     (void)cudaFree(p);
 }
 

@@ -57,13 +57,3 @@ mica_status mica_cuda_op_add_rows(mica_backend *be, const mica_tensor *x_ND, con
 {
     return pick(mica_cuda_from(be), x_ND, y_MD, rows, share, count, err);
 }
-
-mica_status mica_cuda_buffer_alloc(mica_backend *be, size_t size, void **out, mica_err *err)
-{
-    return mica_cuda_alloc(mica_cuda_from(be), size, "a buffer", out, err);
-}
-
-void mica_cuda_buffer_free(mica_backend *be, void *buffer)
-{
-    mica_cuda_free(mica_cuda_from(be), buffer);
-}

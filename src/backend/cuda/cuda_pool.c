@@ -103,7 +103,7 @@ static bool free_chunks(mica_cuda_backend *be, mica_cuda_chunk **link)
 
 bool mica_cuda_pool_give_way(mica_cuda_backend *be)
 {
-    bool any = false;
+    bool any = mica_cuda_spare_give_way(be);
     for (int i = 0; i < MICA_POOL_COUNT; i++) {
         mica_cuda_pool *p = &be->pool[i];
         any |= free_chunks(be, p->current ? &p->current->next : &p->first);
@@ -131,6 +131,7 @@ uint64_t mica_cuda_pool_peak(const mica_backend *base, mica_pool pool)
 
 void mica_cuda_pool_deinit(mica_cuda_backend *be)
 {
+    mica_cuda_spare_give_way(be);
     for (int i = 0; i < MICA_POOL_COUNT; i++) {
         free_chunks(be, &be->pool[i].first);
         be->pool[i].current = NULL;
