@@ -45,7 +45,9 @@ static void add_up(convert_sums *s, const mica_convert_plan *p)
 {
     for (size_t i = 0; i < p->item_count; i++) {
         const mica_convert_item *item = &p->items[i];
-        const double n = (double)mica_tensor_count(item->parts[0]) * item->part_count;
+        double n = 1.0;
+        for (int k = 0; k < item->ndim; k++)
+            n *= (double)item->shape_[k];
         s->was_packed |= mica_dtype_is_packed(item->parts[0]->dtype);
         if (!is_packed(item))
             continue;

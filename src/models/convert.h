@@ -16,6 +16,7 @@
 #include "base/arena.h"
 #include "base/json.h"
 #include "format/weight_stream.h"
+#include "models/common/fused_name.h"
 #include "models/model.h"
 
 typedef enum mica_convert_form {
@@ -42,8 +43,9 @@ typedef struct mica_convert_type {
 } mica_convert_type;
 
 typedef struct mica_convert_item {
-    const char *name;                /* as it is written */
-    const mica_tensor *const *parts; /* one tensor, or matrices of one shape that become a stack */
+    const char *name; /* as it is written */
+    const mica_tensor *const
+        *parts; /* one tensor; matrices of one shape that become a stack; or rows of one */
     int part_count;
     int ndim; /* of the whole */
     int64_t shape_[MICA_MAX_DIMS];
@@ -67,6 +69,7 @@ typedef struct mica_convert_source {
     mica_model_part part;
     const char *config_path, *config;           /* config.json beside it and its text, or NULL */
     const struct mica_mixtral_config *language; /* of a language model */
+    void (*spell)(const char *name, mica_fused_name *out); /* the output's names; NULL: the same */
 } mica_convert_source;
 
 #define MICA_CONVERT_SOURCES 2

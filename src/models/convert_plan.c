@@ -2,15 +2,18 @@
  *
  *     input ─open─► names and views that the model knows ─► items ─► tensors of the output ─► files
  *
- * Experts of a Mixtral become stacks where readers want them so: in GGUF, and packed in MLX's layout. */
+ * Experts of a Mixtral become stacks where readers want them so: in GGUF, and packed in MLX's layout. GGUF files
+ * of FLUX.2 and Z-Image have ComfyUI's names, with fused q, k and v. */
 #include "models/convert.h"
 
 #include "base/file.h"
 #include "format/safetensors.h"
+#include "models/flux2/flux2_config.h"
 #include "models/gpt_sovits/gpt_sovits_convert.h"
 #include "models/mixtral/mixtral_convert.h"
 #include "models/model_files.h"
 #include "models/qwen_image/qwen_image_config.h"
+#include "models/zimage/zimage_config.h"
 #include "nn/lm_config.h"
 #include "nn/lm_gguf.h"
 #include "nn/qwen3.h"
@@ -85,12 +88,12 @@ static mica_status add_outputs(mica_convert_plan *p, mica_convert_item *item, mi
 
 /* ------------------------------------------------------------------- items -- */
 
+/* stacked: matrices of one shape get a dimension in front; else rows behind each other. */
 static mica_status add_item(mica_convert_plan *p, int source, const char *name,
-                            const mica_tensor *const *parts, int count, mica_err *err)
+                            const mica_tensor *const *parts, int count, bool stacked, mica_err *err)
 {
     mica_convert_item *item = &p->items[p->item_count++];
     const mica_tensor *t = parts[0];
-    const int stacked = count > 1;
     *item = (mica_convert_item){.name = joined(p, name, strlen(name), ""),
                                 .parts = parts,
                                 .part_count = count,
@@ -100,10 +103,19 @@ static mica_status add_item(mica_convert_plan *p, int source, const char *name,
         return mica_convert_no_memory(p, err);
     item->shape_[0] = count;
     memcpy(item->shape_ + stacked, t->shape_, (size_t)t->ndim * sizeof t->shape_[0]);
-    for (int i = 1; i < count; i++)
-        if (parts[i]->ndim != t->ndim || memcmp(parts[i]->shape_, t->shape_, sizeof t->shape_) != 0)
-            return MICA_FAIL(err, MICA_E_FORMAT, "%s: the matrices of %s differ in shape", p->input,
-                             name);
+    for (int i = 1; i < count; i++) {
+        const mica_tensor *other = parts[i];
+        const int64_t *shape = other->shape_;
+        bool same = other->ndim == t->ndim && other->dtype == t->dtype &&
+                    memcmp(shape + 1, t->shape_ + 1, sizeof t->shape_ - sizeof *shape) == 0;
+        if (stacked)
+            same = same && shape[0] == t->shape_[0];
+        else
+            item->shape_[0] += shape[0];
+        if (!same)
+            return MICA_FAIL(err, MICA_E_FORMAT, "%s: the parts of %s differ in shape or type",
+                             p->input, name);
+    }
     return MICA_OK;
 }
 
@@ -123,7 +135,7 @@ static mica_status add_plain(mica_convert_plan *p, int source, const char *name,
     if (!parts)
         return mica_convert_no_memory(p, err);
     *parts = t;
-    return add_item(p, source, name, parts, 1, err);
+    return add_item(p, source, name, parts, 1, false, err);
 }
 
 /* ---- language models ---- */
@@ -144,7 +156,7 @@ static mica_status add_stack(mica_convert_plan *p, int source, const mica_mixtra
             return MICA_FAIL(err, MICA_E_MISSING, "%s: tensor %s is missing", p->input, name);
     }
     mica_mixtral_stack_name(first, p->gguf, name, sizeof name);
-    return add_item(p, source, name, parts, experts, err);
+    return add_item(p, source, name, parts, experts, true, err);
 }
 
 static mica_status add_language(mica_convert_plan *p, int source, const mica_mixtral_config *c,
@@ -188,6 +200,27 @@ static mica_status add_other(mica_convert_plan *p, int source, const char *name,
     return finish_item(p, s, err);
 }
 
+/* Of a transformer whose readers fuse what we hold apart. */
+static mica_status add_spelled(mica_convert_plan *p, int source, const char *name, mica_err *err)
+{
+    const mica_convert_source *s = &p->sources[source];
+    mica_fused_name fused;
+    s->spell(name, &fused);
+    if (fused.count == 0)
+        return MICA_OK;
+    const mica_tensor **parts = mica_arena_calloc(&p->arena, (size_t)fused.count, sizeof *parts);
+    if (!parts)
+        return mica_convert_no_memory(p, err);
+    for (int i = 0; i < fused.count; i++) {
+        parts[i] = mica_weights_find(s->weights, fused.parts[i]);
+        if (!parts[i])
+            return MICA_FAIL(err, MICA_E_MISSING, "%s: tensor %s is missing", p->input,
+                             fused.parts[i]);
+    }
+    MICA_TRY(add_item(p, source, fused.name, parts, fused.count, false, err));
+    return finish_item(p, s, err);
+}
+
 static mica_status plan_source(mica_convert_plan *p, int source, mica_err *err)
 {
     const mica_convert_source *s = &p->sources[source];
@@ -196,6 +229,7 @@ static mica_status plan_source(mica_convert_plan *p, int source, mica_err *err)
         const char *name = mica_weights_name(w, i);
         const mica_tensor *t = mica_weights_tensor(w, i);
         MICA_TRY(s->language ? add_language(p, source, s->language, name, t, err)
+                 : s->spell  ? add_spelled(p, source, name, err)
                              : add_other(p, source, name, t, err));
     }
     return MICA_OK;
@@ -280,6 +314,23 @@ static void classify(mica_convert_source *s)
     }
 }
 
+/* Readers of GGUF know the layouts of ComfyUI: BFL's of FLUX.2, fused q, k, v of Z-Image. */
+static mica_status canonical_transformer(const mica_convert_plan *p, mica_convert_source *s,
+                                         mica_err *err)
+{
+    if (!p->gguf)
+        return MICA_OK;
+    if (mica_flux2_is_transformer(s->weights)) {
+        s->spell = mica_flux2_bfl_name;
+        return mica_flux2_rename(s->weights, err);
+    }
+    if (mica_zimage_is_transformer(s->weights)) {
+        s->spell = mica_zimage_comfy_name;
+        return mica_zimage_rename(s->weights, err);
+    }
+    return MICA_OK;
+}
+
 /* Names, views and sizes as the model knows them. */
 static mica_status canonical(mica_convert_plan *p, mica_convert_source *s, mica_err *err)
 {
@@ -287,6 +338,8 @@ static mica_status canonical(mica_convert_plan *p, mica_convert_source *s, mica_
         return mica_qwen_image_is_text_encoder(s->weights)
                    ? mica_qwen_image_text_rename(s->weights, err)
                    : mica_qwen3_rename(s->weights, err);
+    if (s->part == MICA_PART_TRANSFORMER)
+        return canonical_transformer(p, s, err);
     if (s->part >= MICA_PART_SEMANTIC)
         return mica_gs_convert_view(&s->view, s->weights, s->part, &p->arena, err);
     if (s->part != MICA_PART_LANGUAGE)

@@ -242,7 +242,9 @@ static mica_status copy_item(worker *w, const mica_convert_item *item, mica_err 
     return advance(w, mica_tensor_count(t), err);
 }
 
-static mica_status write_part(worker *w, const mica_convert_item *item, int part, mica_err *err)
+/* base: rows of the parts before; moved on. */
+static mica_status write_part(worker *w, const mica_convert_item *item, int part, int64_t *base,
+                              mica_err *err)
 {
     const mica_weight whole = rows_of(item, part);
     const int64_t rows = whole.tensor.shape_[0], width = whole.tensor.shape_[1];
@@ -254,18 +256,23 @@ static mica_status write_part(worker *w, const mica_convert_item *item, int part
         MICA_TRY(find_fp8_scale(w, item, rows, step, &fp8_scale, err));
     for (int64_t first = 0; first < rows; first += step) {
         MICA_TRY(read_rows(w, item, part, first, MICA_MIN(step, rows - first), err));
-        MICA_TRY(write_chunk(w, item, part * rows + first, fp8_scale, err));
+        MICA_TRY(write_chunk(w, item, *base + first, fp8_scale, err));
+        const mica_tensor seen =
+            mica_tensor_rows(&whole.tensor, first, MICA_MIN(step, rows - first));
+        mica_weights_dontneed(w->plan->sources[item->source].weights, &seen);
     }
+    *base += rows;
     return MICA_OK;
 }
 
 static mica_status write_item(worker *w, mica_convert_item *item, mica_err *err)
 {
     const mica_convert_source *s = &w->plan->sources[item->source];
+    int64_t base = 0;
     w->error2 = w->norm2 = 0.0;
     for (int i = 0; i < item->part_count; i++) {
         MICA_TRY(item->form == MICA_CONVERT_COPY ? copy_item(w, item, err)
-                                                 : write_part(w, item, i, err));
+                                                 : write_part(w, item, i, &base, err));
         mica_weights_dontneed(s->weights, item->parts[i]);
     }
     item->error = w->norm2 > 0.0 ? sqrt(w->error2 / w->norm2) : 0.0;

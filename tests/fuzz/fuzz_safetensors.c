@@ -39,6 +39,17 @@ static void check_tensor(const mica_weights *w, size_t i)
         (void)mica_tensor_read_f32(t, mica_tensor_count(t) - 1);
 }
 
+/* Settings in the metadata, as converted checkpoints have them. */
+static void check_settings(const mica_weights *w)
+{
+    int64_t number = 0;
+    char text[16];
+    (void)mica_weights_find_int(w, "config.model.head", &number);
+    (void)mica_weights_find_item(w, "config.model.rates", 1, &number);
+    if (mica_weights_find_text(w, "config.model.version", text, sizeof text))
+        require(memchr(text, 0, sizeof text) != NULL);
+}
+
 static bool strip(void *user, const char *name, char *out, size_t cap)
 {
     (void)user;
@@ -58,6 +69,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         require(w == NULL && err.status == st && err.text[0] != '\0');
         return 0;
     }
+    check_settings(w);
     for (size_t i = 0; i < mica_weights_count(w); i++)
         check_tensor(w, i);
     mica_weights_hash(w, hash);

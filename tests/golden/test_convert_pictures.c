@@ -116,6 +116,82 @@ static void test_contents(void **state)
     golden_remove_folder(p.dir);
 }
 
+/* ------------------------------------------------------------------- GGUF -- */
+
+static void expect_rows(const mica_weights *got, const char *name, int64_t first,
+                        const mica_weights *from, const char *part, int64_t from_row, int64_t rows)
+{
+    const mica_tensor *a = mica_weights_find(got, name), *b = mica_weights_find(from, part);
+    if (!a || !b)
+        fail_msg("%s: absent", a ? part : name);
+    const int64_t width = a->shape_[1];
+    assert_int_equal(width, b->shape_[1]);
+    for (int64_t i = 0; i < rows * width; i++)
+        if (mica_tensor_read_f32(a, first * width + i) !=
+            mica_tensor_read_f32(b, from_row * width + i))
+            fail_msg("%s: row %d is not that of %s", name, (int)(first + i / width), part);
+}
+
+static void open_both(const char *system, const char *to, mica_weights **source,
+                      mica_weights **result)
+{
+    char from[512];
+    mica_err err = {0};
+    snprintf(from, sizeof from, "%s/%s/model/transformer", MICA_TEST_DATA, system);
+    convert_ok(from, to, "f32", 0);
+    assert_int_equal(mica_weights_open(source, from, &err), MICA_OK);
+    assert_int_equal(mica_weights_open(result, to, &err), MICA_OK);
+}
+
+/* The names and fusions that ComfyUI and stable-diffusion.cpp look for, from diffusers' folders. */
+static void test_gguf_names(void **state)
+{
+    (void)state;
+    places p;
+    char to[300];
+    mica_weights *a = NULL, *b = NULL;
+    open_places(&p, "flux2_klein");
+    snprintf(to, sizeof to, "%s/a.gguf", p.dir);
+    open_both("flux2_klein", to, &a, &b);
+    const int64_t D = mica_weights_find(a, "transformer_blocks.0.attn.to_q.weight")->shape_[0];
+    static const char *const QKV[] = {"to_q", "to_k", "to_v"};
+    for (int i = 0; i < 3; i++) {
+        char part[96];
+        snprintf(part, sizeof part, "transformer_blocks.0.attn.%s.weight", QKV[i]);
+        expect_rows(b, "double_blocks.0.img_attn.qkv.weight", i * D, a, part, 0, D);
+    }
+    const mica_tensor *fused =
+        mica_weights_find(a, "single_transformer_blocks.0.attn.to_qkv_mlp_proj.weight");
+    expect_rows(b, "single_blocks.0.linear1.weight", 0, a,
+                "single_transformer_blocks.0.attn.to_qkv_mlp_proj.weight", 0, fused->shape_[0]);
+    expect_rows(b, "final_layer.adaLN_modulation.1.weight", 0, a, "norm_out.linear.weight", D, D);
+    expect_rows(b, "final_layer.adaLN_modulation.1.weight", D, a, "norm_out.linear.weight", 0, D);
+    assert_non_null(mica_weights_find(b, "double_blocks.0.txt_attn.norm.key_norm.scale"));
+    assert_non_null(mica_weights_find(b, "single_blocks.0.norm.query_norm.scale"));
+    assert_non_null(mica_weights_find(b, "double_stream_modulation_img.lin.weight"));
+    assert_non_null(mica_weights_find(b, "time_in.in_layer.weight"));
+    for (size_t i = 0; i < mica_weights_count(b); i++)
+        assert_null(strstr(mica_weights_name(b, i), "transformer_blocks"));
+    assert_int_equal(mica_weights_parameters(a), mica_weights_parameters(b));
+    mica_weights_close(&a);
+    mica_weights_close(&b);
+    open_both("z_image", to, &a, &b);
+    const int64_t W = mica_weights_find(a, "layers.0.attention.to_q.weight")->shape_[0];
+    for (int i = 0; i < 3; i++) {
+        char part[96];
+        snprintf(part, sizeof part, "layers.0.attention.%s.weight", QKV[i]);
+        expect_rows(b, "layers.0.attention.qkv.weight", i * W, a, part, 0, W);
+    }
+    assert_non_null(mica_weights_find(b, "noise_refiner.0.attention.q_norm.weight"));
+    assert_non_null(mica_weights_find(b, "layers.0.attention.out.weight"));
+    assert_non_null(mica_weights_find(b, "x_embedder.weight"));
+    assert_non_null(mica_weights_find(b, "final_layer.linear.weight"));
+    assert_int_equal(mica_weights_parameters(a), mica_weights_parameters(b));
+    mica_weights_close(&a);
+    mica_weights_close(&b);
+    golden_remove_folder(p.dir);
+}
+
 /* ------------------------------------------------------------------ failing -- */
 
 typedef struct stopper {
@@ -229,9 +305,10 @@ static void test_replaced(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_cases),    cmocka_unit_test(test_contents),
-        cmocka_unit_test(test_stopped),  cmocka_unit_test(test_no_memory),
-        cmocka_unit_test(test_refusals), cmocka_unit_test(test_replaced),
+        cmocka_unit_test(test_cases),      cmocka_unit_test(test_contents),
+        cmocka_unit_test(test_gguf_names), cmocka_unit_test(test_stopped),
+        cmocka_unit_test(test_no_memory),  cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_replaced),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

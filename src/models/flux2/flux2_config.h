@@ -3,6 +3,7 @@
 #ifndef MICA_MODELS_FLUX2_FLUX2_CONFIG_H
 #define MICA_MODELS_FLUX2_FLUX2_CONFIG_H
 
+#include "models/common/fused_name.h"
 #include "format/weights.h"
 #include "nn/lm_config.h"
 
@@ -38,5 +39,7 @@ bool mica_flux2_is_transformer(const mica_weights *w);
  * BFL's and ComfyUI's names and prefixes are taken; img_attn.qkv and txt_attn.qkv are split in
  * three, and final_layer.adaLN_modulation.1, which has the shift first, the other way round. */
 mica_status mica_flux2_rename(mica_weights *w, mica_err *err);
+/* The way back: BFL's spelling of a canonical name, which ComfyUI and GGUF files have. */
+void mica_flux2_bfl_name(const char *name, mica_fused_name *out);
 
 #endif

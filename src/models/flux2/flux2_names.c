@@ -175,6 +175,87 @@ mica_status mica_flux2_rename(mica_weights *w, mica_err *err)
     return MICA_OK;
 }
 
+/* ------------------------------------------------------------------ the way back -- */
+
+/* `to` of the pair that `name` begins with is replaced. Norms call their weight "scale" there. */
+static bool map_back(const name_pair *pairs, size_t count, const char *name, char *out, size_t cap)
+{
+    for (size_t i = 0; i < count; i++) {
+        const char *rest = behind(name, pairs[i].to);
+        if (rest)
+            return (size_t)snprintf(out, cap, "%s%s", pairs[i].from,
+                                    strstr(pairs[i].from, "_norm.") ? "scale" : rest) < cap;
+    }
+    return false;
+}
+
+typedef struct fusion {
+    const char *whole; /* BFL's, behind its block */
+    const char *parts[3];
+    int count;
+} fusion;
+
+static const fusion FUSED_DOUBLE[] = {
+    {"img_attn.qkv.weight", {"attn.to_q.weight", "attn.to_k.weight", "attn.to_v.weight"}, 3},
+    {"txt_attn.qkv.weight",
+     {"attn.add_q_proj.weight", "attn.add_k_proj.weight", "attn.add_v_proj.weight"},
+     3}};
+static const fusion FUSED_SINGLE[] = {
+    {"linear1.weight", {"attn.qkv.weight", "attn.mlp.weight"}, 2}};
+static const fusion FUSED_REST[] = {{"final_layer.adaLN_modulation.1.weight",
+                                     {"norm_out.shift.weight", "norm_out.scale.weight"},
+                                     2}};
+
+/* Whether `rest` is a part of a fused tensor; the first one stands for all. */
+static bool fuse(const fusion *list, size_t count, const char *rest, const char *to,
+                 const char *from, mica_fused_name *out)
+{
+    for (size_t i = 0; i < count; i++)
+        for (int k = 0; k < list[i].count; k++) {
+            if (strcmp(rest, list[i].parts[k]) != 0)
+                continue;
+            out->count = k == 0 ? list[i].count : 0;
+            snprintf(out->name, sizeof out->name, "%s%s", to, list[i].whole);
+            for (int p = 0; p < list[i].count; p++)
+                snprintf(out->parts[p], sizeof out->parts[p], "%s%s", from, list[i].parts[p]);
+            return true;
+        }
+    return false;
+}
+
+static void spell_block(const char *name, const char *list, const char *to, const name_pair *pairs,
+                        size_t count, const fusion *fused, size_t fused_count, mica_fused_name *out)
+{
+    const char *number = behind(name, list);
+    const int digits = (int)strspn(number, "0123456789");
+    char block[64], from[96];
+    if (digits == 0 || digits > 5 || number[digits] != '.')
+        return;
+    const char *rest = number + digits + 1;
+    snprintf(block, sizeof block, "%s%.*s.", to, digits, number);
+    snprintf(from, sizeof from, "%s%.*s.", list, digits, number);
+    if (fuse(fused, fused_count, rest, block, from, out))
+        return;
+    char mapped[MICA_FUSED_NAME - sizeof block];
+    if (map_back(pairs, count, rest, mapped, sizeof mapped))
+        snprintf(out->name, sizeof out->name, "%s%s", block, mapped);
+}
+
+void mica_flux2_bfl_name(const char *name, mica_fused_name *out)
+{
+    *out = (mica_fused_name){.count = 1};
+    snprintf(out->name, sizeof out->name, "%s", name);
+    snprintf(out->parts[0], sizeof out->parts[0], "%s", name);
+    if (behind(name, "transformer_blocks."))
+        spell_block(name, "transformer_blocks.", "double_blocks.", DOUBLE, MICA_ARRAY_LEN(DOUBLE),
+                    FUSED_DOUBLE, MICA_ARRAY_LEN(FUSED_DOUBLE), out);
+    else if (behind(name, "single_transformer_blocks."))
+        spell_block(name, "single_transformer_blocks.", "single_blocks.", SINGLE,
+                    MICA_ARRAY_LEN(SINGLE), FUSED_SINGLE, MICA_ARRAY_LEN(FUSED_SINGLE), out);
+    else if (!fuse(FUSED_REST, MICA_ARRAY_LEN(FUSED_REST), name, "", "", out))
+        (void)map_back(REST, MICA_ARRAY_LEN(REST), name, out->name, sizeof out->name);
+}
+
 /* FLUX.1 has double_blocks too; the modulation that all blocks share is FLUX.2's alone. */
 bool mica_flux2_is_transformer(const mica_weights *w)
 {

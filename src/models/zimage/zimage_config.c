@@ -127,6 +127,45 @@ mica_status mica_zimage_rename(mica_weights *w, mica_err *err)
     return MICA_OK;
 }
 
+/* q, k and v of a block are written as one. */
+static bool fuse(const char *name, const char *at, mica_fused_name *out)
+{
+    static const char LETTERS[] = "qkv";
+    const char *letter = strchr(LETTERS, at[strlen(".attention.to_")]);
+    const int before = (int)(at - name);
+    if (!letter || strcmp(at + strlen(".attention.to_q"), ".weight") != 0)
+        return false;
+    out->count = letter == LETTERS ? 3 : 0;
+    snprintf(out->name, sizeof out->name, "%.*s.attention.qkv.weight", before, name);
+    for (int i = 0; i < 3; i++)
+        snprintf(out->parts[i], sizeof out->parts[i], "%.*s.attention.to_%c.weight", before, name,
+                 LETTERS[i]);
+    return true;
+}
+
+void mica_zimage_comfy_name(const char *name, mica_fused_name *out)
+{
+    static const name_rule STARTS[] = {{"all_x_embedder.2-1.", "x_embedder."},
+                                       {"all_final_layer.2-1.", "final_layer."}};
+    static const name_rule INSIDE[] = {{".attention.to_out.0.", ".attention.out."},
+                                       {".attention.norm_q.", ".attention.q_norm."},
+                                       {".attention.norm_k.", ".attention.k_norm."}};
+    *out = (mica_fused_name){.count = 1};
+    snprintf(out->name, sizeof out->name, "%s", name);
+    snprintf(out->parts[0], sizeof out->parts[0], "%s", name);
+    for (size_t i = 0; i < MICA_ARRAY_LEN(STARTS); i++)
+        if (strncmp(name, STARTS[i].from, strlen(STARTS[i].from)) == 0)
+            snprintf(out->name, sizeof out->name, "%s%s", STARTS[i].to,
+                     name + strlen(STARTS[i].from));
+    const char *at = strstr(name, ".attention.to_");
+    if (at && strlen(name) < 128 && fuse(name, at, out))
+        return;
+    for (size_t i = 0; i < MICA_ARRAY_LEN(INSIDE); i++)
+        if ((at = strstr(name, INSIDE[i].from)) != NULL)
+            snprintf(out->name, sizeof out->name, "%.*s%s%s", (int)(at - name), name, INSIDE[i].to,
+                     at + strlen(INSIDE[i].from));
+}
+
 /* ------------------------------------------------------------------- shapes -- */
 
 static void derive(mica_zimage_config *c, const mica_weights *w)

@@ -3,6 +3,7 @@
 #ifndef MICA_MODELS_ZIMAGE_ZIMAGE_CONFIG_H
 #define MICA_MODELS_ZIMAGE_ZIMAGE_CONFIG_H
 
+#include "models/common/fused_name.h"
 #include "format/weights.h"
 
 #define MICA_ZIMAGE_PATCH 2 /* latents per side of a token */
@@ -39,5 +40,7 @@ bool mica_zimage_is_transformer(const mica_weights *w);
 /* Canonical (diffusers) names: takes prefixes off, names ComfyUI's and GGUF's layers as diffusers
  * does, and splits their fused q, k, v. */
 mica_status mica_zimage_rename(mica_weights *w, mica_err *err);
+/* The way back: ComfyUI's spelling of a canonical name. */
+void mica_zimage_comfy_name(const char *name, mica_fused_name *out);
 
 #endif
