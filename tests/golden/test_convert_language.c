@@ -21,9 +21,11 @@ typedef struct place {
 
 static void open_place(place *p, const char *const names[], int count)
 {
-    golden_temp_folder(p->dir, sizeof p->dir);
+    char dir[256];
+    golden_temp_folder(dir, sizeof dir);
+    memcpy(p->dir, dir, sizeof dir);
     for (int i = 0; i < count; i++)
-        snprintf(p->path[i], sizeof p->path[i], "%s/%s", p->dir, names[i]);
+        snprintf(p->path[i], sizeof p->path[i], "%s/%s", dir, names[i]);
 }
 
 /* The prompt of the golden case; the trace is the caller's. */
