@@ -6,7 +6,8 @@
  *       vae/, tokenizer/, scheduler/       copied
  *
  *     IN/ of one network (a language model, one part)      model.safetensors, or shards and their index
- *     IN/ of a speech model      voice.safetensors (both checkpoints), HuBERT and BERT in their folders, speaker
+ *     IN/ of a speech model      voice.safetensors (both checkpoints), HuBERT, BERT and g2pW in their folders,
+ *                                speaker
  *
  * Not copied: hidden files, and weights beside those that are converted (other formats of the same model). */
 #include "models/convert_folder.h"
@@ -117,6 +118,20 @@ static mica_status add_speech_part(mica_convert_folder *f, const mica_convert_re
     return add_part(f, r, folder ? below(f, path) : "", path, NULL, folder ? "model" : stem, err);
 }
 
+/* g2pW's file becomes the model of its folder, where its lists are: they are looked for there. */
+static mica_status add_g2pw(mica_convert_folder *f, const mica_convert_request *r, const char *path,
+                            mica_err *err)
+{
+    const char *file = path ? strrchr(below(f, path), '/') : NULL;
+    if (!file || mica_path_is_dir(path))
+        return add_speech_part(f, r, path, "g2pw", err);
+    char *folder = mica_mem_strndup(below(f, path), (size_t)(file - below(f, path)));
+    const mica_status st =
+        folder ? add_part(f, r, folder, path, NULL, "model", err) : no_memory(f, err);
+    mica_mem_free(folder);
+    return st;
+}
+
 static mica_status add_speech_parts(mica_convert_folder *f, const mica_convert_request *r,
                                     mica_err *err)
 {
@@ -141,6 +156,8 @@ static mica_status add_speech_parts(mica_convert_folder *f, const mica_convert_r
         st = add_speech_part(f, r, parts.path[MICA_PART_BERT], "bert", err);
     if (!st)
         st = add_speech_part(f, r, parts.path[MICA_PART_SPEAKER], "speaker", err);
+    if (!st)
+        st = add_g2pw(f, r, parts.path[MICA_PART_G2PW], err);
     mica_model_parts_deinit(&parts);
     return st;
 }
@@ -275,7 +292,7 @@ static bool is_left(const mover *m, const char *folder, const char *name)
     const bool converted = part_in(m, folder) != NULL || folder[0] == '\0';
     if (name[0] == '.')
         return true;
-    if (m->f->is_speech && ends_with(name, ".onnx")) /* g2pW */
+    if (m->f->is_speech && ends_with(name, ".onnx") && !part_in(m, folder)) /* not g2pW's */
         return false;
     if (converted && is_weights(name))
         return true;

@@ -5,7 +5,7 @@
 #include "models/convert.h"
 #include "models/model_files.h"
 
-#define MICA_CONVERT_PARTS 4
+#define MICA_CONVERT_PARTS 5
 
 typedef struct mica_convert_part {
     char *name; /* below both folders; "" for the folder itself */

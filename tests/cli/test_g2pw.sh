@@ -26,6 +26,13 @@ check 'inspect names g2pW' grep -q 'g2pW .* tensors.*G2PWModel/g2pW.onnx' "$out"
 works inspect model --json
 check 'inspect counts its tensors' test "$(json_get parts.g2pw.tensors <"$out")" -eq 44
 
+# ---- converted with its model
+works convert model whole --type f16
+check 'g2pW becomes safetensors, its lists stay with it' test "$(ls whole/text/G2PWModel | tr '\n' ' ')" = 'MONOPHONIC_CHARS.txt POLYPHONIC_CHARS.txt config.py model.safetensors '
+works inspect whole
+check 'inspect finds it there' grep -q 'g2pW .*44 tensors.*whole/text/G2PWModel$' "$out"
+works speak whole --precision f32 $short --voice "$ref" -t '他得还钱。' -o f.wav
+
 # ---- two synthesizers: nothing is chosen, all is listed
 cp "$data/models/sovits_v2Pro.pth" model
 works inspect model
