@@ -85,7 +85,7 @@ int cmd_convert(int argc, char **argv)
     const cli_group groups[] = {{"Options", convert_table, MICA_ARRAY_LEN(convert_table), &args}};
     const cli_spec spec = {
         .name = "mica convert",
-        .usage = "IN OUT --type T [--json]",
+        .usage = "IN OUT --type T [options]",
         .about =
             "Writes weights in another type. A part of a model (a transformer, a text encoder, a\n"
             "language model; a file of any kind or a folder) becomes OUT.gguf, or OUT.safetensors "

@@ -3,7 +3,9 @@
  *     request ──► plan: a row per tensor kept, packed or stacked ──► header ──► rows, packed, at their places ──► files
  *
  *     convert_types.c     which type a tensor gets: the types, the table of sensitive layers
- *     convert_plan.c      sources opened, items, names and places of what is written
+ *     convert_check.c     whether input and output fit each other
+ *     convert_source.c    what is converted: opened, told apart, under the model's names
+ *     convert_plan.c      items, names and places of what is written
  *     convert_header.c    what files say beside their tensors
  *     convert_run.c       the numbers
  *     convert_folder.c    whole models: their parts one by one, everything else copied
@@ -125,6 +127,11 @@ const mica_convert_type *mica_convert_type_find(const char *name); /* or NULL */
 /* Form, dtype and group of an item whose parts and shape are set. */
 void mica_convert_choose(mica_convert_item *item, mica_model_part part,
                          const mica_convert_type *type, bool gguf);
+/* Opens what the request names. */
+mica_status mica_convert_open_sources(mica_convert_plan *p, const mica_convert_request *r,
+                                      mica_err *err);
+/* n bytes of stem and suffix, in the plan's arena; NULL: no memory. */
+const char *mica_convert_join(mica_convert_plan *p, const char *stem, size_t n, const char *suffix);
 /* Values of the plan's files; items are there. */
 mica_status mica_convert_add_header(mica_convert_plan *p, mica_err *err);
 void mica_convert_add_text(mica_convert_plan *p, const char *key, const char *text);

@@ -3,29 +3,13 @@
  *     a if c else b    or and not    == != < <= > >= in is    + -    ~    * // %    x.y x['y'] x[a:b] f(...)  | filter
  *
  * Precedence is Jinja's. Both sides of everything are read; what the value does not depend on is read `dead`:
- * its failures do not count. More than 800 lines because each level of precedence calls the next and the
- * outermost is called from the innermost: cut in two, every half would need the other. */
+ * its failures do not count. */
 #include "text/template_value.h"
 
 #include <ctype.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <string.h>
 
 static mica_status choice(template_run *t, template_value *out);
-
-mica_status template_fail(template_run *t, mica_status status, const char *format, ...)
-{
-    char text[256];
-    int line = 1;
-    va_list args;
-    va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
-    va_end(args);
-    for (const char *p = t->source; p < t->at; p++)
-        line += *p == '\n';
-    return MICA_FAIL(t->err, status, "%s:%d: %s", t->name, line, text);
-}
 
 /* ------------------------------------------------------------------- tokens -- */
 
@@ -80,200 +64,6 @@ static mica_status expect(template_run *t, const char *token)
     return template_fail(t, MICA_E_UNSUPPORTED, "expected \"%s\" before \"%.12s\"", token, t->at);
 }
 
-/* ------------------------------------------------------------------- values -- */
-
-static template_value boolean(bool v)
-{
-    return (template_value){.kind = TEMPLATE_BOOL, .number = v};
-}
-
-static template_value number(int64_t v)
-{
-    return (template_value){.kind = TEMPLATE_INT, .number = v};
-}
-
-static template_value string(const char *text, size_t size)
-{
-    return (template_value){.kind = TEMPLATE_STRING, .text = text, .count = (int64_t)size};
-}
-
-static template_value c_string(const char *text)
-{
-    return string(text ? text : "", text ? strlen(text) : 0);
-}
-
-bool template_truth(const template_value *v)
-{
-    switch (v->kind) {
-    case TEMPLATE_UNDEFINED:
-    case TEMPLATE_NONE:
-        return false;
-    case TEMPLATE_BOOL:
-    case TEMPLATE_INT:
-        return v->number != 0;
-    case TEMPLATE_STRING:
-    case TEMPLATE_MESSAGES:
-    case TEMPLATE_ARRAY:
-        return v->count > 0;
-    default:
-        return true;
-    }
-}
-
-int64_t template_length(const template_value *v)
-{
-    return v->kind == TEMPLATE_MESSAGES || v->kind == TEMPLATE_ARRAY ? v->count : -1;
-}
-
-template_value template_item(const template_value *v, int64_t i)
-{
-    if (v->kind == TEMPLATE_ARRAY)
-        return v->items[i];
-    return (template_value){.kind = TEMPLATE_MESSAGE, .number = v->number + i};
-}
-
-static bool equal(const template_value *a, const template_value *b)
-{
-    const bool numbers = (a->kind == TEMPLATE_INT || a->kind == TEMPLATE_BOOL) &&
-                         (b->kind == TEMPLATE_INT || b->kind == TEMPLATE_BOOL);
-    if (numbers)
-        return a->number == b->number;
-    if (a->kind != b->kind)
-        return false;
-    if (a->kind == TEMPLATE_STRING)
-        return a->count == b->count && memcmp(a->text, b->text, (size_t)a->count) == 0;
-    return a->kind == TEMPLATE_NONE || a->kind == TEMPLATE_UNDEFINED ||
-           (a->number == b->number && a->count == b->count);
-}
-
-static mica_status mistake(template_run *t, const char *what)
-{
-    return t->dead ? MICA_OK : template_fail(t, MICA_E_UNSUPPORTED, "%s", what);
-}
-
-mica_status template_print(template_run *t, const template_value *v)
-{
-    switch (v->kind) {
-    case TEMPLATE_UNDEFINED:
-        return MICA_OK;
-    case TEMPLATE_NONE:
-        mica_text_add(t->out, "None");
-        return MICA_OK;
-    case TEMPLATE_BOOL:
-        mica_text_add(t->out, "%s", v->number ? "True" : "False");
-        return MICA_OK;
-    case TEMPLATE_INT:
-        mica_text_add(t->out, "%lld", (long long)v->number);
-        return MICA_OK;
-    case TEMPLATE_STRING:
-        mica_text_add_bytes(t->out, v->text, (size_t)v->count);
-        return MICA_OK;
-    default:
-        return mistake(t, "a list or a message cannot be printed");
-    }
-}
-
-static mica_status join(template_run *t, const template_value *a, const template_value *b,
-                        template_value *out)
-{
-    mica_text made = {0}, *kept = t->out;
-    t->out = &made;
-    mica_status st = template_print(t, a);
-    if (!st)
-        st = template_print(t, b);
-    t->out = kept;
-    const char *copy = mica_arena_strndup(&t->arena, made.size ? made.data : "", made.size);
-    *out = string(copy, made.size);
-    if (!st && (made.failed || !copy))
-        st = MICA_FAIL(t->err, MICA_E_NOMEM, "%s: no memory to render it", t->name);
-    mica_text_deinit(&made);
-    return st;
-}
-
-/* ---------------------------------------------------------------- variables -- */
-
-mica_status template_set(template_run *t, const char *name, size_t size, int scope,
-                         const template_value *value)
-{
-    for (int i = t->variable_count - 1; i >= 0; i--) {
-        template_variable *v = &t->variables[i];
-        if (v->scope == scope && v->size == size && memcmp(v->name, name, size) == 0) {
-            v->value = *value;
-            return MICA_OK;
-        }
-    }
-    if (t->variable_count == TEMPLATE_VARIABLES)
-        return template_fail(t, MICA_E_UNSUPPORTED, "more than %d variables", TEMPLATE_VARIABLES);
-    t->variables[t->variable_count++] = (template_variable){name, size, scope, *value};
-    return MICA_OK;
-}
-
-static bool named(const char *name, size_t size, const char *known)
-{
-    return strlen(known) == size && memcmp(name, known, size) == 0;
-}
-
-/* scope 0: any that is open. */
-static template_value look_up(const template_run *t, const char *name, size_t size, int scope)
-{
-    for (int i = t->variable_count - 1; i >= 0; i--) {
-        const template_variable *v = &t->variables[i];
-        const bool here = scope < 0 ? v->scope == scope : v->scope >= 0;
-        if (here && v->size == size && memcmp(v->name, name, size) == 0)
-            return v->value;
-    }
-    if (scope < 0)
-        return (template_value){0};
-    if (named(name, size, "messages"))
-        return (template_value){.kind = TEMPLATE_MESSAGES, .count = t->input->count};
-    if (named(name, size, "bos_token"))
-        return c_string(t->input->bos);
-    if (named(name, size, "eos_token"))
-        return c_string(t->input->eos);
-    if (named(name, size, "add_generation_prompt"))
-        return boolean(t->input->add_generation_prompt);
-    return (template_value){0};
-}
-
-static template_value loop_member(const template_value *loop, const char *name, size_t size)
-{
-    if (named(name, size, "index0"))
-        return number(loop->number);
-    if (named(name, size, "index"))
-        return number(loop->number + 1);
-    if (named(name, size, "first"))
-        return boolean(loop->number == 0);
-    if (named(name, size, "last"))
-        return boolean(loop->number + 1 == loop->count);
-    if (named(name, size, "length"))
-        return number(loop->count);
-    if (named(name, size, "revindex0"))
-        return number(loop->count - 1 - loop->number);
-    return (template_value){0};
-}
-
-/* x.name and x['name'] */
-static mica_status member(template_run *t, const template_value *x, const char *name, size_t size,
-                          template_value *out)
-{
-    *out = (template_value){0};
-    if (x->kind == TEMPLATE_MESSAGE) {
-        const mica_message *m = &t->input->messages[x->number];
-        if (named(name, size, "role"))
-            *out = c_string(m->role);
-        if (named(name, size, "content"))
-            *out = c_string(m->content);
-        return MICA_OK;
-    }
-    if (x->kind == TEMPLATE_LOOP)
-        *out = loop_member(x, name, size);
-    else if (x->kind == TEMPLATE_NAMESPACE)
-        *out = look_up(t, name, size, (int)-x->number);
-    else
-        return mistake(t, "only messages, loops and namespaces have members");
-    return MICA_OK;
-}
-
 /* --------------------------------------------------------- functions, methods -- */
 
 static bool is_white(char c)
@@ -301,7 +91,7 @@ static mica_status in_case(template_run *t, template_value v, bool upper, templa
         if ((unsigned char)copy[i] < 0x80)
             copy[i] =
                 (char)(upper ? toupper((unsigned char)copy[i]) : tolower((unsigned char)copy[i]));
-    *out = string(copy, (size_t)v.count);
+    *out = template_string(copy, (size_t)v.count);
     return MICA_OK;
 }
 
@@ -320,26 +110,26 @@ static mica_status method(template_run *t, template_value *x, const char *name, 
         MICA_TRY(choice(t, &argument));
         MICA_TRY(expect(t, ")"));
     }
-    if (named(name, size, "get") && x->kind == TEMPLATE_MESSAGE &&
+    if (template_named(name, size, "get") && x->kind == TEMPLATE_MESSAGE &&
         argument.kind == TEMPLATE_STRING) {
         const template_value message = *x;
-        return member(t, &message, argument.text, (size_t)argument.count, x);
+        return template_member(t, &message, argument.text, (size_t)argument.count, x);
     }
     if (x->kind != TEMPLATE_STRING)
-        return mistake(t, "methods are known of strings alone");
+        return template_mistake(t, "methods are known of strings alone");
     const bool bare = argument.kind == TEMPLATE_UNDEFINED;
-    if (named(name, size, "strip") && bare)
+    if (template_named(name, size, "strip") && bare)
         *x = strip(*x, true, true);
-    else if (named(name, size, "lstrip") && bare)
+    else if (template_named(name, size, "lstrip") && bare)
         *x = strip(*x, true, false);
-    else if (named(name, size, "rstrip") && bare)
+    else if (template_named(name, size, "rstrip") && bare)
         *x = strip(*x, false, true);
-    else if (named(name, size, "startswith"))
-        *x = boolean(begins(x, &argument, false));
-    else if (named(name, size, "endswith"))
-        *x = boolean(begins(x, &argument, true));
-    else if (named(name, size, "upper") || named(name, size, "lower"))
-        return in_case(t, *x, named(name, size, "upper"), x);
+    else if (template_named(name, size, "startswith"))
+        *x = template_boolean(begins(x, &argument, false));
+    else if (template_named(name, size, "endswith"))
+        *x = template_boolean(begins(x, &argument, true));
+    else if (template_named(name, size, "upper") || template_named(name, size, "lower"))
+        return in_case(t, *x, template_named(name, size, "upper"), x);
     else
         return template_fail(t, MICA_E_UNSUPPORTED, "the method \"%.*s\" is not known", (int)size,
                              name);
@@ -367,9 +157,9 @@ static mica_status make_namespace(template_run *t, template_value *out)
 
 static mica_status call(template_run *t, const char *name, size_t size, template_value *out)
 {
-    if (named(name, size, "namespace"))
+    if (template_named(name, size, "namespace"))
         return make_namespace(t, out);
-    if (!named(name, size, "raise_exception"))
+    if (!template_named(name, size, "raise_exception"))
         return template_fail(t, MICA_E_UNSUPPORTED, "the function \"%.*s\" is not known", (int)size,
                              name);
     MICA_TRY(choice(t, out));
@@ -390,24 +180,24 @@ static mica_status filter(template_run *t, template_value *x)
         MICA_TRY(choice(t, &argument));
         MICA_TRY(expect(t, ")"));
     }
-    if (named(name, size, "trim") && x->kind == TEMPLATE_STRING)
+    if (template_named(name, size, "trim") && x->kind == TEMPLATE_STRING)
         *x = strip(*x, true, true);
-    else if (named(name, size, "length") || named(name, size, "count"))
-        *x = number(x->kind == TEMPLATE_STRING ? x->count
-                                               : MICA_MAX(template_length(x), (int64_t)0));
-    else if (named(name, size, "default")) {
+    else if (template_named(name, size, "length") || template_named(name, size, "count"))
+        *x = template_number(x->kind == TEMPLATE_STRING ? x->count
+                                                        : MICA_MAX(template_length(x), (int64_t)0));
+    else if (template_named(name, size, "default")) {
         if (x->kind == TEMPLATE_UNDEFINED)
             *x = argument;
-    } else if (named(name, size, "first") || named(name, size, "last")) {
+    } else if (template_named(name, size, "first") || template_named(name, size, "last")) {
         const int64_t n = template_length(x);
         *x = n > 0 ? template_item(x, name[0] == 'f' ? 0 : n - 1) : (template_value){0};
-    } else if ((named(name, size, "upper") || named(name, size, "lower")) &&
+    } else if ((template_named(name, size, "upper") || template_named(name, size, "lower")) &&
                x->kind == TEMPLATE_STRING)
-        return in_case(t, *x, named(name, size, "upper"), x);
-    else if (named(name, size, "string")) {
+        return in_case(t, *x, template_named(name, size, "upper"), x);
+    else if (template_named(name, size, "string")) {
         const template_value none = {0};
-        return join(t, x, &none, x);
-    } else if (!named(name, size, "list") && !t->dead)
+        return template_join(t, x, &none, x);
+    } else if (!template_named(name, size, "list") && !t->dead)
         return template_fail(t, MICA_E_UNSUPPORTED, "the filter \"%.*s\" is not known here",
                              (int)size, name);
     return MICA_OK;
@@ -430,7 +220,7 @@ static mica_status slice(template_run *t, template_value *x, const template_valu
         MICA_TRY(expect(t, "]"));
     }
     if (x->kind != TEMPLATE_MESSAGES && x->kind != TEMPLATE_ARRAY && x->kind != TEMPLATE_STRING)
-        return mistake(t, "only lists and strings can be cut");
+        return template_mistake(t, "only lists and strings can be cut");
     const int64_t a = from->kind == TEMPLATE_INT ? clamp_index(from->number, x->count) : 0;
     const int64_t b = to.kind == TEMPLATE_INT ? clamp_index(to.number, x->count) : x->count;
     x->number += x->kind == TEMPLATE_MESSAGES ? a : 0;
@@ -451,10 +241,10 @@ static mica_status subscript(template_run *t, template_value *x)
     MICA_TRY(expect(t, "]"));
     const template_value whole = *x;
     if (key.kind == TEMPLATE_STRING)
-        return member(t, &whole, key.text, (size_t)key.count, x);
+        return template_member(t, &whole, key.text, (size_t)key.count, x);
     const int64_t n = template_length(x), i = key.number < 0 ? key.number + n : key.number;
     if (n < 0 || key.kind != TEMPLATE_INT)
-        return mistake(t, "a subscript that is neither a name nor a number of a list");
+        return template_mistake(t, "a subscript that is neither a name nor a number of a list");
     *x = i >= 0 && i < n ? template_item(&whole, i) : (template_value){0};
     return MICA_OK;
 }
@@ -473,7 +263,7 @@ static mica_status postfix(template_run *t, template_value *x)
             if (template_take(t, "("))
                 MICA_TRY(method(t, x, name, size));
             else
-                MICA_TRY(member(t, &whole, name, size, x));
+                MICA_TRY(template_member(t, &whole, name, size, x));
         } else if (template_take(t, "|")) {
             MICA_TRY(filter(t, x));
         } else
@@ -505,7 +295,7 @@ static mica_status read_string(template_run *t, template_value *out)
         copy[n++] = c;
     }
     t->at = end + 1;
-    *out = string(copy, n);
+    *out = template_string(copy, n);
     return MICA_OK;
 }
 
@@ -535,16 +325,16 @@ static mica_status word(template_run *t, template_value *out)
     const size_t size = template_name(t, &name);
     if (size == 0)
         return template_fail(t, MICA_E_UNSUPPORTED, "\"%.12s\" is no expression", t->at);
-    if (named(name, size, "true") || named(name, size, "True"))
-        *out = boolean(true);
-    else if (named(name, size, "false") || named(name, size, "False"))
-        *out = boolean(false);
-    else if (named(name, size, "none") || named(name, size, "None"))
+    if (template_named(name, size, "true") || template_named(name, size, "True"))
+        *out = template_boolean(true);
+    else if (template_named(name, size, "false") || template_named(name, size, "False"))
+        *out = template_boolean(false);
+    else if (template_named(name, size, "none") || template_named(name, size, "None"))
         *out = (template_value){.kind = TEMPLATE_NONE};
     else if (template_take(t, "("))
         return call(t, name, size, out);
     else
-        *out = look_up(t, name, size, 0);
+        *out = template_look_up(t, name, size, 0);
     return MICA_OK;
 }
 
@@ -561,7 +351,7 @@ static mica_status primary(template_run *t, template_value *out)
         int64_t v = 0;
         for (; isdigit((unsigned char)*t->at); t->at++)
             v = v < 100000000 ? v * 10 + (*t->at - '0') : v;
-        *out = number(v);
+        *out = template_number(v);
         st = MICA_OK;
     } else if (template_take(t, "(")) {
         st = choice(t, out);
@@ -582,7 +372,7 @@ static mica_status unary(template_run *t, template_value *out)
         return primary(t, out);
     MICA_TRY(primary(t, out));
     if (out->kind != TEMPLATE_INT)
-        return mistake(t, "minus something that is no number");
+        return template_mistake(t, "minus something that is no number");
     out->number = -out->number;
     return MICA_OK;
 }
@@ -592,12 +382,12 @@ static mica_status arithmetic(template_run *t, char sign, const template_value *
 {
     if (sign == '~' || (sign == '+' && a->kind == TEMPLATE_STRING && b->kind == TEMPLATE_STRING)) {
         const template_value left = *a;
-        return join(t, &left, b, a);
+        return template_join(t, &left, b, a);
     }
     const bool numbers = (a->kind == TEMPLATE_INT || a->kind == TEMPLATE_BOOL) &&
                          (b->kind == TEMPLATE_INT || b->kind == TEMPLATE_BOOL);
     if (!numbers || ((sign == '%' || sign == '/') && b->number == 0))
-        return mistake(t, "an operator between values that it does not join");
+        return template_mistake(t, "an operator between values that it does not join");
     const int64_t x = a->number, y = b->number;
     int64_t r = sign == '+' ? x + y : sign == '-' ? x - y : sign == '*' ? x * y : 0;
     if (sign == '%') /* as Python: the sign of the divisor */
@@ -605,8 +395,8 @@ static mica_status arithmetic(template_run *t, char sign, const template_value *
     if (sign == '/')
         r = x / y - (x % y != 0 && (x < 0) != (y < 0));
     if (r > INT32_MAX || r < INT32_MIN)
-        return mistake(t, "a number that is too large");
-    *a = number(r);
+        return template_mistake(t, "a number that is too large");
+    *a = template_number(r);
     return MICA_OK;
 }
 
@@ -646,17 +436,17 @@ static mica_status contains(template_run *t, const template_value *in, template_
 {
     bool found = false;
     if (in->kind == TEMPLATE_MESSAGE && x->kind == TEMPLATE_STRING) {
-        found =
-            named(x->text, (size_t)x->count, "role") || named(x->text, (size_t)x->count, "content");
+        found = template_named(x->text, (size_t)x->count, "role") ||
+                template_named(x->text, (size_t)x->count, "content");
     } else if (in->kind == TEMPLATE_STRING && x->kind == TEMPLATE_STRING) {
         for (int64_t i = 0; !found && i + x->count <= in->count; i++)
             found = memcmp(in->text + i, x->text, (size_t)x->count) == 0;
     } else if (in->kind == TEMPLATE_ARRAY) {
         for (int64_t i = 0; i < in->count; i++)
-            found |= equal(&in->items[i], x);
+            found |= template_equal(&in->items[i], x);
     } else if (in->kind != TEMPLATE_UNDEFINED)
-        return mistake(t, "\"in\" something that is neither a list nor a string");
-    *x = boolean(found);
+        return template_mistake(t, "\"in\" something that is neither a list nor a string");
+    *x = template_boolean(found);
     return MICA_OK;
 }
 
@@ -675,24 +465,24 @@ static mica_status test(template_run *t, template_value *x)
     const size_t size = template_name(t, &name);
     bool result = false, known = true;
     size_t i = 0;
-    while (i < MICA_ARRAY_LEN(kinds) && !named(name, size, kinds[i].name))
+    while (i < MICA_ARRAY_LEN(kinds) && !template_named(name, size, kinds[i].name))
         i++;
     if (i < MICA_ARRAY_LEN(kinds))
         result = x->kind == kinds[i].kind;
-    else if (named(name, size, "defined"))
+    else if (template_named(name, size, "defined"))
         result = x->kind != TEMPLATE_UNDEFINED;
-    else if (named(name, size, "true") || named(name, size, "false"))
+    else if (template_named(name, size, "true") || template_named(name, size, "false"))
         result = x->kind == TEMPLATE_BOOL && x->number == (name[0] == 't');
-    else if (named(name, size, "iterable") || named(name, size, "sequence"))
+    else if (template_named(name, size, "iterable") || template_named(name, size, "sequence"))
         result = template_length(x) >= 0 || x->kind == TEMPLATE_STRING;
-    else if (named(name, size, "odd") || named(name, size, "even"))
+    else if (template_named(name, size, "odd") || template_named(name, size, "even"))
         result = (x->number % 2 != 0) == (name[0] == 'o');
     else
         known = false;
     if (!known)
         return template_fail(t, MICA_E_UNSUPPORTED, "the test \"%.*s\" is not known", (int)size,
                              name);
-    *x = boolean(result != negated);
+    *x = template_boolean(result != negated);
     return MICA_OK;
 }
 
@@ -700,12 +490,12 @@ static mica_status order(template_run *t, const char *sign, const template_value
                          template_value *a)
 {
     if (a->kind != TEMPLATE_INT || b->kind != TEMPLATE_INT)
-        return mistake(t, "an order of values that are not numbers");
+        return template_mistake(t, "an order of values that are not numbers");
     const int64_t x = a->number, y = b->number;
-    *a = boolean(strcmp(sign, "<") == 0    ? x < y
-                 : strcmp(sign, "<=") == 0 ? x <= y
-                 : strcmp(sign, ">") == 0  ? x > y
-                                           : x >= y);
+    *a = template_boolean(strcmp(sign, "<") == 0    ? x < y
+                          : strcmp(sign, "<=") == 0 ? x <= y
+                          : strcmp(sign, ">") == 0  ? x > y
+                                                    : x >= y);
     return MICA_OK;
 }
 
@@ -721,7 +511,7 @@ static mica_status comparison(template_run *t, template_value *out)
         if (i < MICA_ARRAY_LEN(signs)) {
             MICA_TRY(sum(t, &b));
             if (i < 2)
-                *out = boolean(equal(out, &b) == (i == 0));
+                *out = template_boolean(template_equal(out, &b) == (i == 0));
             else
                 MICA_TRY(order(t, signs[i], &b, out));
             continue;
@@ -732,7 +522,7 @@ static mica_status comparison(template_run *t, template_value *out)
             MICA_TRY(sum(t, &b));
             MICA_TRY(contains(t, &b, out));
             if (negated)
-                *out = boolean(!out->number);
+                *out = template_boolean(!out->number);
         } else if (!negated && template_take(t, "is")) {
             MICA_TRY(test(t, out));
         } else {
@@ -751,7 +541,7 @@ static mica_status negation(template_run *t, template_value *out)
     }
     MICA_TRY(comparison(t, out));
     if (any)
-        *out = boolean(template_truth(out) != negated);
+        *out = template_boolean(template_truth(out) != negated);
     return MICA_OK;
 }
 

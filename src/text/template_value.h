@@ -1,5 +1,5 @@
-/* template_value.h - values of a chat template while it is rendered; between chat_template.c (tags)
- * and template_expression.c (what stands inside them). */
+/* template_value.h - values of a chat template while it is rendered (template_value.c); between chat_template.c
+ * (tags) and template_expression.c (what stands inside them). */
 #ifndef MICA_TEXT_TEMPLATE_VALUE_H
 #define MICA_TEXT_TEMPLATE_VALUE_H
 
@@ -66,5 +66,23 @@ mica_status template_print(template_run *t, const template_value *v);
 /* Item i of anything a loop walks over; count: how many there are, -1: not to be walked. */
 int64_t template_length(const template_value *v);
 template_value template_item(const template_value *v, int64_t i);
+
+template_value template_boolean(bool v);
+template_value template_number(int64_t v);
+template_value template_string(const char *text, size_t size); /* not copied */
+template_value template_c_string(const char *text);            /* NULL: "" */
+bool template_equal(const template_value *a, const template_value *b);
+/* A failure with that text, but not where the run is dead. */
+mica_status template_mistake(template_run *t, const char *what);
+/* What printing both one behind the other would give. */
+mica_status template_join(template_run *t, const template_value *a, const template_value *b,
+                          template_value *out);
+/* Whether the name is `known`. */
+bool template_named(const char *name, size_t size, const char *known);
+/* A variable; scope 0: of any that is open; negative: of a namespace. UNDEFINED: there is none. */
+template_value template_look_up(const template_run *t, const char *name, size_t size, int scope);
+/* x.name and x['name'] */
+mica_status template_member(template_run *t, const template_value *x, const char *name, size_t size,
+                            template_value *out);
 
 #endif
