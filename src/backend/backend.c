@@ -8,316 +8,11 @@
  *
  * The checks cost a few comparisons an operation, so they stay in release builds: a defect
  * of a model then is a message with the weight's name and not a stray write. No numbers
- * are computed here and no device is known, except in mica_backend_open. Long because there is one function
- * per operation, each with its checks. */
-#include "backend/backend_module.h"
-#include "backend/backend_ops.h"
-#include "backend/cpu/cpu_backend.h"
-#include "base/checked.h"
+ * are computed here and no device is known. What surrounds operations is in backend_memory.c. */
+#include "backend/backend_calls.h"
 #include "base/clock.h"
-#include "base/mem.h"
 
 #include <inttypes.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <string.h>
-
-/* ------------------------------------------------------------- lifetime -- */
-
-mica_status mica_backend_open(mica_backend **out, const mica_backend_options *options,
-                              mica_err *err)
-{
-    *out = NULL;
-    if (options->device == MICA_DEVICE_CUDA) {
-        const mica_backend_module *module;
-        MICA_TRY(mica_backend_cuda_module(&module, err));
-        return module->open(out, options, err);
-    }
-    if (options->precision == MICA_PRECISION_FP8)
-        return MICA_FAIL(
-            err, MICA_E_UNSUPPORTED,
-            "precision fp8 needs a device with fp8 units; use bf16 or int8 on the CPU");
-    return mica_cpu_backend_open(out, options, err);
-}
-
-mica_status mica_backend_cuda_usable(mica_err *err)
-{
-    const mica_backend_module *module;
-    MICA_TRY(mica_backend_cuda_module(&module, err));
-    return module->usable(err);
-}
-
-void mica_backend_close(mica_backend **be)
-{
-    if (!be || !*be)
-        return;
-    mica_mem_free((*be)->route);
-    mica_mem_free((*be)->profile);
-    (*be)->ops->close(*be);
-    *be = NULL;
-}
-
-mica_status mica_backend_check(mica_backend *be, mica_err *err)
-{
-    const mica_status status = be->error.status;
-    if (status == MICA_OK)
-        return MICA_OK;
-    if (err)
-        *err = be->error;
-    be->error.status = MICA_OK;
-    be->error.text[0] = '\0';
-    return status;
-}
-
-bool mica_backend_failed(const mica_backend *be)
-{
-    return be->error.status != MICA_OK;
-}
-
-void mica_backend_fail(mica_backend *be, mica_status status, const char *format, ...)
-{
-    if (mica_backend_failed(be))
-        return;
-    char text[MICA_ERR_TEXT];
-    va_list list;
-    va_start(list, format);
-    vsnprintf(text, sizeof text, format, list);
-    va_end(list);
-    mica_err_set(&be->error, status, "%s", text);
-}
-
-mica_precision mica_backend_precision(const mica_backend *be)
-{
-    return be->options.precision;
-}
-
-int mica_backend_host_experts(const mica_backend *be)
-{
-    return be->options.host_experts;
-}
-
-const char *mica_backend_name(const mica_backend *be)
-{
-    return be->name;
-}
-
-bool mica_backend_is_queued(const mica_backend *be)
-{
-    return be->options.device == MICA_DEVICE_CUDA;
-}
-
-mica_backend_counters mica_backend_get_counters(const mica_backend *be)
-{
-    return be->counters;
-}
-
-/* An implementation returned `status` with its text in be->error: a status without text would
- * be lost by mica_backend_check. */
-static void keep_status(mica_backend *be, mica_status status)
-{
-    if (status != MICA_OK && !mica_backend_failed(be))
-        mica_err_set(&be->error, status, "the backend failed without a message");
-}
-
-/* "linear 256 x 3072 x 9216" from "be->ops->linear(be, ...)" and the sizes of `x` and `y`. */
-static void note_call(mica_backend *be, const char *call, const char *sizes)
-{
-    char what[64];
-    const char *name =
-        strrchr(call, '>') && strstr(call, "ops->") ? strstr(call, "ops->") + 5 : call;
-    snprintf(what, sizeof what, "%.*s%s", (int)strcspn(name, "("), name, sizes);
-    mica_profile_note(be, what);
-}
-
-static void format_sizes(char text[48], int count, const int64_t *sizes)
-{
-    size_t used = 0;
-    text[0] = 0;
-    for (int i = 0; i < count && used < 40; i++)
-        used += (size_t)snprintf(text + used, 48 - used, "%s%" PRId64, i ? " x " : " ", sizes[i]);
-}
-
-/* Keeps what a slot returned; `...`: sizes that tell calls of one operation apart in a profile. */
-#define keep(be, call) keep_sized(be, call, 0, (const int64_t[]){0})
-#define keep_sized(be, call, n, s)                                                                 \
-    do {                                                                                           \
-        keep_status(be, call);                                                                     \
-        if ((be)->profile) {                                                                       \
-            char text_[48];                                                                        \
-            format_sizes(text_, n, s);                                                             \
-            note_call(be, #call, text_);                                                           \
-        }                                                                                          \
-    } while (0)
-
-/* Start of every operation: false once something failed. */
-static bool begin(mica_backend *be)
-{
-    if (mica_backend_failed(be))
-        return false;
-    be->counters.ops++;
-    be->is_operand = be->next_is_operand;
-    be->next_is_operand = false;
-    return true;
-}
-
-/* --------------------------------------------------------------- memory -- */
-
-/* Bytes of a contiguous tensor; false when they cannot be counted. */
-static bool count_bytes(mica_dtype dtype, int ndim, const int64_t *shape, size_t *size)
-{
-    *size = (size_t)mica_dtype_get(dtype)->size;
-    for (int i = 0; i < ndim; i++)
-        if (shape[i] < 0 || !mica_mul_size(*size, (size_t)shape[i], size) || *size > INT64_MAX)
-            return false;
-    return true;
-}
-
-static mica_tensor pool_tensor(mica_backend *be, mica_pool pool, mica_dtype dtype, int ndim,
-                               const int64_t *shape)
-{
-    size_t size = 0;
-    if (!count_bytes(dtype, ndim, shape, &size)) {
-        mica_backend_fail(be, MICA_E_NOMEM,
-                          "a tensor of %d dimensions, the first %" PRId64
-                          ", does not fit in memory; use a smaller picture or batch",
-                          ndim, shape[0]);
-        return mica_tensor_make(NULL, dtype, 0, NULL);
-    }
-    mica_tensor t = mica_tensor_make(NULL, dtype, ndim, shape);
-    if (!mica_backend_failed(be))
-        keep(be, be->ops->pool_alloc(be, pool, size, &t.data, &be->error));
-    return t;
-}
-
-mica_tensor mica_act_tensor(mica_backend *be, mica_pool pool, int ndim, const int64_t *shape)
-{
-    return pool_tensor(be, pool, be->act_dtype, ndim, shape);
-}
-
-int64_t mica_act_size(const mica_backend *be)
-{
-    return mica_dtype_get(be->act_dtype)->size;
-}
-
-mica_tensor mica_state_tensor(mica_backend *be, mica_pool pool, int ndim, const int64_t *shape)
-{
-    return pool_tensor(be, pool, MICA_DTYPE_F32, ndim, shape);
-}
-
-mica_pool_mark mica_pool_get_mark(mica_backend *be, mica_pool pool)
-{
-    return be->ops->pool_get_mark(be, pool);
-}
-
-void mica_pool_release(mica_backend *be, mica_pool pool, mica_pool_mark mark)
-{
-    be->ops->pool_release(be, pool, mark);
-}
-
-void mica_pool_trim(mica_backend *be)
-{
-    be->ops->pool_trim(be);
-}
-
-uint64_t mica_pool_peak(const mica_backend *be, mica_pool pool)
-{
-    return be->ops->pool_peak(be, pool);
-}
-
-void *mica_backend_buffer_alloc(mica_backend *be, size_t size)
-{
-    void *buffer = NULL;
-    if (!mica_backend_failed(be))
-        keep(be, be->ops->buffer_alloc(be, size, &buffer, &be->error));
-    return buffer;
-}
-
-void mica_backend_buffer_free(mica_backend *be, void *buffer)
-{
-    if (buffer)
-        be->ops->buffer_free(be, buffer);
-}
-
-mica_dtype mica_backend_act_dtype(const mica_backend *be)
-{
-    return be->act_dtype;
-}
-
-mica_backend_memory mica_backend_get_memory(mica_backend *be, bool restart)
-{
-    mica_backend_memory memory = {0};
-    if (be->ops->get_memory)
-        be->ops->get_memory(be, restart, &memory);
-    return memory;
-}
-
-void mica_upload_f32(mica_backend *be, const mica_tensor *dst, const float *src)
-{
-    if (begin(be) && mica_tensor_count(dst) > 0)
-        keep(be, be->ops->upload_f32(be, dst, src, &be->error));
-}
-
-void mica_download_f32(mica_backend *be, float *dst, const mica_tensor *src)
-{
-    if (begin(be) && mica_tensor_count(src) > 0)
-        keep(be, be->ops->download_f32(be, dst, src, &be->error));
-}
-
-void mica_backend_prefetch_weights(mica_backend *be, mica_weight *const *weights, int count)
-{
-    if (!mica_backend_failed(be))
-        be->ops->prefetch_weights(be, weights, count);
-}
-
-void mica_backend_drop_weights(mica_backend *be, mica_weight *const *weights, int count)
-{
-    be->ops->drop_weights(be, weights, count);
-}
-
-void mica_backend_release_pages(mica_backend *be, mica_weight *const *weights, int count)
-{
-    if (be->ops->release_pages)
-        be->ops->release_pages(be, weights, count);
-}
-
-uint64_t mica_replay_new_key(mica_backend *be)
-{
-    return ++be->last_key;
-}
-
-bool mica_replay_more(mica_backend *be, mica_replay *r, mica_status *st)
-{
-    const bool may = be->ops->replay && r->key && !be->profile && !mica_backend_failed(be) && !*st;
-    const int last = r->state;
-    if (last == MICA_REPLAY_FIRST)
-        r->st = *st;
-    if (last == MICA_REPLAY_RECORD || (may && last != MICA_REPLAY_RUN))
-        keep_status(be, be->ops->replay(be, r->key, &r->state, &be->error));
-    else
-        r->state = last == MICA_REPLAY_START ? MICA_REPLAY_RUN : MICA_REPLAY_DONE;
-    if (last == MICA_REPLAY_RECORD)
-        *st = r->st;
-    return r->state != MICA_REPLAY_DONE;
-}
-
-void mica_next_is_operand(mica_backend *be)
-{
-    be->next_is_operand = true;
-}
-
-void mica_branch(mica_backend *be, int branch)
-{
-    if (be->ops->branch && !mica_backend_failed(be))
-        keep_status(be, be->ops->branch(be, branch, &be->error));
-}
-
-void mica_join(mica_backend *be)
-{
-    /* Also after a failure: the main queue is the one that is waited for. */
-    mica_err ignored = {0};
-    if (be->ops->branch)
-        keep_status(be, be->ops->branch(be, -1, mica_backend_failed(be) ? &ignored : &be->error));
-}
 
 /* --------------------------------------------------------------- checks -- */
 
@@ -393,7 +88,7 @@ static bool check_linear(mica_backend *be, const mica_linear_args *a)
 
 void mica_linear(mica_backend *be, const mica_linear_args *args)
 {
-    if (!begin(be) || !check_linear(be, args) || mica_tensor_count(args->y_MO) == 0)
+    if (!mica_backend_begin(be) || !check_linear(be, args) || mica_tensor_count(args->y_MO) == 0)
         return;
     const double start = mica_clock_seconds();
     keep_sized(be, be->ops->linear(be, args, &be->error), 3,
@@ -410,7 +105,7 @@ void mica_layer_norm_modulate(mica_backend *be, const mica_tensor *x_MD, const m
                               const mica_tensor *shift_D, float eps, mica_tensor *y_MD)
 {
     const char *op = "layer_norm_modulate";
-    if (begin(be) && check_same(be, op, x_MD, y_MD) &&
+    if (mica_backend_begin(be) && check_same(be, op, x_MD, y_MD) &&
         check_vector(be, op, NULL, scale_D, x_MD, last_of(x_MD)) &&
         check_vector(be, op, NULL, shift_D, x_MD, last_of(x_MD)) && mica_tensor_count(x_MD) > 0)
         keep_sized(be,
@@ -436,7 +131,7 @@ void mica_rms_norm(mica_backend *be, const mica_tensor *x_MD, mica_weight *w_D, 
 void mica_rms_norm_modulate(mica_backend *be, const mica_tensor *x_MD, mica_weight *w_D,
                             const mica_tensor *scale_D, float eps, mica_tensor *y_MD)
 {
-    if (begin(be) && check_rms_norm(be, x_MD, w_D, scale_D, y_MD))
+    if (mica_backend_begin(be) && check_rms_norm(be, x_MD, w_D, scale_D, y_MD))
         keep_sized(be, be->ops->rms_norm_modulate(be, x_MD, w_D, scale_D, eps, y_MD, &be->error), 2,
                    ((const int64_t[]){rows_of(x_MD), last_of(x_MD)}));
 }
@@ -444,7 +139,7 @@ void mica_rms_norm_modulate(mica_backend *be, const mica_tensor *x_MD, mica_weig
 void mica_rms_norm_gated(mica_backend *be, const mica_tensor *x_MD, mica_weight *w_D,
                          const mica_tensor *gate_D, float eps, mica_tensor *y_MD)
 {
-    if (begin(be) && check_rms_norm(be, x_MD, w_D, gate_D, y_MD))
+    if (mica_backend_begin(be) && check_rms_norm(be, x_MD, w_D, gate_D, y_MD))
         keep_sized(be, be->ops->rms_norm_gated(be, x_MD, w_D, gate_D, eps, y_MD, &be->error), 2,
                    ((const int64_t[]){rows_of(x_MD), last_of(x_MD)}));
 }
@@ -452,7 +147,7 @@ void mica_rms_norm_gated(mica_backend *be, const mica_tensor *x_MD, mica_weight 
 void mica_l2_norm_channels(mica_backend *be, const mica_tensor *x_MC, mica_weight *gamma_C,
                            mica_act act, mica_tensor *y_MC)
 {
-    if (begin(be) && check_same(be, "l2_norm_channels", x_MC, y_MC) &&
+    if (mica_backend_begin(be) && check_same(be, "l2_norm_channels", x_MC, y_MC) &&
         check_vector(be, "l2_norm_channels", gamma_C, gamma_C ? &gamma_C->tensor : NULL, x_MC,
                      last_of(x_MC)) &&
         mica_tensor_count(x_MC) > 0)
@@ -473,7 +168,7 @@ static bool check_groups(mica_backend *be, const char *op, const mica_tensor *x,
 
 void mica_group_moments(mica_backend *be, const mica_tensor *x_YXC, mica_tensor *moments_YG2)
 {
-    if (begin(be) && check_groups(be, "group_moments", x_YXC, moments_YG2) &&
+    if (mica_backend_begin(be) && check_groups(be, "group_moments", x_YXC, moments_YG2) &&
         mica_tensor_count(x_YXC) > 0)
         keep(be, be->ops->group_moments(be, x_YXC, moments_YG2, &be->error));
 }
@@ -482,7 +177,7 @@ void mica_group_norm(mica_backend *be, const mica_group_norm_args *args)
 {
     const char *op = "group_norm";
     const mica_tensor *x = args->x_YXC;
-    if (begin(be) && check_groups(be, op, x, args->moments_YG2) &&
+    if (mica_backend_begin(be) && check_groups(be, op, x, args->moments_YG2) &&
         check_same(be, op, x, args->y_YXC) &&
         check_vector(be, op, args->gamma_C, &args->gamma_C->tensor, x, last_of(x)) &&
         check_vector(be, op, args->beta_C, &args->beta_C->tensor, x, last_of(x)) &&
@@ -493,7 +188,7 @@ void mica_group_norm(mica_backend *be, const mica_group_norm_args *args)
 void mica_qk_norm_rope(mica_backend *be, const mica_qk_norm_rope_args *args)
 {
     const mica_tensor *x = args->x_LHK, *cos = args->cos_Lk, *sin = args->sin_Lk;
-    if (!begin(be))
+    if (!mica_backend_begin(be))
         return;
     if (x->ndim != 3 || x->shape_[2] % 2 != 0 || (cos != NULL) != (sin != NULL)) {
         mismatch(be, "qk_norm_rope", args->norm_K, "not [tokens, heads, even width]", x, x);
@@ -531,7 +226,7 @@ static bool check_segment(mica_backend *be, const mica_attention_args *a, int s)
 
 void mica_attention(mica_backend *be, const mica_attention_args *args)
 {
-    if (!begin(be))
+    if (!mica_backend_begin(be))
         return;
     int64_t L = 0, M = 0;
     for (int s = 0; s < args->segments; s++) {
@@ -567,34 +262,34 @@ void mica_attention(mica_backend *be, const mica_attention_args *args)
 
 void mica_silu(mica_backend *be, const mica_tensor *x, mica_tensor *y)
 {
-    if (begin(be) && check_same(be, "silu", x, y) && mica_tensor_count(x) > 0)
+    if (mica_backend_begin(be) && check_same(be, "silu", x, y) && mica_tensor_count(x) > 0)
         keep(be, be->ops->silu(be, x, y, &be->error));
 }
 
 void mica_tanh(mica_backend *be, const mica_tensor *x, mica_tensor *y)
 {
-    if (begin(be) && check_same(be, "tanh", x, y) && mica_tensor_count(x) > 0)
+    if (mica_backend_begin(be) && check_same(be, "tanh", x, y) && mica_tensor_count(x) > 0)
         keep(be, be->ops->tanh(be, x, y, &be->error));
 }
 
 void mica_swiglu(mica_backend *be, const mica_tensor *gate, const mica_tensor *up, mica_tensor *y)
 {
-    if (begin(be) && check_same(be, "swiglu", gate, up) && check_same(be, "swiglu", gate, y) &&
-        mica_tensor_count(y) > 0)
+    if (mica_backend_begin(be) && check_same(be, "swiglu", gate, up) &&
+        check_same(be, "swiglu", gate, y) && mica_tensor_count(y) > 0)
         keep_sized(be, be->ops->swiglu(be, gate, up, y, &be->error), 2,
                    ((const int64_t[]){rows_of(y), last_of(y)}));
 }
 
 void mica_add(mica_backend *be, const mica_tensor *a, const mica_tensor *b, mica_tensor *y)
 {
-    if (begin(be) && check_same(be, "add", a, b) && check_same(be, "add", a, y) &&
+    if (mica_backend_begin(be) && check_same(be, "add", a, b) && check_same(be, "add", a, y) &&
         mica_tensor_count(y) > 0)
         keep(be, be->ops->add(be, a, b, y, &be->error));
 }
 
 void mica_mul(mica_backend *be, const mica_tensor *a, const mica_tensor *b, mica_tensor *y)
 {
-    if (begin(be) && check_same(be, "mul", a, b) && check_same(be, "mul", a, y) &&
+    if (mica_backend_begin(be) && check_same(be, "mul", a, b) && check_same(be, "mul", a, y) &&
         mica_tensor_count(y) > 0)
         keep(be, be->ops->mul(be, a, b, y, &be->error));
 }
@@ -602,7 +297,7 @@ void mica_mul(mica_backend *be, const mica_tensor *a, const mica_tensor *b, mica
 void mica_embed_rows(mica_backend *be, mica_weight *w_VD, const int32_t *ids, int64_t count,
                      mica_tensor *y_LD)
 {
-    if (!begin(be))
+    if (!mica_backend_begin(be))
         return;
     if (w_VD->tensor.ndim != 2 || last_of(y_LD) != w_VD->tensor.shape_[1] ||
         rows_of(y_LD) != count) {
@@ -640,14 +335,14 @@ static bool check_rows(mica_backend *be, const char *op, const mica_tensor *part
 void mica_gather_rows(mica_backend *be, const mica_tensor *x_MD, const int32_t *rows, int64_t count,
                       mica_tensor *y_ND)
 {
-    if (begin(be) && check_rows(be, "gather_rows", y_ND, x_MD, rows, count))
+    if (mica_backend_begin(be) && check_rows(be, "gather_rows", y_ND, x_MD, rows, count))
         keep(be, be->ops->gather_rows(be, x_MD, rows, count, y_ND, &be->error));
 }
 
 void mica_add_rows(mica_backend *be, const mica_tensor *x_ND, const int32_t *rows,
                    const float *share, int64_t count, mica_tensor *y_MD)
 {
-    if (begin(be) && check_rows(be, "add_rows", x_ND, y_MD, rows, count))
+    if (mica_backend_begin(be) && check_rows(be, "add_rows", x_ND, y_MD, rows, count))
         keep(be, be->ops->add_rows(be, x_ND, rows, share, count, y_MD, &be->error));
 }
 
@@ -672,7 +367,7 @@ static bool check_conv(mica_backend *be, const mica_conv2d_args *a)
 
 void mica_conv2d(mica_backend *be, const mica_conv2d_args *args)
 {
-    if (!begin(be) || !check_conv(be, args) || mica_tensor_count(args->y_YXO) == 0)
+    if (!mica_backend_begin(be) || !check_conv(be, args) || mica_tensor_count(args->y_YXO) == 0)
         return;
     const int64_t *w = args->w_OCYX->tensor.shape_;
     const double start = mica_clock_seconds();
@@ -685,7 +380,7 @@ void mica_conv2d(mica_backend *be, const mica_conv2d_args *args)
 
 void mica_upsample_nearest2(mica_backend *be, const mica_tensor *x_YXC, mica_tensor *y_YXC)
 {
-    if (!begin(be))
+    if (!mica_backend_begin(be))
         return;
     if (x_YXC->ndim != 3 || y_YXC->ndim != 3 || y_YXC->shape_[0] != 2 * x_YXC->shape_[0] ||
         y_YXC->shape_[1] != 2 * x_YXC->shape_[1] || y_YXC->shape_[2] != x_YXC->shape_[2]) {
@@ -718,7 +413,7 @@ static bool check_conv1d(mica_backend *be, const mica_conv1d_args *a)
 
 void mica_conv1d(mica_backend *be, const mica_conv1d_args *args)
 {
-    if (!begin(be) || !check_conv1d(be, args) || mica_tensor_count(args->y_RO) == 0)
+    if (!mica_backend_begin(be) || !check_conv1d(be, args) || mica_tensor_count(args->y_RO) == 0)
         return;
     const int64_t *w = args->w_OCYX->tensor.shape_;
     const double start = mica_clock_seconds();
@@ -731,7 +426,7 @@ void mica_conv1d(mica_backend *be, const mica_conv1d_args *args)
 void mica_apply(mica_backend *be, mica_function f, float p, const mica_tensor *x_MD,
                 const mica_tensor *shift_D, mica_tensor *y_MD)
 {
-    if (begin(be) && check_same(be, "apply", x_MD, y_MD) &&
+    if (mica_backend_begin(be) && check_same(be, "apply", x_MD, y_MD) &&
         check_vector(be, "apply", NULL, shift_D, x_MD, last_of(x_MD)) &&
         mica_tensor_count(x_MD) > 0)
         keep(be, be->ops->apply(be, f, p, x_MD, shift_D, y_MD, &be->error));
@@ -740,7 +435,7 @@ void mica_apply(mica_backend *be, mica_function f, float p, const mica_tensor *x
 void mica_gate(mica_backend *be, bool is_tanh, const mica_tensor *x_MN, const mica_tensor *shift_N,
                mica_tensor *y_MD)
 {
-    if (!begin(be) || !check_vector(be, "gate", NULL, shift_N, x_MN, last_of(x_MN)))
+    if (!mica_backend_begin(be) || !check_vector(be, "gate", NULL, shift_N, x_MN, last_of(x_MN)))
         return;
     if (last_of(x_MN) != 2 * last_of(y_MD) || rows_of(x_MN) != rows_of(y_MD))
         mismatch(be, "gate", NULL, "the input's rows are not twice the output's", x_MN, y_MD);
@@ -752,8 +447,8 @@ void mica_relative_attention(mica_backend *be, const mica_relative_attention_arg
 {
     const char *op = "relative_attention";
     const mica_tensor *q = args->q_LHK, *rel = &args->rel_k_NK->tensor;
-    if (!begin(be) || !check_same(be, op, q, args->k_LHK) || !check_same(be, op, q, args->v_LHK) ||
-        !check_same(be, op, q, args->out_LHK))
+    if (!mica_backend_begin(be) || !check_same(be, op, q, args->k_LHK) ||
+        !check_same(be, op, q, args->v_LHK) || !check_same(be, op, q, args->out_LHK))
         return;
     if (q->ndim != 3 || rel->ndim != 2 || rel->shape_[0] % 2 == 0 ||
         rel->shape_[1] != q->shape_[2] || !same_shape(rel, &args->rel_v_NK->tensor)) {
@@ -773,14 +468,14 @@ void mica_relative_attention(mica_backend *be, const mica_relative_attention_arg
 
 void mica_copy(mica_backend *be, const mica_tensor *src, mica_tensor *dst)
 {
-    if (begin(be) && check_same(be, "copy", src, dst) && mica_tensor_count(src) > 0)
+    if (mica_backend_begin(be) && check_same(be, "copy", src, dst) && mica_tensor_count(src) > 0)
         keep(be, be->ops->copy(be, src, dst, &be->error));
 }
 
 void mica_linear_combination(mica_backend *be, int n, const float *coef,
                              const mica_tensor *const *x, mica_tensor *y)
 {
-    if (!begin(be))
+    if (!mica_backend_begin(be))
         return;
     if (n < 1 || n > 6) {
         mica_backend_fail(be, MICA_E_INTERNAL, "linear_combination of %d terms; 1 to 6", n);
@@ -798,7 +493,7 @@ void mica_linear_combination(mica_backend *be, int n, const float *coef,
 void mica_cfg_combine(mica_backend *be, const mica_tensor *cond_PC, const mica_tensor *uncond_PC,
                       float scale, bool renorm, mica_tensor *out_PC)
 {
-    if (begin(be) && check_same(be, "cfg_combine", cond_PC, uncond_PC) &&
+    if (mica_backend_begin(be) && check_same(be, "cfg_combine", cond_PC, uncond_PC) &&
         check_same(be, "cfg_combine", cond_PC, out_PC) && mica_tensor_count(out_PC) > 0)
         keep(be, be->ops->cfg_combine(be, cond_PC, uncond_PC, scale, renorm, out_PC, &be->error));
 }
@@ -806,7 +501,7 @@ void mica_cfg_combine(mica_backend *be, const mica_tensor *cond_PC, const mica_t
 void mica_limit_norm(mica_backend *be, const mica_tensor *reference_PC, float limit,
                      mica_tensor *y_PC)
 {
-    if (begin(be) && check_same(be, "limit_norm", reference_PC, y_PC) &&
+    if (mica_backend_begin(be) && check_same(be, "limit_norm", reference_PC, y_PC) &&
         mica_tensor_count(y_PC) > 0)
         keep(be, be->ops->limit_norm(be, reference_PC, limit, y_PC, &be->error));
 }
@@ -814,7 +509,7 @@ void mica_limit_norm(mica_backend *be, const mica_tensor *reference_PC, float li
 bool mica_all_finite(mica_backend *be, const mica_tensor *x)
 {
     bool finite = true;
-    if (begin(be) && mica_tensor_count(x) > 0)
+    if (mica_backend_begin(be) && mica_tensor_count(x) > 0)
         keep(be, be->ops->all_finite(be, x, &finite, &be->error));
     return finite;
 }
