@@ -1,16 +1,21 @@
 /* json_grammar.c - see json_grammar.h.
  *
- *     {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
- *         root ::= "{" ws "\"a\"" ws ":" ws integer ws "}"
+ *     {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"$ref": "#"}}, "required": ["a"]}
+ *         root ::= "{" ws o0f0 ws "}"          o0f0 ::= o0m0 o0c1      o0m0 ::= "\"a\"" ws ":" ws integer
+ *         ref0 ::= "{" ws o1f0 ws "}"          o0c1 ::= ws "," ws o0m1 | ""      o0m1 ::= "\"b\"" ws ":" ws ref0
  *
- * White space between tokens is at most one blank or a line break with blanks, so that a model cannot
+ * A member has a rule of its own, and where it is not required two for what follows: as the first one (f), or
+ * behind a comma (c). A schema that is referred to is a rule too, so it may hold itself. White space between tokens is at most one blank or a line break with blanks, so that a model cannot
  * write blanks without end. */
 #include "sample/json_grammar.h"
 
 #include <cjson/cJSON.h>
+#include <stdio.h>
 #include <string.h>
 
-#define MOST_DEPTH 32
+#define MOST_DEPTH 64
+#define MOST_REFS  256
+#define MOST_BYTES ((size_t)1 << 20) /* of a grammar */
 
 static const char BASE[] =
     "ws ::= \"\" | \" \" | \"\\n\" [ \\t]{0,20}\n"
@@ -27,8 +32,10 @@ static const char BASE[] =
 
 typedef struct writer {
     const mica_json *j;
-    mica_text *out; /* rules */
-    int rules, depth;
+    mica_text more; /* rules beside the one that is written */
+    int objects, arrays, depth;
+    const cJSON *refs[MOST_REFS]; /* what ref0, ref1, ... stand for */
+    int ref_count;
     mica_err *err;
 } writer;
 
@@ -105,58 +112,48 @@ static mica_status member(writer *w, const cJSON *property, mica_text *out)
     return st;
 }
 
-/* Members in order; those that are not required may be left out. What follows depends on whether
- * one came before, because of the comma: two rules a member, with and without. */
-static mica_status members(writer *w, const cJSON *schema, const cJSON *property, bool comma,
-                           mica_text *out)
+/* The rules of one member: oNmK is itself, oNfK all from it on when nothing stands before, oNcK likewise
+ * behind a member. */
+static void add_member_rules(writer *w, const char *text, int object, int k, bool needed, bool last)
 {
-    if (!property)
-        return MICA_OK;
-    if (++w->depth > MOST_DEPTH)
-        return refuse(w, "nesting as deep as in", property->string);
-    const bool needed = is_required(schema, property->string);
-    mica_text_add(out, needed ? "(" : "((");
-    if (comma)
-        mica_text_add(out, "ws \",\" ws ");
-    MICA_TRY(member(w, property, out));
-    mica_text_add(out, " ");
-    MICA_TRY(members(w, schema, property->next, true, out));
-    mica_text_add(out, ")");
-    if (!needed && !comma) { /* this one left out: the next is the first */
-        mica_text_add(out, " | ");
-        if (property->next)
-            MICA_TRY(members(w, schema, property->next, false, out));
-        else
-            mica_text_add(out, "\"\"");
-        mica_text_add(out, ")");
-    } else if (!needed) {
-        mica_text_add(out, " | ");
-        if (property->next)
-            MICA_TRY(members(w, schema, property->next, true, out));
-        else
-            mica_text_add(out, "\"\"");
-        mica_text_add(out, ")");
+    mica_text *out = &w->more;
+    mica_text_add(out, "o%dm%d ::= ", object, k);
+    mica_text_add_bytes(out, text, strlen(text));
+    for (int comma = 0; comma < 2; comma++) {
+        const char kind = comma ? 'c' : 'f';
+        mica_text_add(out, "\no%d%c%d ::= %so%dm%d", object, kind, k, comma ? "ws \",\" ws " : "",
+                      object, k);
+        if (!last)
+            mica_text_add(out, " o%dc%d", object, k + 1);
+        if (!needed && last)
+            mica_text_add(out, " | \"\"");
+        else if (!needed)
+            mica_text_add(out, " | o%d%c%d", object, kind, k + 1);
     }
-    w->depth--;
-    return MICA_OK;
+    mica_text_add(out, "\n");
 }
 
 static mica_status object(writer *w, const cJSON *schema, mica_text *out)
 {
     const cJSON *properties = mica_json_find(schema, "properties");
-    int optional = 0;
     if (!cJSON_IsObject(properties) || !properties->child) {
         mica_text_add(out, "object");
         return MICA_OK;
     }
-    for (const cJSON *p = properties->child; p; p = p->next)
-        optional += !is_required(schema, p->string);
-    if (optional > 8) /* the rules double with each */
-        return MICA_FAIL(w->err, MICA_E_UNSUPPORTED,
-                         "json schema: an object with more than 8 members that are not required");
-    mica_text_add(out, "\"{\" ws ");
-    MICA_TRY(members(w, schema, properties->child, false, out));
-    mica_text_add(out, " ws \"}\"");
+    const int index = w->objects++;
+    int k = 0;
+    for (const cJSON *p = properties->child; p; p = p->next, k++) {
+        mica_text text = {0};
+        const mica_status st = member(w, p, &text);
+        if (!st && !text.failed)
+            add_member_rules(w, text.data, index, k, is_required(schema, p->string), !p->next);
+        const bool failed = text.failed;
+        mica_text_deinit(&text);
+        MICA_TRY(st);
+        if (failed)
+            return MICA_FAIL(w->err, MICA_E_NOMEM, "json schema: no memory");
+    }
+    mica_text_add(out, "\"{\" ws o%df0 ws \"}\"", index);
     return MICA_OK;
 }
 
@@ -174,17 +171,28 @@ static mica_status limits(const writer *w, const cJSON *schema, const char *leas
     return MICA_OK;
 }
 
+/* The items' schema as a rule, so that arrays in arrays do not double with each. */
+static mica_status item_rule(writer *w, const cJSON *items, char name[16])
+{
+    mica_text one = {0};
+    snprintf(name, 16, "a%d", w->arrays++);
+    const mica_status st = expression(w, items, &one);
+    mica_text_add(&w->more, "%s ::= ", name);
+    mica_text_add_bytes(&w->more, one.data ? one.data : "", one.size);
+    mica_text_add(&w->more, "\n");
+    const bool failed = one.failed;
+    mica_text_deinit(&one);
+    return !st && failed ? MICA_FAIL(w->err, MICA_E_NOMEM, "json schema: no memory") : st;
+}
+
 static mica_status array(writer *w, const cJSON *schema, mica_text *out)
 {
     const cJSON *items = mica_json_find(schema, "items");
-    mica_text one = {0};
+    char item[16] = "value";
     int64_t lo, hi;
     MICA_TRY(limits(w, schema, "minItems", "maxItems", &lo, &hi));
     if (items)
-        MICA_TRY(expression(w, items, &one));
-    else
-        mica_text_add(&one, "value");
-    const char *item = one.data ? one.data : "value";
+        MICA_TRY(item_rule(w, items, item));
     mica_text_add(out, "\"[\" ws ");
     if (hi != 0) {
         mica_text_add(out, "(%s (ws \",\" ws %s)", item, item);
@@ -195,9 +203,7 @@ static mica_status array(writer *w, const cJSON *schema, mica_text *out)
         mica_text_add(out, lo == 0 ? ")? " : ") ");
     }
     mica_text_add(out, "ws \"]\"");
-    const bool failed = one.failed;
-    mica_text_deinit(&one);
-    return failed ? MICA_FAIL(w->err, MICA_E_NOMEM, "json schema: no memory") : MICA_OK;
+    return MICA_OK;
 }
 
 static mica_status string(writer *w, const cJSON *schema, mica_text *out)
@@ -241,10 +247,27 @@ static mica_status of_types(writer *w, const cJSON *schema, const cJSON *types, 
     return MICA_OK;
 }
 
-/* "#/$defs/name": written out where it is used; a schema that holds itself is refused by depth. */
+/* The rule of a schema that is referred to; written when the others are. */
+static mica_status ref_rule(writer *w, const cJSON *schema, mica_text *out)
+{
+    int i = 0;
+    while (i < w->ref_count && w->refs[i] != schema)
+        i++;
+    if (i == MOST_REFS)
+        return MICA_FAIL(w->err, MICA_E_UNSUPPORTED, "json schema: more than %d references",
+                         MOST_REFS);
+    w->refs[i] = schema;
+    w->ref_count = MICA_MAX(w->ref_count, i + 1);
+    mica_text_add(out, "ref%d", i);
+    return MICA_OK;
+}
+
+/* "#", "#/$defs/name" or "#/definitions/name". */
 static mica_status reference(writer *w, const char *path, mica_text *out)
 {
     const char *const folders[] = {"$defs", "definitions"};
+    if (strcmp(path, "#") == 0)
+        return ref_rule(w, w->j->root, out);
     for (size_t i = 0; i < MICA_ARRAY_LEN(folders); i++) {
         const size_t n = strlen(folders[i]);
         if (strncmp(path, "#/", 2) != 0 || strncmp(path + 2, folders[i], n) != 0 ||
@@ -253,7 +276,7 @@ static mica_status reference(writer *w, const char *path, mica_text *out)
         const cJSON *folder = mica_json_find(w->j->root, folders[i]);
         const cJSON *found = folder ? mica_json_find(folder, path + 3 + n) : NULL;
         if (found)
-            return expression(w, found, out);
+            return ref_rule(w, found, out);
     }
     return refuse(w, "the reference", path);
 }
@@ -294,7 +317,7 @@ static mica_status expression(writer *w, const cJSON *schema, mica_text *out)
     const cJSON *ref = mica_json_find(schema, "$ref");
     if (!any)
         any = mica_json_find(schema, "oneOf");
-    if (++w->depth > MOST_DEPTH || out->size > 128 * 1024)
+    if (++w->depth > MOST_DEPTH || out->size + w->more.size > MOST_BYTES)
         return refuse(w, "nesting as deep as in", schema->string ? schema->string : "this schema");
     mica_status st = MICA_OK;
     if (constant)
@@ -315,16 +338,30 @@ static mica_status expression(writer *w, const cJSON *schema, mica_text *out)
     return st;
 }
 
+/* Root, then what is referred to: a rule may refer to more. */
+static mica_status write_rules(writer *w, mica_text *out)
+{
+    mica_text_add(out, "root ::= ");
+    MICA_TRY(expression(w, w->j->root, out));
+    for (int i = 0; i < w->ref_count; i++) {
+        mica_text_add(out, "\nref%d ::= ", i);
+        MICA_TRY(expression(w, w->refs[i], out));
+    }
+    mica_text_add(out, "\n");
+    mica_text_add_bytes(out, w->more.data ? w->more.data : "", w->more.size);
+    mica_text_add(out, "%s", BASE);
+    return MICA_OK;
+}
+
 mica_status mica_json_grammar(const char *schema, mica_text *out, mica_err *err)
 {
     mica_json j = {0};
     MICA_TRY(mica_json_parse(&j, "json schema", schema, strlen(schema), err));
-    writer w = {.j = &j, .out = out, .err = err};
-    mica_text_add(out, "root ::= ");
-    mica_status st = expression(&w, j.root, out);
-    mica_text_add(out, "\n%s", BASE);
-    mica_json_close(&j);
-    if (!st && out->failed)
+    writer w = {.j = &j, .err = err};
+    mica_status st = write_rules(&w, out);
+    if (!st && (out->failed || w.more.failed))
         st = MICA_FAIL(err, MICA_E_NOMEM, "json schema: no memory");
+    mica_text_deinit(&w.more);
+    mica_json_close(&j);
     return st;
 }

@@ -165,6 +165,48 @@ static void test_schemas(void **state)
                   TEXTS("\"ab\"", "true", "null", NULL, "\"abc\"", "1"));
 }
 
+static void test_nested_schemas(void **state)
+{
+    (void)state;
+    /* A schema that holds itself, by name and as a whole. */
+    expect_schema(
+        "{\"$defs\":{\"t\":{\"type\":\"object\",\"properties\":{\"v\":{\"type\":\"null\"},\"c\":{"
+        "\"type\":\"array\",\"items\":{\"$ref\":\"#/$defs/t\"}}},\"required\":[\"v\"]}},\"$ref\":"
+        "\"#/$defs/t\"}",
+        TEXTS("{\"v\":null}", "{\"v\":null,\"c\":[]}",
+              "{\"v\":null,\"c\":[{\"v\":null,\"c\":[{\"v\":null}]},{\"v\":null}]}", NULL,
+              "{\"c\":[]}", "{\"v\":null,\"c\":[{}]}", "{\"v\":null,\"c\":[{\"v\":1}]}"));
+    expect_schema("{\"type\":\"array\",\"items\":{\"$ref\":\"#\"},\"maxItems\":2}",
+                  TEXTS("[]", "[[],[[]]]", NULL, "[[],[],[]]", "[1]"));
+    /* Arrays in arrays in arrays, enums of all kinds with texts beyond ASCII. */
+    expect_schema("{\"type\":\"array\",\"items\":{\"type\":\"array\",\"items\":{\"type\":\"array\","
+                  "\"items\":{"
+                  "\"enum\":[\"\xc3\xa9\",\"\xf0\x9f\x98\x80\\n\",null,-1.5,{\"k\":[true]}]},"
+                  "\"minItems\":1}}}",
+                  TEXTS("[[[\"\xc3\xa9\"]],[]]", "[[[\"\xf0\x9f\x98\x80\\n\",null],[-1.5]]]",
+                        "[[[{\"k\":[true]}]]]", NULL, "[[[]]]", "[[\"\xc3\xa9\"]]", "[[[\"e\"]]]"));
+}
+
+/* 40 members that may all be left out, some by the comma's rules: the grammar grows with their number. */
+static void test_many_members(void **state)
+{
+    (void)state;
+    mica_text schema = {0}, grammar = {0};
+    mica_err err = {0};
+    mica_text_add(&schema, "{\"type\":\"object\",\"properties\":{");
+    for (int i = 0; i < 40; i++)
+        mica_text_add(&schema, "%s\"p%d\":{\"type\":\"integer\"}", i ? "," : "", i);
+    mica_text_add(&schema, "},\"required\":[\"p20\"]}");
+    assert_int_equal(mica_json_grammar(schema.data, &grammar, &err), MICA_OK);
+    assert_true(grammar.size < 16384);
+    mica_text_deinit(&grammar);
+    expect_schema(schema.data, TEXTS("{\"p20\":1}", "{\"p3\":1,\"p20\":2}",
+                                     "{\"p0\":0,\"p7\":1, \"p20\":3,\"p39\":4}",
+                                     "{\"p20\":1,\"p21\":1}", NULL, "{}", "{\"p3\":1}",
+                                     "{,\"p20\":1}", "{\"p20\":1,\"p3\":1}", "{\"p20\":1,}"));
+    mica_text_deinit(&schema);
+}
+
 static void refuse_schema(const char *schema, const char *why)
 {
     mica_err err = {0};
@@ -182,7 +224,17 @@ static void test_schema_refusals(void **state)
     refuse_schema("{\"pattern\":\"a\"}", "pattern");
     refuse_schema("{\"type\":\"date\"}", "date");
     refuse_schema("{\"$ref\":\"#/x\"}", "#/x");
-    refuse_schema("{\"$ref\":\"#/$defs/a\",\"$defs\":{\"a\":{\"$ref\":\"#/$defs/a\"}}}", "nesting");
+    mica_text endless = {0};
+    mica_grammar *g = NULL;
+    mica_err err = {0};
+    assert_int_equal(
+        mica_json_grammar("{\"$ref\":\"#/$defs/a\",\"$defs\":{\"a\":{\"$ref\":\"#/$defs/a\"}}}",
+                          &endless, &err),
+        MICA_OK);
+    assert_int_not_equal(
+        mica_grammar_parse(&g, "json schema", endless.data, strlen(endless.data), &err), MICA_OK);
+    assert_non_null(strstr(err.text, "can begin with itself"));
+    mica_text_deinit(&endless);
     refuse_schema("{\"enum\":[]}", "enum");
     refuse_schema("[]", "no object");
     refuse_schema("{\"type\":\"array\",\"minItems\":3,\"maxItems\":1}", "maxItems");
@@ -214,6 +266,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_forms),           cmocka_unit_test(test_characters),
         cmocka_unit_test(test_refusals),        cmocka_unit_test(test_schemas),
+        cmocka_unit_test(test_nested_schemas),  cmocka_unit_test(test_many_members),
         cmocka_unit_test(test_schema_refusals), cmocka_unit_test(test_out_of_memory),
     };
     return cmocka_run_group_tests_name("grammar", tests, NULL, NULL);
