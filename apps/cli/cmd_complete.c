@@ -186,16 +186,20 @@ static void note_finish(const complete_run *r)
 static mica_status print_tokens(complete_run *r, mica_err *err)
 {
     mica_text out = {0};
+    const int32_t *ids;
+    size_t first = 0;
+    if (r->args->no_bos) /* an empty text has what stands before any */
+        MICA_TRY(text_take(mica_session_tokens(r->model.session, "", &ids, &first),
+                           mica_session_errmsg(r->model.session), err));
     for (int i = 0; i < r->args->prompts.count; i++) {
-        const int32_t *ids;
         size_t count;
         const mica_status st = mica_session_tokens(r->model.session, r->prompts[i], &ids, &count);
         if (st) {
             mica_text_deinit(&out);
             return text_take(st, mica_session_errmsg(r->model.session), err);
         }
-        for (size_t k = 0; k < count; k++)
-            mica_text_add(&out, "%s%d", k ? " " : "", (int)ids[k]);
+        for (size_t k = first; k < count; k++)
+            mica_text_add(&out, "%s%d", k > first ? " " : "", (int)ids[k]);
         mica_text_add(&out, "\n");
     }
     const bool fine = !out.failed && cli_print(out.data) == CLI_OK;

@@ -65,7 +65,7 @@ const cli_option text_answer_table[] = {
      .lo = 1,
      .hi = 65536,
      .value = "N",
-     .help = "tokens of a prompt that are read at a time (512)"},
+     .help = "tokens of a prompt that are read at a time (1024)"},
     ALSO("n-predict", max_tokens, 1, 10000000),
     ALSO("predict", max_tokens, 1, 10000000),
     ALSO("ctx-size", context, 2, 16777216),

@@ -480,7 +480,7 @@ typedef struct mica_text_options {
     int message_count;
     int max_tokens;            /* 0: until the end of the answer or of the context */
     int context;               /* tokens of prompt and answer together; 0: the model's */
-    int chunk;                 /* tokens of a prompt that are read at a time; 0: 512 */
+    int chunk;                 /* tokens of a prompt that are read at a time; 0: 1024 */
     double temperature;        /* 0: 0.7 */
     bool greedy;               /* the likeliest token always */
     int top_k;                 /* 0: all */

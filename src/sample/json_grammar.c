@@ -5,8 +5,8 @@
  *         ref0 ::= "{" ws o1f0 ws "}"          o0c1 ::= ws "," ws o0m1 | ""      o0m1 ::= "\"b\"" ws ":" ws ref0
  *
  * A member has a rule of its own, and where it is not required two for what follows: as the first one (f), or
- * behind a comma (c). A schema that is referred to is a rule too, so it may hold itself. White space between tokens is at most one blank or a line break with blanks, so that a model cannot
- * write blanks without end. */
+ * behind a comma (c). A schema that is referred to is a rule too, so it may hold itself. White space between
+ * tokens is at most one blank or a line break with blanks, so that a model cannot write blanks without end. */
 #include "sample/json_grammar.h"
 
 #include <cjson/cJSON.h>

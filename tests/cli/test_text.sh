@@ -18,6 +18,16 @@ check 'finish' test "$(json_get finish <a.json)" = length
 check 'a trace' grep -q router_logits.1 t.safetensors
 works complete "$folder/hf" -p 'A red fox' --tokens
 check 'ids' test "$(cat "$out")" = '1 326 310 376 281 387 396'
+works complete "$folder/hf" -p 'A red fox' --tokens --no-bos
+check 'ids without a beginning' test "$(cat "$out")" = '326 310 376 281 387 396'
+
+# Names that llama.cpp has for options, and a schema that holds itself.
+works complete "$folder/hf" -p "$prompt" --n-predict 3 --ctx-size 60 --batch-size 16 --temp 0 --repeat-last-n 8 --ignore-eos \
+    --logit-bias 300-1000 --json
+check 'three tokens' test "$(json_get finish <"$out")" = length
+works complete "$folder/hf" -p a --seed 2 \
+    --json-schema '{"type":"array","items":{"$ref":"#"},"maxItems":1}'
+check 'brackets' grep -Eq '^[][ ]+$' "$out"
 
 # What streams is what the JSON says.
 works complete "$folder/hf" -p "$prompt" --max-tokens 24 --temp 0 --ignore-eos --precision f32

@@ -212,14 +212,14 @@ static void fill_completion(mica_mixtral_session *s, const mica_mixtral *m, mica
     memcpy(s->completion.ends, c->ends, sizeof s->completion.ends);
 }
 
-/* Of a prompt of 512 tokens in one pass, and a cache of 4,096. The sizes of pictures do not matter. */
+/* Of a prompt of 1024 tokens in one pass, and a cache of 4,096. The sizes of pictures do not matter. */
 static uint64_t scratch_bytes(const mica_model *model, int width, int height)
 {
     const mica_lm_config *c = &((const mica_mixtral *)model)->weights.config.lm;
     const int64_t row = 6 * c->width + 2 * c->ffn + 2 * c->heads * c->head_dim;
     (void)width;
     (void)height;
-    return 4 * (uint64_t)(512 * row + 4096 * 2 * c->layers * c->kv_heads * c->head_dim);
+    return 4 * (uint64_t)(1024 * row + 4096 * 2 * c->layers * c->kv_heads * c->head_dim);
 }
 
 static mica_status open_session(mica_model_session **out, const mica_model *model, mica_backend *be,
