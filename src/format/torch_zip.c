@@ -204,7 +204,8 @@ static mica_status check_names(const reader *r)
 
 static mica_status read_root(reader *r, const mica_pickle_value *root)
 {
-    static const char *const HOLDERS[] = {"weight", "state_dict", "generator"};
+    static const char *const HOLDERS[] = {"weight", "state_dict", "generator",
+                                          "model"}; /* the last: what training keeps */
     if (root->kind != MICA_PICKLE_DICT)
         return MICA_FAIL(r->err, MICA_E_FORMAT, "%s: it holds %s, not a dict of tensors", r->path,
                          root->kind == MICA_PICKLE_OBJECT ? root->as.text.data : what_is(root));

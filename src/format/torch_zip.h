@@ -7,7 +7,7 @@
  *     {"weight": {"a.b": tensor, ...}, "config": ..., "info": ...}     GPT-SoVITS
  *     {"a.b": tensor, ...}                                            a bare state dict
  *
- * Tensors are those of "weight" (or "state_dict", "generator") where it is a dict, else those of
+ * Tensors are those of "weight" (or "state_dict", "generator", "model") where it is a dict, else those of
  * the top level. What stands there and is no tensor is refused; the rest of the tree stays
  * readable as plain data. What an item says is true of the file: its elements lie inside its
  * entry, strides included. */

@@ -221,6 +221,44 @@ static void test_text(void **state)
     close_speaker(&s);
 }
 
+/* Sentences that the limit cuts off are odd: each is made anew with noise of its own, as often as allowed. */
+static void test_retries(void **state)
+{
+    (void)state;
+    speaker s;
+    mica_voice_input voice;
+    mica_speech_result plain, again, once;
+    open_speaker(&s, MODELS "/sovits_v2.pth", CASE("sovits_v2"), 2);
+    write_tone(s.wav, 4.0);
+    mica_speech_options o = spoken(&s, &voice);
+    speak_ok(&s, &o, &plain);
+    o.retries = 2;
+    speak_ok(&s, &o, &again);
+    o.retries = 1;
+    o.batch = 1;
+    speak_ok(&s, &o, &once);
+    assert_int_equal(again.part_count, plain.part_count);
+    for (int i = 0; i < plain.part_count; i++) {
+        const mica_speech_part *a = &plain.parts[i], *b = &again.parts[i], *c = &once.parts[i];
+        assert_int_equal(a->retries, 0);
+        assert_int_equal(b->retries, b->suspicious ? 2 : b->retries);
+        assert_int_equal(c->retries, c->suspicious ? 1 : c->retries);
+        if (!a->suspicious) {
+            assert_int_equal(b->retries, 0);
+            continue;
+        }
+        assert_true(b->retries > 0);
+        assert_true(b->count != a->count ||
+                    memcmp(again.samples + b->first, plain.samples + a->first,
+                           a->count * sizeof(float)) != 0);
+    }
+    assert_true(plain.parts[0].suspicious);
+    mica_speech_result_deinit(&plain);
+    mica_speech_result_deinit(&again);
+    mica_speech_result_deinit(&once);
+    close_speaker(&s);
+}
+
 static void test_threads(void **state)
 {
     (void)state;
@@ -413,10 +451,11 @@ static void test_parts(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_chain),       cmocka_unit_test(test_text),
-        cmocka_unit_test(test_threads),     cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_parts),       cmocka_unit_test(test_voice_file),
-        cmocka_unit_test(test_phone_names), cmocka_unit_test(test_precisions),
+        cmocka_unit_test(test_chain),      cmocka_unit_test(test_text),
+        cmocka_unit_test(test_retries),    cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_refused),    cmocka_unit_test(test_parts),
+        cmocka_unit_test(test_voice_file), cmocka_unit_test(test_phone_names),
+        cmocka_unit_test(test_precisions),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

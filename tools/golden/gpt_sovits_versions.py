@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import save_file
 
 UPSTREAM, OUT = sys.argv[1], sys.argv[2]
-SSL, HIDDEN, MRTE, STYLE, SPEAKER = 32, 16, 32, 16, 80
+SSL, HIDDEN, MRTE, STYLE = 32, 16, 32, 16
+SPEAKER = 2560  # what the small speaker network below makes
 torch.set_num_threads(1)
 
 
@@ -134,7 +135,7 @@ def save_case(name, model_file, tensors, notes):
         json.dump(manifest, f, indent=1)
 
 
-def sovits(models, version, kernels, gin, header, seed):
+def sovits(models, version, kernels, gin, header, seed, speaker_vector=None):
     generator = torch.Generator().manual_seed(seed)
     config = settings(version, kernels, gin)
     model = models.SynthesizerTrn(1025, 32, n_speakers=300, **config["model"]).eval()
@@ -142,7 +143,7 @@ def sovits(models, version, kernels, gin, header, seed):
     spec = torch.rand(1, 1025, 24, generator=generator) ** 4 * 40
     phones = torch.randint(0, 300, (1, 13), generator=generator)
     codes = torch.randint(0, 1024, (1, 1, 7), generator=generator)
-    pro = {"sv_emb": torch.randn(1, SPEAKER, generator=generator)} if "Pro" in version else {}
+    pro = {"sv_emb": speaker_vector} if "Pro" in version else {}
     ssl = torch.randn(1, SSL, 20, generator=generator)
     found = probe(model, ["ref_enc", "enc_p.encoder_text", "enc_p.mrte", "enc_p.encoder2", "flow", "dec.conv_pre", "dec.ups.0"])
     with torch.no_grad():
@@ -185,14 +186,14 @@ def speaker(seed):
                                           **found},
               {"what": "ERes2NetV2(baseWidth=24, scale=4, expansion=4, m_channels=8).forward3"})
     print("speaker", embedding.shape, float(embedding.std()))
+    return embedding
 
 
 def main():
     os.makedirs(os.path.join(OUT, "versions"), exist_ok=True)
     models = load_upstream()
     sovits(models, "v1", [16, 16, 8, 2, 2], 32, None, 1)
-    sovits(models, "v2ProPlus", [20, 16, 8, 2, 2], 64, b"06", 2)
-    speaker(3)
+    sovits(models, "v2ProPlus", [20, 16, 8, 2, 2], 64, b"06", 2, speaker(3))
 
 
 main()

@@ -7,7 +7,7 @@
  * the sentences of a batch in one call at the usual speed, where cross attention looks into the
  * neighbours' phones. The peak rule and the pause are upstream's (TTS.py audio_postprocess).
  *
- * A sentence whose tokens do not fit its phones (far too few, far too many, a loop of three) is drawn
+ * A sentence whose tokens do not fit its phones (far too few, far too many, a loop) is drawn
  * again, with noise of its own, at most `retries` times; then the last is kept and marked. */
 #include "models/gpt_sovits/gpt_sovits_job.h"
 
@@ -240,21 +240,31 @@ mica_status mica_gs_job_begin(job *j, mica_gs_session *s, mica_run *run, const m
     return mica_gs_sentence_begin(&j->sentence, &s->semantic, s->be, run, &prefix, &sampling, err);
 }
 
+/* The same stretch of up to PERIOD codes over and over: at least three times, and a second long. Sampled codes of
+ * a word that is said twice on purpose are not equal one by one. */
+#define PERIOD 50 /* two seconds */
+#define SECOND 24
+
+static bool has_loop(const int32_t *c, int64_t n)
+{
+    for (int64_t period = 1; period <= PERIOD; period++) {
+        int64_t run = 0;
+        for (int64_t i = period; i < n; i++) {
+            run = c[i] == c[i - period] ? run + 1 : 0;
+            if (run >= MICA_MAX((int64_t)SECOND, 2 * period))
+                return true;
+        }
+    }
+    return false;
+}
+
 /* Codes of speech: 1.5 to 3 for a phone. */
 bool mica_gs_job_is_odd(const job *j)
 {
     const mica_gs_sentence *t = &j->sentence;
-    const int32_t *c = t->codes + t->prompt_count;
     const int64_t n = t->count, own = j->phone_count - j->prompt_phones;
-    int64_t run = 0;
-    if (2 * n < own || n > 12 * own + 75 || n >= t->sampler.options.most)
-        return true;
-    for (int64_t i = 3; i < n; i++) {
-        run = c[i] == c[i - 3] ? run + 1 : 0;
-        if (run >= 24) /* eight times the same three */
-            return true;
-    }
-    return false;
+    return 2 * n < own || n > 12 * own + 75 || n >= t->sampler.options.most ||
+           has_loop(t->codes + t->prompt_count, n);
 }
 
 /* ------------------------------------------------------------------ tokens -- */
