@@ -119,12 +119,13 @@ void *mica_arena_calloc(mica_arena *a, size_t count, size_t size)
 
 char *mica_arena_strndup(mica_arena *a, const char *s, size_t n)
 {
-    const char *end = memchr(s, '\0', n);
+    const char *end = n ? memchr(s, '\0', n) : NULL; /* s may be NULL then */
     const size_t length = end ? (size_t)(end - s) : n;
     char *copy = length < SIZE_MAX ? mica_arena_alloc(a, length + 1) : NULL;
     if (!copy)
         return NULL;
-    memcpy(copy, s, length);
+    if (length)
+        memcpy(copy, s, length);
     copy[length] = '\0';
     return copy;
 }
