@@ -33,7 +33,7 @@ static bool is_packed(const mica_convert_item *item)
 /* ------------------------------------------------------------------ report -- */
 
 typedef struct convert_sums {
-    size_t items, packed;
+    size_t items, packed, changed; /* changed: to other floats */
     double numbers, error, worst;
     const char *worst_name;
     uint64_t bytes_in, bytes_out, parameters;
@@ -49,6 +49,7 @@ static void add_up(convert_sums *s, const mica_convert_plan *p)
         for (int k = 0; k < item->ndim; k++)
             n *= (double)item->shape_[k];
         s->was_packed |= mica_dtype_is_packed(item->parts[0]->dtype);
+        s->changed += item->form == MICA_CONVERT_FLOATS && item->dtype != item->parts[0]->dtype;
         if (!is_packed(item))
             continue;
         s->packed++;
@@ -87,7 +88,10 @@ static void write_text(mica_text *t, const char *name, const convert_sums *s)
     mica_text_add(t, "%s: %zu tensors, %.4g M parameters, %s, was %s\n", name, s->items,
                   (double)s->parameters * 1e-6, size_text(s->bytes_out, now, sizeof now),
                   size_text(s->bytes_in, before, sizeof before));
-    mica_text_add(t, "  %zu packed, %zu kept", s->packed, s->items - s->packed);
+    mica_text_add(t, "  %zu packed, ", s->packed);
+    if (s->changed)
+        mica_text_add(t, "%zu to other floats, ", s->changed);
+    mica_text_add(t, "%zu kept", s->items - s->packed - s->changed);
     if (s->left_out)
         mica_text_add(t, ", %lld left out (a vision tower has a file of its own in GGUF)",
                       s->left_out);

@@ -9,6 +9,7 @@
  *     convert_header.c    what files say beside their tensors
  *     convert_run.c       the numbers
  *     convert_folder.c    whole models: their parts one by one, everything else copied
+ *     convert_index.c     the index of shards, config.json
  *
  * A plan is one part of a model (a transformer, a text encoder, a language model), or the two checkpoints of a
  * voice, which belong into one file. */

@@ -16,7 +16,6 @@
 #include "base/folder.h"
 #include "models/convert.h"
 
-#include <cjson/cJSON.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -45,12 +44,12 @@ static bool is_weights(const char *name)
     return false;
 }
 
-static bool has(const char *folder, const char *name, bool is_folder)
+static mica_status has(const mica_convert_folder *f, const char *name, bool *found, mica_err *err)
 {
-    char *path = mica_path_join(folder, name);
-    const bool found = path && (is_folder ? mica_path_is_dir(path) : mica_path_is_file(path));
+    char *path = mica_path_join(f->input, name);
+    *found = path && (mica_path_is_dir(path) || mica_path_is_file(path));
     mica_mem_free(path);
-    return found;
+    return path ? MICA_OK : no_memory(f, err);
 }
 
 /* ------------------------------------------------------------------- parts -- */
@@ -77,7 +76,7 @@ static mica_status add_part(mica_convert_folder *f, const mica_convert_request *
         return st;
     }
     f->count++;
-    return MICA_OK;
+    return mica_convert_check_config(&part->plan, err);
 }
 
 static mica_status add_picture_parts(mica_convert_folder *f, const mica_convert_request *r,
@@ -87,7 +86,9 @@ static mica_status add_picture_parts(mica_convert_folder *f, const mica_convert_
         const char *name, *stem;
     } PARTS[] = {{"transformer", "diffusion_pytorch_model"}, {"text_encoder", "model"}};
     for (size_t i = 0; i < MICA_ARRAY_LEN(PARTS); i++) {
-        if (!has(f->input, PARTS[i].name, true))
+        bool found;
+        MICA_TRY(has(f, PARTS[i].name, &found, err));
+        if (!found)
             continue;
         char *path = mica_path_join(f->input, PARTS[i].name);
         const mica_status st = path ? add_part(f, r, PARTS[i].name, path, NULL, PARTS[i].stem, err)
@@ -163,34 +164,44 @@ static mica_status add_speech_parts(mica_convert_folder *f, const mica_convert_r
 }
 
 /* Weights and a config.json at the top of the folder. */
-static mica_status is_network(const char *folder, bool *out, mica_err *err)
+static mica_status is_network(const mica_convert_folder *f, bool *out, mica_err *err)
 {
     char **names = NULL;
     size_t count = 0;
-    *out = false;
-    if (!has(folder, "config.json", false))
-        return MICA_OK;
-    MICA_TRY(mica_path_list(folder, &names, &count, err));
+    bool weights = false;
+    MICA_TRY(has(f, "config.json", out, err));
+    MICA_TRY(mica_path_list(f->input, &names, &count, err));
     for (size_t i = 0; i < count; i++)
-        *out |= names[i][0] != '.' && is_weights(names[i]);
+        weights |= names[i][0] != '.' && is_weights(names[i]);
     mica_path_list_free(&names, count);
+    *out &= weights;
     return MICA_OK;
+}
+
+/* Named by what it turns out to be. */
+static mica_status add_network(mica_convert_folder *f, const mica_convert_request *r, mica_err *err)
+{
+    MICA_TRY(add_part(f, r, "", f->input, NULL, "model", err));
+    const mica_model_part part = f->parts[0].plan.sources[0].part;
+    if (part != MICA_PART_TRANSFORMER && part != MICA_PART_VAE)
+        return MICA_OK;
+    mica_convert_folder_deinit(f);
+    return add_part(f, r, "", f->input, NULL, "diffusion_pytorch_model", err);
 }
 
 static mica_status add_parts(mica_convert_folder *f, const mica_convert_request *r, mica_err *err)
 {
-    bool network = false;
-    if (has(f->input, "model_index.json", false) || has(f->input, "transformer", true))
+    bool transformer, index, network;
+    MICA_TRY(has(f, "transformer", &transformer, err));
+    MICA_TRY(has(f, "model_index.json", &index, err));
+    MICA_TRY(is_network(f, &network, err));
+    if (transformer)
         return add_picture_parts(f, r, err);
-    MICA_TRY(is_network(f->input, &network, err));
-    if (!network)
-        return add_speech_parts(f, r, err);
-    MICA_TRY(add_part(f, r, "", f->input, NULL, "model", err));
-    mica_convert_plan *p = &f->parts[0].plan;
-    if (p->sources[0].part != MICA_PART_TRANSFORMER && p->sources[0].part != MICA_PART_VAE)
-        return MICA_OK;
-    mica_convert_folder_deinit(f);
-    return add_part(f, r, "", r->input, NULL, "diffusion_pytorch_model", err);
+    if (index)
+        return MICA_FAIL(
+            err, MICA_E_UNSUPPORTED,
+            "%s: it has no folder transformer/; models of that kind are not known here", f->input);
+    return network ? add_network(f, r, err) : add_speech_parts(f, r, err);
 }
 
 /* ------------------------------------------------------------------ checks -- */
@@ -355,95 +366,6 @@ static mica_status move_folder(mover *m, const char *folder, int depth)
     return st;
 }
 
-/* ------------------------------------------------------------ what is written -- */
-
-static mica_status write_text(const char *folder, const char *name, const char *text, size_t size,
-                              mica_err *err)
-{
-    mica_file_out out;
-    char *path = mica_path_join(folder, name);
-    if (!path)
-        return MICA_FAIL(err, MICA_E_NOMEM, "%s: out of memory", name);
-    mica_status st = mica_file_out_open(&out, path, err);
-    mica_mem_free(path);
-    MICA_TRY(st);
-    st = mica_file_out_write(&out, text, size, err);
-    if (!st)
-        return mica_file_out_commit(&out, err);
-    mica_file_out_abort(&out);
-    return st;
-}
-
-/* The index of shards, as transformers, diffusers and mlx-lm read it. */
-static mica_status write_index(const mica_convert_plan *p, const char *folder, mica_err *err)
-{
-    char name[96];
-    mica_text t = {0};
-    if (p->file_count < 2)
-        return MICA_OK;
-    snprintf(name, sizeof name, "%.*s.safetensors.index.json",
-             (int)(strlen(p->files[0]) - strlen("-00001-of-00001.safetensors")), p->files[0]);
-    mica_text_add(&t, "{\n  \"metadata\": {\"total_size\": %llu},\n  \"weight_map\": {",
-                  (unsigned long long)p->bytes);
-    for (size_t file = 0; file < p->file_count; file++)
-        for (size_t i = p->file_first[file]; i < p->file_first[file + 1]; i++) {
-            mica_text_add(&t, "%s\n    ", i ? "," : "");
-            mica_text_add_json_string(&t, p->tensors[i].name);
-            mica_text_add(&t, ": \"%s\"", p->files[file]);
-        }
-    mica_text_add(&t, "\n  }\n}\n");
-    const mica_status st = t.failed
-                               ? MICA_FAIL(err, MICA_E_NOMEM, "%s: no memory for its index", folder)
-                               : write_text(folder, name, t.data, t.size, err);
-    mica_text_deinit(&t);
-    return st;
-}
-
-static bool set(cJSON *object, const char *key, const char *json)
-{
-    cJSON_DeleteItemFromObjectCaseSensitive(object, key);
-    cJSON *value = json ? cJSON_Parse(json) : NULL;
-    return !json || (value && cJSON_AddItemToObject(object, key, value));
-}
-
-/* The types that readers load unpacked numbers in. */
-static void set_dtype(cJSON *object, const mica_convert_type *type)
-{
-    static const char *const KEYS[] = {"torch_dtype", "dtype"};
-    const char *name = strcmp(type->name, "f32") == 0   ? "float32"
-                       : strcmp(type->name, "f16") == 0 ? "float16"
-                                                        : "bfloat16";
-    for (size_t i = 0; i < MICA_ARRAY_LEN(KEYS); i++)
-        if (cJSON_IsString(cJSON_GetObjectItemCaseSensitive(object, KEYS[i])))
-            cJSON_ReplaceItemInObjectCaseSensitive(object, KEYS[i], cJSON_CreateString(name));
-}
-
-/* config.json with `quantization`, where mlx-lm and its like look for it, or without. */
-static mica_status write_config(const mica_convert_plan *p, const char *folder, mica_err *err)
-{
-    const char *text = p->sources[0].config;
-    mica_json j = {0};
-    if (!text)
-        return MICA_OK;
-    MICA_TRY(mica_json_parse(&j, p->input, text, strlen(text), err));
-    const bool is_object = cJSON_IsObject(j.root);
-    const bool fine = is_object && set(j.root, "quantization", p->quantization) &&
-                      set(j.root, "quantization_config", p->quantization);
-    if (fine)
-        set_dtype(j.root, p->type);
-    char *out = fine ? cJSON_Print(j.root) : NULL;
-    mica_status st = MICA_OK;
-    if (!is_object)
-        st = MICA_FAIL(err, MICA_E_FORMAT, "%s: its config.json is no object", p->input);
-    else if (!out)
-        st = MICA_FAIL(err, MICA_E_NOMEM, "%s: no memory for its config.json", p->input);
-    else
-        st = write_text(folder, "config.json", out, strlen(out), err);
-    cJSON_free(out);
-    mica_json_close(&j);
-    return st;
-}
-
 static mica_status run_part(mover *m, mica_convert_part *part)
 {
     char *folder = *part->name ? mica_path_join(m->out, part->name) : mica_mem_strdup(m->out);
@@ -451,9 +373,9 @@ static mica_status run_part(mover *m, mica_convert_part *part)
     if (!st)
         st = mica_convert_run(&part->plan, folder, tell_numbers, m, m->err);
     if (!st)
-        st = write_index(&part->plan, folder, m->err);
+        st = mica_convert_write_index(&part->plan, folder, m->err);
     if (!st && !m->f->is_speech)
-        st = write_config(&part->plan, folder, m->err);
+        st = mica_convert_write_config(&part->plan, folder, m->err);
     mica_mem_free(folder);
     m->done += part->plan.numbers;
     return st;

@@ -32,4 +32,13 @@ mica_status mica_convert_folder_run(mica_convert_folder *f, bool replace,
                                     mica_convert_progress_fn progress, void *user, mica_err *err);
 void mica_convert_folder_deinit(mica_convert_folder *f);
 
+/* ---- convert_index.c ---- */
+/* STEM.safetensors.index.json, where there is more than one file. */
+mica_status mica_convert_write_index(const mica_convert_plan *p, const char *folder, mica_err *err);
+/* The source's config.json with what was done to the weights; nothing where it has none. */
+mica_status mica_convert_write_config(const mica_convert_plan *p, const char *folder,
+                                      mica_err *err);
+/* Whether that will be possible. */
+mica_status mica_convert_check_config(const mica_convert_plan *p, mica_err *err);
+
 #endif

@@ -252,11 +252,20 @@ static void test_no_memory(void **state)
     golden_remove_folder(p.dir);
 }
 
+static void write_text(const char *path, const char *text)
+{
+    mica_err err = {0};
+    mica_file_out out;
+    assert_int_equal(mica_file_out_open(&out, path, &err), MICA_OK);
+    assert_int_equal(mica_file_out_write(&out, text, strlen(text), &err), MICA_OK);
+    assert_int_equal(mica_file_out_commit(&out, &err), MICA_OK);
+}
+
 static void test_refusals(void **state)
 {
     (void)state;
     places p;
-    char inner[700], part[600];
+    char inner[800], part[700];
     open_places(&p, "z_image");
     mica_convert_request r = {.input = p.from, .output = p.packed, .type = "q9"};
     convert_fails(&r, "type 'q9' is not known", p.dir);
@@ -274,6 +283,16 @@ static void test_refusals(void **state)
     convert_fails(&r, "whose files are read as one model", part);
     r = (mica_convert_request){.input = MICA_TEST_DATA "/speech", .output = p.plain, .type = "q8"};
     convert_fails(&r, "no model that is converted as a whole", p.dir);
+    /* told before the work: a configuration that is no object, a model without a transformer */
+    snprintf(part, sizeof part, "%s/transformer/config.json", p.packed);
+    write_text(part, "[1]");
+    r = (mica_convert_request){.input = p.packed, .output = p.plain, .type = "q8"};
+    convert_fails(&r, "its config.json is no object", p.dir);
+    write_text(part, "{");
+    convert_fails(&r, "config", p.dir);
+    snprintf(part, sizeof part, "%s/transformer", p.packed);
+    golden_remove_folder(part);
+    convert_fails(&r, "it has no folder transformer/", p.dir);
     golden_remove_folder(p.dir);
 }
 
