@@ -224,8 +224,10 @@ static mica_status slice(template_run *t, template_value *x, const template_valu
     const int64_t a = from->kind == TEMPLATE_INT ? clamp_index(from->number, x->count) : 0;
     const int64_t b = to.kind == TEMPLATE_INT ? clamp_index(to.number, x->count) : x->count;
     x->number += x->kind == TEMPLATE_MESSAGES ? a : 0;
-    x->items += x->kind == TEMPLATE_ARRAY ? a : 0;
-    x->text += x->kind == TEMPLATE_STRING ? a : 0;
+    if (x->kind == TEMPLATE_ARRAY && a > 0) /* an empty one may have no items at all */
+        x->items += a;
+    if (x->kind == TEMPLATE_STRING && a > 0)
+        x->text += a;
     x->count = MICA_MAX(b - a, (int64_t)0);
     return MICA_OK;
 }
