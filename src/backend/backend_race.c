@@ -64,13 +64,21 @@ static float floor_of_top_p(double p, int64_t n, const float *logits, float *sor
     return sorted[kept];
 }
 
-static float floor_of_top_k(int k, int64_t n, const float *logits, float *sorted)
+/* The k-th largest, from the k largest so far in order: k is small, few of 1,025 numbers get in. */
+static float floor_of_top_k(int k, int64_t n, const float *logits, float *largest)
 {
+    int64_t count = 0;
     if (k >= n)
         return -INFINITY;
-    memcpy(sorted, logits, (size_t)n * sizeof *sorted);
-    qsort(sorted, (size_t)n, sizeof *sorted, descending);
-    return sorted[k - 1];
+    for (int64_t i = 0; i < n; i++) {
+        if (count == k && !(logits[i] > largest[k - 1]))
+            continue;
+        int64_t at = count < k ? count++ : k - 1;
+        for (; at > 0 && logits[i] > largest[at - 1]; at--)
+            largest[at] = largest[at - 1];
+        largest[at] = logits[i];
+    }
+    return largest[k - 1];
 }
 
 static void cut_below(int64_t n, float *logits, float floor)
