@@ -43,6 +43,7 @@ typedef struct mica_convert_type {
     bool is_float;          /* f32, f16, bf16 */
     int bits;               /* of groups; 0: not packed so */
     mica_dtype wide, small; /* GGUF: of 256 and of 32; MICA_DTYPE_COUNT: it has none */
+    int file_type;          /* GGUF's general.file_type: what most of a file is */
 } mica_convert_type;
 
 typedef struct mica_convert_item {

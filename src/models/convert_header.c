@@ -252,6 +252,7 @@ mica_status mica_convert_add_header(mica_convert_plan *p, mica_err *err)
     if (p->gguf) {
         mica_convert_add_text(p, "general.architecture", p->architecture);
         add_flag(p, "general.quantization_version", MICA_STREAM_U32, FILE_VERSION);
+        add_flag(p, "general.file_type", MICA_STREAM_U32, p->type->file_type);
         if (s->part == MICA_PART_TEXT_ENCODER)
             MICA_TRY(add_encoder(p, s, err));
         if (s->language)

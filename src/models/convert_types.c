@@ -55,15 +55,15 @@ static const struct {
 };
 
 static const mica_convert_type TYPES[] = {
-    {"q8", false, 8, MICA_DTYPE_Q8_0, MICA_DTYPE_Q8_0},
-    {"q6", false, 6, MICA_DTYPE_Q6_K, MICA_DTYPE_Q8_0},
-    {"q5", false, 5, MICA_DTYPE_Q5_K, MICA_DTYPE_Q5_0},
-    {"q4", false, 4, MICA_DTYPE_Q4_K, MICA_DTYPE_Q4_0},
-    {"f32", true, 0, MICA_DTYPE_F32, MICA_DTYPE_F32},
-    {"f16", true, 0, MICA_DTYPE_F16, MICA_DTYPE_F16},
-    {"bf16", true, 0, MICA_DTYPE_BF16, MICA_DTYPE_BF16},
-    {"fp8", false, 0, MICA_DTYPE_F8_E4M3, MICA_DTYPE_COUNT},
-    {"int8", false, 0, MICA_DTYPE_I8, MICA_DTYPE_COUNT},
+    {"q8", false, 8, MICA_DTYPE_Q8_0, MICA_DTYPE_Q8_0, 7},
+    {"q6", false, 6, MICA_DTYPE_Q6_K, MICA_DTYPE_Q8_0, 18},
+    {"q5", false, 5, MICA_DTYPE_Q5_K, MICA_DTYPE_Q5_0, 17},
+    {"q4", false, 4, MICA_DTYPE_Q4_K, MICA_DTYPE_Q4_0, 15},
+    {"f32", true, 0, MICA_DTYPE_F32, MICA_DTYPE_F32, 0},
+    {"f16", true, 0, MICA_DTYPE_F16, MICA_DTYPE_F16, 1},
+    {"bf16", true, 0, MICA_DTYPE_BF16, MICA_DTYPE_BF16, 32},
+    {"fp8", false, 0, MICA_DTYPE_F8_E4M3, MICA_DTYPE_COUNT, 0},
+    {"int8", false, 0, MICA_DTYPE_I8, MICA_DTYPE_COUNT, 0},
 };
 
 const mica_convert_type *mica_convert_type_find(const char *name)

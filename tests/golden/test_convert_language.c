@@ -122,6 +122,13 @@ static void test_gguf(void **state)
     expect_reference(p.path[0], 1e-4);
     convert_ok(SOURCE, p.path[1], "f32", 0);
     expect_reference(p.path[1], 1e-4);
+    mica_weights *w = NULL;
+    mica_err err = {0};
+    assert_int_equal(mica_weights_open(&w, p.path[0], &err), MICA_OK);
+    assert_string_equal(mica_weights_metadata(w, "general.architecture"), "llama");
+    assert_int_equal(mica_weights_meta_int(w, "general.file_type", -1), 32);
+    assert_int_equal(mica_weights_meta_int(w, "llama.expert_count", -1), 4);
+    mica_weights_close(&w);
     /* again from GGUF: the tokenizer comes along */
     convert_ok(p.path[1], p.path[2], "bf16", 0);
     expect_reference(p.path[2], 1e-4);

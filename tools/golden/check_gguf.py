@@ -5,7 +5,8 @@ safetensors file that it was made from.
     check_gguf.py FILE.gguf SAFETENSORS_OR_FOLDER [LARGEST_RELATIVE_ERROR]
 
 Prints a line per type and fails when a tensor is missing, has another shape or errs by more. Text encoders
-are compared by llama.cpp's names. Needs numpy, safetensors, torch (bfloat16 files) and gguf.
+and Mixtral are compared by llama.cpp's names; of FLUX.2 and Z-Image give a file in ComfyUI's names, which
+GGUF has. Needs numpy, safetensors, torch (bfloat16 files) and gguf.
 """
 import glob
 import os
