@@ -347,7 +347,7 @@ typedef void mica_kernel_dot_rows(const mica_packed_rows *w, int m, const float 
 /* x in whole numbers of three digits, for dot_digits: of each 32 numbers X = round(x / s), s = their largest
  * magnitude / 8355000, so that the rounding is at most 2^-24 of the largest. NaN or an infinity makes all 32 NaN;
  * 32 numbers below 2^-100 count as zeros. A row of n numbers takes MICA_DIGITS_SIZE(n) bytes, zeros behind
- * its end; packed_digits.c has the layout. */
+ * its end, aligned to 4; packed_digits.c has the layout. */
 #define MICA_DIGITS_PANEL   960 /* bytes for 256 numbers */
 #define MICA_DIGITS_SIZE(n) (((size_t)(n) + 255) / 256 * MICA_DIGITS_PANEL)
 typedef void mica_kernel_digits_from_f32(mica_packed type, int m, int n, const float *x,

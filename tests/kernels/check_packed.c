@@ -301,7 +301,7 @@ void check_dot_digits(ck *c)
         const ptrdiff_t ldx = ck_stride(c, w.n), ldy = ck_stride(c, w.rows);
         float *x = ck_floats(c, (int64_t)ck_matrix_count(m, w.n, ldx));
         float *y = ck_floats(c, (int64_t)ck_matrix_count(m, w.rows, ldy));
-        int8_t *digits = ck_buffer(c, ld * (size_t)m, 1);
+        int8_t *digits = ck_buffer(c, ld * (size_t)m / 4, 4);
         float *one = ck_floats(c, w.rows);
         for (int i = 0; i < m; i++)
             fill_uneven(c, w.n, x + i * ldx);
@@ -338,7 +338,7 @@ void check_digits_from_f32(ck *c)
     const int m = ck_int(c, 2, 4);
     const size_t ld = MICA_DIGITS_SIZE(w.n);
     float *x = ck_floats(c, (int64_t)m * w.n), *y = ck_floats(c, 2);
-    int8_t *all = ck_buffer(c, ld * (size_t)m, 1), *one = ck_buffer(c, ld, 1);
+    int8_t *all = ck_buffer(c, ld * (size_t)m / 4, 4), *one = ck_buffer(c, ld / 4, 4);
     ck_fill_normal(c, (int64_t)m * w.n, x, 1.0);
     c->k->digits_from_f32(w.type, m, w.n, x, w.n, all);
     for (int i = 0; i < m; i++) {

@@ -22,7 +22,7 @@ template <typename V> static __device__ __forceinline__ V lanes_max(V v, int lan
     return v;
 }
 
-static __global__ void make_digits(mica_cuda_view x, uint8_t *out, int64_t size)
+static __global__ void make_digits(mica_cuda_view x, bool even_odd, uint8_t *out, int64_t size)
 {
     const int64_t n = x.n, t = (int64_t)blockIdx.x * BLOCK + threadIdx.x;
     const int64_t i =
@@ -56,8 +56,15 @@ static __global__ void make_digits(mica_cuda_view x, uint8_t *out, int64_t size)
     if (t * 4 >= n)
         return;
 #pragma unroll
-    for (int p = 0; p < 3; p++)
-        *(uint32_t *)(to + p * n + i) = words[p];
+    for (int p = 0; p < 3; p++) {
+        uint8_t *const chunk = to + p * n + i / 32 * 32;
+        if (even_odd) {
+            *(uint16_t *)(chunk + i % 32 / 2) = (uint16_t)__byte_perm(words[p], 0, 0x4420);
+            *(uint16_t *)(chunk + 16 + i % 32 / 2) = (uint16_t)__byte_perm(words[p], 0, 0x4431);
+        } else {
+            *(uint32_t *)(chunk + i % 32) = words[p];
+        }
+    }
     if (i % 16 == 0)
         sums[i / 16] = unit * (float)sum;
     if (i % 32 == 0)
@@ -67,7 +74,7 @@ static __global__ void make_digits(mica_cuda_view x, uint8_t *out, int64_t size)
 /* --------------------------------------------------------------------- dot -- */
 
 /* M: rows of x, or MANY for up to as many. */
-template <int T, int R, int S, int M>
+template <int T, int SCALE, int R, int S, int M>
 static __global__ void __launch_bounds__(BLOCK)
     dot_rows(source w, int64_t rows, const uint8_t *x, int64_t size, int count, float *y,
              int64_t ld)
@@ -80,7 +87,7 @@ static __global__ void __launch_bounds__(BLOCK)
         integers q[R];
 #pragma unroll
         for (int r = 0; r < R; r++) /* no branch: the loads of all rows go out together */
-            take<T>(w, first + r < rows ? first + r : rows - 1, c, q[r]);
+            take<T, SCALE>(w, first + r < rows ? first + r : rows - 1, c, q[r]);
 #pragma unroll
         for (int m = 0; m < M; m++) {
             if (M > 1 && m >= count)
@@ -123,40 +130,55 @@ size_t mica_cuda_digits_size(int64_t n)
     return (size_t)(n * 3 + n / 32 * 4 + n / 16 * 4 + 15) / 16 * 16;
 }
 
-cudaError_t mica_cuda_digits(const mica_cuda_view *x, void *out, cudaStream_t stream)
+cudaError_t mica_cuda_digits(const mica_cuda_view *x, mica_cuda_packed type, void *out,
+                             cudaStream_t stream)
 {
     const dim3 grid((unsigned)((x->n / 4 + BLOCK - 1) / BLOCK), (unsigned)x->rows);
-    make_digits<<<grid, BLOCK, 0, stream>>>(*x, (uint8_t *)out,
+    make_digits<<<grid, BLOCK, 0, stream>>>(*x, type == MICA_CUDA_PACKED_B4, (uint8_t *)out,
                                             (int64_t)mica_cuda_digits_size(x->n));
     return cudaGetLastError();
 }
 
-template <int T, int R, int S, int M>
+template <int T, int SCALE, int R, int S, int M>
 static void launch(const mica_cuda_packed_rows *w, const void *x, int count, float *y, int64_t ld,
                    cudaStream_t stream)
 {
     const int64_t block = BLOCK / 32 / S * R;
-    dot_rows<T, R, S, M><<<(unsigned)((w->rows + block - 1) / block), BLOCK, 0, stream>>>(
+    dot_rows<T, SCALE, R, S, M><<<(unsigned)((w->rows + block - 1) / block), BLOCK, 0, stream>>>(
         source_of(w), w->rows, (const uint8_t *)x, (int64_t)mica_cuda_digits_size(w->n), count, y,
         ld);
 }
 
 /* How many warps share rows follows from the weight alone, so that a row of x gives the same bits alone and
  * with others. */
+template <int T, int SCALE>
+static cudaError_t run_scaled(const mica_cuda_packed_rows *w, const void *x, int count, float *y,
+                              int64_t ld, cudaStream_t stream)
+{
+    const bool is_tall = w->rows >= 132 * 8 * 4 * 4;
+    if (count == 1 && is_tall)
+        launch<T, SCALE, 4, 1, 1>(w, x, count, y, ld, stream);
+    else if (count == 1)
+        launch<T, SCALE, 2, 4, 1>(w, x, count, y, ld, stream);
+    else if (is_tall)
+        launch<T, SCALE, 2, 1, MANY>(w, x, count, y, ld, stream);
+    else
+        launch<T, SCALE, 1, 4, MANY>(w, x, count, y, ld, stream);
+    return cudaGetLastError();
+}
+
 template <int T>
 static cudaError_t run_dot(const mica_cuda_packed_rows *w, const void *x, int count, float *y,
                            int64_t ld, cudaStream_t stream)
 {
-    const bool is_tall = w->rows >= 132 * 8 * 4 * 4;
-    if (count == 1 && is_tall)
-        launch<T, 4, 1, 1>(w, x, count, y, ld, stream);
-    else if (count == 1)
-        launch<T, 2, 4, 1>(w, x, count, y, ld, stream);
-    else if (is_tall)
-        launch<T, 2, 1, MANY>(w, x, count, y, ld, stream);
-    else
-        launch<T, 1, 4, MANY>(w, x, count, y, ld, stream);
-    return cudaGetLastError();
+    constexpr bool is_stream = kind<T>::is_stream; /* others have no such scales */
+    if (is_stream && w->scale_type == MICA_CUDA_F16)
+        return run_scaled < T,
+               is_stream ? MICA_CUDA_F16 : MICA_CUDA_F32 > (w, x, count, y, ld, stream);
+    if (is_stream && w->scale_type == MICA_CUDA_BF16)
+        return run_scaled < T,
+               is_stream ? MICA_CUDA_BF16 : MICA_CUDA_F32 > (w, x, count, y, ld, stream);
+    return run_scaled<T, MICA_CUDA_F32>(w, x, count, y, ld, stream);
 }
 
 cudaError_t mica_cuda_packed_dot(const mica_cuda_packed_rows *w, const void *x, int count, float *y,

@@ -10,7 +10,8 @@
  * rate; 4-bit types stood at 57 % of the bandwidth. Here 4 weights take 1 to 2 of them and 3 dp4a, on another pipe.
  *
  * A row of x on the device, n numbers (mica_cuda_digits_size bytes):
- *     [n high digits][n middle][n low] [n / 32 floats s] [n / 16 floats s (sum of X of 16)] */
+ *     [n high digits][n middle][n low] [n / 32 floats s] [n / 16 floats s (sum of X of 16)]
+ * For mlx4 the digits of a chunk are those of its even numbers, then of the odd ones, as its bytes have them. */
 #ifndef MICA_BACKEND_CUDA_DIGITS_CUH
 #define MICA_BACKEND_CUDA_DIGITS_CUH
 
@@ -65,6 +66,16 @@ template <int T> struct signed_of {
                                   T == MICA_CUDA_PACKED_MXFP4;
 };
 
+/* Scale i; its type is known to the compiler, because a branch would keep the loads of other rows waiting. */
+template <int TYPE> static __device__ __forceinline__ float scale_of(const void *p, int64_t i)
+{
+    if (TYPE == MICA_CUDA_F32)
+        return ((const float *)p)[i];
+    const uint16_t half = ((const uint16_t *)p)[i];
+    return TYPE == MICA_CUDA_F16 ? __half2float(__ushort_as_half(half))
+                                 : __uint_as_float((uint32_t)half << 16);
+}
+
 static __device__ __forceinline__ void put(uint32_t (&q)[8], int i, const uint4 &four)
 {
     q[i] = four.x, q[i + 1] = four.y, q[i + 2] = four.z, q[i + 3] = four.w;
@@ -104,11 +115,21 @@ static __device__ __forceinline__ void look_up(const uint32_t (&words)[4], const
     }
 }
 
-static __device__ __forceinline__ void words_at(const uint8_t *p, uint32_t (&words)[4])
+/* COUNT words from an even address, by whole words: half as many loads as by halves. What is read beside them, at
+ * most two bytes on each side, lies in words that they share. */
+template <int COUNT>
+static __device__ __forceinline__ void words_at(const uint8_t *p, uint32_t (&words)[COUNT])
 {
+    const int odd = (int)((uintptr_t)p & 2);
+    const uint32_t *from = (const uint32_t *)(p - odd);
+    uint32_t raw[COUNT + 1];
 #pragma unroll
-    for (int i = 0; i < 4; i++)
-        words[i] = word_at(p + 4 * i);
+    for (int i = 0; i < COUNT; i++)
+        raw[i] = from[i];
+    raw[COUNT] = odd ? from[COUNT] : 0;
+#pragma unroll
+    for (int i = 0; i < COUNT; i++)
+        words[i] = __funnelshift_r(raw[i], raw[i + 1], 8 * odd);
 }
 
 /* Four numbers of `BITS` bits to four bytes. */
@@ -125,21 +146,24 @@ static __device__ __forceinline__ void take_stream(const uint8_t *b, uint32_t (&
     if (BITS == 8) {
         put(q, 0, ((const uint4 *)b)[0]);
         put(q, 4, ((const uint4 *)b)[1]);
-    } else if (BITS == 4) {
+    } else if (BITS == 4) { /* even numbers, then odd ones: so are the digits */
         const uint4 four = *(const uint4 *)b;
         const uint32_t words[4] = {four.x, four.y, four.z, four.w};
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const uint32_t low = words[i] & 0x0f0f0f0fu, high = words[i] >> 4 & 0x0f0f0f0fu;
-            q[2 * i] = __byte_perm(low, high, 0x5140);
-            q[2 * i + 1] = __byte_perm(low, high, 0x7362);
-        }
+        split(words, q);
     } else {
         uint32_t words[BITS + 1];
         words[BITS] = 0;
+        if (BITS % 2 == 0) {
 #pragma unroll
-        for (int i = 0; i < BITS; i++)
-            words[i] = ((const uint32_t *)b)[i];
+            for (int i = 0; i < BITS; i += 2) {
+                const uint2 two = *(const uint2 *)(b + 4 * i);
+                words[i] = two.x, words[i + 1] = two.y;
+            }
+        } else {
+#pragma unroll
+            for (int i = 0; i < BITS; i++)
+                words[i] = ((const uint32_t *)b)[i];
+        }
 #pragma unroll
         for (int i = 0; i < 8; i++) {
             const int at = i * 4 * BITS / 32, shift = i * 4 * BITS % 32;
@@ -186,10 +210,13 @@ static __device__ __forceinline__ void take_q6_k(const uint8_t *b, int c, intege
     const float d = half_at(b + 208);
     const uint8_t *ql = b + 64 * (c / 4) + 32 * (plane % 2), *qh = b + 128 + 32 * (c / 4);
     const int8_t *s = (const int8_t *)b + 192 + 2 * c;
+    uint32_t low[8], high[8];
+    words_at(ql, low);
+    words_at(qh, high);
 #pragma unroll
     for (int i = 0; i < 8; i++)
-        out.q[i] = (word_at(ql + 4 * i) >> 4 * (plane / 2) & 0x0f0f0f0fu) |
-                   (word_at(qh + 4 * i) >> 2 * plane & 0x03030303u) << 4;
+        out.q[i] = (low[i] >> 4 * (plane / 2) & 0x0f0f0f0fu) | (high[i] >> 2 * plane & 0x03030303u)
+                                                                   << 4;
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         out.scale[h] = d * (float)s[h];
@@ -201,10 +228,12 @@ static __device__ __forceinline__ void take_q3_k(const uint8_t *b, int c, intege
 {
     const float d = half_at(b + 108);
     const uint8_t *qs = b + 32 + 32 * (c / 4), *s = b + 96;
+    uint32_t low[8], third[8];
+    words_at(qs, low);
+    words_at(b, third);
 #pragma unroll
     for (int i = 0; i < 8; i++)
-        out.q[i] = (word_at(qs + 4 * i) >> 2 * (c % 4) & 0x03030303u) |
-                   (word_at(b + 4 * i) >> c & 0x01010101u) << 2;
+        out.q[i] = (low[i] >> 2 * (c % 4) & 0x03030303u) | (third[i] >> c & 0x01010101u) << 2;
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         const int i = 2 * c + h, low = i < 8 ? s[i] & 15 : s[i - 8] >> 4;
@@ -256,8 +285,8 @@ static __device__ __forceinline__ void take_mxfp4(const uint8_t *b, integers &ou
                             : __uint_as_float((uint32_t)(b[0] - 1) << 23);
 }
 
-/* Chunk c of row `row` (of its lanes' halves, see halves_of). */
-template <int T>
+/* Chunk c of row `row` (of its lanes' halves, see halves_of). SCALE: type of a stream's scales. */
+template <int T, int SCALE>
 static __device__ __forceinline__ void take(const source &w, int64_t row, int c, integers &out)
 {
     using k = kind<T>;
@@ -269,9 +298,7 @@ static __device__ __forceinline__ void take(const source &w, int64_t row, int c,
     uint32_t words[4];
     out.least[0] = 0.0f;
     if (T == MICA_CUDA_PACKED_Q8_0) {
-#pragma unroll
-        for (int i = 0; i < 8; i++)
-            out.q[i] = word_at(b + 2 + 4 * i);
+        words_at(b + 2, out.q);
         out.scale[0] = half_at(b);
     } else if (T == MICA_CUDA_PACKED_Q4_0 || T == MICA_CUDA_PACKED_Q5_0) {
         constexpr bool five = T == MICA_CUDA_PACKED_Q5_0;
@@ -310,10 +337,10 @@ static __device__ __forceinline__ void take(const source &w, int64_t row, int c,
         put(out.q, 4, ((const uint4 *)b)[1]);
         out.scale[0] = ((const float *)w.scale)[row];
     } else {
-        const int64_t g = (row * w.n + 32 * (int64_t)c) >> w.shift;
+        const int64_t g = row * (w.n >> w.shift) + (c >> (w.shift - 5));
         take_stream<k::is_stream ? k::bits : 4>(b, out.q);
-        out.scale[0] = scale_at(w.scale, w.scale_type, g);
-        out.least[0] = w.bias ? scale_at(w.bias, w.scale_type, g) : 0.0f;
+        out.scale[0] = scale_of<SCALE>(w.scale, g);
+        out.least[0] = w.bias ? scale_of<SCALE>(w.bias, g) : 0.0f;
     }
 }
 

@@ -187,10 +187,12 @@ typedef struct mica_cuda_packed_rows {
     int group;
 } mica_cuda_packed_rows;
 
-/* x (f32 or bf16, one dimension of rows, of 32s) as whole numbers of three digits, mica_cuda_digits_size(n) bytes a
- * row, aligned to 16 (cuda_digits.cuh has the layout). NaN or an infinity makes its 32 NaN. */
+/* x (f32 or bf16, one dimension of rows, of 32s) as whole numbers of three digits for weights of this type,
+ * mica_cuda_digits_size(n) bytes a row, aligned to 16 (cuda_digits.cuh has the layout). NaN or an infinity makes
+ * its 32 NaN. */
 size_t mica_cuda_digits_size(int64_t n);
-cudaError_t mica_cuda_digits(const mica_cuda_view *x, void *out, cudaStream_t stream);
+cudaError_t mica_cuda_digits(const mica_cuda_view *x, mica_cuda_packed type, void *out,
+                             cudaStream_t stream);
 /* y[i][r] = sum_k x[i][k] w[r][k] for count <= 8 rows of x in digits; as exact as sums in f32, y rows ld apart. */
 cudaError_t mica_cuda_packed_dot(const mica_cuda_packed_rows *w, const void *x, int count, float *y,
                                  int64_t ld, cudaStream_t stream);

@@ -142,7 +142,7 @@ static mica_status multiply_few(mica_cuda_backend *be, const mica_cuda_packed_ro
         x.rows = MICA_MIN(FEW_ROWS, p->x.rows - row);
         x.data =
             (uint8_t *)p->x.data + (size_t)(row * p->x.stride[0]) * mica_cuda_type_size(p->x.type);
-        MICA_TRY(mica_cuda_check(mica_cuda_digits(&x, digits, be->stream), p->name, err));
+        MICA_TRY(mica_cuda_check(mica_cuda_digits(&x, w->type, digits, be->stream), p->name, err));
         MICA_TRY(mica_cuda_check(
             mica_cuda_packed_dot(w, digits, (int)x.rows, (float *)sums + row * ld, ld, be->stream),
             p->name, err));
