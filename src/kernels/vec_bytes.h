@@ -91,7 +91,7 @@ MICA_VEC vb vb_move_each(vb x, long long a, long long b, long long c, long long 
     return _mm512_gf2p8affine_epi64_epi8(x, _mm512_setr_epi64(a, a, b, b, c, c, d, d), 0);
 }
 
-typedef int8_t vec_64_bytes __attribute__((vector_size(64)));
+typedef uint8_t vec_64_bytes __attribute__((vector_size(64)));
 
 /* 64 bytes of four pieces of 16 that lie `step` bytes apart; step is 17 to 24. */
 MICA_VEC vb vb_four(const uint8_t *p, int step)
@@ -104,9 +104,9 @@ MICA_VEC vb vb_four(const uint8_t *p, int step)
                                 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2,
                                 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3};
     const int second = 3 * step + 16 - 64; /* two loads that overlap */
-    const vec_64_bytes index = piece * (int8_t)step + at;
-    const vec_64_bytes far = index > 63;
-    return _mm512_permutex2var_epi8(vb_load(p), (__m512i)(index + (far & (int8_t)(64 - second))),
+    const vec_64_bytes index = piece * (uint8_t)step + at;
+    const vec_64_bytes far = (vec_64_bytes)(index > 63);
+    return _mm512_permutex2var_epi8(vb_load(p), (__m512i)(index + (far & (uint8_t)(64 - second))),
                                     vb_load(p + second));
 }
 /* Bytes of two vectors: pieces 0, 2, 4, 6 of the 8 of 16 that they are; or the others. */
@@ -127,17 +127,17 @@ MICA_VEC vb vb_stream(const uint8_t *p, int bits, int run, int apart)
     vec_64_bytes byte;
     MICA_UNROLL(64)
     for (int i = 0; i < 64; i++)
-        byte[i] = (int8_t)(i / run * apart / 8 * bits + i % run / 8 * bits + i % 8);
+        byte[i] = (uint8_t)(i / run * apart / 8 * bits + i % run / 8 * bits + i % 8);
     const int last = 56 / run * apart / 8 * bits + 56 % run / 8 * bits + bits;
     __m512i words;
     if (last <= 64) {
         words = _mm512_permutexvar_epi8((__m512i)byte, vb_load(p));
     } else {
-        const vec_64_bytes far = byte > 63;
-        words = _mm512_permutex2var_epi8(vb_load(p), (__m512i)(byte + (far & (int8_t)(128 - last))),
-                                         vb_load(p + last - 64));
+        const vec_64_bytes far = (vec_64_bytes)(byte > 63);
+        words = _mm512_permutex2var_epi8(
+            vb_load(p), (__m512i)(byte + (far & (uint8_t)(128 - last))), vb_load(p + last - 64));
     }
-    const __m512i shifted = _mm512_multishift_epi64_epi8((__m512i)(at * (int8_t)bits), words);
+    const __m512i shifted = _mm512_multishift_epi64_epi8((__m512i)(at * (uint8_t)bits), words);
     return _mm512_and_si512(shifted, _mm512_set1_epi8((char)((1 << bits) - 1)));
 }
 
