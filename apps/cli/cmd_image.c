@@ -249,6 +249,7 @@ static mica_status add_stats(image_run *run, mica_err *err)
     all->streamed_weights = MICA_MAX(all->streamed_weights, s.streamed_weights);
     all->block_allocations += s.block_allocations;
     all->block_waits += s.block_waits;
+    all->step_waits += s.step_waits;
     all->rope_builds += s.rope_builds;
     all->modulation_matmuls += s.modulation_matmuls;
     all->prompt_cache_hits += s.prompt_cache_hits;

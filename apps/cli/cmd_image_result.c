@@ -79,10 +79,11 @@ static void add_stats_json(const image_run *run, mica_text *out)
                   s->steps_per_second, s->peak_memory, s->device_memory, s->streamed_weights);
     mica_text_add(out,
                   ",\"counters\":{\"block_allocations\":%" PRIu64 ",\"block_waits\":%" PRIu64
-                  ",\"rope_builds\":%" PRIu64 ",\"modulation_matmuls\":%" PRIu64
-                  ",\"prompt_cache_hits\":%" PRIu64 ",\"skipped_evaluations\":%" PRIu64 "}",
-                  s->block_allocations, s->block_waits, s->rope_builds, s->modulation_matmuls,
-                  s->prompt_cache_hits, s->skipped_evaluations);
+                  ",\"step_waits\":%" PRIu64 ",\"rope_builds\":%" PRIu64
+                  ",\"modulation_matmuls\":%" PRIu64 ",\"prompt_cache_hits\":%" PRIu64
+                  ",\"skipped_evaluations\":%" PRIu64 "}",
+                  s->block_allocations, s->block_waits, s->step_waits, s->rope_builds,
+                  s->modulation_matmuls, s->prompt_cache_hits, s->skipped_evaluations);
 }
 
 static void add_summary(const image_run *run, mica_text *out)

@@ -112,6 +112,9 @@ typedef struct mica_engine_options {
     bool ablate_fusion;
     bool ablate_batched_cfg;
     bool ablate_trim;
+    bool ablate_joining;  /* linears of one input one by one */
+    bool ablate_branches; /* devices: one stream */
+    bool ablate_replays;  /* devices: no recordings of a step */
     /* Random full-width weights instead of files, e.g. "qwen-image:layers=2"; see docs/CLI.md. */
     const char *synthetic;
     /* Adapters for the transformer, any weights and precision; those of one layer add up. */
@@ -310,6 +313,7 @@ typedef struct mica_run_stats {
     uint64_t skipped_evaluations; /* of the network, by step_caching */
     uint64_t device_memory;    /* bytes taken of the device's memory at the worst moment; 0: CPU */
     uint64_t streamed_weights; /* bytes that did not fit and were copied for every use */
+    uint64_t step_waits;       /* waits in the denoising loop that let the device run dry: 0 */
 } mica_run_stats;
 MICA_API mica_status mica_session_stats(const mica_session *session, mica_run_stats *stats);
 

@@ -149,6 +149,7 @@ static void take_round(measured *m, const mica_backend_counters *c, const mica_r
         m->stats.seconds[i] = MICA_MIN(stats->seconds[i], best.stats.seconds[i]);
     m->stats.block_allocations += best.stats.block_allocations;
     m->stats.block_waits += best.stats.block_waits;
+    m->stats.step_waits += best.stats.step_waits;
 }
 
 static mica_status measure_round(const api_bench *b, mica_session *s, measured *m)
@@ -230,15 +231,16 @@ static void say_measured(const api_bench *b, const mica_session *s, const char *
                       (double)m->stats.device_memory * 1e-9,
                       (double)m->stats.streamed_weights * 1e-9);
     api_bench_say(b,
-                  "  %-12s %8.2f GB peak, %" PRIu64 " allocations and %" PRIu64 " waits in blocks",
+                  "  %-12s %8.2f GB peak, %" PRIu64 " allocations and %" PRIu64
+                  " waits in blocks, %" PRIu64 " in the loop",
                   "memory", (double)m->stats.peak_memory * 1e-9, m->stats.block_allocations,
-                  m->stats.block_waits);
+                  m->stats.block_waits, m->stats.step_waits);
     mica_text_add(&b->report->json,
                   ",\"peak_memory\":%" PRIu64 ",\"device_memory\":%" PRIu64
                   ",\"streamed_weights\":%" PRIu64 ",\"block_allocations\":%" PRIu64
-                  ",\"block_waits\":%" PRIu64,
+                  ",\"block_waits\":%" PRIu64 ",\"step_waits\":%" PRIu64,
                   m->stats.peak_memory, m->stats.device_memory, m->stats.streamed_weights,
-                  m->stats.block_allocations, m->stats.block_waits);
+                  m->stats.block_allocations, m->stats.block_waits, m->stats.step_waits);
 }
 
 static mica_status bench_variant(const api_bench *b, mica_engine *e, const char *variant)
@@ -265,12 +267,18 @@ static mica_status bench_ablated(const api_bench *b, mica_engine *e)
     const struct {
         const char *name;
         bool *flag;
-    } switches[] = {{"without rope-once", &o->ablate_rope_once},
-                    {"without modulation-once", &o->ablate_modulation_once},
-                    {"without fusion", &o->ablate_fusion},
-                    {"without batched guidance", &o->ablate_batched_cfg},
-                    {"without trimming", &o->ablate_trim}};
+        bool device; /* nothing on the CPU */
+    } switches[] = {{"without rope-once", &o->ablate_rope_once, false},
+                    {"without modulation-once", &o->ablate_modulation_once, false},
+                    {"without fusion", &o->ablate_fusion, false},
+                    {"without batched guidance", &o->ablate_batched_cfg, false},
+                    {"without trimming", &o->ablate_trim, false},
+                    {"without joined linears", &o->ablate_joining, true},
+                    {"without a second stream", &o->ablate_branches, true},
+                    {"without recorded steps", &o->ablate_replays, true}};
     for (size_t i = 0; i < MICA_ARRAY_LEN(switches); i++) {
+        if (switches[i].device && o->device != MICA_DEVICE_CUDA)
+            continue;
         *switches[i].flag = true;
         mica_text_add(&b->report->json, ",");
         const mica_status st = bench_variant(b, e, switches[i].name);

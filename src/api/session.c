@@ -19,6 +19,9 @@ mica_status mica_session_open(mica_session **out, mica_engine *engine)
                                           .precision = api_precision(engine),
                                           .threads = o->threads,
                                           .ablate_fusion = o->ablate_fusion,
+                                          .ablate_joining = o->ablate_joining,
+                                          .ablate_branches = o->ablate_branches,
+                                          .ablate_replays = o->ablate_replays,
                                           .vram_limit = o->vram_limit,
                                           .host_experts = o->host_experts};
     const mica_diffusion_switches switches = {.ablate_rope_once = o->ablate_rope_once,
@@ -71,7 +74,8 @@ static void keep_stats(mica_session *s, const mica_diffusion_result *r)
                                 .prompt_cache_hits = r->prompt_cache_hits,
                                 .skipped_evaluations = r->skipped_evaluations,
                                 .device_memory = memory.peak,
-                                .streamed_weights = memory.streamed};
+                                .streamed_weights = memory.streamed,
+                                .step_waits = r->step_waits};
     memcpy(s->stats.seconds, r->seconds, sizeof s->stats.seconds);
 }
 

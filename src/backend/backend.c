@@ -99,13 +99,45 @@ void mica_linear(mica_backend *be, const mica_linear_args *args)
         2.0 * (double)mica_tensor_count(args->y_MO) * (double)args->w_OD->tensor.shape_[1];
 }
 
+static void run_linears(mica_backend *be, const mica_linear_args *args, int count)
+{
+    int64_t outputs = 0;
+    bool fits = true;
+    for (int i = 0; i < count; i++) {
+        fits = fits && check_linear(be, &args[i]);
+        outputs += args[i].w_OD->tensor.shape_[0];
+    }
+    if (!fits || mica_tensor_count(args[0].y_MO) == 0)
+        return;
+    const double start = mica_clock_seconds();
+    const int64_t rows = rows_of(args[0].x_MD), width = last_of(args[0].x_MD);
+    keep_sized(be, be->ops->linears(be, args, count, &be->error), 3,
+               ((const int64_t[]){rows, width, outputs}));
+    be->counters.linear_seconds += mica_clock_seconds() - start;
+    be->counters.linear_flops += 2.0 * (double)rows * (double)width * (double)outputs;
+}
+
+void mica_linears(mica_backend *be, const mica_linear_args *args, int count)
+{
+    if (be->ops->linears && !be->options.ablate_joining) {
+        if (mica_backend_begin(be))
+            run_linears(be, args, count);
+        return;
+    }
+    for (int i = 0; i < count; i++) {
+        mica_linear_args one = args[i];
+        one.same_x = one.same_x || i > 0;
+        mica_linear(be, &one);
+    }
+}
+
 /* ---------------------------------------------------------------- norms -- */
 
 void mica_layer_norm_modulate(mica_backend *be, const mica_tensor *x_MD, const mica_tensor *scale_D,
                               const mica_tensor *shift_D, float eps, mica_tensor *y_MD)
 {
     const char *op = "layer_norm_modulate";
-    if (mica_backend_begin(be) && check_same(be, op, x_MD, y_MD) &&
+    if (mica_backend_begin_unsettled(be) && check_same(be, op, x_MD, y_MD) &&
         check_vector(be, op, NULL, scale_D, x_MD, last_of(x_MD)) &&
         check_vector(be, op, NULL, shift_D, x_MD, last_of(x_MD)) && mica_tensor_count(x_MD) > 0)
         keep_sized(be,
@@ -131,7 +163,7 @@ void mica_rms_norm(mica_backend *be, const mica_tensor *x_MD, mica_weight *w_D, 
 void mica_rms_norm_modulate(mica_backend *be, const mica_tensor *x_MD, mica_weight *w_D,
                             const mica_tensor *scale_D, float eps, mica_tensor *y_MD)
 {
-    if (mica_backend_begin(be) && check_rms_norm(be, x_MD, w_D, scale_D, y_MD))
+    if (mica_backend_begin_unsettled(be) && check_rms_norm(be, x_MD, w_D, scale_D, y_MD))
         keep_sized(be, be->ops->rms_norm_modulate(be, x_MD, w_D, scale_D, eps, y_MD, &be->error), 2,
                    ((const int64_t[]){rows_of(x_MD), last_of(x_MD)}));
 }
@@ -185,23 +217,30 @@ void mica_group_norm(mica_backend *be, const mica_group_norm_args *args)
         keep(be, be->ops->group_norm(be, args, &be->error));
 }
 
+static bool check_heads(mica_backend *be, const mica_qk_norm_rope_args *args, const mica_tensor *x,
+                        const mica_weight *norm)
+{
+    const char *op = "qk_norm_rope";
+    const mica_tensor *cos = args->cos_Lk, *sin = args->sin_Lk;
+    if (x->ndim != 3 || x->shape_[2] % 2 != 0 || (cos != NULL) != (sin != NULL))
+        return mismatch(be, op, norm, "not [tokens, heads, even width]", x, x);
+    if (cos &&
+        (rows_of(cos) < x->shape_[0] || last_of(cos) != x->shape_[2] / 2 || !same_shape(cos, sin)))
+        return mismatch(be, op, norm, "rotary table does not fit", cos, x);
+    return check_vector(be, op, norm, norm ? &norm->tensor : NULL, x, x->shape_[2]);
+}
+
 void mica_qk_norm_rope(mica_backend *be, const mica_qk_norm_rope_args *args)
 {
-    const mica_tensor *x = args->x_LHK, *cos = args->cos_Lk, *sin = args->sin_Lk;
-    if (!mica_backend_begin(be))
+    const mica_tensor *x = args->x_LHK, *also = args->also_LHK;
+    if (!mica_backend_begin(be) || !check_heads(be, args, x, args->norm_K) ||
+        (also && !check_heads(be, args, also, args->also_norm_K)))
         return;
-    if (x->ndim != 3 || x->shape_[2] % 2 != 0 || (cos != NULL) != (sin != NULL)) {
-        mismatch(be, "qk_norm_rope", args->norm_K, "not [tokens, heads, even width]", x, x);
-        return;
-    }
-    if (cos && (rows_of(cos) < x->shape_[0] || last_of(cos) != x->shape_[2] / 2 ||
-                !same_shape(cos, sin))) {
-        mismatch(be, "qk_norm_rope", args->norm_K, "rotary table does not fit", cos, x);
+    if (also && (also->shape_[0] != x->shape_[0] || also->shape_[2] != x->shape_[2])) {
+        mismatch(be, "qk_norm_rope", args->also_norm_K, "other tokens or heads", also, x);
         return;
     }
-    if (check_vector(be, "qk_norm_rope", args->norm_K, args->norm_K ? &args->norm_K->tensor : NULL,
-                     x, x->shape_[2]) &&
-        mica_tensor_count(x) > 0)
+    if (mica_tensor_count(x) > 0)
         keep_sized(be, be->ops->qk_norm_rope(be, args, &be->error), 3, x->shape_);
 }
 
@@ -512,6 +551,30 @@ bool mica_all_finite(mica_backend *be, const mica_tensor *x)
     if (mica_backend_begin(be) && mica_tensor_count(x) > 0)
         keep(be, be->ops->all_finite(be, x, &finite, &be->error));
     return finite;
+}
+
+void mica_watch(mica_backend *be, const mica_tensor *x, int mark)
+{
+    if (mark == 0)
+        be->nonfinite = -1;
+    if (be->ops->watch) {
+        if (mica_backend_begin(be) && mica_tensor_count(x) > 0)
+            keep(be, be->ops->watch(be, x, mark, &be->error));
+    } else if (be->nonfinite < 0 && !mica_all_finite(be, x)) {
+        be->nonfinite = mark;
+    }
+}
+
+int mica_watched(mica_backend *be, int mark, bool wait)
+{
+    int first = be->nonfinite;
+    if (be->ops->watched && !mica_backend_failed(be)) {
+        if (wait)
+            mica_backend_settle(be);
+        first = -1;
+        mica_backend_keep_status(be, be->ops->watched(be, mark, wait, &first, &be->error));
+    }
+    return first;
 }
 
 double mica_backend_measure_peak(mica_backend *be, mica_precision precision)

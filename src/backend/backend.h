@@ -28,8 +28,11 @@ typedef struct mica_backend_options {
     mica_precision precision;
     int threads; /* 0: all */
     bool ablate_fusion;
-    uint64_t vram_limit; /* bytes to take of a device's memory; 0: what is free */
-    int host_experts;    /* for models: layers whose experts the CPU computes beside a device; 0: as
+    bool ablate_joining;  /* mica_linears one by one */
+    bool ablate_branches; /* everything in one queue */
+    bool ablate_replays;  /* nothing is recorded */
+    uint64_t vram_limit;  /* bytes to take of a device's memory; 0: what is free */
+    int host_experts; /* for models: layers whose experts the CPU computes beside a device; 0: as
                             many as do not fit, -1: none */
 } mica_backend_options;
 
@@ -105,7 +108,8 @@ bool mica_backend_is_queued(const mica_backend *be);
 
 typedef struct mica_backend_counters {
     uint64_t allocations; /* heap or device allocations made by this backend */
-    uint64_t waits;       /* times the host waited for the device */
+    uint64_t waits; /* times the host waited for all that was queued, so that the device ran dry */
+    uint64_t follows; /* times it waited for an earlier point of the queue (mica_watched) */
     uint64_t ops;
     uint64_t replays;    /* recordings run */
     double linear_flops; /* 2*M*N*K summed over linears */
@@ -215,8 +219,8 @@ static inline mica_replay mica_replay_begin(uint64_t key)
 }
 bool mica_replay_more(mica_backend *be, mica_replay *r, mica_status *st);
 
-/* A promise: what the next operation makes is read by the mica_linear calls right behind it, as their x,
- * and by nobody else. The tensor itself need not get the values then. */
+/* A promise: what the next operation makes is read by the linears that come right behind it in its branch, as
+ * their x, and by nobody else. The tensor itself need not get the values then. */
 void mica_next_is_operand(mica_backend *be);
 
 /* ----------------------------------------------------------- operations -- */
@@ -241,6 +245,11 @@ typedef struct mica_linear_args {
     bool by_row, same_x;
 } mica_linear_args;
 void mica_linear(mica_backend *be, const mica_linear_args *args);
+
+/* Several linears of one input, none of which reads what another writes: mica_linear with each of
+ * args[0, count). Where their y are columns of one tensor, side by side in this order, a device may run
+ * them as one product, for which their weights lie behind each other in its memory. */
+void mica_linears(mica_backend *be, const mica_linear_args *args, int count);
 
 /* Adaptive norm: y = LayerNorm(x) * (1 + scale) + shift, no affine part of its own.
  * scale_D, shift_D: f32 state. y may be x. Statistics in f32 (two-pass). */
@@ -288,6 +297,8 @@ typedef enum mica_rope_layout {
 typedef struct mica_qk_norm_rope_args {
     mica_tensor *x_LHK;
     mica_weight *norm_K;
+    mica_tensor *also_LHK; /* the same with another norm: keys beside queries; NULL: none */
+    mica_weight *also_norm_K;
     float eps;
     const mica_tensor *cos_Lk, *sin_Lk;
     mica_rope_layout layout;
@@ -438,6 +449,13 @@ void mica_limit_norm(mica_backend *be, const mica_tensor *reference_PC, float li
                      mica_tensor *y_PC);
 /* True when every element is finite; waits. */
 bool mica_all_finite(mica_backend *be, const mica_tensor *x);
+
+/* The same without waiting: x is looked at when the queue comes there. `mark` counts up from 0 in a run;
+ * mark 0 forgets what was found before. */
+void mica_watch(mica_backend *be, const mica_tensor *x, int mark);
+/* The first mark where NaN or Inf was found, or -1. `wait`: of all up to `mark`, the last one or the one
+ * before, which the queue has then reached; else of those that are known by now. */
+int mica_watched(mica_backend *be, int mark, bool wait);
 
 /* ------------------------------------------------------- token by token -- */
 

@@ -7,8 +7,10 @@
 
 #include "backend/backend_ops.h"
 
-/* Start of every operation: false once something failed. */
+/* Start of every operation: false once something failed. Unsettled: of one that settles the one before itself
+ * (ops->settle). */
 bool mica_backend_begin(mica_backend *be);
+bool mica_backend_begin_unsettled(mica_backend *be);
 /* An implementation returned `status` with its text in be->error: a status without text would
  * be lost by mica_backend_check. */
 void mica_backend_keep_status(mica_backend *be, mica_status status);

@@ -56,6 +56,7 @@ mica_status mica_backend_check(mica_backend *be, mica_err *err)
         *err = be->error;
     be->error.status = MICA_OK;
     be->error.text[0] = '\0';
+    be->unsettled = false; /* what was begun and failed is not finished */
     return status;
 }
 
@@ -134,7 +135,7 @@ void mica_backend_note_call(mica_backend *be, const char *call, int count, const
     note(be, call, text);
 }
 
-bool mica_backend_begin(mica_backend *be)
+bool mica_backend_begin_unsettled(mica_backend *be)
 {
     if (mica_backend_failed(be))
         return false;
@@ -142,6 +143,12 @@ bool mica_backend_begin(mica_backend *be)
     be->is_operand = be->next_is_operand;
     be->next_is_operand = false;
     return true;
+}
+
+bool mica_backend_begin(mica_backend *be)
+{
+    mica_backend_settle(be);
+    return mica_backend_begin_unsettled(be);
 }
 
 /* --------------------------------------------------------------- memory -- */

@@ -39,6 +39,9 @@ typedef struct mica_backend_ops {
     void (*release_pages)(mica_backend *be, mica_weight *const *weights, int count);
 
     mica_status (*linear)(mica_backend *be, const mica_linear_args *args, mica_err *err);
+    /* NULL: one after the other. Counts the second and further ones as operations where it runs them so. */
+    mica_status (*linears)(mica_backend *be, const mica_linear_args *args, int count,
+                           mica_err *err);
     mica_status (*layer_norm_modulate)(mica_backend *be, const mica_tensor *x_MD,
                                        const mica_tensor *scale_D, const mica_tensor *shift_D,
                                        float eps, mica_tensor *y_MD, mica_err *err);
@@ -89,9 +92,15 @@ typedef struct mica_backend_ops {
     mica_status (*limit_norm)(mica_backend *be, const mica_tensor *reference_PC, float limit,
                               mica_tensor *y_PC, mica_err *err);
     mica_status (*all_finite)(mica_backend *be, const mica_tensor *x, bool *out, mica_err *err);
+    /* NULL both: all_finite at once, where operations are done when they return. */
+    mica_status (*watch)(mica_backend *be, const mica_tensor *x, int mark, mica_err *err);
+    mica_status (*watched)(mica_backend *be, int mark, bool wait, int *first, mica_err *err);
     mica_status (*measure_peak)(mica_backend *be, mica_precision precision, double *flops,
                                 mica_err *err);
     mica_status (*measure_bandwidth)(mica_backend *be, double *bytes, mica_err *err);
+    /* Where the last operation of a branch may be finished together with the next one: finishes it. Called in
+     * front of every operation but norms (which do so themselves) while `unsettled`. NULL: never needed. */
+    mica_status (*settle)(mica_backend *be, mica_err *err);
     /* NULL where operations are done when they return; branch -1: join. */
     mica_status (*branch)(mica_backend *be, int branch, mica_err *err);
     /* NULL where operations are done when they return. Decides what mica_replay_more does next, from what
@@ -140,6 +149,8 @@ struct mica_backend {
     mica_dtype act_dtype;             /* what mica_act_tensor makes */
     bool is_operand, next_is_operand; /* mica_next_is_operand: of the running operation */
     bool takes_adapters;              /* `linear` knows mica_weight.adapters */
+    bool unsettled;                   /* see ops->settle */
+    int nonfinite;                    /* without ops->watch: the first mark that was not, or -1 */
     mica_backend_counters counters;
     void *route; /* host memory of mica_experts, route_size bytes; grows */
     size_t route_size;
@@ -150,5 +161,12 @@ struct mica_backend {
     mica_profile *profile;                                /* NULL: not running */
     char name[96];
 };
+
+/* In front of an operation that backend.c does not begin itself; see ops->settle. */
+static inline void mica_backend_settle(mica_backend *be)
+{
+    if (be->unsettled && be->error.status == MICA_OK)
+        (void)be->ops->settle(be, &be->error); /* a failure leaves its text in be->error */
+}
 
 #endif

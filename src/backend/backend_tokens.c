@@ -54,6 +54,7 @@ void mica_embed_drawn(mica_backend *be, mica_weight *w_VD, const mica_tensor *id
     if (!check_embed(be, w_VD, ids_L, add_LD, y_LD) || y_LD->shape_[0] == 0)
         return;
     if (be->ops->embed_drawn) {
+        mica_backend_settle(be);
         be->counters.ops++;
         keep_status(be, be->ops->embed_drawn(be, w_VD, ids_L, add_LD, y_LD, &be->error));
         if (be->profile)
@@ -116,6 +117,7 @@ void mica_race_draw(mica_backend *be, const mica_race_args *rows, int count)
     for (int i = 0; i < count; i++)
         if (!check_race(be, &rows[i]))
             return;
+    mica_backend_settle(be);
     be->counters.ops++;
     if (count > MICA_RACE_ROWS) {
         mica_backend_fail(be, MICA_E_INTERNAL, "race_draw: %d rows at once", count);
@@ -262,6 +264,7 @@ void mica_post_norm_step(mica_backend *be, const mica_post_norm_args *args)
     if (!check_blocks(be, args) || args->x_LD->shape_[0] == 0)
         return;
     if (be->ops->post_norm_step) {
+        mica_backend_settle(be);
         be->counters.ops++;
         keep_status(be, be->ops->post_norm_step(be, args, &taken, &be->error));
         if (be->profile && taken)

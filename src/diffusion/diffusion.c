@@ -1,6 +1,7 @@
 /* diffusion.c - the phases of a run and the denoising loop; see diffusion.h.
  *
- * Every phase ends with a look for NaN and Inf. */
+ * Every phase ends with a look for NaN and Inf, and so does every step: there the device looks, and the host
+ * hears of it one step later (mica_watch). */
 #include "diffusion/diffusion_internal.h"
 
 #include "base/mem.h"
@@ -212,21 +213,45 @@ static mica_status predict(mica_diffusion *d, int e, mica_tensor *velocity_PC, m
     return MICA_OK;
 }
 
+/* `bad`: the first step that left NaN or Inf, or -1. */
+static mica_status check_watched(mica_diffusion *d, int bad, mica_err *err)
+{
+    MICA_TRY(mica_backend_check(d->be, err));
+    if (bad < 0)
+        return MICA_OK;
+    return MICA_FAIL(err, MICA_E_NUMERIC,
+                     "denoising: after step %d of %d the latents hold NaN or Inf; the weights "
+                     "are damaged or the precision is too low (try f32)",
+                     bad + 1, d->plan.steps);
+}
+
+/* `step` is done, on the device too. */
+static mica_status leave_step(mica_diffusion *d, int step, mica_err *err)
+{
+    MICA_TRY(check_watched(d, mica_watched(d->be, step, true), err));
+    return mica_run_step(&d->run, d->be, step + 1, d->plan.steps, err);
+}
+
 static mica_status finish_step(mica_diffusion *d, int step, mica_err *err)
 {
     mica_diffusion_keep_masked(d, step);
     mica_diffusion_tap(d, &d->latents_PC, d->traits.latents, "step%d.latents", step);
+    mica_watch(d->be, &d->latents_PC, step);
     MICA_TRY(mica_backend_check(d->be, err));
-    if (!mica_all_finite(d->be, &d->latents_PC) && !mica_backend_failed(d->be))
-        return MICA_FAIL(err, MICA_E_NUMERIC,
-                         "denoising: after step %d of %d the latents hold NaN or Inf; the weights "
-                         "are damaged or the precision is too low (try f32)",
-                         step + 1, d->plan.steps);
-    return mica_run_step(&d->run, d->be, step + 1, d->plan.steps, err);
+    if (!mica_backend_is_queued(d->be))
+        return leave_step(d, step, err);
+    /* The host stays one step ahead, so that a device never runs dry and progress is told as it is made.
+     * Without somebody to tell it to, nobody waits for a step. */
+    if (d->run.progress && step > d->first_step)
+        return leave_step(d, step - 1, err);
+    return check_watched(d, mica_watched(d->be, step, false), err);
 }
 
 static mica_status denoise(mica_diffusion *d, mica_err *err)
 {
+    uint64_t waits = 0;
+    int last = -1;
+    d->first_step = d->solver.step;
     MICA_TRY(mica_run_step(&d->run, d->be, 0, d->plan.steps, err));
     for (int e = 0; !mica_solver_is_done(&d->solver); e++) {
         const int step = d->solver.step;
@@ -242,8 +267,12 @@ static mica_status denoise(mica_diffusion *d, mica_err *err)
         mica_solver_step(&d->solver, d->be, &velocity_PC, &d->latents_PC, &done);
         if (done)
             MICA_TRY(finish_step(d, step, err));
+        if (done && last < 0) /* weights, plans and recordings exist now */
+            waits = mica_backend_get_counters(d->be).waits;
+        last = done ? step : last;
     }
-    return MICA_OK;
+    d->step_waits = last < 0 ? 0 : mica_backend_get_counters(d->be).waits - waits;
+    return last >= 0 && mica_backend_is_queued(d->be) ? leave_step(d, last, err) : MICA_OK;
 }
 
 /* ------------------------------------------------------------------- the run -- */
@@ -294,6 +323,7 @@ static void fill_result(const mica_diffusion *d, mica_diffusion_result *r)
     memcpy(r->seconds, d->run.seconds, sizeof r->seconds);
     r->block_allocations = d->block_allocations;
     r->block_waits = d->block_waits;
+    r->step_waits = d->step_waits;
     r->rope_builds = d->rope_builds;
     r->modulation_matmuls = d->modulation_matmuls;
     r->prompt_cache_hits = d->prompt_cache_hits;

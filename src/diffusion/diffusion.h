@@ -50,7 +50,7 @@ typedef struct mica_diffusion_result {
     double strength; /* 0: no start picture */
     /* What it cost. */
     double seconds[MICA_PHASE_COUNT];
-    uint64_t block_allocations, block_waits, rope_builds, modulation_matmuls;
+    uint64_t block_allocations, block_waits, step_waits, rope_builds, modulation_matmuls;
     uint64_t prompt_cache_hits, skipped_evaluations;
     int passes; /* network evaluations; a guided pair in one batch counts once */
 } mica_diffusion_result;
@@ -180,7 +180,8 @@ typedef struct mica_diffusion {
     /* Counters of mica_run_stats; models add to all but `passes`. */
     uint64_t block_allocations, block_waits, rope_builds, modulation_matmuls;
     uint64_t prompt_cache_hits;
-    int passes;
+    uint64_t step_waits; /* of the host in the loop, from its second step on */
+    int passes, first_step;
 } mica_diffusion;
 
 /* What a model supplies. `d` is the first member of its own struct. */

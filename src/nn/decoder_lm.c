@@ -203,10 +203,13 @@ static mica_tensor scratch(const pass *p, int64_t rows, int64_t columns)
     return mica_act_tensor(p->be, MICA_POOL_STEP, 2, (const int64_t[]){rows, columns});
 }
 
+/* Rows of x, whose columns may be some of a wider tensor's, by heads. */
 static mica_tensor heads(const mica_tensor *x, int64_t first, int64_t count, int64_t H, int64_t K)
 {
     const mica_tensor rows = mica_tensor_rows(x, first, count);
-    return mica_tensor_reshape(&rows, 3, (const int64_t[]){count, H, K});
+    mica_tensor t = mica_tensor_3d(rows.data, rows.dtype, count, H, K);
+    t.stride_[0] = rows.stride_[0];
+    return t;
 }
 
 /* softmax(q k^T) v of rows [first, first + count) of a prompt over its first `keys` rows. */
@@ -236,15 +239,14 @@ static void attend(const pass *p, mica_lm_layer *w, const mica_tensor *q, const 
     mica_tensor k_MGK = heads(k, first, count, c->kv_heads, K);
     const mica_tensor v_MGK = heads(v, first, count, c->kv_heads, K);
     const mica_tensor out_LHK = heads(out, first, count, c->heads, K);
-    mica_qk_norm_rope_args args = {.x_LHK = &q_LHK,
-                                   .norm_K = c->qk_norm ? &w->q_norm : NULL,
-                                   .eps = (float)c->eps,
-                                   .cos_Lk = &rope.cos_Lk,
-                                   .sin_Lk = &rope.sin_Lk,
-                                   .layout = MICA_ROPE_HALF};
-    mica_qk_norm_rope(p->be, &args);
-    args.x_LHK = &k_MGK;
-    args.norm_K = c->qk_norm ? &w->k_norm : NULL;
+    const mica_qk_norm_rope_args args = {.x_LHK = &q_LHK,
+                                         .norm_K = c->qk_norm ? &w->q_norm : NULL,
+                                         .also_LHK = &k_MGK,
+                                         .also_norm_K = c->qk_norm ? &w->k_norm : NULL,
+                                         .eps = (float)c->eps,
+                                         .cos_Lk = &rope.cos_Lk,
+                                         .sin_Lk = &rope.sin_Lk,
+                                         .layout = MICA_ROPE_HALF};
     mica_qk_norm_rope(p->be, &args);
     /* Padding stands behind the text, so all of the text is before it. */
     const int64_t valid = p->prompts[i].valid > 0 ? p->prompts[i].valid : count;
@@ -256,17 +258,15 @@ static void run_attention(const pass *p, mica_lm_layer *w, mica_tensor *x_LD)
 {
     const mica_lm_config *c = &p->lm->config;
     mica_tensor norm_LD = scratch(p, p->L, c->width);
-    mica_tensor q = scratch(p, p->L, c->heads * c->head_dim);
-    mica_tensor k = scratch(p, p->L, c->kv_heads * c->head_dim);
-    mica_tensor v = scratch(p, p->L, c->kv_heads * c->head_dim);
+    const mica_tensor qkv = scratch(p, p->L, (c->heads + 2 * c->kv_heads) * c->head_dim);
+    mica_tensor y[3]; /* q, k, v */
     mica_tensor out = scratch(p, p->L, c->heads * c->head_dim);
     mica_rms_norm(p->be, x_LD, &w->norm_in, (float)c->eps, &norm_LD);
-    mica_nn_linear_run(p->be, &w->q, &norm_LD, MICA_ACT_NONE, &q);
-    mica_nn_linear_again(p->be, &w->k, &norm_LD, MICA_ACT_NONE, &k);
-    mica_nn_linear_again(p->be, &w->v, &norm_LD, MICA_ACT_NONE, &v);
+    mica_nn_linears_run(p->be, (mica_nn_linear *const[]){&w->q, &w->k, &w->v}, 3, &norm_LD, &qkv,
+                        y);
     int64_t first = 0;
     for (int i = 0; i < p->prompt_count; i++) {
-        attend(p, w, &q, &k, &v, &out, first, i);
+        attend(p, w, &y[0], &y[1], &y[2], &out, first, i);
         first += p->prompts[i].count;
     }
     mica_nn_linear_gated(p->be, &w->o, &out, NULL, x_LD);
@@ -276,17 +276,17 @@ static void run_mlp(const pass *p, mica_lm_layer *w, mica_tensor *x_LD)
 {
     const mica_lm_config *c = &p->lm->config;
     const int64_t most = MICA_MIN(p->L, MLP_ROWS);
-    const mica_tensor norm = scratch(p, most, c->width), gate = scratch(p, most, c->ffn),
-                      up = scratch(p, most, c->ffn);
+    const mica_tensor norm = scratch(p, most, c->width), hidden = scratch(p, most, 2 * c->ffn);
     for (int64_t first = 0; first < p->L; first += most) {
         const int64_t n = MICA_MIN(most, p->L - first);
         mica_tensor x = mica_tensor_rows(x_LD, first, n), norm_LD = mica_tensor_rows(&norm, 0, n);
-        mica_tensor gate_LF = mica_tensor_rows(&gate, 0, n), up_LF = mica_tensor_rows(&up, 0, n);
+        const mica_tensor hidden_LG = mica_tensor_rows(&hidden, 0, n);
+        mica_tensor y[2]; /* gate, up */
         mica_rms_norm(p->be, &x, &w->norm_post, (float)c->eps, &norm_LD);
-        mica_nn_linear_run(p->be, &w->gate, &norm_LD, MICA_ACT_NONE, &gate_LF);
-        mica_nn_linear_again(p->be, &w->up, &norm_LD, MICA_ACT_NONE, &up_LF);
-        mica_swiglu(p->be, &gate_LF, &up_LF, &gate_LF);
-        mica_nn_linear_gated(p->be, &w->down, &gate_LF, NULL, &x);
+        mica_nn_linears_run(p->be, (mica_nn_linear *const[]){&w->gate, &w->up}, 2, &norm_LD,
+                            &hidden_LG, y);
+        mica_swiglu(p->be, &y[0], &y[1], &y[0]);
+        mica_nn_linear_gated(p->be, &w->down, &y[0], NULL, &x);
     }
 }
 
@@ -324,9 +324,7 @@ static void keep_state(const pass *p, int k, const mica_tensor *x_LD, const mica
     for (int i = 0; i < c->state_count; i++) {
         if (c->states[i] != k || mica_backend_failed(p->be))
             continue;
-        mica_tensor columns = *hidden_LN;
-        columns.data = (char *)columns.data + i * c->width * mica_dtype_get(columns.dtype)->size;
-        columns.shape_[1] = c->width;
+        mica_tensor columns = mica_tensor_columns(hidden_LN, i * c->width, c->width);
         mica_copy(p->be, x_LD, &columns);
     }
 }

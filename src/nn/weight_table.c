@@ -165,6 +165,19 @@ void mica_nn_linear_again(mica_backend *be, mica_nn_linear *l, const mica_tensor
     mica_linear(be, &args);
 }
 
+void mica_nn_linears_run(mica_backend *be, mica_nn_linear *const *l, int count,
+                         const mica_tensor *x_MD, const mica_tensor *all_MN, mica_tensor *y)
+{
+    mica_linear_args args[MICA_NN_LINEARS];
+    int64_t first = 0;
+    for (int i = 0; i < count; i++) {
+        y[i] = mica_tensor_columns(all_MN, first, l[i]->w.tensor.shape_[0]);
+        first += y[i].shape_[1];
+        args[i] = args_of(l[i], x_MD, MICA_ACT_NONE, &y[i]);
+    }
+    mica_linears(be, args, count);
+}
+
 int64_t mica_nn_piece(int64_t L, int64_t most)
 {
     const int64_t pieces = MICA_MAX((L + most / 2) / most, (int64_t)1);

@@ -71,6 +71,11 @@ void mica_nn_linear_run(mica_backend *be, mica_nn_linear *l, const mica_tensor *
 /* The same for the x of the linear before, which nothing has changed since (k and v behind q). */
 void mica_nn_linear_again(mica_backend *be, mica_nn_linear *l, const mica_tensor *x_MD,
                           mica_act act, mica_tensor *y_MO);
+/* Linears of one input: y[i] = x w[i]^T + b[i] for i < count <= MICA_NN_LINEARS. all_MN has their outputs side
+ * by side, N of them; y[i] becomes the view of its columns. */
+#define MICA_NN_LINEARS 4
+void mica_nn_linears_run(mica_backend *be, mica_nn_linear *const *l, int count,
+                         const mica_tensor *x_MD, const mica_tensor *all_MN, mica_tensor *y);
 /* x += gate * (in w^T + b), in place; gate NULL: x += in w^T + b. */
 void mica_nn_linear_gated(mica_backend *be, mica_nn_linear *l, const mica_tensor *in_MD,
                           const mica_tensor *gate_O, mica_tensor *x_MO);

@@ -207,6 +207,14 @@ mica_tensor mica_tensor_rows(const mica_tensor *t, int64_t first, int64_t count)
     return rows;
 }
 
+mica_tensor mica_tensor_columns(const mica_tensor *t, int64_t first, int64_t count)
+{
+    mica_tensor columns = *t;
+    columns.data = element(t, first * t->stride_[1]);
+    columns.shape_[1] = count;
+    return columns;
+}
+
 mica_tensor mica_tensor_reshape(const mica_tensor *t, int ndim, const int64_t *shape)
 {
     mica_tensor reshaped = mica_tensor_make(t->data, t->dtype, ndim, shape);

@@ -296,6 +296,7 @@ int main(int argc, char **argv)
     run_ops(&c, cmp_row_ops, only, rounds);
     run_ops(&c, cmp_product_ops, only, rounds);
     run_ops(&c, cmp_chain_ops, only, rounds);
+    run_ops(&c, cmp_fusion_ops, only, rounds);
     run_ops(&c, cmp_sequence_ops, only, rounds);
     run_ops(&c, cmp_picture_ops, only, rounds);
     run_ops(&c, cmp_adapter_ops, only, rounds);

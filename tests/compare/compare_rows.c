@@ -115,18 +115,22 @@ static void rope(cmp *c)
 {
     static const int WIDTHS[] = {2, 6, 32, 64, 66, 128, 256};
     const int L = cmp_int(c, 1, 40), H = cmp_int(c, 1, 5), K = WIDTHS[cmp_int(c, 0, 6)];
-    const int which = cmp_int(c, 1, 3);
-    snprintf(c->what, sizeof c->what, "%d x %d x %d, parts %d", L, H, K, which);
+    const int which = cmp_int(c, 1, 3), G = cmp_int(c, 0, 4);
+    snprintf(c->what, sizeof c->what, "%d x %d and %d x %d, parts %d", L, H, G, K, which);
     cmp_tensor x = cmp_act(c, 1.0f, 3, CMP_SHAPE(L, H + 1, K)); /* one head is not touched */
     cmp_tensor cos = cmp_state(c, 1.0f, 2, CMP_SHAPE(L + 2, K / 2));
     cmp_tensor sin = cmp_state(c, 1.0f, 2, CMP_SHAPE(L + 2, K / 2));
-    cmp_weight w = vector(c, K);
+    cmp_tensor keys = cmp_act(c, 1.0f, 3, CMP_SHAPE(L, G + 1, K));
+    cmp_weight w = vector(c, K), also_w = vector(c, K);
     const mica_rope_layout layout = cmp_u32(c) & 1 ? MICA_ROPE_HALF : MICA_ROPE_INTERLEAVED;
     for (int i = 0; i < 2; i++) {
-        mica_tensor part = x.t[i];
+        mica_tensor part = x.t[i], also = keys.t[i];
         part.shape_[1] = H;
+        also.shape_[1] = G;
         const mica_qk_norm_rope_args args = {.x_LHK = &part,
                                              .norm_K = which & 1 ? &w.w[i] : NULL,
+                                             .also_LHK = G ? &also : NULL,
+                                             .also_norm_K = which & 1 ? &also_w.w[i] : NULL,
                                              .eps = 1e-6f,
                                              .cos_Lk = which & 2 ? &cos.t[i] : NULL,
                                              .sin_Lk = which & 2 ? &sin.t[i] : NULL,
@@ -134,7 +138,9 @@ static void rope(cmp *c)
         mica_qk_norm_rope(c->be[i], &args);
     }
     cmp_result(c, &x, F32_BOUND, BF16_BOUND);
+    cmp_result(c, &keys, F32_BOUND, BF16_BOUND);
     cmp_weight_free(c, &w);
+    cmp_weight_free(c, &also_w);
 }
 
 /* -------------------------------------------------------------- pointwise -- */

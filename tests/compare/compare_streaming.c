@@ -150,5 +150,25 @@ static void no_room(cmp *c)
     mica_backend_close(&be);
 }
 
-const cmp_op cmp_streaming_ops[] = {
-    {"streaming", streaming, 1}, {"no_room", no_room, 1}, {NULL, NULL, 0}};
+/* All that the device has, of which the driver keeps some: it refuses, not a limit of ours. */
+static void device_full(cmp *c)
+{
+    mica_backend *be = c->be[1];
+    mica_err err = {0};
+    const mica_backend_memory m = mica_backend_get_memory(be, false);
+    if (!m.total || m.limit != m.total)
+        return;
+    c->cases++;
+    void *all = mica_backend_buffer_alloc(be, m.limit - m.used);
+    if (all || mica_backend_check(be, &err) != MICA_E_NOMEM || !strstr(err.text, " are free and "))
+        cmp_fail(c, "no clear error from a full device; pointers", all != NULL, 0.0);
+    mica_backend_buffer_free(be, all);
+    const mica_tensor small = mica_act_tensor(be, MICA_POOL_STEP, 1, CMP_SHAPE(1024));
+    if (!small.data || mica_backend_check(be, &err))
+        cmp_fail(c, "the backend is of no use afterwards", 0.0, 0.0);
+}
+
+const cmp_op cmp_streaming_ops[] = {{"streaming", streaming, 1},
+                                    {"no_room", no_room, 1},
+                                    {"device_full", device_full, 1},
+                                    {NULL, NULL, 0}};

@@ -274,8 +274,8 @@ static void rope_task(void *user, int64_t index, int thread)
         rope_token(j, token);
 }
 
-mica_status mica_cpu_qk_norm_rope(mica_backend *base, const mica_qk_norm_rope_args *args,
-                                  mica_err *err)
+static mica_status norm_and_rotate(mica_backend *base, const mica_qk_norm_rope_args *args,
+                                   mica_err *err)
 {
     mica_cpu_backend *be = mica_cpu_from(base);
     const mica_tensor *x = args->x_LHK;
@@ -295,6 +295,18 @@ mica_status mica_cpu_qk_norm_rope(mica_backend *base, const mica_qk_norm_rope_ar
         mica_cpu_parallel(be, tasks, rope_task, &j);
     }
     return MICA_OK;
+}
+
+mica_status mica_cpu_qk_norm_rope(mica_backend *be, const mica_qk_norm_rope_args *args,
+                                  mica_err *err)
+{
+    mica_qk_norm_rope_args second = *args;
+    MICA_TRY(norm_and_rotate(be, args, err));
+    if (!args->also_LHK)
+        return MICA_OK;
+    second.x_LHK = args->also_LHK;
+    second.norm_K = args->also_norm_K;
+    return norm_and_rotate(be, &second, err);
 }
 
 /* ------------------------------------------------------------ pointwise -- */

@@ -32,6 +32,8 @@ static void cuda_close(mica_backend *base)
     mica_cuda_twin_deinit(be);
     mica_cuda_graph_deinit(be);
     mica_cuda_tokens_deinit(be);
+    mica_cuda_watch_deinit(be);
+    mica_mem_free(be->seen);
     mica_cuda_pool_deinit(be);
     for (int i = 0; i < 2; i++)
         mica_cuda_free(be, be->scratch[i]);
@@ -47,13 +49,16 @@ static void cuda_close(mica_backend *base)
 
 static void cuda_drop_weights(mica_backend *be, mica_weight *const *weights, int count)
 {
+    mica_err ignored; /* a failure of the device comes up with the next operation */
+    for (int i = 0; i < 2; i++)
+        (void)mica_cuda_residual_settle(mica_cuda_from(be), i, &ignored);
     for (int i = 0; i < count; i++)
         if (!weights[i]->constant)
             mica_cuda_weight_drop(mica_cuda_from(be), weights[i]);
 }
 
 /* A slot that backend_ops.h gains must not be forgotten here: it would be NULL. */
-enum { SLOTS = 53 };
+enum { SLOTS = 57 };
 _Static_assert(sizeof(mica_backend_ops) == SLOTS * sizeof(void (*)(void)), "implement new slots");
 
 static const mica_backend_ops cuda_ops = {
@@ -72,6 +77,7 @@ static const mica_backend_ops cuda_ops = {
     .drop_weights = cuda_drop_weights,
     .release_pages = NULL, /* after the upload nobody reads them */
     .linear = mica_cuda_op_linear,
+    .linears = mica_cuda_op_linears,
     .layer_norm_modulate = mica_cuda_op_layer_norm_modulate,
     .rms_norm_modulate = mica_cuda_op_rms_norm_modulate,
     .rms_norm_gated = mica_cuda_op_rms_norm_gated,
@@ -99,8 +105,11 @@ static const mica_backend_ops cuda_ops = {
     .cfg_combine = mica_cuda_op_cfg_combine,
     .limit_norm = mica_cuda_op_limit_norm,
     .all_finite = mica_cuda_op_all_finite,
+    .watch = mica_cuda_op_watch,
+    .watched = mica_cuda_op_watched,
     .measure_peak = mica_cuda_op_measure_peak,
     .measure_bandwidth = mica_cuda_op_measure_bandwidth,
+    .settle = mica_cuda_op_settle,
     .replay = mica_cuda_op_replay,
     .embed_drawn = mica_cuda_op_embed_drawn,
     .race_draw = mica_cuda_op_race_draw,

@@ -13,6 +13,8 @@
  *       scratch      one device block per branch for the running operation, grown and kept
  *       stage        pinned memory through which everything from the host goes (cuda_stage.c)
  *       prepared     references to weights on the device (cuda_prepare.c)
+ *       pending      per branch: a sum that waits for the norm behind it (cuda_residual.c)
+ *       watch        looks for NaN that nobody waits for (cuda_watch.c), or NULL
  *       groups       blocks as they are prefetched; those that do not fit pass through windows
  *
  * One stream in order makes the memory simple: a block of a stack or of scratch may be reused as
@@ -32,6 +34,7 @@
 
 #include "backend/backend_ops.h"
 #include "backend/cuda/cuda_kernels.h"
+#include "backend/cuda/cuda_residual.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -46,6 +49,8 @@ typedef struct mica_cuda_group mica_cuda_group;
 typedef struct mica_cuda_product mica_cuda_product;
 typedef struct mica_cuda_graph mica_cuda_graph;
 typedef struct mica_cuda_tokens mica_cuda_tokens;
+typedef struct mica_cuda_slab mica_cuda_slab;
+typedef struct mica_cuda_watch mica_cuda_watch;
 
 typedef struct mica_cuda_pool {
     mica_cuda_chunk *first, *current;
@@ -86,7 +91,7 @@ typedef struct mica_cuda_window {
 /* An operand in fp8, see cuda_fp8.c. */
 typedef struct mica_cuda_twin {
     mica_cuda_view of; /* whose rows it holds */
-    uint64_t op;       /* the last operation that wrote or read it */
+    uint64_t op;       /* the last operation of its branch that wrote or read it */
     bool only;         /* the tensor itself was not written */
     void *memory;      /* rows, then scales */
     size_t size;
@@ -98,6 +103,24 @@ typedef struct mica_cuda_spare {
     size_t size;
 } mica_cuda_spare;
 
+/* How a weight lies on the device. */
+typedef enum mica_cuda_form {
+    MICA_CUDA_FORM_MATRIX = 0, /* [rows][ld] in the compute type, ld = cols rounded up to 8 */
+    MICA_CUDA_FORM_CONV,       /* [O][KY][KX][C] as such a matrix, rows of zeros up to 8 outputs */
+    MICA_CUDA_FORM_F32,        /* [1][n] f32: vectors for own kernels */
+    MICA_CUDA_FORM_BF16,       /* [1][n] bf16: biases for cuBLASLt's epilogue */
+    MICA_CUDA_FORM_FP8,   /* [rows][cols] in e4m3, then a scale per row in f32, 256-byte aligned */
+    MICA_CUDA_FORM_PACKED /* bytes: a packed weight as it is, its scales behind it (cuda_packed.c) */
+} mica_cuda_form;
+
+/* A form that a weight was given (cuda_prepare.c). */
+typedef struct mica_cuda_seen {
+    const mica_weight *weight;
+    mica_cuda_prepared *prepared;
+    uint64_t moves;
+    mica_cuda_form form;
+} mica_cuda_seen;
+
 typedef struct mica_cuda_backend {
     mica_backend base;
     mica_cuda_device *device;
@@ -105,9 +128,12 @@ typedef struct mica_cuda_backend {
     cudaStream_t stream;   /* streams[branch] */
     cudaStream_t streams[2];
     cudaEvent_t meet[2]; /* where streams[i] last waited for the other */
-    int branch;
-    bool forked; /* branch 1 runs beside the main stream */
-    bool steady; /* the last fork allocated nothing */
+    int branch;          /* whose stream it is */
+    int named;           /* the branch named last, forked or not */
+    uint64_t ops_before,
+        ops_of[2]; /* operations up to the last change of `named`; of each branch */
+    bool forked;   /* branch 1 runs beside the main stream */
+    bool steady;   /* the last fork allocated nothing */
     uint64_t allocations_before;
     cudaStream_t copies; /* weights on their way to the device, beside the operations */
     bool bf16;           /* type of activations and operands; else f32 */
@@ -119,12 +145,14 @@ typedef struct mica_cuda_backend {
     mica_cuda_pool pool[MICA_POOL_COUNT];
     void *scratch[2];
     size_t scratch_size[2];
+    size_t side_scratch; /* what branch 1 asked for while it ran on the main stream */
     mica_cuda_slot slots[MICA_CUDA_STAGE_SLOTS];
     int slot;             /* the one to use next */
     void *stage_dev;      /* device twin of a slot, for what is converted on arrival */
     int *flag;            /* device: set by find_nonfinite */
     cudaEvent_t *moments; /* of a profile, or NULL */
     mica_cuda_ref *prepared;
+    mica_cuda_seen *seen;                         /* a table, or NULL */
     mica_cuda_group *groups;                      /* all, in the order of a pass */
     mica_cuda_group *previous, *current, *coming; /* queued; running; prefetched last */
     mica_cuda_window windows[MICA_CUDA_WINDOWS];
@@ -133,8 +161,11 @@ typedef struct mica_cuda_backend {
     uint64_t asked[2]; /* bytes used and drops when no streamed block could come back */
     uint64_t moves; /* grows when a weight's address may have changed: captured graphs are void */
 
-    mica_cuda_twin twins[2]; /* per branch */
-    mica_cuda_graph *graphs; /* of the last few keys, the newest first (cuda_graph.c) */
+    mica_cuda_twin twins[2];      /* per branch by name */
+    mica_cuda_pending pending[2]; /* per branch */
+    mica_cuda_watch *watch;       /* made at first use */
+    mica_cuda_slab *slab;         /* where weights are placed that are being joined, or NULL */
+    mica_cuda_graph *graphs;      /* of the last few keys, the newest first (cuda_graph.c) */
     mica_cuda_graph *capturing;
     bool refused;                             /* something would not be captured */
     uint64_t frees;                           /* pieces of device memory given back so far */
@@ -204,6 +235,9 @@ size_t mica_cuda_block_size(void *p); /* of what begins at p, as the driver keep
 /* The scratch block with at least `size` bytes; contents are lost. Once at the start of an
  * operation: the pointer is valid until the next one. */
 mica_status mica_cuda_scratch(mica_cuda_backend *be, size_t size, void **out, mica_err *err);
+/* Room for a branch's operations to come; what is in it is lost. */
+mica_status mica_cuda_scratch_reserve(mica_cuda_backend *be, int branch, size_t size,
+                                      mica_err *err);
 
 /* The next pinned slot, at least MICA_CUDA_STAGE_SIZE bytes, free to write. Queue copies out of it,
  * then close it. */
@@ -217,19 +251,20 @@ mica_status mica_cuda_wait(mica_cuda_backend *be, const char *what, mica_err *er
 
 /* --------------------------------------------------------------- weights -- */
 
-typedef enum mica_cuda_form {
-    MICA_CUDA_FORM_MATRIX = 0, /* [rows][ld] in the compute type, ld = cols rounded up to 8 */
-    MICA_CUDA_FORM_CONV,       /* [O][KY][KX][C] as such a matrix, rows of zeros up to 8 outputs */
-    MICA_CUDA_FORM_F32,        /* [1][n] f32: vectors for own kernels */
-    MICA_CUDA_FORM_BF16,       /* [1][n] bf16: biases for cuBLASLt's epilogue */
-    MICA_CUDA_FORM_FP8,   /* [rows][cols] in e4m3, then a scale per row in f32, 256-byte aligned */
-    MICA_CUDA_FORM_PACKED /* bytes: a packed weight as it is, its scales behind it (cuda_packed.c) */
-} mica_cuda_form;
-
 /* The weight on the device in the form asked for, uploaded at first use. Valid until this
  * backend drops the weight or closes. NULL weight: *out = NULL. */
 mica_status mica_cuda_weight(mica_cuda_backend *be, mica_weight *w, mica_cuda_form form,
                              const void **out, mica_err *err);
+/* Rows and scales of the fp8 form. */
+mica_status mica_cuda_weight_fp8(mica_cuda_backend *be, mica_weight *w, const void **rows,
+                                 const float **scales, mica_err *err);
+#define MICA_CUDA_JOINED_MOST 4
+/* Forms that lie behind each other: *first is that of w[0] and the others follow its last byte, as their
+ * scales do in fp8 (scales NULL: not asked). Where none of them exists yet they are made so; *first NULL:
+ * they exist and lie apart. */
+mica_status mica_cuda_weights_join(mica_cuda_backend *be, mica_weight *const *w, int count,
+                                   mica_cuda_form form, const void **first, const float **scales,
+                                   mica_err *err);
 /* Not needed now: kept while there is room where the weight is `lasting`. NULL: all of them go. */
 void mica_cuda_weight_drop(mica_cuda_backend *be, mica_weight *w);
 /* Frees at least `size` bytes of what nobody needs now, or what there is; false: nothing. */
@@ -271,6 +306,8 @@ struct mica_cuda_prepared {
     int64_t rows, cols, ld;
     void *data;
     size_t size;
+    mica_cuda_slab *slab;              /* of which it is a part, or NULL */
+    float *scales;                     /* of an fp8 form in a slab; else they lie behind its rows */
     cudaEvent_t ready;                 /* recorded by the copy stream of whoever made it */
     mica_cuda_group *group;            /* streamed: where it lies, or NULL */
     mica_cuda_prepared *next_of_group; /* in the order of their offsets */
@@ -341,6 +378,11 @@ mica_status mica_cuda_twin_settle(mica_cuda_backend *be, const mica_cuda_view *x
 bool mica_cuda_fp8_fits(const mica_cuda_backend *be, const mica_linear_args *args);
 mica_status mica_cuda_linear_fp8(mica_cuda_backend *be, const mica_linear_args *args,
                                  mica_err *err);
+/* Several such linears without epilogues but a bias as one: y has the columns of all, w and its scales the
+ * rows; biases lie behind each other like the weights. args: of the first. */
+mica_status mica_cuda_linears_fp8(mica_cuda_backend *be, const mica_linear_args *args,
+                                  const mica_cuda_view *y, const void *w, const float *w_scale,
+                                  mica_err *err);
 
 /* y = epilogue(x w^T) for `rows` rows of x (any even view) with a prepared matrix; shared by
  * linears and convolutions. The scratch block is taken by the caller, mica_cuda_product_scratch
@@ -364,6 +406,18 @@ struct mica_cuda_product {
 size_t mica_cuda_product_plan(mica_cuda_backend *be, mica_cuda_product *p);
 mica_status mica_cuda_product_run(mica_cuda_backend *be, const mica_cuda_product *p, void *scratch,
                                   mica_err *err);
+
+/* --------------------------------------------------------------- residual -- */
+
+/* y = residual + gate * (...) of args is done later, with the norm behind it where one follows at once;
+ * false: do it now. */
+bool mica_cuda_residual_defer(mica_cuda_backend *be, const mica_cuda_residual_args *args,
+                              const char *name);
+/* *done: the norm was done together with the sum that waited for it. Else that sum is finished first. */
+mica_status mica_cuda_residual_norm(mica_cuda_backend *be, const mica_cuda_norm_args *norm,
+                                    bool *done, mica_err *err);
+/* Finishes what waits in a branch; on its stream. */
+mica_status mica_cuda_residual_settle(mica_cuda_backend *be, int branch, mica_err *err);
 
 /* ------------------------------------------------------- cuDNN attention -- */
 
@@ -412,6 +466,11 @@ mica_status mica_cuda_dnn_conv_run(mica_cuda_backend *be, const mica_cuda_conv_s
 #define MICA_CUDA_SLOT(name, ...)                                                                  \
     mica_status mica_cuda_op_##name(mica_backend *be, __VA_ARGS__, mica_err *err)
 MICA_CUDA_SLOT(linear, const mica_linear_args *args);
+MICA_CUDA_SLOT(linears, const mica_linear_args *args, int count);
+MICA_CUDA_SLOT(watch, const mica_tensor *x, int mark);
+MICA_CUDA_SLOT(watched, int mark, bool wait, int *first);
+void mica_cuda_watch_deinit(mica_cuda_backend *be);
+mica_status mica_cuda_op_settle(mica_backend *be, mica_err *err);
 MICA_CUDA_SLOT(attention, const mica_attention_args *args);
 MICA_CUDA_SLOT(conv2d, const mica_conv2d_args *args);
 MICA_CUDA_SLOT(upsample_nearest2, const mica_tensor *x_YXC, mica_tensor *y_YXC);
@@ -463,6 +522,11 @@ void mica_cuda_tokens_deinit(mica_cuda_backend *be);
 mica_status mica_cuda_refuse_capture(mica_cuda_backend *be, const char *what, mica_err *err);
 void mica_cuda_graph_deinit(mica_cuda_backend *be);
 MICA_CUDA_SLOT(branch, int branch);
+/* Operations that the named branch has begun. */
+static inline uint64_t mica_cuda_branch_ops(const mica_cuda_backend *be)
+{
+    return be->ops_of[be->named] + be->base.counters.ops - be->ops_before;
+}
 mica_status mica_cuda_branch_open(mica_cuda_backend *be, mica_err *err);
 void mica_cuda_branch_close(mica_cuda_backend *be);
 MICA_CUDA_SLOT(profile_mark, int index);

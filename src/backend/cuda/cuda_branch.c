@@ -12,6 +12,14 @@
  * windows are guarded for one. */
 #include "backend/cuda/cuda_backend.h"
 
+static void name(mica_cuda_backend *be, int branch)
+{
+    const uint64_t ops = be->base.counters.ops;
+    be->ops_of[be->named] += ops - be->ops_before;
+    be->ops_before = ops;
+    be->named = branch;
+}
+
 static void choose(mica_cuda_backend *be, int branch)
 {
     be->branch = branch;
@@ -50,11 +58,19 @@ static mica_status follow(mica_cuda_backend *be, int to, int from, mica_err *err
 static mica_status join(mica_cuda_backend *be, mica_err *err)
 {
     const bool forked = be->forked;
+    const mica_status st = mica_cuda_residual_settle(be, 1, err);
+    name(be, 0);
     be->steady = be->base.counters.allocations == be->allocations_before;
     be->allocations_before = be->base.counters.allocations;
     be->forked = false;
     choose(be, 0);
-    return forked ? follow(be, 0, 1, err) : MICA_OK;
+    if (st)
+        return st;
+    if (forked)
+        return follow(be, 0, 1, err);
+    /* The pass to come forks and must not allocate. */
+    const bool never = be->streaming || be->base.profile || be->base.options.ablate_branches;
+    return never ? MICA_OK : mica_cuda_scratch_reserve(be, 1, be->side_scratch, err);
 }
 
 mica_status mica_cuda_op_branch(mica_backend *base, int branch, mica_err *err)
@@ -62,9 +78,11 @@ mica_status mica_cuda_op_branch(mica_backend *base, int branch, mica_err *err)
     mica_cuda_backend *be = mica_cuda_from(base);
     if (branch < 0)
         return join(be, err);
+    name(be, branch);
     if (branch == 1 && !be->forked) {
-        if (!be->steady || be->streaming || base->profile)
+        if (!be->steady || be->streaming || base->profile || base->options.ablate_branches)
             return MICA_OK;
+        MICA_TRY(mica_cuda_residual_settle(be, 0, err));
         MICA_TRY(follow(be, 1, 0, err));
         be->forked = true;
     }

@@ -34,7 +34,7 @@ static bool can_be_twin(const mica_cuda_view *v)
 mica_status mica_cuda_twin_open(mica_cuda_backend *be, const mica_cuda_view *of, uint8_t **q,
                                 float **scale, mica_err *err)
 {
-    mica_cuda_twin *t = &be->twins[be->branch];
+    mica_cuda_twin *t = &be->twins[be->named];
     const size_t rows = mica_cuda_align((size_t)(of->rows * of->n));
     const size_t size = rows + mica_cuda_align((size_t)of->rows * sizeof(float));
     *q = NULL;
@@ -49,7 +49,7 @@ mica_status mica_cuda_twin_open(mica_cuda_backend *be, const mica_cuda_view *of,
         t->size = size + size / 8;
     }
     t->of = *of;
-    t->op = be->base.counters.ops;
+    t->op = mica_cuda_branch_ops(be);
     t->only = be->base.is_operand;
     *q = t->memory;
     *scale = (float *)(void *)((uint8_t *)t->memory + rows);
@@ -59,8 +59,8 @@ mica_status mica_cuda_twin_open(mica_cuda_backend *be, const mica_cuda_view *of,
 /* The twin of x if the operation before this one left it. */
 static bool twin_find(mica_cuda_backend *be, const mica_cuda_view *x, uint8_t **q, float **scale)
 {
-    const mica_cuda_twin *t = &be->twins[be->branch];
-    if (!t->memory || t->op + 1 != be->base.counters.ops || !same_rows(&t->of, x))
+    const mica_cuda_twin *t = &be->twins[be->named];
+    if (!t->memory || t->op + 1 != mica_cuda_branch_ops(be) || !same_rows(&t->of, x))
         return false;
     *q = t->memory;
     *scale = (float *)(void *)(*q + mica_cuda_align((size_t)(x->rows * x->n)));
@@ -69,12 +69,12 @@ static bool twin_find(mica_cuda_backend *be, const mica_cuda_view *x, uint8_t **
 
 mica_status mica_cuda_twin_settle(mica_cuda_backend *be, const mica_cuda_view *x, mica_err *err)
 {
-    mica_cuda_twin *t = &be->twins[be->branch];
+    mica_cuda_twin *t = &be->twins[be->named];
     uint8_t *q;
     float *scale;
     if (!twin_find(be, x, &q, &scale))
         return MICA_OK;
-    t->op = be->base.counters.ops;
+    t->op = mica_cuda_branch_ops(be);
     if (!t->only)
         return MICA_OK;
     t->only = false;
@@ -86,12 +86,12 @@ static mica_status quantized_input(mica_cuda_backend *be, const mica_cuda_view *
 {
     if (!twin_find(be, x, q, scale)) {
         MICA_TRY(mica_cuda_twin_open(be, x, q, scale, err));
-        be->twins[be->branch].only = false;
+        be->twins[be->named].only = false;
         const mica_cuda_quantize_args args = {
             .kind = MICA_CUDA_OPERAND_PLAIN, .x = *x, .q = *q, .scale = *scale, .ld = x->n};
         MICA_TRY(mica_cuda_check(mica_cuda_quantize(&args, be->stream), "quantising", err));
     }
-    be->twins[be->branch].op = be->base.counters.ops; /* for the next linear on the same input */
+    be->twins[be->named].op = mica_cuda_branch_ops(be); /* for the next linear on the same input */
     return MICA_OK;
 }
 
@@ -200,33 +200,31 @@ static mica_status run_late(job *j, mica_err *err)
     return finish(j, err);
 }
 
-mica_status mica_cuda_linear_fp8(mica_cuda_backend *be, const mica_linear_args *args, mica_err *err)
+/* y: of args, or of several linears that run as one. */
+static mica_status run(mica_cuda_backend *be, const mica_linear_args *args, const mica_cuda_view *y,
+                       const void *w, const float *w_scale, mica_err *err)
 {
     job j = {.be = be,
              .args = args,
              .name = args->w_OD->name ? args->w_OD->name : "linear",
              .x = mica_cuda_view_of(args->x_MD),
-             .y = mica_cuda_view_of(args->y_MO)};
-    const int64_t outputs = j.y.n, ld = j.x.n;
-    const void *w;
+             .y = *y};
+    const int64_t ld = j.x.n;
     uint8_t *q;
     float *scale;
-    MICA_TRY(mica_cuda_weight(be, args->w_OD, MICA_CUDA_FORM_FP8, &w, err));
     MICA_TRY(quantized_input(be, &j.x, &q, &scale, err));
-    j.g = (mica_cuda_gemm){
-        .m = outputs,
-        .n = j.y.rows,
-        .k = ld,
-        .transpose_a = true,
-        .type = MICA_CUDA_F8_E4M3,
-        .d_type = j.y.type,
-        .a = w,
-        .b = q,
-        .lda = ld,
-        .ldb = ld,
-        .a_scale = (const float *)(const void *)((const uint8_t *)w +
-                                                 mica_cuda_align((size_t)(outputs * ld))),
-        .b_scale = scale};
+    j.g = (mica_cuda_gemm){.m = j.y.n,
+                           .n = j.y.rows,
+                           .k = ld,
+                           .transpose_a = true,
+                           .type = MICA_CUDA_F8_E4M3,
+                           .d_type = j.y.type,
+                           .a = w,
+                           .b = q,
+                           .lda = ld,
+                           .ldb = ld,
+                           .a_scale = w_scale,
+                           .b_scale = scale};
     if (args->act == MICA_ACT_GELU_TANH && !args->residual_MO && j.y.type == MICA_CUDA_BF16 &&
         can_be_twin(&j.y))
         return run_activated(&j, err);
@@ -244,4 +242,20 @@ mica_status mica_cuda_linear_fp8(mica_cuda_backend *be, const mica_linear_args *
         return mica_cuda_gemm_run(be, &j.g, j.name, err);
     j.g.bias = NULL; /* few rows: no algorithm with an epilogue */
     return run_late(&j, err);
+}
+
+mica_status mica_cuda_linear_fp8(mica_cuda_backend *be, const mica_linear_args *args, mica_err *err)
+{
+    const mica_cuda_view y = mica_cuda_view_of(args->y_MO);
+    const void *w;
+    const float *scale;
+    MICA_TRY(mica_cuda_weight_fp8(be, args->w_OD, &w, &scale, err));
+    return run(be, args, &y, w, scale, err);
+}
+
+mica_status mica_cuda_linears_fp8(mica_cuda_backend *be, const mica_linear_args *args,
+                                  const mica_cuda_view *y, const void *w, const float *w_scale,
+                                  mica_err *err)
+{
+    return run(be, args, y, w, w_scale, err);
 }

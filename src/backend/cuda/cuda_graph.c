@@ -154,6 +154,8 @@ static mica_status finish(mica_cuda_backend *be, int *state)
     else
         (void)cudaGraphUpload(g->exec, be->streams[0]);
     (void)cudaGetLastError();
+    /* What waited in the body was captured, or failed. */
+    be->pending[0].is_waiting = be->pending[1].is_waiting = be->base.unsettled = false;
     be->base.counters = g->before;
     be->base.error.status = MICA_OK;
     be->base.error.text[0] = '\0';
@@ -163,6 +165,12 @@ static mica_status finish(mica_cuda_backend *be, int *state)
 mica_status mica_cuda_op_replay(mica_backend *base, uint64_t key, int *state, mica_err *err)
 {
     mica_cuda_backend *be = mica_cuda_from(base);
+    if (base->options.ablate_replays) {
+        *state = *state == MICA_REPLAY_START ? MICA_REPLAY_RUN : MICA_REPLAY_DONE;
+        return MICA_OK;
+    }
+    mica_err failed; /* while recording, a failure is nobody's */
+    MICA_TRY(mica_cuda_residual_settle(be, 0, be->capturing ? &failed : err));
     if (*state == MICA_REPLAY_START)
         return start(be, key, state, err);
     return *state == MICA_REPLAY_FIRST ? begin(be, key, state, err) : finish(be, state);

@@ -69,13 +69,17 @@ typedef struct mica_cuda_norm_args {
 bool mica_cuda_norm_quantizes(const mica_cuda_norm_args *args);
 cudaError_t mica_cuda_norm(const mica_cuda_norm_args *args, cudaStream_t stream);
 
-typedef struct mica_cuda_rope_args {
-    void *x; /* [L, H, K] in place */
-    mica_cuda_type type;
-    int64_t L;
-    int H, K;
+typedef struct mica_cuda_heads {
+    void *x; /* [L, H, K] in place; NULL: none */
+    int H;
     int64_t stride_l, stride_h;
     const float *w; /* [K] or NULL */
+} mica_cuda_heads;
+typedef struct mica_cuda_rope_args {
+    mica_cuda_heads part[2]; /* queries and keys, or one alone */
+    mica_cuda_type type;
+    int64_t L;
+    int K;
     float eps;
     const float *cos, *sin; /* [L, K/2], rows `table_stride` apart, or NULL */
     int64_t table_stride;
@@ -293,6 +297,19 @@ typedef struct mica_cuda_quantize_weight_args {
 } mica_cuda_quantize_weight_args;
 cudaError_t mica_cuda_quantize_weight(const mica_cuda_quantize_weight_args *args,
                                       cudaStream_t stream);
+
+/* softmax(scale q k^T) v of bf16 [L, H, K] arrays, K 64 or 128, G divides H, scale > 0; starts and strides
+ * (token, head; in elements) are multiples of 16 bytes. causal: query i sees keys <= i + M - L. */
+typedef struct mica_cuda_flash_args {
+    int64_t L, M;
+    int H, G, K;
+    float scale;
+    bool causal;
+    const void *q, *k, *v;
+    void *out;
+    int64_t q_stride[2], k_stride[2], v_stride[2], out_stride[2];
+} mica_cuda_flash_args;
+cudaError_t mica_cuda_flash(const mica_cuda_flash_args *args, cudaStream_t stream);
 
 /* p[b][i][:] = softmax(scale * s[b][i][0..visible)), zeros behind, for i in [0, rows).
  * visible = M, or with causal min(M, first + i + M - L + 1). A row that sees nothing is zero. With a window

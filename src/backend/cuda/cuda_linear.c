@@ -3,7 +3,8 @@
  *     row-major y[M, O] = x[M, D] w[O, D]^T      is column-major   y'[O, M] = w'^T x'
  *
  *     direct    cuBLASLt writes y itself: bias, tanh-GELU behind it, or a residual (beta = 1)
- *     late      cuBLASLt writes sums to scratch, cuda_point.cu adds the rest: gates, SiLU,
+ *     late      cuBLASLt writes sums to scratch, cuda_point.cu adds the rest, or for a gate and residual the
+ *               norm behind it does (cuda_residual.c): gates, SiLU,
  *               erf-GELU, f32 mode, mixtures of types, rows of y that 16 bytes do not divide
  *
  * x goes in place where its rows start on 16 bytes and it has the compute type; else it is
@@ -147,13 +148,20 @@ mica_status mica_cuda_product_run(mica_cuda_backend *be, const mica_cuda_product
                       (uint8_t *)sums + mica_cuda_align((size_t)(p->y.rows * g.ldd) *
                                                         mica_cuda_type_size(g.d_type)),
                       err));
-    const mica_cuda_epilogue_args late = {
-        .acc = mica_cuda_view_matrix(sums, g.d_type, p->y.rows, p->outputs, g.ldd),
+    const mica_cuda_residual_args gated = {
+        .from = mica_cuda_view_matrix(sums, g.d_type, p->y.rows, p->outputs, g.ldd),
         .residual = p->residual,
         .y = p->y,
         .bias = bias,
-        .gate = p->gate,
-        .act = (mica_cuda_act)p->act};
+        .gate = p->gate};
+    if (p->gate && p->act == MICA_ACT_NONE && mica_cuda_residual_defer(be, &gated, p->name))
+        return MICA_OK;
+    const mica_cuda_epilogue_args late = {.acc = gated.from,
+                                          .residual = p->residual,
+                                          .y = p->y,
+                                          .bias = bias,
+                                          .gate = p->gate,
+                                          .act = (mica_cuda_act)p->act};
     return mica_cuda_check(mica_cuda_epilogue(&late, be->stream), p->name, err);
 }
 

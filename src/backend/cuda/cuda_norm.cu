@@ -247,40 +247,40 @@ extern "C" cudaError_t mica_cuda_norm(const mica_cuda_norm_args *args, cudaStrea
 
 /* -------------------------------------------------------- q, k: norm, RoPE -- */
 
-static __global__ void rope_kernel(const mica_cuda_rope_args a)
+static __global__ void rope_kernel(const mica_cuda_rope_args a, const mica_cuda_heads x)
 {
     const int64_t job = (int64_t)blockIdx.x * (BLOCK / 32) + threadIdx.x / 32;
     const int lane = threadIdx.x % 32, half = a.K / 2;
-    if (job >= a.L * a.H)
+    if (job >= a.L * x.H)
         return;
-    const int64_t token = job / a.H;
-    const int64_t at = token * a.stride_l + job % a.H * a.stride_h;
+    const int64_t token = job / x.H;
+    const int64_t at = token * x.stride_l + job % x.H * x.stride_h;
     float factor = 1.0f;
-    if (a.w) {
+    if (x.w) {
         float sum = 0.0f;
         for (int i = lane; i < half; i += 32) {
             const int first = a.interleaved ? 2 * i : i,
                       second = a.interleaved ? 2 * i + 1 : i + half;
-            const float p = load1(a.x, a.type, at + first), q = load1(a.x, a.type, at + second);
+            const float p = load1(x.x, a.type, at + first), q = load1(x.x, a.type, at + second);
             sum += p * p + q * q;
         }
         factor = 1.0f / sqrtf(warp_sum(sum) / (float)a.K + a.eps);
     }
     for (int i = lane; i < half; i += 32) {
         const int first = a.interleaved ? 2 * i : i, second = a.interleaved ? 2 * i + 1 : i + half;
-        float p = load1(a.x, a.type, at + first) * factor;
-        float q = load1(a.x, a.type, at + second) * factor;
-        if (a.w) {
-            p *= __ldg(a.w + first);
-            q *= __ldg(a.w + second);
+        float p = load1(x.x, a.type, at + first) * factor;
+        float q = load1(x.x, a.type, at + second) * factor;
+        if (x.w) {
+            p *= __ldg(x.w + first);
+            q *= __ldg(x.w + second);
         }
         float c = 1.0f, s = 0.0f;
         if (a.cos) {
             c = __ldg(a.cos + token * a.table_stride + i);
             s = __ldg(a.sin + token * a.table_stride + i);
         }
-        store1(a.x, a.type, at + first, p * c - q * s);
-        store1(a.x, a.type, at + second, q * c + p * s);
+        store1(x.x, a.type, at + first, p * c - q * s);
+        store1(x.x, a.type, at + second, q * c + p * s);
     }
 }
 
@@ -297,13 +297,17 @@ template <int V> static __device__ __forceinline__ void load_angles(const float 
 #define HEADS_PER_GROUP 4
 
 /* G lanes hold one head of 8 G elements; see the head of the file. */
-template <int G> static __global__ void rope_group_kernel(const mica_cuda_rope_args a, int chunks)
+template <int G>
+static __global__ void rope_group_kernel(const mica_cuda_rope_args a, int queries, int chunks)
 {
     const int64_t job = (int64_t)blockIdx.x * (BLOCK / G) + threadIdx.x / G;
     const int lane = threadIdx.x % G;
     const bool active = job < a.L * chunks;
     const int64_t token = active ? job / chunks : 0;
-    const int head = active ? (int)(job % chunks) * HEADS_PER_GROUP : a.H;
+    const int chunk = active ? (int)(job % chunks) : 0;
+    const bool second = chunk >= queries;
+    const mica_cuda_heads h = second ? a.part[1] : a.part[0];
+    const int head = active ? (second ? chunk - queries : chunk) * HEADS_PER_GROUP : h.H;
     float c[8], s[8], w[8];
     if (a.cos && a.interleaved) {
         load_angles<4>(a.cos + token * a.table_stride + 4 * lane, c);
@@ -312,18 +316,18 @@ template <int G> static __global__ void rope_group_kernel(const mica_cuda_rope_a
         load_angles<8>(a.cos + token * a.table_stride + 8 * (lane % (G / 2)), c);
         load_angles<8>(a.sin + token * a.table_stride + 8 * (lane % (G / 2)), s);
     }
-    load_vector<8>(a.w, 8 * lane, 1.0f, w);
-    __nv_bfloat16 *x = (__nv_bfloat16 *)a.x + token * a.stride_l + 8 * lane;
+    load_vector<8>(h.w, 8 * lane, 1.0f, w);
+    __nv_bfloat16 *x = (__nv_bfloat16 *)h.x + token * h.stride_l + 8 * lane;
     uint4 raw[HEADS_PER_GROUP];
 #pragma unroll
-    for (int h = 0; h < HEADS_PER_GROUP; h++)
-        raw[h] =
-            head + h < a.H ? *(const uint4 *)(x + (head + h) * a.stride_h) : make_uint4(0, 0, 0, 0);
+    for (int n = 0; n < HEADS_PER_GROUP; n++)
+        raw[n] =
+            head + n < h.H ? *(const uint4 *)(x + (head + n) * h.stride_h) : make_uint4(0, 0, 0, 0);
 #pragma unroll
-    for (int h = 0; h < HEADS_PER_GROUP; h++) {
+    for (int n = 0; n < HEADS_PER_GROUP; n++) {
         float v[8];
-        unpack(raw[h], v);
-        if (a.w) {
+        unpack(raw[n], v);
+        if (h.w) {
             float sum = 0.0f;
 #pragma unroll
             for (int k = 0; k < 8; k++)
@@ -350,34 +354,48 @@ template <int G> static __global__ void rope_group_kernel(const mica_cuda_rope_a
                 v[k] = v[k] * c[k] + (lane < G / 2 ? -other : other) * s[k];
             }
         }
-        if (head + h < a.H)
-            store<8>(x + (head + h) * a.stride_h, MICA_CUDA_BF16, 0, v);
+        if (head + n < h.H)
+            store<8>(x + (head + n) * h.stride_h, MICA_CUDA_BF16, 0, v);
     }
+}
+
+static bool are_aligned(const mica_cuda_heads *h)
+{
+    return (uintptr_t)h->x % 16 == 0 && h->stride_l % 8 == 0 && h->stride_h % 8 == 0;
 }
 
 static bool fits_groups(const mica_cuda_rope_args *a)
 {
     return a->type == MICA_CUDA_BF16 && (a->K == 64 || a->K == 128 || a->K == 256) &&
-           (uintptr_t)a->x % 16 == 0 && a->stride_l % 8 == 0 && a->stride_h % 8 == 0 &&
+           are_aligned(&a->part[0]) && are_aligned(&a->part[1]) &&
            (!a->cos || ((uintptr_t)a->cos % 16 == 0 && (uintptr_t)a->sin % 16 == 0 &&
                         a->table_stride % 4 == 0));
+}
+
+static int chunks_of(const mica_cuda_heads *h)
+{
+    return h->x ? (h->H + HEADS_PER_GROUP - 1) / HEADS_PER_GROUP : 0;
 }
 
 extern "C" cudaError_t mica_cuda_rope(const mica_cuda_rope_args *args, cudaStream_t stream)
 {
     if (fits_groups(args)) {
-        const int chunks = (args->H + HEADS_PER_GROUP - 1) / HEADS_PER_GROUP;
+        const int queries = chunks_of(&args->part[0]);
+        const int chunks = queries + chunks_of(&args->part[1]);
         const int64_t threads = args->L * chunks * (args->K / 8);
         const unsigned blocks = (unsigned)((threads + BLOCK - 1) / BLOCK);
         if (args->K == 64)
-            rope_group_kernel<8><<<blocks, BLOCK, 0, stream>>>(*args, chunks);
+            rope_group_kernel<8><<<blocks, BLOCK, 0, stream>>>(*args, queries, chunks);
         else if (args->K == 128)
-            rope_group_kernel<16><<<blocks, BLOCK, 0, stream>>>(*args, chunks);
+            rope_group_kernel<16><<<blocks, BLOCK, 0, stream>>>(*args, queries, chunks);
         else
-            rope_group_kernel<32><<<blocks, BLOCK, 0, stream>>>(*args, chunks);
+            rope_group_kernel<32><<<blocks, BLOCK, 0, stream>>>(*args, queries, chunks);
         return cudaGetLastError();
     }
-    const int64_t jobs = args->L * args->H;
-    rope_kernel<<<(unsigned)((jobs + BLOCK / 32 - 1) / (BLOCK / 32)), BLOCK, 0, stream>>>(*args);
+    for (int i = 0; i < 2 && args->part[i].x; i++) {
+        const int64_t jobs = args->L * args->part[i].H;
+        const unsigned blocks = (unsigned)((jobs + BLOCK / 32 - 1) / (BLOCK / 32));
+        rope_kernel<<<blocks, BLOCK, 0, stream>>>(*args, args->part[i]);
+    }
     return cudaGetLastError();
 }

@@ -103,6 +103,9 @@ static bool free_chunks(mica_cuda_backend *be, mica_cuda_chunk **link)
 
 bool mica_cuda_pool_give_way(mica_cuda_backend *be)
 {
+    mica_err ignored; /* a failure of the device comes up with the next operation */
+    for (int i = 0; i < 2; i++)
+        (void)mica_cuda_residual_settle(be, i, &ignored);
     bool any = mica_cuda_spare_give_way(be);
     for (int i = 0; i < MICA_POOL_COUNT; i++) {
         mica_cuda_pool *p = &be->pool[i];

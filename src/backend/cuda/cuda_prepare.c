@@ -15,6 +15,9 @@
  * once they have been read. A dropped weight leaves a reference without a weight behind: the form is
  * kept until somebody has no room (cuda_memory.c) or the backend closes, and with it goes the last
  * who could know the tensor. cudaFree waits for the whole device, so nobody can still be reading.
+ * Weights that are multiplied together (cuda_joined.c) get their memory as one slab, one behind the other; it
+ * goes with the last of them.
+ *
  * Forms of streamed blocks lie in windows and belong to one backend (cuda_stream.c). */
 #include "backend/cuda/cuda_backend.h"
 
@@ -31,6 +34,13 @@ struct mica_cuda_ref {
     uint64_t dropped;    /* when, by the device's clock */
     mica_cuda_ref *next_of_prepared, *next_of_backend;
     mica_cuda_ref **place; /* the pointer to it in its backend's list */
+};
+
+/* Memory of several forms: rows of all, then the scales of all. */
+struct mica_cuda_slab {
+    uint8_t *data, *scales;
+    size_t used, scales_used;
+    int users;
 };
 
 static const char *name_of(const mica_weight *w)
@@ -71,10 +81,20 @@ static mica_cuda_prepared *find(mica_cuda_device *d, const mica_cuda_prepared *m
     return p;
 }
 
+static void slab_release(mica_cuda_backend *be, mica_cuda_slab *slab)
+{
+    if (--slab->users > 0)
+        return;
+    mica_cuda_free(be, slab->data);
+    mica_mem_free(slab);
+}
+
 static void prepared_free(mica_cuda_backend *be, mica_cuda_prepared *p)
 {
     if (p->group)
         mica_cuda_stream_forget(be, p);
+    else if (p->slab)
+        slab_release(be, p->slab);
     else
         mica_cuda_free(be, p->data);
     be->moves++;
@@ -151,6 +171,7 @@ static void drop_weight(mica_cuda_backend *be, mica_weight *w)
 
 void mica_cuda_weight_drop(mica_cuda_backend *be, mica_weight *w)
 {
+    be->moves++; /* what was recalled may be somebody else's from now on */
     pthread_mutex_lock(&be->device->lock);
     if (w)
         drop_weight(be, w);
@@ -205,19 +226,19 @@ static void release_all_refs(mica_cuda_prepared *p)
 
 bool mica_cuda_weight_give_way(mica_cuda_backend *be, size_t size)
 {
-    size_t freed = 0;
     if (mica_cuda_pool_give_way(be))
         return true;
     pthread_mutex_lock(&be->device->lock);
-    while (freed < size) {
+    const uint64_t used = atomic_load(&be->device->used), goal = used > size ? used - size : 0;
+    while (atomic_load(&be->device->used) > goal) { /* a part of a slab frees nothing yet */
         mica_cuda_prepared *p = oldest_dropped(be->device);
         if (!p)
             break;
-        freed += p->size;
         release_all_refs(p);
     }
+    const bool freed = atomic_load(&be->device->used) < used;
     pthread_mutex_unlock(&be->device->lock);
-    return freed > 0 || mica_cuda_stream_give_way(be);
+    return freed || mica_cuda_stream_give_way(be);
 }
 
 uint64_t mica_cuda_weight_idle_bytes(mica_cuda_backend *be)
@@ -286,6 +307,11 @@ static void gather_row(const mica_cuda_prepared *p, int64_t row, uint8_t *to)
 static size_t scales_at(const mica_cuda_prepared *p)
 {
     return mica_cuda_align((size_t)(p->rows * p->ld));
+}
+
+static float *scales_of(const mica_cuda_prepared *p)
+{
+    return p->slab ? p->scales : (float *)(void *)((uint8_t *)p->data + scales_at(p));
 }
 
 /* One core copies about 11 GB/s out of a mapping, PCIe takes 55: four share the rows of a slot. A thread
@@ -359,7 +385,6 @@ static mica_status upload_part(mica_cuda_backend *be, const mica_cuda_prepared *
         return MICA_OK;
     const float *scale = scaled ? (const float *)(void *)((uint8_t *)be->stage_dev + raw) : NULL;
     if (p->form == MICA_CUDA_FORM_FP8) {
-        float *scales = (float *)(void *)((uint8_t *)p->data + scales_at(p));
         const mica_cuda_quantize_weight_args q = {.src = be->stage_dev,
                                                   .src_type = type,
                                                   .rows = count,
@@ -367,7 +392,7 @@ static mica_status upload_part(mica_cuda_backend *be, const mica_cuda_prepared *
                                                   .ld = p->ld,
                                                   .given = scale,
                                                   .q = to,
-                                                  .scale = scales + first};
+                                                  .scale = scales_of(p) + first};
         return mica_cuda_check(mica_cuda_quantize_weight(&q, be->copies), "quantising a weight",
                                err);
     }
@@ -446,13 +471,29 @@ static mica_status describe_form(mica_cuda_prepared *p, const char *name, mica_e
     return MICA_OK;
 }
 
-/* Memory of its own or in the window of its block. */
+/* Bytes of the rows alone. */
+static size_t row_bytes(const mica_cuda_prepared *p)
+{
+    return (size_t)(p->rows * p->ld) * mica_cuda_type_size(p->type);
+}
+
+/* Memory of its own, in the window of its block or in the slab that is being filled. */
 static mica_status place(mica_cuda_backend *be, const mica_weight *w, mica_cuda_prepared *p,
                          mica_err *err)
 {
     mica_status st = MICA_OK;
+    mica_cuda_slab *slab = be->slab;
     if (mica_cuda_is_streamed(w) && (mica_cuda_stream_place(be, w, p, &st, err) || st))
         return st;
+    if (slab) {
+        p->slab = slab;
+        p->data = slab->data + slab->used;
+        p->scales = (float *)(void *)(slab->scales + slab->scales_used);
+        slab->used += row_bytes(p);
+        slab->scales_used += (size_t)p->rows * sizeof(float);
+        slab->users++;
+        return MICA_OK;
+    }
     return mica_cuda_alloc(be, p->size, name_of(w), &p->data, err);
 }
 
@@ -520,6 +561,72 @@ static mica_status get_locked(mica_cuda_backend *be, mica_weight *w,
     return w->group ? mica_cuda_stream_enter(be, w->group, err) : MICA_OK;
 }
 
+static mica_cuda_prepared model_of(const mica_cuda_backend *be, const mica_weight *w,
+                                   mica_cuda_form form)
+{
+    const bool is_bytes = form == MICA_CUDA_FORM_FP8 || form == MICA_CUDA_FORM_PACKED;
+    const bool has_side = form == MICA_CUDA_FORM_PACKED && w->adapters;
+    return (mica_cuda_prepared){.form = form,
+                                .type = is_bytes && !has_side         ? MICA_CUDA_F8_E4M3
+                                        : form == MICA_CUDA_FORM_F32  ? MICA_CUDA_F32
+                                        : form == MICA_CUDA_FORM_BF16 ? MICA_CUDA_BF16
+                                                                      : mica_cuda_compute_type(be),
+                                .tensor = w->tensor,
+                                .adapters =
+                                    form == MICA_CUDA_FORM_MATRIX || has_side ? w->adapters : NULL,
+                                .owner = mica_cuda_is_streamed(w) ? be : NULL};
+}
+
+/* Forms that this backend asked for and has not dropped since (be->moves), by weight: a pass of a language
+ * model asks 300 times, and weights that share a tensor have long lists of references. */
+#define SEEN 4096
+
+static mica_cuda_seen *seen_of(mica_cuda_backend *be, const mica_weight *w, mica_cuda_form form)
+{
+    const uint64_t h = ((uint64_t)(uintptr_t)w / 8 + (uint64_t)form) * 0x9e3779b97f4a7c15u;
+    return be->seen ? &be->seen[h >> 52] : NULL; /* SEEN: 12 bits */
+}
+
+static mica_cuda_prepared *recall(mica_cuda_backend *be, const mica_weight *w, mica_cuda_form form)
+{
+    const mica_cuda_seen *s = seen_of(be, w, form);
+    const bool known = s && s->weight == w && s->prepared && s->form == form &&
+                       s->moves == be->moves && !mica_cuda_is_streamed(w) &&
+                       s->prepared->tensor.data == w->tensor.data &&
+                       ((form != MICA_CUDA_FORM_MATRIX && form != MICA_CUDA_FORM_PACKED) ||
+                        s->prepared->adapters == w->adapters);
+    if (!known)
+        return NULL;
+    mica_err never; /* only streamed groups can fail to come in */
+    if (w->group)
+        (void)mica_cuda_stream_enter(be, w->group, &never);
+    return s->prepared;
+}
+
+static void remember(mica_cuda_backend *be, const mica_weight *w, mica_cuda_prepared *p)
+{
+    if (!be->seen)
+        be->seen = mica_mem_calloc(SEEN, sizeof *be->seen); /* without it everything is looked up */
+    mica_cuda_seen *s = seen_of(be, w, p->form);
+    if (s)
+        *s = (mica_cuda_seen){w, p, be->moves, p->form};
+}
+
+static mica_status get(mica_cuda_backend *be, mica_weight *w, mica_cuda_form form,
+                       mica_cuda_prepared **out, mica_err *err)
+{
+    *out = recall(be, w, form);
+    if (*out)
+        return MICA_OK;
+    const mica_cuda_prepared model = model_of(be, w, form);
+    pthread_mutex_lock(&be->device->lock);
+    const mica_status st = get_locked(be, w, &model, out, err);
+    pthread_mutex_unlock(&be->device->lock);
+    if (!st)
+        remember(be, w, *out);
+    return st;
+}
+
 mica_status mica_cuda_weight(mica_cuda_backend *be, mica_weight *w, mica_cuda_form form,
                              const void **out, mica_err *err)
 {
@@ -527,21 +634,98 @@ mica_status mica_cuda_weight(mica_cuda_backend *be, mica_weight *w, mica_cuda_fo
     *out = NULL;
     if (!w)
         return MICA_OK;
-    const bool is_bytes = form == MICA_CUDA_FORM_FP8 || form == MICA_CUDA_FORM_PACKED;
-    const bool has_side = form == MICA_CUDA_FORM_PACKED && w->adapters;
-    const mica_cuda_prepared model = {
-        .form = form,
-        .type = is_bytes && !has_side         ? MICA_CUDA_F8_E4M3
-                : form == MICA_CUDA_FORM_F32  ? MICA_CUDA_F32
-                : form == MICA_CUDA_FORM_BF16 ? MICA_CUDA_BF16
-                                              : mica_cuda_compute_type(be),
-        .tensor = w->tensor,
-        .adapters = form == MICA_CUDA_FORM_MATRIX || has_side ? w->adapters : NULL,
-        .owner = mica_cuda_is_streamed(w) ? be : NULL};
-    pthread_mutex_lock(&be->device->lock);
-    const mica_status st = get_locked(be, w, &model, &p, err);
-    pthread_mutex_unlock(&be->device->lock);
-    if (!st)
-        *out = p->data;
+    MICA_TRY(get(be, w, form, &p, err));
+    *out = p->data;
+    return MICA_OK;
+}
+
+mica_status mica_cuda_weight_fp8(mica_cuda_backend *be, mica_weight *w, const void **rows,
+                                 const float **scales, mica_err *err)
+{
+    mica_cuda_prepared *p = NULL;
+    MICA_TRY(get(be, w, MICA_CUDA_FORM_FP8, &p, err));
+    *rows = p->data;
+    *scales = scales_of(p);
+    return MICA_OK;
+}
+
+/* ---------------------------------------------------------------- joining -- */
+
+/* Memory for forms none of which exists; *out NULL: one does, or they will lie in a window. */
+static mica_status slab_make(mica_cuda_backend *be, mica_weight *const *w, int count,
+                             mica_cuda_form form, mica_cuda_slab **out, mica_err *err)
+{
+    size_t size = 0, scales = 0;
+    void *memory;
+    *out = NULL;
+    for (int i = 0; i < count; i++) {
+        mica_cuda_prepared p = model_of(be, w[i], form);
+        if (mica_cuda_is_streamed(w[i]) || find(be->device, &p))
+            return MICA_OK;
+        MICA_TRY(describe_form(&p, name_of(w[i]), err));
+        if (row_bytes(&p) % 16) /* the next one could not be used alone */
+            return MICA_OK;
+        size += row_bytes(&p);
+        scales += form == MICA_CUDA_FORM_FP8 ? (size_t)p.rows * sizeof(float) : 0;
+    }
+    mica_cuda_slab *slab = mica_mem_calloc(1, sizeof *slab);
+    if (!slab)
+        return MICA_FAIL(err, MICA_E_NOMEM, "no memory for a weight's header");
+    const mica_status st =
+        mica_cuda_alloc(be, mica_cuda_align(size) + scales, name_of(w[0]), &memory, err);
+    if (st) {
+        mica_mem_free(slab);
+        return st;
+    }
+    slab->data = memory;
+    slab->scales = slab->data + mica_cuda_align(size);
+    *out = slab;
+    return MICA_OK;
+}
+
+static mica_status join_locked(mica_cuda_backend *be, mica_weight *const *w, int count,
+                               mica_cuda_form form, mica_cuda_prepared **p, mica_err *err)
+{
+    mica_cuda_slab *slab;
+    mica_status st = slab_make(be, w, count, form, &slab, err);
+    be->slab = slab;
+    if (slab)
+        slab->users = 1; /* this function */
+    for (int i = 0; i < count && !st; i++) {
+        const mica_cuda_prepared model = model_of(be, w[i], form);
+        st = get_locked(be, w[i], &model, &p[i], err);
+    }
+    be->slab = NULL;
+    if (slab)
+        slab_release(be, slab);
     return st;
+}
+
+mica_status mica_cuda_weights_join(mica_cuda_backend *be, mica_weight *const *w, int count,
+                                   mica_cuda_form form, const void **first, const float **scales,
+                                   mica_err *err)
+{
+    mica_cuda_prepared *p[MICA_CUDA_JOINED_MOST] = {NULL};
+    bool known = true;
+    *first = NULL;
+    for (int i = 0; i < count && known; i++)
+        known = (p[i] = recall(be, w[i], form)) != NULL;
+    if (!known) {
+        pthread_mutex_lock(&be->device->lock);
+        const mica_status st = join_locked(be, w, count, form, p, err);
+        pthread_mutex_unlock(&be->device->lock);
+        if (st)
+            return st;
+        for (int i = 0; i < count; i++)
+            remember(be, w[i], p[i]);
+    }
+    for (int i = 1; i < count; i++)
+        if ((uint8_t *)p[i]->data != (uint8_t *)p[i - 1]->data + row_bytes(p[i - 1]) ||
+            (p[i]->rows > 1 && p[i]->ld != p[0]->ld) ||
+            (scales && scales_of(p[i]) != scales_of(p[i - 1]) + p[i - 1]->rows))
+            return MICA_OK;
+    *first = p[0]->data;
+    if (scales)
+        *scales = scales_of(p[0]);
+    return MICA_OK;
 }

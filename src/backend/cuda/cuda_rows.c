@@ -35,6 +35,11 @@ static mica_status run_norm(mica_backend *base, mica_cuda_norm_args *a, const mi
         a->q_ld = a->y.n;
         a->q_only = a->q && base->is_operand;
     }
+    bool done = false;
+    if (a->kind <= MICA_CUDA_NORM_RMS)
+        MICA_TRY(mica_cuda_residual_norm(be, a, &done, err));
+    if (done)
+        return MICA_OK;
     return mica_cuda_check(mica_cuda_norm(a, be->stream), name, err);
 }
 
@@ -60,6 +65,15 @@ mica_status mica_cuda_op_rms_norm_gated(mica_backend *be, const mica_tensor *x_M
                                         mica_err *err)
 {
     mica_cuda_norm_args a = {.kind = MICA_CUDA_NORM_GATED, .scale = state(gate_D), .eps = eps};
+    mica_cuda_residual_args later = {.normed = true,
+                                     .from = mica_cuda_view_of(x_MD),
+                                     .residual = mica_cuda_view_of(y_MD),
+                                     .gate = state(gate_D),
+                                     .eps = eps};
+    later.y = later.residual;
+    MICA_TRY(vector(mica_cuda_from(be), w_D, &later.w, err));
+    if (mica_cuda_residual_defer(mica_cuda_from(be), &later, "rms_norm_gated"))
+        return MICA_OK;
     return run_norm(be, &a, x_MD, w_D, y_MD, "rms_norm_gated", err);
 }
 
@@ -135,27 +149,33 @@ mica_status mica_cuda_op_group_norm(mica_backend *base, const mica_group_norm_ar
 
 /* --------------------------------------------------------------- rotation -- */
 
+static mica_status heads_of(mica_cuda_backend *be, const mica_tensor *x, mica_weight *norm,
+                            mica_cuda_heads *out, mica_err *err)
+{
+    *out = (mica_cuda_heads){
+        .x = x->data, .H = (int)x->shape_[1], .stride_l = x->stride_[0], .stride_h = x->stride_[1]};
+    if (x->stride_[2] != 1)
+        return MICA_FAIL(err, MICA_E_UNSUPPORTED, "qk_norm_rope: heads must be contiguous");
+    return vector(be, norm, &out->w, err);
+}
+
 mica_status mica_cuda_op_qk_norm_rope(mica_backend *base, const mica_qk_norm_rope_args *args,
                                       mica_err *err)
 {
     mica_cuda_backend *be = mica_cuda_from(base);
     const mica_tensor *x = args->x_LHK, *table = args->cos_Lk;
-    mica_cuda_rope_args a = {.x = x->data,
-                             .type = mica_cuda_type_of(x->dtype),
+    mica_cuda_rope_args a = {.type = mica_cuda_type_of(x->dtype),
                              .L = x->shape_[0],
-                             .H = (int)x->shape_[1],
                              .K = (int)x->shape_[2],
-                             .stride_l = x->stride_[0],
-                             .stride_h = x->stride_[1],
                              .eps = args->eps,
                              .cos = state(args->cos_Lk),
                              .sin = state(args->sin_Lk),
                              .interleaved = args->layout == MICA_ROPE_INTERLEAVED};
-    if (x->stride_[2] != 1)
-        return MICA_FAIL(err, MICA_E_UNSUPPORTED, "qk_norm_rope: heads must be contiguous");
+    MICA_TRY(heads_of(be, x, args->norm_K, &a.part[0], err));
+    if (args->also_LHK)
+        MICA_TRY(heads_of(be, args->also_LHK, args->also_norm_K, &a.part[1], err));
     if (table)
         a.table_stride = table->ndim > 1 ? table->stride_[table->ndim - 2] : x->shape_[2] / 2;
-    MICA_TRY(vector(be, args->norm_K, &a.w, err));
     return mica_cuda_check(mica_cuda_rope(&a, be->stream), "qk_norm_rope", err);
 }
 

@@ -49,19 +49,26 @@ mica_status mica_cuda_check(cudaError_t error, const char *what, mica_err *err)
                      "cuda: %s failed: %s", what, cudaGetErrorString(error));
 }
 
+mica_status mica_cuda_scratch_reserve(mica_cuda_backend *be, int branch, size_t size, mica_err *err)
+{
+    if (size <= be->scratch_size[branch])
+        return MICA_OK;
+    MICA_TRY(mica_cuda_refuse_capture(be, "more scratch", err));
+    mica_cuda_free(be, be->scratch[branch]);
+    be->scratch[branch] = NULL;
+    be->scratch_size[branch] = 0;
+    const size_t wanted = mica_cuda_align(size + size / 8);
+    MICA_TRY(mica_cuda_alloc(be, wanted, "scratch", &be->scratch[branch], err));
+    be->scratch_size[branch] = wanted;
+    return MICA_OK;
+}
+
 mica_status mica_cuda_scratch(mica_cuda_backend *be, size_t size, void **out, mica_err *err)
 {
-    const int b = be->branch;
-    if (size > be->scratch_size[b]) {
-        MICA_TRY(mica_cuda_refuse_capture(be, "more scratch", err));
-        mica_cuda_free(be, be->scratch[b]);
-        be->scratch[b] = NULL;
-        be->scratch_size[b] = 0;
-        const size_t wanted = mica_cuda_align(size + size / 8);
-        MICA_TRY(mica_cuda_alloc(be, wanted, "scratch", &be->scratch[b], err));
-        be->scratch_size[b] = wanted;
-    }
-    *out = be->scratch[b];
+    MICA_TRY(mica_cuda_scratch_reserve(be, be->branch, size, err));
+    if (be->named != be->branch)
+        be->side_scratch = MICA_MAX(be->side_scratch, size);
+    *out = be->scratch[be->branch];
     return MICA_OK;
 }
 

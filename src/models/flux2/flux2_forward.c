@@ -69,16 +69,6 @@ static mica_tensor scratch(const state *s, int64_t rows, int64_t columns)
     return mica_act_tensor(s->pass->be, MICA_POOL_STEP, 2, (const int64_t[]){rows, columns});
 }
 
-/* Columns [first, first + count) of x. */
-static mica_tensor columns(const mica_tensor *x, int64_t first, int64_t count)
-{
-    mica_tensor t = *x;
-    if (t.data)
-        t.data = (char *)t.data + first * mica_dtype_get(t.dtype)->size;
-    t.shape_[1] = count;
-    return t;
-}
-
 /* Rows of L that go through an MLP at a time. */
 static int64_t piece_of(const mica_flux2_pass *p, int64_t L)
 {
@@ -140,10 +130,12 @@ static mica_tensor heads(const state *s, const mica_tensor *x_LD, int64_t first,
     return t;
 }
 
-static void norm_and_rotate(const state *s, const side *sd, mica_tensor *x_LHK, mica_weight *norm)
+static void norm_and_rotate(const state *s, const side *sd, mica_tensor *q_LHK, mica_tensor *k_LHK)
 {
-    mica_qk_norm_rope(s->pass->be, &(mica_qk_norm_rope_args){.x_LHK = x_LHK,
-                                                             .norm_K = norm,
+    mica_qk_norm_rope(s->pass->be, &(mica_qk_norm_rope_args){.x_LHK = q_LHK,
+                                                             .norm_K = sd->norm_q,
+                                                             .also_LHK = k_LHK,
+                                                             .also_norm_K = sd->norm_k,
                                                              .eps = NORM_EPS,
                                                              .cos_Lk = &sd->rope->cos_Lk,
                                                              .sin_Lk = &sd->rope->sin_Lk,
@@ -179,8 +171,7 @@ static void rotate(const state *s, const side *sd)
     for (int item = 0; item < p->condition_count * p->pictures && sd->rows > 0; item++) {
         mica_tensor q = heads(s, &sd->q_LD, item * sd->rows, sd->rows);
         mica_tensor k = heads(s, &sd->k_LD, item * sd->rows, sd->rows);
-        norm_and_rotate(s, sd, &q, sd->norm_q);
-        norm_and_rotate(s, sd, &k, sd->norm_k);
+        norm_and_rotate(s, sd, &q, &k);
     }
 }
 
@@ -223,15 +214,19 @@ static void attend(state *s)
 
 /* ------------------------------------------------------------- double blocks -- */
 
-static void project_qkv(const state *s, side *sd)
+/* qkv_LN: where q, k and v of these rows lie side by side. */
+static void project_qkv(const state *s, side *sd, const mica_tensor *qkv_LN)
 {
     mica_backend *be = s->pass->be;
+    mica_tensor y[3];
     mica_next_is_operand(be);
     mica_layer_norm_modulate(be, &sd->x_LD, &sd->mod[MICA_FLUX2_SCALE], &sd->mod[MICA_FLUX2_SHIFT],
                              NORM_EPS, &sd->work_LD);
-    mica_nn_linear_run(be, &sd->w->q, &sd->work_LD, MICA_ACT_NONE, &sd->q_LD);
-    mica_nn_linear_again(be, &sd->w->k, &sd->work_LD, MICA_ACT_NONE, &sd->k_LD);
-    mica_nn_linear_again(be, &sd->w->v, &sd->work_LD, MICA_ACT_NONE, &sd->v_LD);
+    mica_nn_linears_run(be, (mica_nn_linear *const[]){&sd->w->q, &sd->w->k, &sd->w->v}, 3,
+                        &sd->work_LD, qkv_LN, y);
+    sd->q_LD = y[0];
+    sd->k_LD = y[1];
+    sd->v_LD = y[2];
 }
 
 static void run_mlp(const state *s, side *sd)
@@ -245,8 +240,8 @@ static void run_mlp(const state *s, side *sd)
         mica_tensor x_LD = mica_tensor_rows(&sd->x_LD, first, count);
         mica_tensor norm_LD = mica_tensor_rows(&norm, 0, count);
         mica_tensor hidden_LG = mica_tensor_rows(&hidden, 0, count);
-        mica_tensor gate_LF = columns(&hidden_LG, 0, F);
-        const mica_tensor up_LF = columns(&hidden_LG, F, F);
+        mica_tensor gate_LF = mica_tensor_columns(&hidden_LG, 0, F);
+        const mica_tensor up_LF = mica_tensor_columns(&hidden_LG, F, F);
         mica_next_is_operand(be);
         mica_layer_norm_modulate(be, &x_LD, &sd->mod[3 + MICA_FLUX2_SCALE],
                                  &sd->mod[3 + MICA_FLUX2_SHIFT], NORM_EPS, &norm_LD);
@@ -265,19 +260,17 @@ static void run_double(state *s)
     const int64_t L = s->x_LD.shape_[0], D = s->x_LD.shape_[1];
     /* Text and picture behind each other, as the single blocks have them: attention on one item
      * then finds its segments joined. */
-    const mica_tensor all[] = {scratch(s, L, D), scratch(s, L, D), scratch(s, L, D),
-                               scratch(s, L, D)};
+    const mica_tensor work = scratch(s, L, D), qkv = scratch(s, L, 3 * D);
     for (int i = 0; i < 2; i++) {
         side *sd = &s->sides[i];
-        mica_tensor *const tensors[] = {&sd->work_LD, &sd->q_LD, &sd->k_LD, &sd->v_LD};
         const int64_t count = sd->x_LD.shape_[0], first = i == TXT ? 0 : L - count;
         sd->w = i == TXT ? &w->txt : &w->img;
         sd->norm_q = &sd->w->norm_q;
         sd->norm_k = &sd->w->norm_k;
-        for (size_t t = 0; t < MICA_ARRAY_LEN(tensors); t++)
-            *tensors[t] = mica_tensor_rows(&all[t], first, count);
+        const mica_tensor qkv_LN = mica_tensor_rows(&qkv, first, count);
+        sd->work_LD = mica_tensor_rows(&work, first, count);
         mica_branch(be, BRANCH_OF[i]);
-        project_qkv(s, sd);
+        project_qkv(s, sd, &qkv_LN);
         rotate(s, sd);
     }
     mica_join(be);
@@ -314,8 +307,10 @@ static void run_single_mlp(const state *s, mica_flux2_single *w, const mica_tens
         mica_tensor hidden_LG = mica_tensor_rows(&hidden, 0, count);
         const mica_tensor joined_LM = mica_tensor_rows(joined, 0, count);
         const mica_tensor attended_LD = mica_tensor_rows(work_LD, first, count);
-        const mica_tensor gate_LF = columns(&hidden_LG, 0, F), up_LF = columns(&hidden_LG, F, F);
-        mica_tensor left_LD = columns(&joined_LM, 0, D), right_LF = columns(&joined_LM, D, F);
+        const mica_tensor gate_LF = mica_tensor_columns(&hidden_LG, 0, F),
+                          up_LF = mica_tensor_columns(&hidden_LG, F, F);
+        mica_tensor left_LD = mica_tensor_columns(&joined_LM, 0, D),
+                    right_LF = mica_tensor_columns(&joined_LM, D, F);
         if (most < L) {
             mica_layer_norm_modulate(be, &x_LD, &s->mix[MICA_FLUX2_SCALE],
                                      &s->mix[MICA_FLUX2_SHIFT], NORM_EPS, &norm_LD);
@@ -336,7 +331,7 @@ static void run_single(state *s)
     const mica_pool_mark mark = mica_pool_get_mark(be, MICA_POOL_STEP);
     mica_tensor work_LD = scratch(s, L, D), qkv_L3D = scratch(s, L, 3 * D);
     const mica_tensor joined_LM = scratch(s, most, D + s->pass->w->config.ffn);
-    const mica_tensor attended_LD = most == L ? columns(&joined_LM, 0, D) : work_LD;
+    const mica_tensor attended_LD = most == L ? mica_tensor_columns(&joined_LM, 0, D) : work_LD;
     mica_layer_norm_modulate(be, &s->x_LD, &s->mix[MICA_FLUX2_SCALE], &s->mix[MICA_FLUX2_SHIFT],
                              NORM_EPS, &work_LD);
     mica_nn_linear_run(be, &w->qkv, &work_LD, MICA_ACT_NONE, &qkv_L3D);
@@ -344,9 +339,9 @@ static void run_single(state *s)
         side *sd = &s->sides[i];
         const int64_t count = sd->x_LD.shape_[0], first = i == TXT ? 0 : L - count;
         const mica_tensor rows = mica_tensor_rows(&qkv_L3D, first, count);
-        sd->q_LD = columns(&rows, 0, D);
-        sd->k_LD = columns(&rows, D, D);
-        sd->v_LD = columns(&rows, 2 * D, D);
+        sd->q_LD = mica_tensor_columns(&rows, 0, D);
+        sd->k_LD = mica_tensor_columns(&rows, D, D);
+        sd->v_LD = mica_tensor_columns(&rows, 2 * D, D);
         sd->work_LD = mica_tensor_rows(&attended_LD, first, count);
         sd->norm_q = &w->norm_q;
         sd->norm_k = &w->norm_k;

@@ -50,6 +50,7 @@ typedef struct side {
  *     one item    txt0 img0          two    txt0 img0 img1 txt1          more    txt0 txt1 .. img0 img1 .. */
 typedef struct joint {
     mica_tensor work_LD; /* modulated input of q, k, v; then attention's output */
+    mica_tensor qkv_LN;  /* side by side */
     mica_tensor q_LD, k_LD, v_LD;
 } joint;
 
@@ -166,26 +167,30 @@ static void lay_out(block *b, int64_t text_rows, int64_t image_rows)
     img->span_count = 1;
 }
 
-/* All three from one input, which the backend may convert once. */
 static void project(const block *b, mica_qwen_image_stream *w, const span *sp,
                     const mica_tensor *in_LD)
 {
-    mica_backend *be = b->pass->be;
-    mica_tensor q = mica_tensor_rows(&b->joint.q_LD, sp->at, sp->count);
-    mica_tensor k = mica_tensor_rows(&b->joint.k_LD, sp->at, sp->count);
-    mica_tensor v = mica_tensor_rows(&b->joint.v_LD, sp->at, sp->count);
-    mica_nn_linear_run(be, &w->q, in_LD, MICA_ACT_NONE, &q);
-    mica_nn_linear_again(be, &w->k, in_LD, MICA_ACT_NONE, &k);
-    mica_nn_linear_again(be, &w->v, in_LD, MICA_ACT_NONE, &v);
+    const mica_tensor all = mica_tensor_rows(&b->joint.qkv_LN, sp->at, sp->count);
+    mica_tensor y[3];
+    mica_nn_linears_run(b->pass->be, (mica_nn_linear *const[]){&w->q, &w->k, &w->v}, 3, in_LD, &all,
+                        y);
 }
 
+static void modulate_span(const block *b, int s, const span *sp)
+{
+    const mica_tensor x = mica_tensor_rows(&b->sides[s].x_LD, sp->first, sp->count);
+    mica_tensor in = mica_tensor_rows(&b->joint.work_LD, sp->at, sp->count);
+    modulate(b, s, 0, sp->first, &x, &in);
+}
+
+/* The picture's rows are one span, modulated already. */
 static void project_qkv(block *b, int s)
 {
     side *sd = &b->sides[s];
     for (const span *sp = sd->spans; sp < sd->spans + sd->span_count; sp++) {
-        const mica_tensor x = mica_tensor_rows(&sd->x_LD, sp->first, sp->count);
-        mica_tensor in = mica_tensor_rows(&b->joint.work_LD, sp->at, sp->count);
-        modulate(b, s, 0, sp->first, &x, &in);
+        const mica_tensor in = mica_tensor_rows(&b->joint.work_LD, sp->at, sp->count);
+        if (s == TXT)
+            modulate_span(b, s, sp);
         project(b, sd->w, sp, &in);
     }
 }
@@ -204,32 +209,41 @@ static mica_tensor heads(const block *b, const mica_tensor *x_LD, int64_t first,
 {
     const mica_qwen_image_config *c = &b->pass->w->config;
     const mica_tensor rows = mica_tensor_rows(x_LD, first, count);
-    return mica_tensor_reshape(&rows, 3, (const int64_t[]){count, c->heads, c->head_dim});
+    mica_tensor t = mica_tensor_3d(rows.data, rows.dtype, count, c->heads, c->head_dim);
+    t.stride_[0] = rows.stride_[0];
+    return t;
 }
 
-/* Norm and rotation of one item's queries or keys, in place. A probe of the norm alone splits
- * the operation in two. */
-static void norm_and_rotate(const block *b, mica_tensor *x_LHK, mica_weight *norm_K,
-                            const mica_rope_table *rope, const char *probe_name)
+/* Norm and rotation of one item's queries and keys, in place. */
+static void norm_and_rotate(const block *b, const side *sd, mica_tensor *q_LHK, mica_tensor *k_LHK,
+                            const mica_rope_table *rope)
+{
+    mica_qk_norm_rope(b->pass->be, &(mica_qk_norm_rope_args){.x_LHK = q_LHK,
+                                                             .norm_K = &sd->w->norm_q,
+                                                             .also_LHK = k_LHK,
+                                                             .also_norm_K = &sd->w->norm_k,
+                                                             .eps = NORM_EPS,
+                                                             .cos_Lk = &rope->cos_Lk,
+                                                             .sin_Lk = &rope->sin_Lk,
+                                                             .layout = MICA_ROPE_INTERLEAVED});
+}
+
+/* What the norm alone gives, when it is wanted: made of a copy, for the probe. */
+static void probe_norm(const block *b, const mica_tensor *x_LHK, mica_weight *norm_K,
+                       const char *name)
 {
     mica_backend *be = b->pass->be;
-    mica_qk_norm_rope_args args = {.x_LHK = x_LHK,
-                                   .norm_K = norm_K,
-                                   .eps = NORM_EPS,
-                                   .cos_Lk = &rope->cos_Lk,
-                                   .sin_Lk = &rope->sin_Lk,
-                                   .layout = MICA_ROPE_INTERLEAVED};
-    if (probe_name && wants(b, probe_name)) {
-        args.cos_Lk = args.sin_Lk = NULL;
-        mica_qk_norm_rope(be, &args);
-        mica_tap(b->pass->run->taps, be, x_LHK, 4,
-                 (const int64_t[]){1, x_LHK->shape_[0], x_LHK->shape_[1], x_LHK->shape_[2]},
-                 "probe.transformer_blocks.%d.%s", b->n, probe_name);
-        args.norm_K = NULL;
-        args.cos_Lk = &rope->cos_Lk;
-        args.sin_Lk = &rope->sin_Lk;
-    }
-    mica_qk_norm_rope(be, &args);
+    if (!wants(b, name))
+        return;
+    const mica_pool_mark mark = mica_pool_get_mark(be, MICA_POOL_STEP);
+    mica_tensor x = mica_act_tensor(be, MICA_POOL_STEP, 3, x_LHK->shape_);
+    mica_copy(be, x_LHK, &x);
+    mica_qk_norm_rope(be,
+                      &(mica_qk_norm_rope_args){.x_LHK = &x, .norm_K = norm_K, .eps = NORM_EPS});
+    mica_tap(b->pass->run->taps, be, &x, 4,
+             (const int64_t[]){1, x.shape_[0], x.shape_[1], x.shape_[2]},
+             "probe.transformer_blocks.%d.%s", b->n, name);
+    mica_pool_release(be, MICA_POOL_STEP, mark);
 }
 
 /* Where item's rows of side s lie in joint. */
@@ -257,8 +271,11 @@ static void rotate(const block *b, int s)
         const mica_rope_table rope = mica_rope_table_rows(sd->rope, count);
         mica_tensor q = heads(b, &b->joint.q_LD, first, count);
         mica_tensor k = heads(b, &b->joint.k_LD, first, count);
-        norm_and_rotate(b, &q, &sd->w->norm_q, &rope, item == 0 ? NAMES[s][0] : NULL);
-        norm_and_rotate(b, &k, &sd->w->norm_k, &rope, item == 0 ? NAMES[s][1] : NULL);
+        if (item == 0) {
+            probe_norm(b, &q, &sd->w->norm_q, NAMES[s][0]);
+            probe_norm(b, &k, &sd->w->norm_k, NAMES[s][1]);
+        }
+        norm_and_rotate(b, sd, &q, &k, &rope);
     }
 }
 
@@ -291,11 +308,14 @@ static void run_attention(block *b)
     const int64_t text_rows = b->sides[TXT].x_LD.shape_[0], D = p->w->config.width;
     const int64_t image_rows = b->sides[IMG].x_LD.shape_[0];
     const int64_t shape[] = {text_rows + image_rows, D};
-    mica_tensor *const tensors[] = {&b->joint.work_LD, &b->joint.q_LD, &b->joint.k_LD,
-                                    &b->joint.v_LD};
-    for (size_t i = 0; i < MICA_ARRAY_LEN(tensors); i++)
-        *tensors[i] = mica_act_tensor(p->be, MICA_POOL_STEP, 2, shape);
+    mica_tensor *const columns[] = {&b->joint.q_LD, &b->joint.k_LD, &b->joint.v_LD};
+    b->joint.work_LD = mica_act_tensor(p->be, MICA_POOL_STEP, 2, shape);
+    b->joint.qkv_LN = mica_act_tensor(p->be, MICA_POOL_STEP, 2, (const int64_t[]){shape[0], 3 * D});
+    for (int i = 0; i < 3; i++)
+        *columns[i] = mica_tensor_columns(&b->joint.qkv_LN, i * D, D);
     lay_out(b, text_rows, image_rows);
+    /* Right behind the sum that made its input: a device does both at once. */
+    modulate_span(b, IMG, &b->sides[IMG].spans[0]);
     for (int s = 0; s < 2; s++) {
         mica_branch(p->be, BRANCH_OF[s]);
         project_qkv(b, s);

@@ -86,15 +86,19 @@ static mica_tensor heads(const block *b, const mica_tensor *x_LD, int64_t first,
 {
     const mica_zimage_config *c = &b->w->config;
     const mica_tensor rows = mica_tensor_rows(x_LD, first, count);
-    return mica_tensor_reshape(&rows, 3, (const int64_t[]){count, c->heads, c->head_dim});
+    mica_tensor t = mica_tensor_3d(rows.data, rows.dtype, count, c->heads, c->head_dim);
+    t.stride_[0] = rows.stride_[0]; /* q, k and v are columns of one tensor */
+    return t;
 }
 
-/* Norm of queries or keys and rotation, in place. */
-static void norm_and_rotate(const block *b, mica_tensor *x_LHK, mica_weight *norm_K,
+/* Norm of queries and keys and rotation, in place. */
+static void norm_and_rotate(const block *b, mica_tensor *q_LHK, mica_tensor *k_LHK,
                             const mica_rope_table *rope)
 {
-    mica_qk_norm_rope(b->be, &(mica_qk_norm_rope_args){.x_LHK = x_LHK,
-                                                       .norm_K = norm_K,
+    mica_qk_norm_rope(b->be, &(mica_qk_norm_rope_args){.x_LHK = q_LHK,
+                                                       .norm_K = &b->b->norm_q,
+                                                       .also_LHK = k_LHK,
+                                                       .also_norm_K = &b->b->norm_k,
                                                        .eps = QK_NORM_EPS,
                                                        .cos_Lk = &rope->cos_Lk,
                                                        .sin_Lk = &rope->sin_Lk,
@@ -115,8 +119,7 @@ static void attend_item(const block *b, const item *it, const mica_tensor *q_LD,
         k[s] = heads(b, k_LD, g->first, g->keys);
         v[s] = heads(b, v_LD, g->first, g->keys);
         out[s] = heads(b, out_LD, g->first, g->rows);
-        norm_and_rotate(b, &turned, &b->b->norm_q, g->rope);
-        norm_and_rotate(b, &k[s], &b->b->norm_k, g->rope);
+        norm_and_rotate(b, &turned, &k[s], g->rope);
         args.q_LHK[s] = &q[s];
         args.k_MGK[s] = &k[s];
         args.v_MGK[s] = &v[s];
@@ -135,20 +138,21 @@ static void run_attention(const block *b, mica_tensor *x_LD)
     mica_backend *be = b->be;
     const float eps = (float)b->w->config.eps;
     mica_tensor work_LD = mica_act_tensor(be, MICA_POOL_STEP, 2, x_LD->shape_);
-    mica_tensor q_LD = mica_act_tensor(be, MICA_POOL_STEP, 2, x_LD->shape_);
-    mica_tensor k_LD = mica_act_tensor(be, MICA_POOL_STEP, 2, x_LD->shape_);
-    mica_tensor v_LD = mica_act_tensor(be, MICA_POOL_STEP, 2, x_LD->shape_);
+    mica_tensor out_LD = mica_act_tensor(be, MICA_POOL_STEP, 2, x_LD->shape_);
+    const int64_t shape[] = {x_LD->shape_[0], 3 * x_LD->shape_[1]};
+    const mica_tensor qkv_LN = mica_act_tensor(be, MICA_POOL_STEP, 2, shape);
+    mica_tensor y[3]; /* q, k, v */
     mica_next_is_operand(be);
     mica_rms_norm_modulate(be, x_LD, &b->b->attn_norm1, vector(b, MICA_ZIMAGE_ATTN_SCALE), eps,
                            &work_LD);
-    mica_nn_linear_run(be, &b->b->q, &work_LD, MICA_ACT_NONE, &q_LD);
-    mica_nn_linear_again(be, &b->b->k, &work_LD, MICA_ACT_NONE, &k_LD);
-    mica_nn_linear_again(be, &b->b->v, &work_LD, MICA_ACT_NONE, &v_LD);
+    mica_nn_linears_run(be, (mica_nn_linear *const[]){&b->b->q, &b->b->k, &b->b->v}, 3, &work_LD,
+                        &qkv_LN, y);
     for (int i = 0; i < b->item_count; i++)
-        attend_item(b, &b->items[i], &q_LD, &k_LD, &v_LD, &work_LD);
-    mica_nn_linear_run(be, &b->b->out, &work_LD, MICA_ACT_NONE, &q_LD);
-    probe(b, &q_LD, ".attention");
-    mica_rms_norm_gated(be, &q_LD, &b->b->attn_norm2, vector(b, MICA_ZIMAGE_ATTN_GATE), eps, x_LD);
+        attend_item(b, &b->items[i], &y[0], &y[1], &y[2], &work_LD);
+    mica_nn_linear_run(be, &b->b->out, &work_LD, MICA_ACT_NONE, &out_LD);
+    probe(b, &out_LD, ".attention");
+    mica_rms_norm_gated(be, &out_LD, &b->b->attn_norm2, vector(b, MICA_ZIMAGE_ATTN_GATE), eps,
+                        x_LD);
 }
 
 /* ---------------------------------------------------------------------- MLP -- */

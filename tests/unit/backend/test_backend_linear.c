@@ -412,6 +412,48 @@ static void test_same_input(void **state)
 }
 
 /* The hint where x is another tensor, or other rows of it: made anew, since places do not agree. */
+/* Three linears of one input into columns of one tensor, with and without the switch. */
+static void test_linears_of_one_input(void **state)
+{
+    (void)state;
+    static const int64_t widths[3] = {24, 7, 40};
+    for (int ablate = 0; ablate < 2; ablate++) {
+        mica_backend *be = NULL;
+        mica_err err = {0};
+        const mica_backend_options options = {
+            .precision = MICA_PRECISION_F32, .threads = 2, .ablate_joining = ablate};
+        assert_int_equal(mica_backend_open(&be, &options, &err), MICA_OK);
+        mica_tensor x = host_random(1.0f, 2, SHAPE(13, 33)),
+                    all = host_random(1.0f, 2, SHAPE(13, 71));
+        mica_tensor y[3], alone[3];
+        mica_weight w[3];
+        mica_linear_args args[3];
+        int64_t first = 0;
+        for (int i = 0; i < 3; i++) {
+            w[i] = host_weight(MICA_DTYPE_BF16, 0.1f, 2, SHAPE(widths[i], 33));
+            y[i] = mica_tensor_columns(&all, first, widths[i]);
+            alone[i] = host_random(1.0f, 2, SHAPE(13, widths[i]));
+            args[i] = (mica_linear_args){.x_MD = &x, .w_OD = &w[i], .y_MO = &alone[i]};
+            mica_linear(be, &args[i]);
+            args[i].y_MO = &y[i];
+            first += widths[i];
+        }
+        mica_linears(be, args, 3);
+        assert_fine(be);
+        for (int i = 0; i < 3; i++) {
+            for (int64_t r = 0; r < 13; r++)
+                assert_memory_equal(floats(&y[i]) + r * 71, floats(&alone[i]) + r * widths[i],
+                                    (size_t)widths[i] * sizeof(float));
+            mica_backend_drop_weights(be, (mica_weight *const[]){&w[i]}, 1);
+            weight_free(&w[i]);
+            host_free(&alone[i]);
+        }
+        host_free(&x);
+        host_free(&all);
+        mica_backend_close(&be);
+    }
+}
+
 static void test_same_input_elsewhere(void **state)
 {
     (void)state;
@@ -444,6 +486,7 @@ int main(void)
         cmocka_unit_test(test_rows_do_not_depend_on_the_batch),
         cmocka_unit_test(test_no_allocation_the_second_time),
         cmocka_unit_test(test_same_input),
+        cmocka_unit_test(test_linears_of_one_input),
         cmocka_unit_test(test_same_input_elsewhere),
         cmocka_unit_test(test_counters),
         cmocka_unit_test(test_wrong_shapes_are_told),

@@ -237,6 +237,26 @@ static void rope_reference(const mica_qk_norm_rope_args *a, int64_t token, int64
     }
 }
 
+/* Keys beside queries: twice the same numbers, as the two tensors of one call. */
+static void check_rope_pair(mica_backend *be, const mica_qk_norm_rope_args *args,
+                            const mica_tensor *x, const double *want)
+{
+    mica_tensor q = host_random(1.0f, 3, x->shape_), k = host_random(1.0f, 3, x->shape_);
+    const int64_t count = mica_tensor_count(x);
+    mica_qk_norm_rope_args both = *args;
+    memcpy(q.data, x->data, (size_t)count * sizeof(float));
+    memcpy(k.data, x->data, (size_t)count * sizeof(float));
+    both.x_LHK = &q;
+    both.also_LHK = &k;
+    both.also_norm_K = args->norm_K;
+    mica_qk_norm_rope(be, &both);
+    assert_fine(be);
+    assert_close("qk_norm_rope of queries", floats(&q), want, count, 3e-6);
+    assert_close("qk_norm_rope of keys", floats(&k), want, count, 3e-6);
+    host_free(&q);
+    host_free(&k);
+}
+
 static void check_rope(mica_backend *be, int L, int H, int K, mica_rope_layout layout, bool norm,
                        bool rotate)
 {
@@ -254,6 +274,7 @@ static void check_rope(mica_backend *be, int L, int H, int K, mica_rope_layout l
     for (int l = 0; l < L; l++)
         for (int h = 0; h < H; h++)
             rope_reference(&args, l, h, want + (l * H + h) * K);
+    check_rope_pair(be, &args, &x, want);
     mica_qk_norm_rope(be, &args);
     assert_fine(be);
     assert_close("qk_norm_rope", floats(&x), want, (int64_t)L * H * K, 3e-6);
