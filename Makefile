@@ -59,7 +59,10 @@ test-cuda: deps
 	@cmake --preset cuda --log-level=WARNING || $(SETUP_HINT)
 	@cmake --build --preset cuda $(if $(JOBS),-j $(JOBS))
 	@MICA=$(CUDA_BUILD)/mica COMPARE=$(CUDA_BUILD)/tests/compare/compare_backends \
-	    GOLDEN_CLI=$(CUDA_BUILD)/tests/cli/golden_cli TRACE_SAME=$(CUDA_BUILD)/tests/cli/trace_same DATA=tests/golden \
+	    GOLDEN_CLI=$(CUDA_BUILD)/tests/cli/golden_cli PIXELS=$(CUDA_BUILD)/tests/cli/picture_pixels \
+	    TRACE_SAME=$(CUDA_BUILD)/tests/cli/trace_same \
+	    LOST=$(CUDA_BUILD)/tests/compare/lost_device VOICE_TESTS=$(CUDA_BUILD)/tests/golden \
+	    DATA=tests/golden DEMO=models/demo \
 	    LD_LIBRARY_PATH="$(CURDIR)/$(CUDA_BUILD):$$LD_LIBRARY_PATH" \
 	    tests/cuda/gpu_suite.sh $(CUDA_BUILD)/gpu_suite.log
 

@@ -2,19 +2,22 @@
 # gpu_suite.sh LOG - everything that needs a GPU, in one go; make test-cuda runs it on a build tree.
 #
 #   1 operations   every operation of backend.h on the device against the CPU
-#   2 golden       whole models through the command line against the references' numbers
+#   2 golden       whole models through the command line against the references' numbers, f32, bf16, fp8
+#     pictures     LoRA files and the demo model on the device against the CPU, in dB
+#     voices       GPT-SoVITS' parts against the reference's numbers, f32 and bf16
 #     text         Mixtral's greedy tokens on the device against the CPU's, which are the reference's
 #     speech       GPT-SoVITS' tokens, greedy and drawn, and its sound likewise
+#     failures     no memory, a lost device, no wait in the denoising loop
 #   3 timings      single operations at Qwen-Image's shapes, then two blocks at full width
 #   4 memory       1 again under compute-sanitizer
 #
 # A failing step does not end the run: LOG has everything, the summary comes last, and the status
 # is 1 if any step failed. Each step is held by `timeout`. Environment: MICA, COMPARE
-# (compare_backends), GOLDEN_CLI, TRACE_SAME, DATA (tests/golden), STEPS (default "operations golden text speech
-# timings memory").
+# (compare_backends), GOLDEN_CLI, TRACE_SAME, DATA (tests/golden), PIXELS (picture_pixels), LOST (lost_device), DEMO
+# (models/demo), VOICE_TESTS (folder of test_gpt_sovits_*), STEPS (default: all).
 set -u
 log=$1
-steps=${STEPS:-operations golden text speech timings memory}
+steps=${STEPS:-operations golden pictures text voices speech failures timings memory}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 : >"$log"
@@ -46,18 +49,18 @@ operations() {
     step 60 'operations f32' "$COMPARE" cpu:f32 cuda:f32 --rounds 3
     # One round: cuDNN compiles a kernel for every shape of attention.
     step 120 'operations bf16' "$COMPARE" cpu:f32 cuda:bf16
-    for op in linear operands branches replays; do
+    for op in linear linears residuals operands branches replays; do
         step 60 "$op fp8" "$COMPARE" cpu:f32 cuda:fp8 --rounds 2 --op $op
     done
     step 60 'linears bf16, unfused' "$COMPARE" cpu:f32 cuda:bf16:unfused --rounds 3 --op linear
 }
 
-# one_case MODEL_FOLDER CASE_FOLDER [WORDS...], in both precisions
+# one_case MODEL_FOLDER CASE_FOLDER [WORDS...], in every precision
 one_case() {
     model=$1
     case=$2
     shift 2
-    for precision in f32 bf16; do
+    for precision in f32 bf16 fp8; do
         step 30 "golden $case $precision" "$GOLDEN_CLI" "$MICA" "$DATA/$case" "$DATA/$model" $precision \
             "$work" --device cuda "$@"
     done
@@ -74,6 +77,71 @@ golden() {
     for name in base_cfg distilled edit edit_two; do
         one_case flux2_klein/model flux2_klein/cases/$name
     done
+}
+
+# near NAME LEAST_DB MODEL PRECISION [WORDS...]: the device's picture against the CPU's in f32
+near() {
+    what=$1
+    least=$2
+    model=$3
+    precision=$4
+    shift 4
+    step 60 "$what on the cpu" "$MICA" image "$model" -p 'a red fox in the snow' --seed 5 "$@" \
+        --precision f32 --device cpu --quiet -o "$work/cpu.png"
+    step 60 "$what $precision" "$MICA" image "$model" -p 'a red fox in the snow' --seed 5 "$@" \
+        --precision "$precision" --device cuda --quiet -o "$work/cuda.png"
+    step 10 "$what $precision, at least $least dB" "$PIXELS" "$work/cuda.png" "$work/cpu.png" "$least"
+    grep 'dB, largest' "$work/out"
+}
+
+pictures() {
+    small='-W 64 -H 64 --steps 2'
+    # shellcheck disable=SC2086 # $small holds several options
+    for one in 'qwen_image lora' 'qwen_image lycoris' 'flux2_klein lora' 'flux2_klein lycoris' 'z_image lora'; do
+        family=${one% *}
+        near "lora $one" 45 "$DATA/$family/model" f32 $small --lora "$DATA/lora/$family/${one#* }.safetensors"
+        near "lora $one" 40 "$DATA/$family/model" bf16 $small --lora "$DATA/lora/$family/${one#* }.safetensors"
+    done
+    near demo 60 "$DEMO" f32
+    near demo 45 "$DEMO" bf16
+    near demo 28 "$DEMO" fp8
+}
+
+voices() {
+    [ -n "${VOICE_TESTS:-}" ] || {
+        echo 'skipped: VOICE_TESTS is not set' | tee -a "$work/summary"
+        return
+    }
+    for name in encoders semantic synthesizer chain; do
+        step 120 "voices $name" env MICA_TEST_DEVICE=cuda "$VOICE_TESTS/test_gpt_sovits_$name"
+    done
+}
+
+# refused WORDS COMMAND...: it fails with status 1 and one line that has the words
+refused() {
+    words=$1
+    shift
+    "$@" >"$work/refused" 2>&1
+    [ $? -eq 1 ] || return 1
+    cat "$work/refused"
+    [ "$(wc -l <"$work/refused")" -eq 1 ] && grep -q -e "$words" "$work/refused"
+}
+
+failures() {
+    begin=$(date +%s)
+    if refused '--vram' "$MICA" image "$DEMO" -p fox --steps 2 --vram 70M --device cuda --quiet -o "$work/x.png" \
+        >>"$log" 2>&1; then
+        passed=$((passed + 1))
+        echo "ok      $(($(date +%s) - begin))s no memory is told" | tee -a "$work/summary"
+    else
+        failed=$((failed + 1))
+        echo "FAILED  $(($(date +%s) - begin))s no memory is told" | tee -a "$work/summary"
+        cat "$work/refused"
+    fi
+    step 60 'a lost device' "$LOST"
+    step 60 'a run with progress' "$MICA" image "$DEMO" -p fox --steps 8 --device cuda --json -o "$work/x.png"
+    cp "$work/out" "$work/run.json"
+    step 5 'no wait in the denoising loop' grep -q '"block_waits":0,"step_waits":0' "$work/run.json"
 }
 
 # Ids that both devices write, in f32; --ignore-eos keeps them to one length.
@@ -174,10 +242,15 @@ memory() {
             "$COMPARE" cpu:f32 cuda:$precision --seed 3
     done
     # Own kernels that share memory between threads; the libraries' are not ours to check.
-    for op in layer_norm_modulate group_norm picture_groups picture_unit_rows guidance post_norm_step race_draw; do
-        step 60 "racecheck $op" compute-sanitizer --tool racecheck --error-exitcode 9 \
+    for op in layer_norm_modulate rms_norm l2_norm_channels group_norm picture_groups picture_unit_rows guidance \
+        relative_attention residuals flash post_norm_step race_draw; do
+        step 90 "racecheck $op" compute-sanitizer --tool racecheck --error-exitcode 9 \
             "$COMPARE" cpu:f32 cuda:bf16 --seed 4 --op $op
     done
+    step 90 'racecheck softmax' compute-sanitizer --tool racecheck --error-exitcode 9 \
+        "$COMPARE" cpu:f32 cuda:f32 --seed 4 --op attention
+    step 90 'racecheck operands fp8' compute-sanitizer --tool racecheck --error-exitcode 9 \
+        "$COMPARE" cpu:f32 cuda:fp8 --seed 4 --op operands
 }
 
 nvidia-smi -L >>"$log" 2>&1
