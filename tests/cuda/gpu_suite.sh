@@ -238,18 +238,19 @@ memory() {
         return
     }
     for precision in f32 bf16; do
-        step 180 "memcheck $precision" compute-sanitizer --tool memcheck --error-exitcode 9 \
+        # Calls of the runtime may fail: one case fills the device.
+        step 180 "memcheck $precision" compute-sanitizer --tool memcheck --report-api-errors no --error-exitcode 9 \
             "$COMPARE" cpu:f32 cuda:$precision --seed 3
     done
-    # Own kernels that share memory between threads; the libraries' are not ours to check.
+    # Own kernels that share memory between threads; cuBLAS' (nvjet) are not ours to check.
     for op in layer_norm_modulate rms_norm l2_norm_channels group_norm picture_groups picture_unit_rows guidance \
         relative_attention residuals flash post_norm_step race_draw; do
-        step 90 "racecheck $op" compute-sanitizer --tool racecheck --error-exitcode 9 \
+        step 90 "racecheck $op" compute-sanitizer --tool racecheck --kernel-name-exclude kns=nvjet --error-exitcode 9 \
             "$COMPARE" cpu:f32 cuda:bf16 --seed 4 --op $op
     done
-    step 90 'racecheck softmax' compute-sanitizer --tool racecheck --error-exitcode 9 \
+    step 90 'racecheck softmax' compute-sanitizer --tool racecheck --kernel-name-exclude kns=nvjet --error-exitcode 9 \
         "$COMPARE" cpu:f32 cuda:f32 --seed 4 --op attention
-    step 90 'racecheck operands fp8' compute-sanitizer --tool racecheck --error-exitcode 9 \
+    step 90 'racecheck operands fp8' compute-sanitizer --tool racecheck --kernel-name-exclude kns=nvjet --error-exitcode 9 \
         "$COMPARE" cpu:f32 cuda:fp8 --seed 4 --op operands
 }
 

@@ -136,6 +136,7 @@ void golden_check_counters(const mica_model *m, int threads, mica_image_options 
     golden_generate_ok(&r, m, &(golden_setup){.threads = threads, .no_trace = true}, &plain);
     assert_int_equal(r.result.block_allocations, 0);
     assert_int_equal(r.result.block_waits, 0);
+    assert_int_equal(r.result.step_waits, 0);
     assert_int_equal(r.result.rope_builds, 1);
     assert_int_equal(r.result.modulation_matmuls, products);
     assert_int_equal(r.result.passes, 4);

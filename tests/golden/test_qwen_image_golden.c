@@ -188,6 +188,7 @@ static void test_counters_count(void **state)
                        &o);
     const int calls = 3 * 2 * 2; /* evaluations after the first, blocks, prompts */
     assert_int_equal(r.result.block_waits, calls);
+    assert_int_equal(r.result.step_waits, calls);
     assert_int_equal(r.result.block_allocations, 2 * calls);
     golden_run_close(&r);
     golden_model_close(&m);

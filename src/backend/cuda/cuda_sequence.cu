@@ -120,7 +120,24 @@ extern "C" cudaError_t mica_cuda_gate(bool is_tanh, const mica_cuda_view *x, con
 
 /* ----------------------------------------------------- relative attention -- */
 
-/* One block per query and head. Shared: the query [K], then the scores [L]. */
+static __device__ float block_max(float v)
+{
+    __shared__ float part[BLOCK / 32];
+#pragma unroll
+    for (int step = 16; step > 0; step >>= 1)
+        v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, step));
+    if (threadIdx.x % 32 == 0)
+        part[threadIdx.x / 32] = v;
+    __syncthreads();
+    v = part[0];
+#pragma unroll
+    for (int w = 1; w < BLOCK / 32; w++)
+        v = fmaxf(v, part[w]);
+    return v;
+}
+
+/* One block per query and head. Shared: the query [K], then the scores [L], which belong to the thread that
+ * made them until the sum over all of them is known. */
 static __global__ void relative_kernel(const mica_cuda_relative_args a)
 {
     extern __shared__ float shared[];
@@ -129,6 +146,7 @@ static __global__ void relative_kernel(const mica_cuda_relative_args a)
     for (int c = threadIdx.x; c < a.K; c += BLOCK)
         q[c] = load1(a.q, a.type, i * a.q_stride[0] + h * a.q_stride[1] + c);
     __syncthreads();
+    float most = -INFINITY, sum = 0.0f;
     for (int j = threadIdx.x; j < a.L; j += BLOCK) {
         const int64_t key = j * a.k_stride[0] + h * a.k_stride[1];
         const int n = j - i + W;
@@ -138,13 +156,9 @@ static __global__ void relative_kernel(const mica_cuda_relative_args a)
             s +=
                 q[c] * (load1(a.k, a.type, key + c) + (near ? __ldg(a.rel_k + n * a.K + c) : 0.0f));
         p[j] = a.scale * s;
-    }
-    __syncthreads();
-    float most = -INFINITY;
-    for (int j = 0; j < a.L; j++) /* broadcast reads: every thread the same */
         most = fmaxf(most, p[j]);
-    __syncthreads();
-    float sum = 0.0f;
+    }
+    most = block_max(most);
     for (int j = threadIdx.x; j < a.L; j += BLOCK) {
         p[j] = expf(p[j] - most);
         sum += p[j];

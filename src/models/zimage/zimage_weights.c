@@ -5,7 +5,7 @@
  * timestep MLP, S the 256 sinusoids, I one. Names are those of diffusers transformer_z_image.py.
  *
  * Sensitive (never below bf16): everything that sees the timestep, the first and the last linear,
- * the caption's projection. */
+ * the caption's projection and its refiners, which run once. */
 #include "models/zimage/zimage_weights.h"
 
 #include <stdio.h>
@@ -118,6 +118,15 @@ static mica_status allocate(mica_zimage_weights *w, mica_arena *arena, mica_err 
     return MICA_OK;
 }
 
+/* The caption's refiners run once, and what they leave reaches every step: never below bf16. */
+static void protect_context(mica_zimage_weights *w)
+{
+    mica_weight *list[MICA_ZIMAGE_BLOCK_WEIGHTS];
+    for (int64_t n = 0; n < w->config.refiners; n++)
+        for (int i = mica_zimage_list_block(&w->context[n], list); i-- > 0;)
+            list[i]->sensitive = true;
+}
+
 mica_status mica_zimage_weights_bind(mica_zimage_weights *w, const mica_weights *files,
                                      mica_arena *arena, mica_err *err)
 {
@@ -132,6 +141,7 @@ mica_status mica_zimage_weights_bind(mica_zimage_weights *w, const mica_weights 
             mica_weight_bind(&b, STACKS[i].block, BLOCK_ROWS, n, block);
             mica_weight_bind(&b, STACKS[i].modulation, (size_t)STACKS[i].modulation_rows, n, block);
         }
+    protect_context(w);
     return mica_weight_binder_finish(&b, err);
 }
 
