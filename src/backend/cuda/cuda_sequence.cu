@@ -141,7 +141,7 @@ static __device__ float block_max(float v)
 static __global__ void relative_kernel(const mica_cuda_relative_args a)
 {
     extern __shared__ float shared[];
-    float *q = shared, *p = shared + a.K;
+    float *q = shared, *p = shared + (a.K + 3) / 4 * 4; /* q is read four at a time */
     const int i = blockIdx.x, h = blockIdx.y, W = a.N / 2;
     for (int c = threadIdx.x; c < a.K; c += BLOCK)
         q[c] = load1(a.q, a.type, i * a.q_stride[0] + h * a.q_stride[1] + c);
@@ -178,7 +178,7 @@ static __global__ void relative_kernel(const mica_cuda_relative_args a)
 
 extern "C" cudaError_t mica_cuda_relative(const mica_cuda_relative_args *args, cudaStream_t stream)
 {
-    const size_t size = sizeof(float) * (size_t)(args->K + args->L);
+    const size_t size = sizeof(float) * (size_t)((args->K + 3) / 4 * 4 + args->L);
     const dim3 grid((unsigned)args->L, (unsigned)args->H);
     relative_kernel<<<grid, BLOCK, size, stream>>>(*args);
     return cudaGetLastError();
