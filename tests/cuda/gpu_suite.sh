@@ -94,7 +94,17 @@ near() {
     grep 'dB, largest' "$work/out"
 }
 
+# has NAME...: all these variables are set
+has() {
+    for variable in "$@"; do
+        eval "[ -n \"\${$variable:-}\" ]" && continue
+        echo "skipped: $variable is not set" | tee -a "$work/summary"
+        return 1
+    done
+}
+
 pictures() {
+    has PIXELS DEMO || return
     small='-W 64 -H 64 --steps 2'
     # shellcheck disable=SC2086 # $small holds several options
     for one in 'qwen_image lora' 'qwen_image lycoris' 'flux2_klein lora' 'flux2_klein lycoris' 'z_image lora'; do
@@ -108,10 +118,7 @@ pictures() {
 }
 
 voices() {
-    [ -n "${VOICE_TESTS:-}" ] || {
-        echo 'skipped: VOICE_TESTS is not set' | tee -a "$work/summary"
-        return
-    }
+    has VOICE_TESTS || return
     for name in encoders semantic; do
         step 120 "voices $name" env MICA_TEST_DEVICE=cuda "$VOICE_TESTS/test_gpt_sovits_$name"
     done
@@ -128,6 +135,7 @@ refused() {
 }
 
 failures() {
+    has DEMO LOST || return
     begin=$(date +%s)
     if refused '--vram' "$MICA" image "$DEMO" -p fox --steps 2 --vram 70M --device cuda --quiet -o "$work/x.png" \
         >>"$log" 2>&1; then
