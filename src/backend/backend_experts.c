@@ -163,6 +163,22 @@ static mica_tensor scratch(mica_backend *be, int64_t rows, int64_t columns)
     return mica_act_tensor(be, MICA_POOL_STEP, 2, (const int64_t[]){rows, columns});
 }
 
+/* Where the backend chooses by itself: nothing is waited for. */
+static bool run_on_device(mica_backend *be, const mica_experts_args *args)
+{
+    bool taken = false;
+    if (!be->ops->experts)
+        return false;
+    const mica_status st = be->ops->experts(be, args, &taken, &be->error);
+    if (st)
+        mica_backend_fail(be, st, "experts failed without a message");
+    if (taken) {
+        be->counters.ops++;
+        mica_profile_note(be, "experts");
+    }
+    return taken || st;
+}
+
 void mica_experts(mica_backend *be, const mica_experts_args *args)
 {
     if (mica_backend_failed(be) || !check(be, args) || args->x_LD->shape_[0] == 0)
@@ -171,6 +187,8 @@ void mica_experts(mica_backend *be, const mica_experts_args *args)
         mica_experts_on_host(be, args);
         return;
     }
+    if (run_on_device(be, args))
+        return;
     const int64_t L = args->x_LD->shape_[0], D = args->x_LD->shape_[1];
     const int64_t F = args->gate_FD[0].tensor.shape_[0];
     routing r = {.rows = L, .experts = (int)args->logits_LE->shape_[1], .active = args->active};

@@ -122,6 +122,9 @@ typedef struct mica_backend_ops {
     /* May be NULL. *taken false: not these sizes; then the operations run one by one. */
     mica_status (*post_norm_step)(mica_backend *be, const mica_post_norm_args *args, bool *taken,
                                   mica_err *err);
+    /* May be NULL, likewise: then backend_experts.c routes on the host. */
+    mica_status (*experts)(mica_backend *be, const mica_experts_args *args, bool *taken,
+                           mica_err *err);
 } mica_backend_ops;
 
 enum {

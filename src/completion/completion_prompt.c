@@ -10,6 +10,8 @@
 /* Tokens: an expert of eight gets 256 rows, which repay expanding its weights (512 at a time take 15 % more
  * processor time), and 1024 rows of two experts stay below 200 MB. */
 #define CHUNK 1024
+/* Every chunk expands all packed experts once: 0.07 s of a device for 47 billion weights. */
+#define DEVICE_CHUNK 4096
 
 static mica_status check_range(const char *name, int value, int lo, int hi, mica_err *err)
 {
@@ -176,9 +178,10 @@ static void tap_ids(completion_run *r, const completion_writer *w)
 mica_status completion_read(completion_run *r, completion_writer *w)
 {
     const bool traced = r->run.taps != NULL;
-    const int64_t chunk = traced              ? (int64_t)w->prompt_count
-                          : r->options->chunk ? r->options->chunk
-                                              : CHUNK;
+    const int64_t chunk = traced                             ? (int64_t)w->prompt_count
+                          : r->options->chunk                ? r->options->chunk
+                          : mica_backend_is_queued(r->m->be) ? DEVICE_CHUNK
+                                                             : CHUNK;
     if (traced)
         tap_ids(r, w);
     while (w->cache.count < (int64_t)w->prompt_count) {

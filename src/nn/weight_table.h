@@ -90,4 +90,21 @@ int64_t mica_nn_piece(int64_t L, int64_t most);
 mica_status mica_weight_fill(mica_weights *w, const mica_weight_dims *dims, mica_arena *arena,
                              const mica_weight_row *rows, size_t count, int index, mica_err *err);
 
+/* The same for many calls, and packed: bits 4 or 8 are MLX's groups of 64, 16 is bf16. Sensitive rows and
+ * vectors stay bf16. windows: see weight_fill.c. */
+typedef struct mica_weight_filler {
+    mica_weights *w;
+    const mica_weight_dims *dims;
+    mica_arena *arena;
+    int bits;
+    bool windows;
+    const uint16_t *pool;
+    uint8_t *window;
+} mica_weight_filler;
+mica_status mica_weight_filler_init(mica_weight_filler *f, mica_weights *w,
+                                    const mica_weight_dims *dims, mica_arena *arena, int bits,
+                                    bool windows, mica_err *err);
+mica_status mica_weight_filler_run(const mica_weight_filler *f, const mica_weight_row *rows,
+                                   size_t count, int index, mica_err *err);
+
 #endif

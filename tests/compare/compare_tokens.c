@@ -4,6 +4,8 @@
  * Draws must be equal, not near: logits come from the same numbers on both sides. */
 #include "compare.h"
 
+#include "base/half.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -250,7 +252,111 @@ static void race_draw(cmp *c)
     }
 }
 
-const cmp_op cmp_token_ops[] = {{"embed_drawn", embed_drawn, 10},
+/* ------------------------------------------------------- language models -- */
+
+/* MLX's 4 bits as files have them most: groups of 64, bf16 scales and biases. */
+static cmp_weight mlx4(cmp *c, int rows, int width)
+{
+    mica_tensor t = mica_tensor_2d(NULL, MICA_DTYPE_MLX4, rows, width);
+    const size_t bytes = mica_tensor_size(&t), groups = (size_t)rows * (size_t)width / 64;
+    uint8_t *data = cmp_alloc(bytes);
+    uint16_t *scales = cmp_alloc(2 * groups * sizeof *scales);
+    for (size_t i = 0; i < bytes; i++)
+        data[i] = (uint8_t)cmp_u32(c);
+    for (size_t i = 0; i < groups; i++) {
+        const float scale = 0.004f * (0.5f + 0.01f * (float)cmp_int(c, 0, 100));
+        scales[i] = mica_f32_to_bf16(scale);
+        scales[groups + i] = mica_f32_to_bf16(-scale * (float)cmp_int(c, 5, 10));
+    }
+    t.data = data;
+    t.scale = (mica_tensor_scale){
+        .data = scales, .dtype = MICA_DTYPE_BF16, .group = 64, .bias = scales + groups};
+    return (cmp_weight){{{.tensor = t, .name = "mlx4"}, {.tensor = t, .name = "mlx4"}}};
+}
+
+static void token_linear(cmp *c)
+{
+    const int M = cmp_int(c, 1, 9), D = 256 * cmp_int(c, 1, 9), O = 16 * cmp_int(c, 1, 20);
+    const bool packed = cmp_u32(c) & 1, adds = cmp_u32(c) & 1, state = cmp_u32(c) & 1;
+    snprintf(c->what, sizeof c->what, "%d x %d x %d%s%s", M, D, O, packed ? ", packed" : "",
+             adds ? ", in place" : "");
+    cmp_weight w =
+        packed ? mlx4(c, O, D) : cmp_weight_make(c, MICA_DTYPE_BF16, 0.02f, 0, 2, CMP_SHAPE(O, D));
+    cmp_weight bias = cmp_weight_make(c, MICA_DTYPE_BF16, 1.0f, 0, 1, CMP_SHAPE(O));
+    cmp_tensor x = cmp_act(c, 1.0f, 2, CMP_SHAPE(M, D));
+    cmp_tensor y =
+        state ? cmp_state(c, 1.0f, 2, CMP_SHAPE(M, O)) : cmp_act(c, 1.0f, 2, CMP_SHAPE(M, O));
+    for (int side = 0; side < 2; side++)
+        mica_linear(c->be[side], &(mica_linear_args){.x_MD = &x.t[side],
+                                                     .w_OD = &w.w[side],
+                                                     .bias_O = state ? &bias.w[side] : NULL,
+                                                     .residual_MO = adds ? &y.t[side] : NULL,
+                                                     .y_MO = &y.t[side],
+                                                     .by_row = true});
+    cmp_result(c, &y, F32_BOUND, 6e-3);
+    cmp_weight_free(c, &w);
+    cmp_weight_free(c, &bias);
+}
+
+static void token_experts(cmp *c)
+{
+    const int E = cmp_int(c, 2, 9), A = cmp_int(c, 1, 2), L = cmp_int(c, 1, 9);
+    const int D = 256 * cmp_int(c, 1, 3), F = 256 * cmp_int(c, 1, 4);
+    cmp_weight w[3][9];
+    mica_weight list[2][3][9];
+    snprintf(c->what, sizeof c->what, "%d rows of %d, %d of %d experts of %d", L, D, A, E, F);
+    for (int e = 0; e < E; e++)
+        for (int k = 0; k < 3; k++) {
+            w[k][e] = k == 2 ? mlx4(c, D, F) : mlx4(c, F, D);
+            for (int side = 0; side < 2; side++)
+                list[side][k][e] = w[k][e].w[side];
+        }
+    cmp_tensor x = cmp_act(c, 1.0f, 2, CMP_SHAPE(L, D)), y = cmp_act(c, 1.0f, 2, CMP_SHAPE(L, D));
+    cmp_tensor logits = cmp_state(c, 2.0f, 2, CMP_SHAPE(L, E));
+    for (int side = 0; side < 2; side++)
+        mica_experts(c->be[side], &(mica_experts_args){.x_LD = &x.t[side],
+                                                       .logits_LE = &logits.t[side],
+                                                       .active = A,
+                                                       .gate_FD = list[side][0],
+                                                       .up_FD = list[side][1],
+                                                       .down_DF = list[side][2],
+                                                       .y_LD = &y.t[side],
+                                                       .by_row = true});
+    cmp_result(c, &y, F32_BOUND, 6e-3);
+    for (int e = 0; e < E; e++)
+        for (int k = 0; k < 3; k++) {
+            for (int side = 0; side < 2; side++) /* these are what was prepared */
+                mica_backend_drop_weights(c->be[side], (mica_weight *[]){&list[side][k][e]}, 1);
+            cmp_weight_free(c, &w[k][e]);
+        }
+}
+
+/* One query over a cache. */
+static void token_attention(cmp *c)
+{
+    const int K = cmp_int(c, 0, 3) ? 64 << cmp_int(c, 0, 1) : 16, G = cmp_int(c, 1, 4);
+    const int H = G * cmp_int(c, 1, 6),
+              M = cmp_u32(c) & 1 ? cmp_int(c, 1, 70) : cmp_int(c, 1, 3000);
+    snprintf(c->what, sizeof c->what, "%d heads of %d on %d over %d keys", H, K, G, M);
+    cmp_tensor q = cmp_act(c, 1.0f, 3, CMP_SHAPE(1, H, K)),
+               k = cmp_act(c, 1.0f, 3, CMP_SHAPE(M, G, K));
+    cmp_tensor v = cmp_act(c, 1.0f, 3, CMP_SHAPE(M, G, K));
+    cmp_tensor out = cmp_output(c, false, 3, CMP_SHAPE(1, H, K));
+    for (int side = 0; side < 2; side++)
+        mica_attention(c->be[side], &(mica_attention_args){.segments = 1,
+                                                           .q_LHK = {&q.t[side]},
+                                                           .k_MGK = {&k.t[side]},
+                                                           .v_MGK = {&v.t[side]},
+                                                           .out_LHK = {&out.t[side]},
+                                                           .causal = true,
+                                                           .by_row = true});
+    cmp_result(c, &out, F32_BOUND, 6e-3);
+}
+
+const cmp_op cmp_token_ops[] = {{"token_linear", token_linear, 30},
+                                {"token_experts", token_experts, 15},
+                                {"token_attention", token_attention, 30},
+                                {"embed_drawn", embed_drawn, 10},
                                 {"post_norm_step", post_norm_step, 25},
                                 {"race_draw", race_draw, 60},
                                 {NULL, NULL, 0}};

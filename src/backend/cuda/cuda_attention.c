@@ -410,6 +410,10 @@ mica_status mica_cuda_op_attention(mica_backend *base, const mica_attention_args
     job j;
     size_t workspace = 0;
     void *scratch;
+    bool taken = false;
+    MICA_TRY(mica_cuda_attend_one(be, args, &taken, err));
+    if (taken)
+        return MICA_OK;
     MICA_TRY(init_job(&j, be, args, err));
     const bool flash = can_flash(&j), fused = !flash && can_fuse(&j, &workspace);
     const bool grouped = !flash && !fused && can_group(&j);

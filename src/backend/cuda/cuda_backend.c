@@ -34,6 +34,7 @@ static void cuda_close(mica_backend *base)
     mica_cuda_tokens_deinit(be);
     mica_cuda_watch_deinit(be);
     mica_mem_free(be->seen);
+    mica_cuda_experts_deinit(be);
     mica_cuda_pool_deinit(be);
     for (int i = 0; i < 2; i++)
         mica_cuda_free(be, be->scratch[i]);
@@ -58,7 +59,7 @@ static void cuda_drop_weights(mica_backend *be, mica_weight *const *weights, int
 }
 
 /* A slot that backend_ops.h gains must not be forgotten here: it would be NULL. */
-enum { SLOTS = 57 };
+enum { SLOTS = 58 };
 _Static_assert(sizeof(mica_backend_ops) == SLOTS * sizeof(void (*)(void)), "implement new slots");
 
 static const mica_backend_ops cuda_ops = {
@@ -116,6 +117,7 @@ static const mica_backend_ops cuda_ops = {
     .fetch_start = mica_cuda_op_fetch_start,
     .fetch_finish = mica_cuda_op_fetch_finish,
     .post_norm_step = mica_cuda_op_post_norm_step,
+    .experts = mica_cuda_op_experts,
     .branch = mica_cuda_op_branch,
     .profile_mark = mica_cuda_op_profile_mark,
     .profile_read = mica_cuda_op_profile_read,

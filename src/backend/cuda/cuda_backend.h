@@ -51,6 +51,7 @@ typedef struct mica_cuda_graph mica_cuda_graph;
 typedef struct mica_cuda_tokens mica_cuda_tokens;
 typedef struct mica_cuda_slab mica_cuda_slab;
 typedef struct mica_cuda_watch mica_cuda_watch;
+typedef struct mica_cuda_expert_table mica_cuda_expert_table;
 
 typedef struct mica_cuda_pool {
     mica_cuda_chunk *first, *current;
@@ -172,6 +173,7 @@ typedef struct mica_cuda_backend {
     mica_cuda_spare spares[MICA_CUDA_SPARES]; /* buffers given back (cuda_spare.c) */
     int spare_count;
     size_t spare_bytes;
+    mica_cuda_expert_table *experts;          /* of layers (cuda_experts.c) */
     mica_cuda_tokens *tokens; /* of steps token by token (cuda_tokens.c), or NULL */
 } mica_cuda_backend;
 
@@ -275,6 +277,7 @@ uint64_t mica_cuda_weight_idle_bytes(mica_cuda_backend *be);
 bool mica_cuda_is_packed(const mica_tensor *t);
 mica_status mica_cuda_packed_describe(mica_cuda_prepared *p, const char *name, mica_err *err);
 mica_status mica_cuda_packed_upload(mica_cuda_backend *be, mica_cuda_prepared *p, mica_err *err);
+mica_cuda_packed_rows mica_cuda_packed_view(const mica_tensor *w, const void *form);
 mica_status mica_cuda_packed_linear(mica_cuda_backend *be, const mica_linear_args *args,
                                     mica_cuda_product *p, mica_err *err);
 mica_status mica_cuda_packed_embed(mica_cuda_backend *be, const mica_tensor *w, const int32_t *ids,
@@ -518,6 +521,13 @@ MICA_CUDA_SLOT(fetch_start, uint64_t ticket, const mica_tensor *ids, int count);
 MICA_CUDA_SLOT(fetch_finish, uint64_t ticket, int32_t *out, int count);
 MICA_CUDA_SLOT(post_norm_step, const mica_post_norm_args *args, bool *taken);
 void mica_cuda_tokens_deinit(mica_cuda_backend *be);
+MICA_CUDA_SLOT(experts, const mica_experts_args *args, bool *taken);
+/* Linears of a few rows and attention of one query, by kernels of their own; *taken false: not these. */
+mica_status mica_cuda_few_rows(mica_cuda_backend *be, const mica_linear_args *args,
+                               const mica_cuda_product *p, bool *taken, mica_err *err);
+mica_status mica_cuda_attend_one(mica_cuda_backend *be, const mica_attention_args *args,
+                                 bool *taken, mica_err *err);
+void mica_cuda_experts_deinit(mica_cuda_backend *be);
 /* What cannot be part of a graph begins with this. */
 mica_status mica_cuda_refuse_capture(mica_cuda_backend *be, const char *what, mica_err *err);
 void mica_cuda_graph_deinit(mica_cuda_backend *be);

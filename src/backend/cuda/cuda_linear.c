@@ -186,6 +186,10 @@ mica_status mica_cuda_op_linear(mica_backend *base, const mica_linear_args *args
     if (p.x.n != w->shape_[1] || p.y.n != p.outputs || (p.residual.data && p.residual.n != p.y.n))
         return MICA_FAIL(err, MICA_E_UNSUPPORTED, "%s: rows of a linear must be contiguous",
                          p.name);
+    bool taken = false;
+    MICA_TRY(mica_cuda_few_rows(be, args, &p, &taken, err));
+    if (taken)
+        return MICA_OK;
     if (mica_cuda_is_packed(w))
         return mica_cuda_packed_linear(be, args, &p, err);
     MICA_TRY(mica_cuda_weight(be, args->w_OD, MICA_CUDA_FORM_MATRIX, &p.w, err));

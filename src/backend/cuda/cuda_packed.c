@@ -59,6 +59,11 @@ static mica_cuda_packed_rows rows_of(const mica_tensor *w, int64_t rows, const v
         .group = w->scale.group};
 }
 
+mica_cuda_packed_rows mica_cuda_packed_view(const mica_tensor *w, const void *form)
+{
+    return rows_of(w, w->shape_[0], form);
+}
+
 mica_status mica_cuda_packed_describe(mica_cuda_prepared *p, const char *name, mica_err *err)
 {
     const mica_tensor *w = &p->tensor;

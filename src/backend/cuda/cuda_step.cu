@@ -2,9 +2,10 @@
  * kernel that holds every multiprocessor.
  *
  *     per block of the network      what a block of threads makes            words that all others wait for
- *       A  norm_2 of the last block, q of a head (and k, v of the new key),
- *          attention over one of 4 stretches of its keys                     H x 4 x (K + 2)
- *       B  stretches joined, o, residual                                     D
+ *       A  norm_2 of the last block, then of a head q and attention over
+ *          one of 4 stretches of the keys before;                            D, H x 4 x (K + 2)
+ *          the blocks that have no head: k and v, into the cache             2 D
+ *       B  stretches and the new key joined, o, residual                     D
  *       C  norm_1, up, ReLU                                                  F
  *       D  down in quarters, residual                                        D
  *
@@ -15,11 +16,11 @@
  *
  * A warp owns an output: 512 inputs are 16 numbers a lane. The matrix rows of the next phase are asked for
  * before its words are, those of the next block of the network go into L2 meanwhile. Sums have one order, whatever
- * `rows` is.
+ * `rows` is. All of it runs once a block of the network, so what counts is how much code there is: at 72 KB it
+ * came from L2 again and again and took 31,000 cycles a block. Hence loops where one would unroll.
  *
  * Napkin, text to semantic (24 blocks, D 512, F 2048, bf16): 151 MB, 50 us at 3 TB/s; 96 phases of a trip
- * through L2 (0.5 us) and as much work: about 100 us. One kernel per operation: some 300 launches.
- * With barriers between the phases and norms computed by every warp it took 455 us. */
+ * through L2 (0.5 us) and as much work: about 100 us. One kernel per operation: some 300 launches. */
 #include "backend/cuda/cuda_device.cuh"
 #include "backend/cuda/cuda_step.h"
 
@@ -190,26 +191,42 @@ struct room {
     card cards[2];         /* of this block of the network and the next */
     float row[4 * WIDTH];  /* the input of o; the hidden row in four quarters */
     float stats[WARPS][2]; /* of a norm: mean and squares of each warp's numbers */
-    float q[32], k[32], v[32];
+    float q[32]; /* of this block's head */
     float parts[WARPS][34]; /* of attention: largest score, sum, values; sums of quarters */
     float x[1];             /* [rows][WIDTH] normalised: input and residual */
 };
 
-static __device__ __forceinline__ void take_card(const mica_cuda_step_args &a, room &r, int n)
+extern __shared__ float4 shared[];
+
+static __device__ __forceinline__ room &the_room()
 {
-    const int words = sizeof(mica_cuda_step_block) / sizeof(void *);
-    card *c = &r.cards[n % 2];
-    if (threadIdx.x < words)
-        ((const void **)&c->b)[threadIdx.x] = ((const void *const *)(a.blocks + n))[threadIdx.x];
-    else if (threadIdx.x < words + 2 * a.rows) {
-        const int i = threadIdx.x - words;
-        c->cache[i / 2][i % 2] = a.caches[2 * (i / 2 * a.count + n) + i % 2];
-    }
+    return *(room *)shared;
+}
+
+/* A word of block n's card, a thread each: asked for in one phase, put away in the next. */
+static __device__ __forceinline__ const void *read_card(const mica_cuda_step_args &a, int n)
+{
+    const int words = sizeof(mica_cuda_step_block) / sizeof(void *), i = threadIdx.x - words;
+    if (i < 0)
+        return ((const void *const *)(a.blocks + n))[threadIdx.x];
+    return i < 2 * a.rows ? a.caches[2 * (i / 2 * a.count + n) + i % 2] : NULL;
+}
+
+static __device__ __forceinline__ void keep_card(const mica_cuda_step_args &a, room &r, int n,
+                                                 const void *word)
+{
+    const int words = sizeof(mica_cuda_step_block) / sizeof(void *), i = threadIdx.x - words;
+    card &c = r.cards[n % 2];
+    if (i < 0)
+        ((const void **)&c.b)[threadIdx.x] = word;
+    else if (i < 2 * a.rows)
+        c.cache[i / 2][i % 2] = (void *)word;
 }
 
 struct words {
     uint64_t *y, *z;  /* [rows][D] before norm_1, before norm_2 */
     uint64_t *hidden; /* [rows][F] */
+    uint64_t *qkv;    /* [rows][3][D] of the new token */
     uint64_t *parts;  /* [rows][H][K + 2][SPLITS]: largest score, sum, values */
 };
 
@@ -219,18 +236,33 @@ static __device__ __forceinline__ words words_of(const mica_cuda_step_args &a)
     w.y = a.words;
     w.z = w.y + a.rows * a.D;
     w.hidden = w.z + a.rows * a.D;
-    w.parts = w.hidden + a.rows * a.F;
+    w.qkv = w.hidden + a.rows * a.F;
+    w.parts = w.qkv + a.rows * 3 * a.D;
     return w;
 }
 
-/* Thread t has element v of a row of D; its norm goes to `to` in the order of place(). Means and squares
- * are taken within warps and joined (Chan, Golub and LeVeque 1979). All threads must come here. */
-static __device__ __forceinline__ void normalise(room &r, float v, int D, float eps, float scale,
-                                                 float shift, float *to)
+/* Sum over 16 lanes. */
+static __device__ __forceinline__ float half_sum(float v)
 {
-    const int t = threadIdx.x, warp = t / 32;
-    const int own = D - 32 * warp < 0 ? 0 : D - 32 * warp > 32 ? 32 : D - 32 * warp;
-    const float mean = warp_sum(t < D ? v : 0.0f) / (float)(own > 0 ? own : 1);
+#pragma unroll
+    for (int step = 8; step > 0; step /= 2)
+        v += __shfl_xor_sync(0xffffffffu, v, step);
+    return v;
+}
+
+static __device__ __forceinline__ int share_of_warp(int D, int warp)
+{
+    return min(max(D - 32 * warp, 0), 32);
+}
+
+/* Thread t has element v of a row of D; its norm goes to x[m] in the order of place(). Means and squares
+ * are taken within warps and joined (Chan, Golub and LeVeque 1979). All threads must come here. */
+static __device__ __noinline__ void normalise(float v, int D, float eps, float scale, float shift,
+                                              int m)
+{
+    room &r = the_room();
+    const int t = threadIdx.x, warp = t / 32, other = t % WARPS;
+    const float mean = warp_sum(t < D ? v : 0.0f) / (float)max(share_of_warp(D, warp), 1);
     const float d = t < D ? v - mean : 0.0f;
     const float squares = warp_sum(d * d);
     if (t % 32 == 0) {
@@ -238,22 +270,13 @@ static __device__ __forceinline__ void normalise(room &r, float v, int D, float 
         r.stats[warp][1] = squares;
     }
     __syncthreads();
-    float all = 0.0f, m2 = 0.0f;
-#pragma unroll
-    for (int w = 0; w < WARPS; w++) {
-        const int n = D - 32 * w < 0 ? 0 : D - 32 * w > 32 ? 32 : D - 32 * w;
-        all = fmaf((float)n, r.stats[w][0], all);
-    }
-    all /= (float)D;
-#pragma unroll
-    for (int w = 0; w < WARPS; w++) {
-        const int n = D - 32 * w < 0 ? 0 : D - 32 * w > 32 ? 32 : D - 32 * w;
-        const float off = r.stats[w][0] - all;
-        m2 += fmaf((float)n * off, off, r.stats[w][1]);
-    }
-    const float inverse = rsqrtf(m2 / (float)D + eps);
+    const float n = (float)share_of_warp(D, other);
+    const float all = half_sum(n * r.stats[other][0]) / (float)D;
+    const float off = r.stats[other][0] - all;
+    const float m2 = half_sum(fmaf(n * off, off, r.stats[other][1]));
     if (t < D)
-        to[place(t)] = fmaf((v - all) * inverse, 1.0f + scale, shift);
+        r.x[m * WIDTH + place(t)] =
+            fmaf((v - all) * rsqrtf(m2 / (float)D + eps), 1.0f + scale, shift);
     __syncthreads();
 }
 
@@ -292,7 +315,7 @@ read_keys(const mica_cuda_step_args &a, const T *keys, const T *values, int h, i
     next_keys<T> f = {piece<T>(), piece<T>()};
     if (at < end) {
         const int lane = threadIdx.x % 32, j = at + lane / (K / 8);
-        const int from = ((j < end ? j : end - 1) * a.H + h) * K + 8 * (lane % (K / 8));
+        const int from = (min(j, end - 1) * a.H + h) * K + 8 * (lane % (K / 8));
         f.k = read_piece(keys + from);
         f.v = read_piece(values + from);
     }
@@ -338,22 +361,19 @@ template <int K> static __device__ __forceinline__ void join_lanes(room &r, runn
     }
 }
 
-/* q of head h over keys [first, end) of the cache, and the new key where it is this stretch's. f: what
- * this lane takes first. */
+/* q of head h over keys [first, end). f: what this lane takes first. */
 template <typename T, int K>
 static __device__ __forceinline__ void attend(const mica_cuda_step_args &a, room &r, const T *keys,
                                               const T *values, int h, int first, int end,
-                                              bool is_own, next_keys<T> f)
+                                              next_keys<T> f)
 {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int lanes = K / 8, step = WARPS * (32 / lanes); /* lanes of a key; keys at once */
-    const int part = lane % lanes;
+    const int part = 8 * (lane % lanes);
     const float scale = rsqrtf((float)K);
-    float q[8], k[8], v[8];
+    float k[8], v[8];
     running sum = {-INFINITY, 0.0f, {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f}};
-#pragma unroll
-    for (int i = 0; i < 8; i++)
-        q[i] = r.q[8 * part + i] * scale;
+#pragma unroll 1
     for (int at = first + warp * (32 / lanes); at < end; at += step) {
         float score = 0.0f;
         numbers(f.k, k);
@@ -361,43 +381,33 @@ static __device__ __forceinline__ void attend(const mica_cuda_step_args &a, room
         f = read_keys<T, K>(a, keys, values, h, at + step, end);
 #pragma unroll
         for (int i = 0; i < 8; i++)
-            score = fmaf(q[i], k[i], score);
-        score = over_lanes<K / 8>(score);
+            score = fmaf(r.q[part + i], k[i], score);
+        score = over_lanes<K / 8>(score) * scale;
         if (at + lane / lanes < end)
-            add_key(sum, score, v);
-    }
-    if (warp == WARPS - 1 && is_own) { /* the warp with the fewest keys */
-        float score = 0.0f;
-#pragma unroll
-        for (int i = 0; i < 8; i++) {
-            v[i] = r.v[8 * part + i];
-            score = fmaf(q[i], r.k[8 * part + i], score);
-        }
-        score = over_lanes<K / 8>(score);
-        if (lane < lanes)
             add_key(sum, score, v);
     }
     join_lanes<K>(r, sum);
 }
 
-/* The warps' parts of a stretch as one, on their way to everybody. */
+/* The warps' parts of a stretch as one, on their way to everybody; the first warp's work. */
 template <int K>
 static __device__ __forceinline__ void send_stretch(const room &r, uint64_t *to, uint32_t round)
 {
-    const int d = threadIdx.x;
-    if (d >= K)
+    const int d = threadIdx.x, w = d % WARPS;
+    if (d >= 32)
         return;
-    float most = -INFINITY, sum = 0.0f, v = 0.0f;
+    const float own = r.parts[w][0];
+    float most = own, v = 0.0f;
 #pragma unroll
-    for (int w = 0; w < WARPS; w++)
-        most = fmaxf(most, r.parts[w][0]);
+    for (int step = WARPS / 2; step > 0; step /= 2)
+        most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, step));
+    const float factor = own == -INFINITY ? 0.0f : __expf(own - most);
+    const float sum = half_sum(r.parts[w][1] * factor);
 #pragma unroll
-    for (int w = 0; w < WARPS; w++) {
-        const float factor = r.parts[w][0] == -INFINITY ? 0.0f : __expf(r.parts[w][0] - most);
-        sum = fmaf(r.parts[w][1], factor, sum);
-        v = fmaf(r.parts[w][2 + d], factor, v);
-    }
-    send(to + (2 + d) * SPLITS, v, round);
+    for (int i = 0; i < WARPS; i++)
+        v = fmaf(__shfl_sync(0xffffffffu, factor, i), r.parts[i][2 + d % K], v);
+    if (d < K)
+        send(to + (2 + d) * SPLITS, v, round);
     if (d == 0) {
         send(to, most, round);
         send(to + SPLITS, sum, round);
@@ -406,23 +416,49 @@ static __device__ __forceinline__ void send_stretch(const room &r, uint64_t *to,
 
 /* --------------------------------------------------------------- the phases -- */
 
-/* The rows of a head's q, k or v that a warp has, and their biases. */
+/* What a warp multiplies in phase A: its rows of a head's q, or, in a block without a head, its first row of
+ * k and v, which count as one matrix; and their biases. */
 template <typename T, int K> struct head_rows {
     share<T> w[K / WARPS];
     float b[K / WARPS];
 };
 
-template <typename T, int K>
-static __device__ __forceinline__ head_rows<T, K>
-read_head(const mica_cuda_step_args &a, const void *w, const float *b, int h, bool wanted)
+struct keepers { /* blocks that make k and v: those without a head, or all where each has one */
+    int first, step, own; /* own: this warp's first row; below 0: none */
+};
+
+static __device__ __forceinline__ keepers keepers_of(const mica_cuda_step_args &a)
 {
+    const int heads = a.H * SPLITS, first = heads < (int)gridDim.x ? heads : 0;
+    const int count = gridDim.x - first;
+    return {first, count * WARPS,
+            (int)blockIdx.x < first ? -1
+                                    : (int)blockIdx.x - first + count * (int)(threadIdx.x / 32)};
+}
+
+template <typename T>
+static __device__ __forceinline__ share<T> read_kv(const mica_cuda_step_args &a, const card &c,
+                                                   int o, float *bias)
+{
+    const bool wanted = o >= 0 && o < 2 * a.D;
+    const int i = o < a.D ? o : o - a.D;
+    *bias = at_or_0(o < a.D ? c.b.k_b : c.b.v_b, i, wanted);
+    return read_share((const T *)(o < a.D ? c.b.k : c.b.v) + i * a.D, a.D, wanted);
+}
+
+template <typename T, int K>
+static __device__ __forceinline__ head_rows<T, K> read_head(const mica_cuda_step_args &a,
+                                                            const card &c, bool attends)
+{
+    const int first = blockIdx.x / SPLITS * K + threadIdx.x / 32;
     head_rows<T, K> rows;
 #pragma unroll
     for (int i = 0; i < K / WARPS; i++) {
-        const int o = h * K + threadIdx.x / 32 + WARPS * i;
-        rows.w[i] = read_share((const T *)w + (int64_t)o * a.D, a.D, wanted && h < a.H);
-        rows.b[i] = at_or_0(b, o, wanted && h < a.H);
+        rows.w[i] = read_share((const T *)c.b.q + (first + WARPS * i) * a.D, a.D, attends);
+        rows.b[i] = at_or_0(c.b.q_b, first + WARPS * i, attends);
     }
+    if (!attends)
+        rows.w[0] = read_kv<T>(a, c, keepers_of(a).own, &rows.b[0]);
     return rows;
 }
 
@@ -438,90 +474,92 @@ static __device__ __forceinline__ norm_next read_norm(const mica_cuda_step_args 
     return {at_or_0(scale, threadIdx.x, wanted), at_or_0(shift, threadIdx.x, wanted)};
 }
 
-/* A: see above. Before the first block of the network x comes as it is. */
-template <typename T, int K>
-static __device__ __forceinline__ void phase_a(const mica_cuda_step_args &a, room &r,
-                                               const words &all, int n, uint32_t round,
-                                               const head_rows<T, K> &wq, norm_next norm)
+/* The new token's keys and values, to the cache and to everybody. */
+template <typename T>
+static __device__ __forceinline__ void make_kv(const mica_cuda_step_args &a, const words &all,
+                                               int m, const card &c, uint32_t round, share<T> w,
+                                               float b, bool has_first, const float (&x)[16])
 {
-    const card &c = r.cards[n % 2];
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, t = threadIdx.x;
-    const int h = blockIdx.x / SPLITS, s = blockIdx.x % SPLITS;
-    for (int m = 0; m < a.rows; m++) {
-        const int seen = a.seen[m], stretch = (seen + SPLITS) / SPLITS;
-        const int first = s * stretch, end = first + stretch < seen ? first + stretch : seen;
-        const bool is_own = seen / stretch == s && h < a.H;
-        T *keys = (T *)c.cache[m][0], *values = (T *)c.cache[m][1];
-        const head_rows<T, K> wk = read_head<T, K>(a, c.b.k, c.b.k_b, h, is_own);
-        const head_rows<T, K> wv = read_head<T, K>(a, c.b.v, c.b.v_b, h, is_own);
-        const next_keys<T> f =
-            read_keys<T, K>(a, keys, values, h, first + warp * (256 / K), h < a.H ? end : 0);
-        float *x_row = r.x + m * WIDTH, v[1] = {0.0f}, x[16];
-        if (n > 0) {
-            if (t < a.D)
-                receive(all.z + m * a.D + t, 0, round - 1, v);
-            normalise(r, v[0], a.D, a.eps, norm.scale, norm.shift, x_row);
-        } else {
-            if (t < a.D)
-                x_row[place(t)] = get((const T *)a.x + m * a.D + t);
-            __syncthreads();
+    const keepers k = keepers_of(a);
+#pragma unroll 1
+    for (int o = k.own; o >= 0 && o < 2 * a.D; o += k.step) {
+        if (!has_first)
+            w = read_kv<T>(a, c, o, &b);
+        has_first = false;
+        T *cache = (T *)c.cache[m][o >= a.D];
+        const float v = rounded(warp_sum(dot(w, x)) + b, cache);
+        if (threadIdx.x % 32 == 0) {
+            put(cache + a.seen[m] * a.D + (o < a.D ? o : o - a.D), v);
+            send(all.qkv + (3 * m + 1) * a.D + o, v, round);
         }
-        if (h >= a.H)
-            continue;
-        read_row(x_row, x);
-#pragma unroll
-        for (int i = 0; i < K / WARPS; i++) {
-            const int d = warp + WARPS * i;
-            const float q = warp_sum(dot(wq.w[i], x));
-            if (lane == 0)
-                r.q[d] = q + wq.b[i];
-        }
-        if (is_own) {
-#pragma unroll
-            for (int i = 0; i < K / WARPS; i++) {
-                const int d = warp + WARPS * i, to = (seen * a.H + h) * K + d;
-                const float k = rounded(warp_sum(dot(wk.w[i], x)) + wk.b[i], keys);
-                const float u = rounded(warp_sum(dot(wv.w[i], x)) + wv.b[i], keys);
-                if (lane == 0) {
-                    r.k[d] = k;
-                    r.v[d] = u;
-                    put(keys + to, k);
-                    put(values + to, u);
-                }
-            }
-        }
-        __syncthreads();
-        attend<T, K>(a, r, keys, values, h, first, end, is_own, f);
-        __syncthreads();
-        send_stretch<K>(r, all.parts + (int64_t)(m * a.H + h) * (K + 2) * SPLITS + s, round);
-        if (m + 1 < a.rows)
-            __syncthreads();
     }
 }
 
-/* Stretches of this thread's head joined: element t of the input of o. */
+/* A: see above. */
+template <typename T, int K>
+static __device__ __forceinline__ void phase_a(const mica_cuda_step_args &a, room &r,
+                                               const words &all, int m, const card &c,
+                                               uint32_t round, bool attends,
+                                               const head_rows<T, K> &w)
+{
+    const int h = blockIdx.x / SPLITS, s = blockIdx.x % SPLITS, warp = threadIdx.x / 32;
+    const int stretch = (a.seen[m] + SPLITS - 1) / SPLITS, first = s * stretch;
+    const int end = min(first + stretch, a.seen[m]);
+    const T *keys = (const T *)c.cache[m][0], *values = (const T *)c.cache[m][1];
+    const next_keys<T> f = read_keys<T, K>(a, keys, values, h, first + warp * (256 / K),
+                                           attends ? end : 0);
+    float x[16];
+    read_row(r.x + m * WIDTH, x);
+    make_kv(a, all, m, c, round, w.w[0], w.b[0], !attends, x);
+    if (!attends)
+        return;
+#pragma unroll
+    for (int i = 0; i < K / WARPS; i++) {
+        const int d = warp + WARPS * i;
+        const float q = warp_sum(dot(w.w[i], x)) + w.b[i];
+        if (threadIdx.x % 32 == 0) {
+            r.q[d] = q;
+            if (s == 0)
+                send(all.qkv + 3 * m * a.D + h * K + d, q, round);
+        }
+    }
+    __syncthreads();
+    attend<T, K>(a, r, keys, values, h, first, end, f);
+    __syncthreads();
+    send_stretch<K>(r, all.parts + (m * a.H + h) * (K + 2) * SPLITS + s, round);
+}
+
+/* Stretches of this thread's head and the new key joined: element t of the input of o. All threads come. */
 template <int K>
 static __device__ __forceinline__ void join_stretches(const mica_cuda_step_args &a, room &r,
                                                       const words &all, int m, uint32_t round)
 {
-    const int t = threadIdx.x;
-    if (t >= a.D)
-        return;
-    const uint64_t *from = all.parts + (int64_t)(m * a.H + t / K) * (K + 2) * SPLITS;
-    float most[SPLITS], sums[SPLITS], part[SPLITS], top = -INFINITY, sum = 0.0f, v = 0.0f;
+    const int t = min((int)threadIdx.x, a.D - 1);
+    const uint64_t *from = all.parts + (m * a.H + t / K) * (K + 2) * SPLITS;
+    float part[SPLITS], stats[2 * SPLITS], qkv[3];
+    receive(all.qkv + 3 * m * a.D + t, a.D, round, qkv);
+    receive(from, 1, round, stats);
     receive(from + (2 + t % K) * SPLITS, 1, round, part);
-    receive(from, 1, round, most);
-    receive(from + SPLITS, 1, round, sums);
+    __syncwarp();
+    float own = qkv[0] * qkv[1], sum = 1.0f;
+#pragma unroll
+    for (int step = K / 2; step > 0; step /= 2)
+        own += __shfl_xor_sync(0xffffffffu, own, step);
+    own *= rsqrtf((float)K);
+    float top = own;
 #pragma unroll
     for (int s = 0; s < SPLITS; s++)
-        top = fmaxf(top, most[s]);
+        top = fmaxf(top, stats[s]);
+    sum = __expf(own - top);
+    float v = sum * qkv[2];
 #pragma unroll
     for (int s = 0; s < SPLITS; s++) {
-        const float factor = most[s] == -INFINITY ? 0.0f : __expf(most[s] - top);
-        sum = fmaf(sums[s], factor, sum);
+        const float factor = __expf(stats[s] - top); /* 0 where there were no keys */
+        sum = fmaf(stats[SPLITS + s], factor, sum);
         v = fmaf(part[s], factor, v);
     }
-    r.row[place(t)] = v / sum;
+    if (threadIdx.x < a.D)
+        r.row[place(t)] = v / sum;
 }
 
 /* A warp's row of a matrix, asked for before the words it is multiplied with, and its bias. */
@@ -534,23 +572,26 @@ template <typename T>
 static __device__ __forceinline__ ahead<T> read_ahead(const T *w, const float *b, int o, int O,
                                                       int D)
 {
-    return {read_share(w + (int64_t)o * D, D, o < O), at_or_0(b, o, o < O)};
+    return {read_share(w + o * D, D, o < O), at_or_0(b, o, o < O)};
 }
 
-/* finish(o, row o of w times `row`, + b) for every output that this warp has; of the first it has `mine`. */
-template <typename T, typename F>
-static __device__ __forceinline__ void outputs(const mica_cuda_step_args &a, const float *row,
-                                               const void *w, const float *b, int O,
-                                               const ahead<T> &mine, F finish)
+/* B and C: the row that all blocks know times this warp's outputs. */
+template <typename T>
+static __device__ __forceinline__ void outputs(const mica_cuda_step_args &a, room &r,
+                                               const words &all, int m, bool is_up, const T *w,
+                                               const float *b, ahead<T> mine, uint32_t round)
 {
-    const int step = gridDim.x * WARPS, first = blockIdx.x + gridDim.x * (threadIdx.x / 32);
+    const int O = is_up ? a.F : a.D, step = gridDim.x * WARPS;
+    uint64_t *to = is_up ? all.hidden + m * a.F : all.y + m * a.D;
     float x[16];
-    read_row(row, x);
-    for (int o = first; o < O; o += step) {
-        const ahead<T> now = o == first ? mine : read_ahead((const T *)w, b, o, O, a.D);
-        const float sum = warp_sum(dot(now.w, x));
+    read_row(is_up ? r.x + m * WIDTH : r.row, x);
+#pragma unroll 1
+    for (int o = blockIdx.x + gridDim.x * (threadIdx.x / 32); o < O; o += step) {
+        const float sum = warp_sum(dot(mine.w, x)) + mine.b;
         if (threadIdx.x % 32 == 0)
-            finish(o, sum + now.b);
+            send(to + o, is_up ? fmaxf(sum, 0.0f) : sum + r.x[m * WIDTH + place(o)], round);
+        if (o + step < O)
+            mine = read_ahead(w, b, o + step, O, a.D);
     }
 }
 
@@ -560,28 +601,28 @@ static __device__ __forceinline__ ahead<T> read_quarter(const mica_cuda_step_arg
                                                         const float *b, int o)
 {
     const int n = a.F / 4, quarter = threadIdx.x / 32 % 4;
-    return {read_share((const T *)w + (int64_t)o * a.F + quarter * n, n, o < a.D),
+    return {read_share((const T *)w + o * a.F + quarter * n, n, o < a.D),
             at_or_0(b, o, o < a.D && quarter == 0)};
 }
 
-/* Word t, t + 512 ... of the hidden row into its quarter. */
+/* Words t, t + 512 ... of the hidden row into their quarters. */
 static __device__ __forceinline__ void take_hidden(const mica_cuda_step_args &a, room &r,
                                                    const uint64_t *hidden, uint32_t round)
 {
     const int t = threadIdx.x, n = a.F / 4;
+    float v[4] = {0.0f, 0.0f, 0.0f, 0.0f};
     if (a.F == 4 * THREADS) {
-        float v[4];
         receive(hidden + t, THREADS, round, v);
+    } else {
+#pragma unroll 1
+        for (int i = 0; i < 4; i++)
+            if (t < n)
+                receive(hidden + i * n + t, 0, round, *(float(*)[1]) & v[i]);
+    }
+    if (t < n)
 #pragma unroll
         for (int i = 0; i < 4; i++)
             r.row[i * WIDTH + place(t)] = v[i];
-        return;
-    }
-    for (int i = t; i < a.F; i += THREADS) {
-        float v[1];
-        receive(hidden + i, 0, round, v);
-        r.row[i / n * WIDTH + place(i % n)] = v[0];
-    }
 }
 
 template <typename T>
@@ -609,96 +650,108 @@ static __device__ __forceinline__ void phase_d(const mica_cuda_step_args &a, roo
     }
 }
 
-/* Lines of a matrix into L2; the threads of the whole grid share them. */
-static __device__ __forceinline__ void prefetch(const void *matrix, int bytes)
-{
-    const int all = gridDim.x * THREADS * 128;
-    for (int at = (blockIdx.x * THREADS + threadIdx.x) * 128; at < bytes; at += all)
-        asm volatile("prefetch.global.L2 [%0];" ::"l"((const char *)matrix + at));
-}
-
+/* The matrices and caches of a block of the network into L2, a stretch of each by each block of threads. */
 template <typename T>
 static __device__ __forceinline__ void prefetch_block(const mica_cuda_step_args &a, const card &c)
 {
-    const int square = a.D * a.D * (int)sizeof(T), wide = a.D * a.F * (int)sizeof(T);
-    prefetch(c.b.q, square);
-    prefetch(c.b.k, square);
-    prefetch(c.b.v, square);
-    prefetch(c.b.o, square);
-    prefetch(c.b.up, wide);
-    prefetch(c.b.down, wide);
-    for (int m = 0; m < a.rows; m++) {
-        prefetch(c.cache[m][0], a.seen[m] * a.D * (int)sizeof(T));
-        prefetch(c.cache[m][1], a.seen[m] * a.D * (int)sizeof(T));
-    }
+    const int i = threadIdx.x;
+    if (i >= 6 + 2 * a.rows)
+        return;
+    const char *p = i < 6 ? ((const char *const *)&c.b.q)[i]
+                          : (const char *)c.cache[(i - 6) / 2][i % 2];
+    const int n = i < 4 ? a.D * a.D : i < 6 ? a.D * a.F : a.seen[(i - 6) / 2] * a.D;
+    const int bytes = n * (int)sizeof(T), step = (bytes / (int)gridDim.x + 16) & ~15;
+    const int at = blockIdx.x * step, size = min(step, bytes - at) & ~15;
+#if __CUDA_ARCH__ >= 900
+    if (size > 0)
+        asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p + at), "r"(size)
+                     : "memory");
+#else
+    for (int line = 0; line < size; line += 128)
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(p + at + line));
+#endif
 }
 
 template <typename T, int K>
 static __global__ void __launch_bounds__(THREADS, 1)
     step_kernel(const __grid_constant__ mica_cuda_step_args a)
 {
-    extern __shared__ float4 shared[];
-    room &r = *(room *)shared;
+    room &r = the_room();
     const words all = words_of(a);
     const int own = blockIdx.x + gridDim.x * (threadIdx.x / 32), t = threadIdx.x;
-    const int own_quarter = blockIdx.x + gridDim.x * (t / 128), h = blockIdx.x / SPLITS;
+    const bool attends = (int)blockIdx.x < a.H * SPLITS;
     for (int i = t; i < 4 * WIDTH; i += THREADS)
         r.row[i] = 0.0f;
     for (int i = t; i < a.rows * WIDTH; i += THREADS)
         r.x[i] = 0.0f;
-    take_card(a, r, 0);
+    keep_card(a, r, 0, read_card(a, 0));
     __syncthreads();
-    head_rows<T, K> wq = read_head<T, K>(a, r.cards[0].b.q, r.cards[0].b.q_b, h, true);
+    head_rows<T, K> wq = read_head<T, K>(a, r.cards[0], attends);
     norm_next norm = {0.0f, 0.0f};
-    for (int n = 0; n < a.count; n++) {
-        const mica_cuda_step_block &b = r.cards[n % 2].b;
+#pragma unroll 1
+    for (int n = 0; n <= a.count; n++) {
+        const card &c = r.cards[n % 2];
         const uint32_t round = a.round + (uint32_t)n;
-        take_card(a, r, n + 1 < a.count ? n + 1 : n);
-        phase_a<T, K>(a, r, all, n, round, wq, norm);
-
-        ahead<T> w = read_ahead((const T *)b.o, b.o_b, own, a.D, a.D);
-        norm = read_norm(a, b.scale_1, b.shift_1);
-        for (int m = 0; m < a.rows; m++) {
-            join_stretches<K>(a, r, all, m, round);
-            __syncthreads();
-            outputs(a, r.row, b.o, b.o_b, a.D, w, [&](int o, float sum) {
-                send(all.y + m * a.D + o, sum + r.x[m * WIDTH + place(o)], round);
-            });
-            __syncthreads(); /* the row may be written again, the residual too */
-        }
-
-        w = read_ahead((const T *)b.up, b.up_b, own, a.F, a.D);
-        if (n + 1 < a.count)
-            prefetch_block<T>(a, r.cards[(n + 1) % 2]);
+        const void *next_card = read_card(a, min(n + 1, a.count - 1));
+#pragma unroll 1
         for (int m = 0; m < a.rows; m++) {
             float v[1] = {0.0f};
-            if (t < a.D)
-                receive(all.y + m * a.D + t, 0, round, v);
-            normalise(r, v[0], a.D, a.eps, norm.scale, norm.shift, r.x + m * WIDTH);
-            outputs(a, r.x + m * WIDTH, b.up, b.up_b, a.F, w, [&](int o, float sum) {
-                send(all.hidden + m * a.F + o, fmaxf(sum, 0.0f), round);
-            });
+            if (n == 0) {
+                if (t < a.D)
+                    r.x[m * WIDTH + place(t)] = get((const T *)a.x + m * a.D + t);
+                __syncthreads();
+            } else {
+                if (t < a.D)
+                    receive(all.z + m * a.D + t, 0, round - 1, v);
+                normalise(v[0], a.D, a.eps, norm.scale, norm.shift, m);
+            }
+            if (n == a.count) {
+                if (blockIdx.x == 0 && t < a.D)
+                    put((T *)a.x + m * a.D + t, r.x[m * WIDTH + place(t)]);
+                continue;
+            }
+            phase_a<T, K>(a, r, all, m, c, round, attends, wq);
         }
-
-        w = read_quarter<T>(a, b.down, b.down_b, own_quarter);
-        norm = read_norm(a, b.scale_2, b.shift_2);
+        if (n == a.count)
+            break;
+        keep_card(a, r, n + 1, next_card);
+#pragma unroll 1
+        for (int phase = 0; phase < 2; phase++) { /* B, C */
+            const T *w = (const T *)(phase ? c.b.up : c.b.o);
+            const float *b = phase ? c.b.up_b : c.b.o_b;
+            ahead<T> mine = read_ahead(w, b, own, phase ? a.F : a.D, a.D);
+            if (phase == 0)
+                norm = read_norm(a, c.b.scale_1, c.b.shift_1);
+            else if (n + 1 < a.count)
+                prefetch_block<T>(a, r.cards[(n + 1) % 2]);
+#pragma unroll 1
+            for (int m = 0; m < a.rows; m++) {
+                float v[1] = {0.0f};
+                if (m > 0)
+                    mine = read_ahead(w, b, own, phase ? a.F : a.D, a.D);
+                if (phase == 0) {
+                    join_stretches<K>(a, r, all, m, round);
+                    __syncthreads();
+                } else {
+                    if (t < a.D)
+                        receive(all.y + m * a.D + t, 0, round, v);
+                    normalise(v[0], a.D, a.eps, norm.scale, norm.shift, m);
+                }
+                outputs(a, r, all, m, phase == 1, w, b, mine, round);
+                __syncthreads(); /* the row and the residual may be written again */
+            }
+        }
+        const ahead<T> mine =
+            read_quarter<T>(a, c.b.down, c.b.down_b, blockIdx.x + gridDim.x * (t / 128));
+        norm = read_norm(a, c.b.scale_2, c.b.shift_2);
+#pragma unroll 1
         for (int m = 0; m < a.rows; m++) {
             take_hidden(a, r, all.hidden + m * a.F, round);
             __syncthreads();
-            phase_d(a, r, all, m, round, b, w);
+            phase_d(a, r, all, m, round, c.b, mine);
         }
-        const card &next = r.cards[(n + 1) % 2];
         if (n + 1 < a.count)
-            wq = read_head<T, K>(a, next.b.q, next.b.q_b, h, true);
-    }
-    for (int m = 0; m < a.rows && blockIdx.x == 0; m++) {
-        float v[1] = {0.0f};
-        if (t < a.D)
-            receive(all.z + m * a.D + t, 0, a.round + (uint32_t)a.count - 1, v);
-        normalise(r, v[0], a.D, a.eps, norm.scale, norm.shift, r.x);
-        if (t < a.D)
-            put((T *)a.x + m * a.D + t, r.x[place(t)]);
-        __syncthreads();
+            wq = read_head<T, K>(a, r.cards[(n + 1) % 2], attends);
     }
 }
 
@@ -706,7 +759,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
 
 int64_t mica_cuda_step_words(int rows, int D, int F, int H)
 {
-    return (int64_t)rows * (2 * D + F + (D + 2 * H) * SPLITS);
+    return (int64_t)rows * (5 * D + F + (D + 2 * H) * SPLITS);
 }
 
 size_t mica_cuda_step_shared(int rows)

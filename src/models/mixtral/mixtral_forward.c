@@ -74,6 +74,19 @@ static void attend(const pass *p, const mica_kv_cache *cache, int layer, const m
                                                  .window = window});
 }
 
+/* One sequence's new keys and values are computed where they stay, and turned there. */
+static bool writes_into_cache(const pass *p)
+{
+    return p->sequences == 1 && !p->rows[0].cache->q8;
+}
+
+static mica_tensor cache_rows(const pass *p, int layer, mica_kv_half half)
+{
+    const mica_kv_cache *c = p->rows[0].cache;
+    const mica_tensor rows = mica_kv_cache_rows(c, layer, half, c->count, p->L);
+    return mica_tensor_reshape(&rows, 2, (const int64_t[]){p->L, c->heads * c->width});
+}
+
 /* New keys and values of one sequence into its cache, then its queries over all of them. */
 static void attend_sequence(const pass *p, int layer, int sequence, int64_t first, mica_tensor *qkv,
                             mica_tensor *out)
@@ -85,12 +98,14 @@ static void attend_sequence(const pass *p, int layer, int sequence, int64_t firs
     mica_tensor k = heads(&qkv[1], first, r->count, c->kv_heads, c->head_dim);
     const mica_tensor v = heads(&qkv[2], first, r->count, c->kv_heads, c->head_dim);
     mica_tensor out_LHK = heads(out, first, r->count, c->heads, c->head_dim);
-    mica_tensor keys = mica_kv_cache_rows(r->cache, layer, MICA_KV_KEYS, at, r->count);
-    mica_tensor values = mica_kv_cache_rows(r->cache, layer, MICA_KV_VALUES, at, r->count);
     rotate(p, &q, at);
     rotate(p, &k, at);
-    mica_copy(p->be, &k, &keys);
-    mica_copy(p->be, &v, &values);
+    if (!writes_into_cache(p)) {
+        mica_tensor keys = mica_kv_cache_rows(r->cache, layer, MICA_KV_KEYS, at, r->count);
+        mica_tensor values = mica_kv_cache_rows(r->cache, layer, MICA_KV_VALUES, at, r->count);
+        mica_copy(p->be, &k, &keys);
+        mica_copy(p->be, &v, &values);
+    }
     attend(p, r->cache, layer, &q, &out_LHK);
 }
 
@@ -99,9 +114,11 @@ static void run_attention(const pass *p, int n, mica_tensor *x_LD)
     const mica_lm_config *c = &p->c->lm;
     mica_mixtral_layer *w = &p->s->weights.layers[n];
     mica_tensor norm_LD = scratch(p, p->L, c->width);
+    const int64_t kv_width = c->kv_heads * c->head_dim;
+    const bool in_place = writes_into_cache(p);
     mica_tensor qkv[] = {scratch(p, p->L, c->heads * c->head_dim),
-                         scratch(p, p->L, c->kv_heads * c->head_dim),
-                         scratch(p, p->L, c->kv_heads * c->head_dim)};
+                         in_place ? cache_rows(p, n, MICA_KV_KEYS) : scratch(p, p->L, kv_width),
+                         in_place ? cache_rows(p, n, MICA_KV_VALUES) : scratch(p, p->L, kv_width)};
     mica_tensor out = scratch(p, p->L, c->heads * c->head_dim);
     mica_rms_norm(p->be, x_LD, &w->norm_in, (float)c->eps, &norm_LD);
     linear(p, &w->q.w, &norm_LD, NULL, &qkv[0]);

@@ -133,16 +133,18 @@ mica_status mica_mixtral_copy(mica_mixtral_weights *out, const mica_mixtral_weig
 }
 
 mica_status mica_mixtral_fill(const mica_mixtral_config *c, mica_weights *w, mica_arena *arena,
-                              mica_err *err)
+                              int bits, bool windows, mica_err *err)
 {
     const mica_weight_dims dims = dims_of(c);
-    MICA_TRY(mica_weight_fill(w, &dims, arena, MODEL_ROWS, model_rows(c), 0, err));
+    mica_weight_filler f;
+    MICA_TRY(mica_weight_filler_init(&f, w, &dims, arena, bits, windows, err));
+    MICA_TRY(mica_weight_filler_run(&f, MODEL_ROWS, model_rows(c), 0, err));
     for (int n = 0; n < (int)c->lm.layers; n++) {
         expert_rows r;
         make_expert_rows(&r, n);
-        MICA_TRY(mica_weight_fill(w, &dims, arena, LAYER_ROWS, MICA_MIXTRAL_LAYER, n, err));
+        MICA_TRY(mica_weight_filler_run(&f, LAYER_ROWS, MICA_MIXTRAL_LAYER, n, err));
         for (int e = 0; e < (int)c->experts; e++)
-            MICA_TRY(mica_weight_fill(w, &dims, arena, r.rows, 3, e, err));
+            MICA_TRY(mica_weight_filler_run(&f, r.rows, 3, e, err));
     }
     return MICA_OK;
 }

@@ -32,9 +32,9 @@ mica_status mica_mixtral_bind(mica_mixtral_weights *w, const mica_weights *files
 /* A copy with preparations of its own, for another session. */
 mica_status mica_mixtral_copy(mica_mixtral_weights *out, const mica_mixtral_weights *w,
                               mica_arena *arena, mica_err *err);
-/* Random weights of that configuration into an empty directory. */
+/* Random weights of that configuration into an empty directory; bits, windows: see mica_weight_filler. */
 mica_status mica_mixtral_fill(const mica_mixtral_config *c, mica_weights *w, mica_arena *arena,
-                              mica_err *err);
+                              int bits, bool windows, mica_err *err);
 /* Everything of a layer but its experts; the number of pointers written, at most MICA_MIXTRAL_LAYER. */
 #define MICA_MIXTRAL_LAYER 7
 int mica_mixtral_list_layer(mica_mixtral_layer *layer, mica_weight **list);

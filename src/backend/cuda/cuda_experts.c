@@ -1,0 +1,230 @@
+/* cuda_experts.c - a token's step of a language model without waiting: experts chosen on the device, linears
+ * of a few rows, attention of one query; the kernels are in cuda_tiles.cu and cuda_decode.cu.
+ *
+ *     experts     up to 8 rows in bf16 precision, all experts in MLX's 4 bits and on the device
+ *     linears     `by_row`, up to 8 rows: MLX's 4 bits likewise, plain matrices in any precision
+ *     attention   one query, heads of 64 or 128
+ *
+ * What is not among these goes the ways that any rows go; for experts that is backend_experts.c, which reads the
+ * router's logits back. A layer's table holds the addresses of its experts and is sent again when they have
+ * moved. */
+#include "backend/cuda/cuda_backend.h"
+#include "backend/cuda/cuda_tiles.h"
+
+#include "base/mem.h"
+
+#include <math.h>
+#include <string.h>
+
+struct mica_cuda_expert_table {
+    mica_cuda_expert_table *next;
+    const mica_weight *key; /* the layer's first matrix */
+    mica_cuda_tiles image[3 * MICA_CUDA_EXPERTS_MOST], *device;
+    int count;
+};
+
+void mica_cuda_experts_deinit(mica_cuda_backend *be)
+{
+    while (be->experts) {
+        mica_cuda_expert_table *t = be->experts;
+        be->experts = t->next;
+        mica_cuda_free(be, t->device);
+        mica_mem_free(t);
+    }
+}
+
+/* ----------------------------------------------------------------- experts -- */
+
+static bool tiles_fit(const mica_weight *w)
+{
+    const mica_tensor *t = &w->tensor;
+    if (t->dtype != MICA_DTYPE_MLX4 || t->ndim != 2 || !mica_tensor_is_contiguous(t) ||
+        w->adapters || mica_cuda_is_streamed(w))
+        return false;
+    const mica_cuda_packed_rows rows = mica_cuda_packed_view(t, (void *)(uintptr_t)256);
+    return mica_cuda_tiles_fit(&rows);
+}
+
+static mica_status tiles_of(mica_cuda_backend *be, mica_weight *w, mica_cuda_tiles *out,
+                            mica_err *err)
+{
+    const void *form;
+    MICA_TRY(mica_cuda_weight(be, w, MICA_CUDA_FORM_PACKED, &form, err));
+    const mica_cuda_packed_rows rows = mica_cuda_packed_view(&w->tensor, form);
+    *out = (mica_cuda_tiles){rows.data, rows.scale, rows.bias};
+    return MICA_OK;
+}
+
+static bool experts_fit(const mica_cuda_backend *be, const mica_experts_args *a)
+{
+    const int64_t E = a->logits_LE->shape_[1];
+    if (!be->bf16 || !be->fuse || be->streaming || be->capturing || !a->by_row ||
+        a->x_LD->shape_[0] > MICA_CUDA_TILE_ROWS || a->active > MICA_CUDA_ACTIVE_MOST ||
+        E > MICA_CUDA_EXPERTS_MOST || a->x_LD->dtype != MICA_DTYPE_BF16 ||
+        a->x_LD->stride_[1] != 1 || a->x_LD->stride_[0] % 8 != 0 ||
+        !mica_tensor_is_contiguous(a->logits_LE))
+        return false;
+    for (int64_t e = 0; e < E; e++)
+        if (!tiles_fit(&a->gate_FD[e]) || !tiles_fit(&a->up_FD[e]) || !tiles_fit(&a->down_DF[e]))
+            return false;
+    return true;
+}
+
+static mica_status table_of(mica_cuda_backend *be, const mica_experts_args *a, int E,
+                            mica_cuda_expert_table **out, mica_err *err)
+{
+    mica_cuda_expert_table *t = be->experts;
+    *out = NULL;
+    while (t && t->key != a->gate_FD)
+        t = t->next;
+    if (!t) {
+        void *device;
+        t = mica_mem_calloc(1, sizeof *t);
+        if (!t)
+            return MICA_FAIL(err, MICA_E_NOMEM, "no memory for the addresses of experts");
+        t->next = be->experts;
+        t->key = a->gate_FD;
+        be->experts = t;
+        MICA_TRY(mica_cuda_alloc(be, sizeof t->image, "the addresses of experts", &device, err));
+        t->device = device;
+    }
+    mica_cuda_tiles fresh[3 * MICA_CUDA_EXPERTS_MOST];
+    for (int e = 0; e < E; e++) {
+        MICA_TRY(tiles_of(be, &a->gate_FD[e], &fresh[3 * e], err));
+        MICA_TRY(tiles_of(be, &a->up_FD[e], &fresh[3 * e + 1], err));
+        MICA_TRY(tiles_of(be, &a->down_DF[e], &fresh[3 * e + 2], err));
+    }
+    const size_t size = (size_t)(3 * E) * sizeof fresh[0];
+    *out = t;
+    if (t->count == E && memcmp(t->image, fresh, size) == 0)
+        return MICA_OK;
+    void *host;
+    MICA_TRY(mica_cuda_stage_open(be, &host, err));
+    memcpy(host, fresh, size);
+    memcpy(t->image, fresh, size);
+    t->count = E;
+    MICA_TRY(
+        mica_cuda_check(cudaMemcpyAsync(t->device, host, size, cudaMemcpyHostToDevice, be->stream),
+                        "sending addresses", err));
+    return mica_cuda_stage_close(be, err);
+}
+
+mica_status mica_cuda_op_experts(mica_backend *base, const mica_experts_args *a, bool *taken,
+                                 mica_err *err)
+{
+    mica_cuda_backend *be = mica_cuda_from(base);
+    const int64_t L = a->x_LD->shape_[0], F = a->gate_FD[0].tensor.shape_[0];
+    mica_cuda_expert_table *t;
+    void *hidden;
+    *taken = experts_fit(be, a);
+    if (!*taken)
+        return MICA_OK;
+    const mica_cuda_view x = mica_cuda_view_of(a->x_LD);
+    MICA_TRY(mica_cuda_twin_settle(be, &x, err));
+    MICA_TRY(table_of(be, a, (int)a->logits_LE->shape_[1], &t, err));
+    MICA_TRY(mica_cuda_scratch(be, (size_t)(L * a->active * F) * sizeof(uint16_t), &hidden, err));
+    const mica_cuda_tile_experts args = {.experts = t->device,
+                                         .logits = a->logits_LE->data,
+                                         .m = (int)L,
+                                         .E = (int)a->logits_LE->shape_[1],
+                                         .A = a->active,
+                                         .D = a->x_LD->shape_[1],
+                                         .F = F,
+                                         .x = a->x_LD->data,
+                                         .ldx = a->x_LD->stride_[0],
+                                         .hidden = hidden,
+                                         .y = mica_cuda_view_of(a->y_LD)};
+    return mica_cuda_check(mica_cuda_tile_experts_run(&args, be->stream), "experts", err);
+}
+
+/* ----------------------------------------------------------------- linears -- */
+
+static mica_status run_tiles(mica_cuda_backend *be, const mica_linear_args *args,
+                             const mica_cuda_product *p, mica_err *err)
+{
+    mica_cuda_tile_linear a = {.rows = p->outputs,
+                               .n = args->w_OD->tensor.shape_[1],
+                               .x = p->x.data,
+                               .ldx = p->x.stride[0],
+                               .m = (int)p->x.rows,
+                               .y = p->y,
+                               .residual = p->residual};
+    const void *bias;
+    MICA_TRY(tiles_of(be, args->w_OD, &a.w, err));
+    MICA_TRY(mica_cuda_weight(be, p->bias, MICA_CUDA_FORM_F32, &bias, err));
+    a.bias = bias;
+    return mica_cuda_check(mica_cuda_tile_linear_run(&a, be->stream), p->name, err);
+}
+
+static mica_status run_plain(mica_cuda_backend *be, const mica_linear_args *args,
+                             const mica_cuda_product *p, mica_err *err)
+{
+    mica_cuda_few_args a = {.type = mica_cuda_compute_type(be),
+                            .outputs = p->outputs,
+                            .ld = p->ld,
+                            .x = p->x,
+                            .y = p->y,
+                            .residual = p->residual,
+                            .act = (mica_cuda_act)p->act};
+    const void *bias;
+    MICA_TRY(mica_cuda_weight(be, args->w_OD, MICA_CUDA_FORM_MATRIX, &a.w, err));
+    MICA_TRY(mica_cuda_weight(be, p->bias, MICA_CUDA_FORM_F32, &bias, err));
+    a.bias = bias;
+    return mica_cuda_check(mica_cuda_few(&a, be->stream), p->name, err);
+}
+
+mica_status mica_cuda_few_rows(mica_cuda_backend *be, const mica_linear_args *args,
+                               const mica_cuda_product *p, bool *taken, mica_err *err)
+{
+    const bool few = args->by_row && be->fuse && !p->gate && p->x.dims == 1 && p->x.wide &&
+                     p->x.rows <= MICA_CUDA_TILE_ROWS;
+    *taken = false;
+    if (!few)
+        return MICA_OK;
+    if (!mica_cuda_is_packed(&args->w_OD->tensor)) {
+        *taken = p->ld == p->x.n && p->x.n == args->w_OD->tensor.shape_[1];
+        return *taken ? run_plain(be, args, p, err) : MICA_OK;
+    }
+    *taken =
+        be->bf16 && p->x.type == MICA_CUDA_BF16 && p->act == MICA_ACT_NONE && tiles_fit(args->w_OD);
+    return *taken ? run_tiles(be, args, p, err) : MICA_OK;
+}
+
+/* --------------------------------------------------------------- attention -- */
+
+mica_status mica_cuda_attend_one(mica_cuda_backend *be, const mica_attention_args *args,
+                                 bool *taken, mica_err *err)
+{
+    const mica_tensor *q = args->q_LHK[0], *k = args->k_MGK[0], *v = args->v_MGK[0];
+    const mica_tensor *out = args->out_LHK[0];
+    const int64_t H = q->shape_[1], G = k->shape_[1], K = q->shape_[2];
+    const mica_tensor *const all[] = {q, k, v, out};
+    void *work;
+    *taken = be->fuse && args->segments == 1 && q->shape_[0] == 1 && (K == 64 || K == 128) &&
+             G > 0 && H % G == 0 && args->scale >= 0.0f;
+    for (int i = 0; i < 4 && *taken; i++)
+        *taken = all[i]->dtype == q->dtype && all[i]->stride_[2] == 1 &&
+                 all[i]->stride_[1] % 8 == 0 && all[i]->stride_[0] % 8 == 0 &&
+                 (uintptr_t)all[i]->data % 16 == 0;
+    if (!*taken)
+        return MICA_OK;
+    MICA_TRY(mica_cuda_scratch(be, (size_t)mica_cuda_decode_floats((int)H, (int)K) * sizeof(float),
+                               &work, err));
+    const mica_cuda_decode_args a = {.q = q->data,
+                                     .k = k->data,
+                                     .v = v->data,
+                                     .out = out->data,
+                                     .type = mica_cuda_type_of(q->dtype),
+                                     .M = k->shape_[0],
+                                     .q_stride = q->stride_[1],
+                                     .out_stride = out->stride_[1],
+                                     .k_stride = {k->stride_[0], k->stride_[1]},
+                                     .v_stride = {v->stride_[0], v->stride_[1]},
+                                     .H = (int)H,
+                                     .G = (int)G,
+                                     .K = (int)K,
+                                     .scale =
+                                         args->scale > 0.0f ? args->scale : 1.0f / sqrtf((float)K),
+                                     .work = work};
+    return mica_cuda_check(mica_cuda_decode(&a, be->stream), "attention", err);
+}

@@ -1,0 +1,78 @@
+/* cuda_tiles.h - launchers of cuda_tiles.cu and cuda_decode.cu; see cuda_kernels.h for the manners. */
+#ifndef MICA_BACKEND_CUDA_TILES_H
+#define MICA_BACKEND_CUDA_TILES_H
+
+#include "backend/cuda/cuda_kernels.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* A matrix of MLX's 4 bits in groups of 64: rows a multiple of 16, n of 256; scales and biases bf16. */
+typedef struct mica_cuda_tiles {
+    const void *data, *scale, *bias;
+} mica_cuda_tiles;
+bool mica_cuda_tiles_fit(const mica_cuda_packed_rows *w);
+
+#define MICA_CUDA_TILE_ROWS 8
+/* y[m] = residual[m] + x[m] w^T + bias for m <= 8 rows of bf16 x, rows ldx apart; y and residual bf16 or f32. */
+typedef struct mica_cuda_tile_linear {
+    mica_cuda_tiles w;
+    int64_t rows, n;
+    const void *x;
+    int64_t ldx;
+    int m;
+    mica_cuda_view y, residual; /* residual.data NULL: none */
+    const float *bias;          /* [rows] or NULL */
+} mica_cuda_tile_linear;
+cudaError_t mica_cuda_tile_linear_run(const mica_cuda_tile_linear *args, cudaStream_t stream);
+
+/* Experts of up to 8 rows of x behind their router's logits; the choice is taken by every block itself:
+ *     h[m][a] = silu(gate_e x[m]) * up_e x[m]     for the A largest logits e of row m
+ *     y[m] += sum over a of share[a] down_e h[m][a] */
+#define MICA_CUDA_EXPERTS_MOST 32 /* a lane each */
+#define MICA_CUDA_ACTIVE_MOST  4
+typedef struct mica_cuda_tile_experts {
+    const mica_cuda_tiles *experts; /* device: [E][3], gate, up, down */
+    const float *logits;            /* [m][E] */
+    int m, E, A;
+    int64_t D, F;
+    const void *x; /* bf16, rows ldx apart */
+    int64_t ldx;
+    void *hidden; /* bf16 [m][A][F] */
+    mica_cuda_view y;
+} mica_cuda_tile_experts;
+cudaError_t mica_cuda_tile_experts_run(const mica_cuda_tile_experts *args, cudaStream_t stream);
+
+/* One query per head over M keys of a cache, bf16 or f32: splits of the keys, then joined. K 64 or 128. */
+#define MICA_CUDA_DECODE_SPLITS 32
+typedef struct mica_cuda_decode_args {
+    const void *q, *k, *v; /* q [H, K]; k, v [M, G, K] */
+    void *out;             /* [H, K] */
+    mica_cuda_type type;
+    int64_t M, q_stride, out_stride;  /* of heads */
+    int64_t k_stride[2], v_stride[2]; /* token, head */
+    int H, G, K;
+    float scale;
+    float *work; /* mica_cuda_decode_floats of them */
+} mica_cuda_decode_args;
+int64_t mica_cuda_decode_floats(int H, int K);
+cudaError_t mica_cuda_decode(const mica_cuda_decode_args *args, cudaStream_t stream);
+
+/* y[m] = residual[m] + act(x[m] w^T + bias) for up to 8 rows of x with a plain matrix, rows ld apart (a
+ * multiple of 8; zeros behind D, where x has D = ld numbers); x wide. */
+typedef struct mica_cuda_few_args {
+    const void *w;
+    mica_cuda_type type;
+    int64_t outputs, ld;
+    mica_cuda_view x, y, residual; /* residual.data NULL: none */
+    const float *bias;             /* or NULL */
+    mica_cuda_act act;
+} mica_cuda_few_args;
+cudaError_t mica_cuda_few(const mica_cuda_few_args *args, cudaStream_t stream);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
