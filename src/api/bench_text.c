@@ -114,15 +114,28 @@ static mica_status run_once(const api_bench *b, mica_session *s, text_cost *c)
     return MICA_OK;
 }
 
-/* Operations of another run, of the prompt as far as it is not known and the answer. */
-static mica_status profile(const api_bench *b, mica_session *s)
+/* Operations of a run, the longest first: of reading two prompts of half the length, which nothing is known
+ * of, or of writing. */
+static mica_status profile(const api_bench *b, mica_session *s, bool reading)
 {
     mica_profile_row rows[24];
     text_cost ignored = {0};
+    char half[32];
+    const int tokens = b->options.text_tokens ? b->options.text_tokens : DEFAULT_TOKENS;
+    const char *const prompts[] = {half, half};
+    const mica_text_options o = {
+        .size = sizeof o, .prompts = prompts, .prompt_count = 2, .max_tokens = 1, .greedy = true};
+    mica_completion_result r = {0};
+    snprintf(half, sizeof half, "tokens=%d", MICA_MAX(tokens / 2, 1));
     MICA_TRY(mica_backend_profile_start(s->be, &b->report->err));
-    MICA_TRY(run_once(b, s, &ignored));
+    if (reading)
+        MICA_TRY(s->engine->kind->complete(s->run, &o, NULL, &r, &b->report->err));
+    else
+        MICA_TRY(run_once(b, s, &ignored));
+    mica_completion_result_deinit(&r);
     const int count = mica_backend_profile_stop(s->be, rows, 24);
-    for (int i = 0; i < count && i < 24; i++)
+    api_bench_say(b, "  operations of %s", reading ? "reading" : "writing");
+    for (int i = 0; i < count; i++)
         api_bench_say(b, "  %9.3f ms %6llu x %8.2f us  %s", rows[i].seconds * 1e3,
                       (unsigned long long)rows[i].calls,
                       rows[i].seconds / (double)rows[i].calls * 1e6, rows[i].what);
@@ -142,8 +155,10 @@ static mica_status run_round(const api_bench *b, mica_engine *e, text_cost *c, c
         st = warm_up(b, s);
     if (!st)
         st = run_once(b, s, c);
+    if (!st && b->options.profile && b->options.engine.synthetic)
+        st = profile(b, s, true);
     if (!st && b->options.profile)
-        st = profile(b, s);
+        st = profile(b, s, false);
     if (!st)
         snprintf(name, 96, "%s", mica_backend_name(s->be));
     mica_session_close(&s);

@@ -348,7 +348,8 @@ void mica_add_rows(mica_backend *be, const mica_tensor *x_ND, const int32_t *row
  *     share = softmax of logits[l] over all experts, divided by the sum of the A chosen
  * x is not y; experts are matrices of their own (views of a stack, or one tensor each in the file): nothing
  * is copied together. Rows are sorted by expert and each expert's matrices read once. Of equal logits
- * the lower expert is chosen. The router's choice is taken on the host, so a device is waited for.
+ * the lower expert is chosen. The choice is taken on the host, so a device is waited for, but for a token's few
+ * rows where the device has kernels that choose by themselves.
  * host: a CPU backend that computes the experts instead; x, logits and y are copied over and y back. */
 typedef struct mica_experts_args {
     const mica_tensor *x_LD;

@@ -23,7 +23,8 @@
 
 #include <math.h>
 
-#define SLAB_BYTES ((size_t)256 << 20) /* scores of a slab */
+#define SLAB_BYTES  ((size_t)256 << 20) /* scores of a slab */
+#define CAUSAL_ROWS 1024                /* of one, at most */
 
 /* [L, H, K] over both segments, in place or in scratch. */
 typedef struct rows3 {
@@ -124,6 +125,8 @@ static void plan_slabs(job *j)
     j->ld = mica_cuda_round8(j->M);
     const int64_t row_bytes = j->ld * (int64_t)sizeof(float);
     j->slab_rows = MICA_MAX((int64_t)1, MICA_MIN(j->L, (int64_t)SLAB_BYTES / row_bytes));
+    if (j->args->causal) /* later keys are left out slab by slab */
+        j->slab_rows = MICA_MIN(j->slab_rows, (int64_t)CAUSAL_ROWS);
     /* Heads of one slab share a key head, or each has its own. */
     const int64_t share = j->H / j->G, most = share > 1 ? share : j->H;
     const int64_t fitting = (int64_t)SLAB_BYTES / (row_bytes * j->slab_rows);
@@ -142,7 +145,10 @@ static mica_status run_slab(const job *j, int64_t head, int64_t heads, int64_t r
     const int64_t share = j->H / j->G, key_head = head / share;
     const int64_t step = share > 1 ? 0 : 1; /* heads of a slab share their keys */
     uint8_t *p = j->type == MICA_CUDA_F32 ? scores : scores + score_bytes(j);
-    const mica_cuda_gemm s = {.m = j->M,
+    /* Keys that the last of these queries sees. */
+    const bool cut = j->args->causal && j->M >= j->L && !j->args->window;
+    const int64_t M = cut ? j->M - (j->L - row - rows) : j->M;
+    const mica_cuda_gemm s = {.m = M,
                               .n = rows,
                               .k = j->k.K,
                               .transpose_a = true,
@@ -164,17 +170,17 @@ static mica_status run_slab(const job *j, int64_t head, int64_t heads, int64_t r
                                             .type = j->type,
                                             .batch = (int)heads,
                                             .rows = rows,
-                                            .M = j->M,
+                                            .M = M,
                                             .ld = j->ld,
                                             .scale = j->scale,
                                             .causal = j->args->causal,
-                                            .first = row,
-                                            .L = j->L,
+                                            .first = cut ? 0 : row,
+                                            .L = cut ? rows : j->L,
                                             .window = j->args->window};
     const mica_cuda_gemm o = {
         .m = j->out.K,
         .n = rows,
-        .k = j->M,
+        .k = M,
         .type = j->type,
         .d_type = j->type,
         .a = j->v.data + (size_t)(key_head * j->v.stride[1]) * j->size,

@@ -522,6 +522,9 @@ MICA_CUDA_SLOT(fetch_finish, uint64_t ticket, int32_t *out, int count);
 MICA_CUDA_SLOT(post_norm_step, const mica_post_norm_args *args, bool *taken);
 void mica_cuda_tokens_deinit(mica_cuda_backend *be);
 MICA_CUDA_SLOT(experts, const mica_experts_args *args, bool *taken);
+/* Several linears of a few rows as one. */
+mica_status mica_cuda_tile_linears(mica_cuda_backend *be, const mica_linear_args *args, int count,
+                                   bool *taken, mica_err *err);
 /* Linears of a few rows and attention of one query, by kernels of their own; *taken false: not these. */
 mica_status mica_cuda_few_rows(mica_cuda_backend *be, const mica_linear_args *args,
                                const mica_cuda_product *p, bool *taken, mica_err *err);

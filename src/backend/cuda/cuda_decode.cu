@@ -59,11 +59,22 @@ static __global__ void __launch_bounds__(BLOCK)
         load<8>(a.q, a.type, (int64_t)(head + min(i, heads - 1)) * a.q_stride + part, q[i]);
         s[i] = {-INFINITY, 0.0f, {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f}};
     }
-    for (int64_t at = first + warp * (32 / LANES); at < end; at += WARPS * (32 / LANES)) {
+    const int64_t step = WARPS * (32 / LANES);
+    float k[8], v[8], next_k[8], next_v[8];
+    const auto ask = [&](int64_t at, float(&to_k)[8], float(&to_v)[8]) {
         const int64_t j = at + lane / LANES < end ? at + lane / LANES : end - 1;
-        float k[8], v[8];
-        load<8>(a.k, a.type, j * a.k_stride[0] + g * a.k_stride[1] + part, k);
-        load<8>(a.v, a.type, j * a.v_stride[0] + g * a.v_stride[1] + part, v);
+        load<8>(a.k, a.type, j * a.k_stride[0] + g * a.k_stride[1] + part, to_k);
+        load<8>(a.v, a.type, j * a.v_stride[0] + g * a.v_stride[1] + part, to_v);
+    };
+    if (first < end)
+        ask(first + warp * (32 / LANES), next_k, next_v);
+    for (int64_t at = first + warp * (32 / LANES); at < end; at += step) {
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            k[i] = next_k[i];
+            v[i] = next_v[i];
+        }
+        ask(at + step, next_k, next_v); /* behind the last: that again */
 #pragma unroll
         for (int i = 0; i < SHARE; i++) {
             float score = 0.0f;

@@ -139,21 +139,30 @@ mica_status mica_cuda_op_experts(mica_backend *base, const mica_experts_args *a,
 
 /* ----------------------------------------------------------------- linears -- */
 
+static mica_status describe_tiles(mica_cuda_backend *be, const mica_linear_args *args,
+                                  const mica_cuda_product *p, mica_cuda_tile_linear *a,
+                                  mica_err *err)
+{
+    const void *bias;
+    *a = (mica_cuda_tile_linear){.rows = p->outputs,
+                                 .n = args->w_OD->tensor.shape_[1],
+                                 .x = p->x.data,
+                                 .ldx = p->x.stride[0],
+                                 .m = (int)p->x.rows,
+                                 .y = p->y,
+                                 .residual = p->residual};
+    MICA_TRY(tiles_of(be, args->w_OD, &a->w, err));
+    MICA_TRY(mica_cuda_weight(be, p->bias, MICA_CUDA_FORM_F32, &bias, err));
+    a->bias = bias;
+    return MICA_OK;
+}
+
 static mica_status run_tiles(mica_cuda_backend *be, const mica_linear_args *args,
                              const mica_cuda_product *p, mica_err *err)
 {
-    mica_cuda_tile_linear a = {.rows = p->outputs,
-                               .n = args->w_OD->tensor.shape_[1],
-                               .x = p->x.data,
-                               .ldx = p->x.stride[0],
-                               .m = (int)p->x.rows,
-                               .y = p->y,
-                               .residual = p->residual};
-    const void *bias;
-    MICA_TRY(tiles_of(be, args->w_OD, &a.w, err));
-    MICA_TRY(mica_cuda_weight(be, p->bias, MICA_CUDA_FORM_F32, &bias, err));
-    a.bias = bias;
-    return mica_cuda_check(mica_cuda_tile_linear_run(&a, be->stream), p->name, err);
+    mica_cuda_tile_linear a;
+    MICA_TRY(describe_tiles(be, args, p, &a, err));
+    return mica_cuda_check(mica_cuda_tile_linears_run(&a, 1, be->stream), p->name, err);
 }
 
 static mica_status run_plain(mica_cuda_backend *be, const mica_linear_args *args,
@@ -173,21 +182,56 @@ static mica_status run_plain(mica_cuda_backend *be, const mica_linear_args *args
     return mica_cuda_check(mica_cuda_few(&a, be->stream), p->name, err);
 }
 
+static bool is_few(const mica_cuda_backend *be, const mica_linear_args *args,
+                   const mica_cuda_product *p)
+{
+    return args->by_row && be->fuse && !p->gate && p->x.dims == 1 && p->x.wide &&
+           p->x.rows <= MICA_CUDA_TILE_ROWS;
+}
+
+static bool takes_tiles(const mica_cuda_backend *be, const mica_linear_args *args,
+                        const mica_cuda_product *p)
+{
+    return is_few(be, args, p) && be->bf16 && p->x.type == MICA_CUDA_BF16 &&
+           p->act == MICA_ACT_NONE && tiles_fit(args->w_OD);
+}
+
 mica_status mica_cuda_few_rows(mica_cuda_backend *be, const mica_linear_args *args,
                                const mica_cuda_product *p, bool *taken, mica_err *err)
 {
-    const bool few = args->by_row && be->fuse && !p->gate && p->x.dims == 1 && p->x.wide &&
-                     p->x.rows <= MICA_CUDA_TILE_ROWS;
-    *taken = false;
-    if (!few)
-        return MICA_OK;
-    if (!mica_cuda_is_packed(&args->w_OD->tensor)) {
-        *taken = p->ld == p->x.n && p->x.n == args->w_OD->tensor.shape_[1];
-        return *taken ? run_plain(be, args, p, err) : MICA_OK;
+    *taken = takes_tiles(be, args, p);
+    if (*taken)
+        return run_tiles(be, args, p, err);
+    *taken = is_few(be, args, p) && !mica_cuda_is_packed(&args->w_OD->tensor) && p->ld == p->x.n &&
+             p->x.n == args->w_OD->tensor.shape_[1];
+    return *taken ? run_plain(be, args, p, err) : MICA_OK;
+}
+
+/* All of them, or none. */
+mica_status mica_cuda_tile_linears(mica_cuda_backend *be, const mica_linear_args *args, int count,
+                                   bool *taken, mica_err *err)
+{
+    mica_cuda_tile_linear parts[MICA_CUDA_TILE_PARTS];
+    mica_cuda_product p[MICA_CUDA_TILE_PARTS];
+    *taken = count <= MICA_CUDA_TILE_PARTS && !be->fp8;
+    for (int i = 0; i < count && *taken; i++) {
+        p[i] = (mica_cuda_product){.name = args[i].w_OD->name ? args[i].w_OD->name : "linear",
+                                   .x = mica_cuda_view_of(args[i].x_MD),
+                                   .y = mica_cuda_view_of(args[i].y_MO),
+                                   .outputs = args[i].w_OD->tensor.shape_[0],
+                                   .bias = args[i].bias_O,
+                                   .gate = args[i].gate_O ? args[i].gate_O->data : NULL,
+                                   .act = args[i].act};
+        if (args[i].residual_MO)
+            p[i].residual = mica_cuda_view_of(args[i].residual_MO);
+        *taken = takes_tiles(be, &args[i], &p[i]) && p[i].y.n == p[i].outputs &&
+                 p[i].x.n == args[i].w_OD->tensor.shape_[1];
     }
-    *taken =
-        be->bf16 && p->x.type == MICA_CUDA_BF16 && p->act == MICA_ACT_NONE && tiles_fit(args->w_OD);
-    return *taken ? run_tiles(be, args, p, err) : MICA_OK;
+    if (!*taken)
+        return MICA_OK;
+    for (int i = 0; i < count; i++)
+        MICA_TRY(describe_tiles(be, &args[i], &p[i], &parts[i], err));
+    return mica_cuda_check(mica_cuda_tile_linears_run(parts, count, be->stream), "linears", err);
 }
 
 /* --------------------------------------------------------------- attention -- */
@@ -201,7 +245,8 @@ mica_status mica_cuda_attend_one(mica_cuda_backend *be, const mica_attention_arg
     const mica_tensor *const all[] = {q, k, v, out};
     void *work;
     *taken = be->fuse && args->segments == 1 && q->shape_[0] == 1 && (K == 64 || K == 128) &&
-             G > 0 && H % G == 0 && args->scale >= 0.0f;
+             G > 0 && H % G == 0 && args->scale >= 0.0f &&
+             (args->window == 0 || k->shape_[0] <= args->window);
     for (int i = 0; i < 4 && *taken; i++)
         *taken = all[i]->dtype == q->dtype && all[i]->stride_[2] == 1 &&
                  all[i]->stride_[1] % 8 == 0 && all[i]->stride_[0] % 8 == 0 &&

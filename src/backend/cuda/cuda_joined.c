@@ -118,6 +118,9 @@ mica_status mica_cuda_op_linears(mica_backend *base, const mica_linear_args *arg
     mica_cuda_backend *be = mica_cuda_from(base);
     together t = {0};
     bool fits;
+    MICA_TRY(mica_cuda_tile_linears(be, args, count, &fits, err));
+    if (fits)
+        return MICA_OK;
     MICA_TRY(prepare(be, args, count, &t, &fits, err));
     if (fits)
         return run_together(be, args, &t, err);

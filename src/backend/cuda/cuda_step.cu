@@ -188,10 +188,10 @@ struct card {
 
 /* Shared memory. Rows are in the order of place(), zeros behind D. */
 struct room {
-    card cards[2];         /* of this block of the network and the next */
-    float row[4 * WIDTH];  /* the input of o; the hidden row in four quarters */
-    float stats[WARPS][2]; /* of a norm: mean and squares of each warp's numbers */
-    float q[32]; /* of this block's head */
+    card cards[2];          /* of this block of the network and the next */
+    float row[4 * WIDTH];   /* the input of o; the hidden row in four quarters */
+    float stats[WARPS][2];  /* of a norm: mean and squares of each warp's numbers */
+    float q[32];            /* of this block's head */
     float parts[WARPS][34]; /* of attention: largest score, sum, values; sums of quarters */
     float x[1];             /* [rows][WIDTH] normalised: input and residual */
 };
@@ -497,17 +497,16 @@ static __device__ __forceinline__ void make_kv(const mica_cuda_step_args &a, con
 
 /* A: see above. */
 template <typename T, int K>
-static __device__ __forceinline__ void phase_a(const mica_cuda_step_args &a, room &r,
-                                               const words &all, int m, const card &c,
-                                               uint32_t round, bool attends,
-                                               const head_rows<T, K> &w)
+static __device__ __forceinline__ void
+phase_a(const mica_cuda_step_args &a, room &r, const words &all, int m, const card &c,
+        uint32_t round, bool attends, const head_rows<T, K> &w)
 {
     const int h = blockIdx.x / SPLITS, s = blockIdx.x % SPLITS, warp = threadIdx.x / 32;
     const int stretch = (a.seen[m] + SPLITS - 1) / SPLITS, first = s * stretch;
     const int end = min(first + stretch, a.seen[m]);
     const T *keys = (const T *)c.cache[m][0], *values = (const T *)c.cache[m][1];
-    const next_keys<T> f = read_keys<T, K>(a, keys, values, h, first + warp * (256 / K),
-                                           attends ? end : 0);
+    const next_keys<T> f =
+        read_keys<T, K>(a, keys, values, h, first + warp * (256 / K), attends ? end : 0);
     float x[16];
     read_row(r.x + m * WIDTH, x);
     make_kv(a, all, m, c, round, w.w[0], w.b[0], !attends, x);
@@ -657,8 +656,8 @@ static __device__ __forceinline__ void prefetch_block(const mica_cuda_step_args 
     const int i = threadIdx.x;
     if (i >= 6 + 2 * a.rows)
         return;
-    const char *p = i < 6 ? ((const char *const *)&c.b.q)[i]
-                          : (const char *)c.cache[(i - 6) / 2][i % 2];
+    const char *p =
+        i < 6 ? ((const char *const *)&c.b.q)[i] : (const char *)c.cache[(i - 6) / 2][i % 2];
     const int n = i < 4 ? a.D * a.D : i < 6 ? a.D * a.F : a.seen[(i - 6) / 2] * a.D;
     const int bytes = n * (int)sizeof(T), step = (bytes / (int)gridDim.x + 16) & ~15;
     const int at = blockIdx.x * step, size = min(step, bytes - at) & ~15;

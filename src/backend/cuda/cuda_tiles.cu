@@ -55,60 +55,90 @@ static __device__ __forceinline__ float high(uint32_t w)
     return __uint_as_float(w & 0xffff0000u);
 }
 
+/* What a lane has of four groups of its two rows. */
+struct four_groups {
+    uint2 q[2][4], scale[2], bias[2];
+};
+
+struct tile_rows { /* at this lane's first row */
+    const uint8_t *data;
+    const uint16_t *scale, *bias;
+    int64_t n, groups;
+};
+
+static __device__ __forceinline__ four_groups ask(const tile_rows &w, int g)
+{
+    four_groups f;
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+#pragma unroll
+        for (int u = 0; u < 4; u++)
+            f.q[r][u] = __ldcs((const uint2 *)(w.data + r * 4 * w.n + (g + u) * (GROUP / 2)));
+        f.scale[r] = __ldg((const uint2 *)(w.scale + r * 8 * w.groups + g));
+        f.bias[r] = __ldg((const uint2 *)(w.bias + r * 8 * w.groups + g));
+    }
+    return f;
+}
+
+/* x: 16 numbers of this lane's column in each group, or NULL: zeros. */
+static __device__ __forceinline__ void add_groups(const four_groups &f, const __nv_bfloat16 *x,
+                                                  float (&sum)[4])
+{
+#pragma unroll
+    for (int u = 0; u < 4; u++) {
+        uint4 raw[2] = {make_uint4(0, 0, 0, 0), make_uint4(0, 0, 0, 0)};
+        float d[4] = {0.0f, 0.0f, 0.0f, 0.0f}, ones[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+        if (x) {
+            const uint4 *from = (const uint4 *)(x + u * GROUP);
+            raw[0] = from[0];
+            raw[1] = from[1];
+        }
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            pairs p;
+            pair_up(raw[h], p);
+            const uint32_t a = h ? f.q[0][u].y : f.q[0][u].x, c = h ? f.q[1][u].y : f.q[1][u].x;
+#pragma unroll
+            for (int i = 0; i < 4; i += 2) {
+                multiply(d, lift(a, 4 * i), lift(c, 4 * i), lift(a, 4 * i + 4), lift(c, 4 * i + 4),
+                         p[i], p[i + 1]);
+                multiply(ones, 0x3f803f80u, 0x3f803f80u, 0x3f803f80u, 0x3f803f80u, p[i], p[i + 1]);
+            }
+        }
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            const uint32_t sw = u < 2 ? f.scale[r].x : f.scale[r].y;
+            const uint32_t bw = u < 2 ? f.bias[r].x : f.bias[r].y;
+            const float sv = u % 2 ? high(sw) : low(sw), bv = u % 2 ? high(bw) : low(bw);
+            const float rest = fmaf(-128.0f, sv, bv);
+#pragma unroll
+            for (int c = 0; c < 2; c++)
+                sum[2 * r + c] += fmaf(sv, d[2 * r + c], rest * ones[2 * r + c]);
+        }
+    }
+}
+
 /* sum[c] += rows [row, row + 16) of w times columns of x over groups [first, end) of four; this lane has rows
- * lane / 4 and + 8, columns 2 (lane % 4) and + 1. x: this lane's column's row of x, NULL: zeros. */
+ * lane / 4 and + 8, columns 2 (lane % 4) and + 1. x: this lane's column's row of x, NULL: zeros. The next
+ * groups are on their way while these are multiplied. */
 static __device__ __forceinline__ void tile(const mica_cuda_tiles &w, int64_t n, int64_t row,
                                             int first, int end, const __nv_bfloat16 *x,
                                             float (&sum)[4])
 {
     const int lane = threadIdx.x % 32, t = lane % 4;
     const int64_t low_row = row + lane / 4, groups = n / GROUP;
-    const uint8_t *data = (const uint8_t *)w.data + low_row * (n / 2) + 8 * t;
-    const uint16_t *scale = (const uint16_t *)w.scale + low_row * groups;
-    const uint16_t *bias = (const uint16_t *)w.bias + low_row * groups;
+    const tile_rows rows = {(const uint8_t *)w.data + low_row * (n / 2) + 8 * t,
+                            (const uint16_t *)w.scale + low_row * groups,
+                            (const uint16_t *)w.bias + low_row * groups, n, groups};
+    if (first >= end)
+        return;
+    if (x)
+        x += 16 * t;
+    four_groups now = ask(rows, 4 * first);
     for (int g = 4 * first; g < 4 * end; g += 4) {
-        uint2 q[2][4];
-        uint2 s[2], b[2];
-#pragma unroll
-        for (int r = 0; r < 2; r++) {
-#pragma unroll
-            for (int u = 0; u < 4; u++)
-                q[r][u] = __ldcs((const uint2 *)(data + r * 4 * n + (g + u) * (GROUP / 2)));
-            s[r] = __ldg((const uint2 *)(scale + r * 8 * groups + g));
-            b[r] = __ldg((const uint2 *)(bias + r * 8 * groups + g));
-        }
-#pragma unroll
-        for (int u = 0; u < 4; u++) {
-            uint4 raw[2] = {make_uint4(0, 0, 0, 0), make_uint4(0, 0, 0, 0)};
-            float d[4] = {0.0f, 0.0f, 0.0f, 0.0f}, ones[4] = {0.0f, 0.0f, 0.0f, 0.0f};
-            if (x) {
-                const uint4 *from = (const uint4 *)(x + (g + u) * GROUP + 16 * t);
-                raw[0] = from[0];
-                raw[1] = from[1];
-            }
-#pragma unroll
-            for (int h = 0; h < 2; h++) {
-                pairs p;
-                pair_up(raw[h], p);
-                const uint32_t a = h ? q[0][u].y : q[0][u].x, c = h ? q[1][u].y : q[1][u].x;
-#pragma unroll
-                for (int i = 0; i < 4; i += 2) {
-                    multiply(d, lift(a, 4 * i), lift(c, 4 * i), lift(a, 4 * i + 4),
-                             lift(c, 4 * i + 4), p[i], p[i + 1]);
-                    multiply(ones, 0x3f803f80u, 0x3f803f80u, 0x3f803f80u, 0x3f803f80u, p[i],
-                             p[i + 1]);
-                }
-            }
-#pragma unroll
-            for (int r = 0; r < 2; r++) {
-                const uint32_t sw = u < 2 ? s[r].x : s[r].y, bw = u < 2 ? b[r].x : b[r].y;
-                const float sv = u % 2 ? high(sw) : low(sw), bv = u % 2 ? high(bw) : low(bw);
-                const float rest = fmaf(-128.0f, sv, bv);
-#pragma unroll
-                for (int c = 0; c < 2; c++)
-                    sum[2 * r + c] += fmaf(sv, d[2 * r + c], rest * ones[2 * r + c]);
-            }
-        }
+        const four_groups next = ask(rows, g + 4 < 4 * end ? g + 4 : g);
+        add_groups(now, x ? x + g * GROUP : NULL, sum);
+        now = next;
     }
 }
 
@@ -140,13 +170,24 @@ static __device__ __forceinline__ void stretch(int64_t n, int w, int warps, int 
     *end = fours * (w + 1) / warps;
 }
 
-/* ------------------------------------------------------------------ linear -- */
+/* ----------------------------------------------------------------- linears -- */
 
-static __global__ void __launch_bounds__(BLOCK) linear_kernel(const mica_cuda_tile_linear a)
+/* Up to three matrices over one x; blocks count through their tiles. */
+struct tile_linears {
+    mica_cuda_tile_linear part[MICA_CUDA_TILE_PARTS];
+    int first[MICA_CUDA_TILE_PARTS]; /* tile of each part */
+    int count;
+};
+
+static __global__ void __launch_bounds__(BLOCK, 2) linear_kernel(const tile_linears all)
 {
     __shared__ float parts[WARPS][16][8];
+    int which = 0;
+    while (which + 1 < all.count && (int)blockIdx.x >= all.first[which + 1])
+        which++;
+    const mica_cuda_tile_linear &a = all.part[which];
     const int column = threadIdx.x % 32 / 4;
-    const int64_t row = (int64_t)blockIdx.x * 16;
+    const int64_t row = (int64_t)(blockIdx.x - all.first[which]) * 16;
     float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
     int first, end;
     stretch(a.n, threadIdx.x / 32, WARPS, &first, &end);
@@ -207,7 +248,7 @@ static __device__ __forceinline__ choice choose(const mica_cuda_tile_experts &a,
 }
 
 /* 16 outputs of gate by half of the warps, the same of up by the others. Grid: F / 16, rows x A. */
-static __global__ void __launch_bounds__(BLOCK) gate_up_kernel(const mica_cuda_tile_experts a)
+static __global__ void __launch_bounds__(BLOCK, 2) gate_up_kernel(const mica_cuda_tile_experts a)
 {
     __shared__ float parts[WARPS][16][8];
     const int m = blockIdx.y / a.A, active = blockIdx.y % a.A, warp = threadIdx.x / 32;
@@ -230,7 +271,7 @@ static __global__ void __launch_bounds__(BLOCK) gate_up_kernel(const mica_cuda_t
 }
 
 /* 16 outputs of all chosen experts. Grid: D / 16, rows. */
-static __global__ void __launch_bounds__(BLOCK) down_kernel(const mica_cuda_tile_experts a)
+static __global__ void __launch_bounds__(BLOCK, 2) down_kernel(const mica_cuda_tile_experts a)
 {
     __shared__ float parts[WARPS][16][8];
     const int m = blockIdx.y;
@@ -270,10 +311,18 @@ extern "C" bool mica_cuda_tiles_fit(const mica_cuda_packed_rows *w)
            w->n % (4 * GROUP) == 0 && w->scale_type == MICA_CUDA_BF16;
 }
 
-extern "C" cudaError_t mica_cuda_tile_linear_run(const mica_cuda_tile_linear *args,
-                                                 cudaStream_t stream)
+extern "C" cudaError_t mica_cuda_tile_linears_run(const mica_cuda_tile_linear *args, int count,
+                                                  cudaStream_t stream)
 {
-    linear_kernel<<<(unsigned)(args->rows / 16), BLOCK, 0, stream>>>(*args);
+    tile_linears all;
+    int tiles = 0;
+    all.count = count;
+    for (int i = 0; i < count; i++) {
+        all.part[i] = args[i];
+        all.first[i] = tiles;
+        tiles += (int)(args[i].rows / 16);
+    }
+    linear_kernel<<<(unsigned)tiles, BLOCK, 0, stream>>>(all);
     return cudaGetLastError();
 }
 

@@ -25,7 +25,10 @@ typedef struct mica_cuda_tile_linear {
     mica_cuda_view y, residual; /* residual.data NULL: none */
     const float *bias;          /* [rows] or NULL */
 } mica_cuda_tile_linear;
-cudaError_t mica_cuda_tile_linear_run(const mica_cuda_tile_linear *args, cudaStream_t stream);
+/* Up to MICA_CUDA_TILE_PARTS of them at once. */
+#define MICA_CUDA_TILE_PARTS 3
+cudaError_t mica_cuda_tile_linears_run(const mica_cuda_tile_linear *args, int count,
+                                       cudaStream_t stream);
 
 /* Experts of up to 8 rows of x behind their router's logits; the choice is taken by every block itself:
  *     h[m][a] = silu(gate_e x[m]) * up_e x[m]     for the A largest logits e of row m

@@ -121,9 +121,12 @@ static void run_attention(const pass *p, int n, mica_tensor *x_LD)
                          in_place ? cache_rows(p, n, MICA_KV_VALUES) : scratch(p, p->L, kv_width)};
     mica_tensor out = scratch(p, p->L, c->heads * c->head_dim);
     mica_rms_norm(p->be, x_LD, &w->norm_in, (float)c->eps, &norm_LD);
-    linear(p, &w->q.w, &norm_LD, NULL, &qkv[0]);
-    linear(p, &w->k.w, &norm_LD, NULL, &qkv[1]);
-    linear(p, &w->v.w, &norm_LD, NULL, &qkv[2]);
+    mica_weight *const weights[] = {&w->q.w, &w->k.w, &w->v.w};
+    mica_linear_args linears[3];
+    for (int i = 0; i < 3; i++)
+        linears[i] = (mica_linear_args){
+            .x_MD = &norm_LD, .w_OD = weights[i], .y_MO = &qkv[i], .by_row = p->by_row};
+    mica_linears(p->be, linears, 3);
     int64_t first = 0;
     for (int i = 0; i < p->sequences; i++) {
         if (!mica_backend_failed(p->be))
