@@ -20,7 +20,8 @@
  * came from L2 again and again and took 31,000 cycles a block. Hence loops where one would unroll.
  *
  * Napkin, text to semantic (24 blocks, D 512, F 2048, bf16): 151 MB, 50 us at 3 TB/s; 96 phases of a trip
- * through L2 (0.5 us) and as much work: about 100 us. One kernel per operation: some 300 launches. */
+ * through L2 (0.5 us) and as much work: about 100 us. Measured: 300 us (docs/PERFORMANCE.md). One kernel per
+ * operation: some 300 launches. */
 #include "backend/cuda/cuda_device.cuh"
 #include "backend/cuda/cuda_step.h"
 
