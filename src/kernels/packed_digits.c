@@ -17,6 +17,7 @@
  * products: 63 * 4 * 8,355,711 < 2^31. Those of 8 bits take the low digit apart.
  *
  * Compiled for one level alone (vec_bytes.h); the others multiply in f32 (packed_rows.c). */
+#include "base/compiler.h"
 #include "kernels/level.h"
 #include "kernels/packed_scales.h"
 #include "kernels/vec_bytes.h"
@@ -27,6 +28,7 @@
 #define SCALES  (3 * PANEL)       /* where its factors begin */
 #define MOST    4                 /* rows of x at once */
 #define GROUP   16                /* rows of w that share a run of x */
+#define STRIP   8192              /* numbers of one row of x that stay in L1 */
 #define LARGEST (8 * 34)          /* bytes of a panel of w */
 #define OVER    64                /* bytes behind a panel that are read with it, at most */
 #define LARGE   8355000.0f /* of X: its digits are 127 at most, whatever the roundings of x / s */
@@ -334,6 +336,14 @@ MICA_VEC void start_sums(digit_sums *d, int m)
     }
 }
 
+/* The same panel of the next row: where a row, or a strip of it, ends, the processor's own read-ahead begins
+ * anew. */
+MICA_VEC void ask_for(const uint8_t *b, int size)
+{
+    for (int line = 0; line < size; line += 64)
+        MICA_PREFETCH(b + line);
+}
+
 /* A row and numbers [from, from + n) of it; x from the same number on. m constant. */
 MICA_VEC void dot_run(digit_kind t, const mica_packed_rows *w, int r, int from, int n, int m,
                       const int8_t *x, ptrdiff_t ldx, digit_sums *d)
@@ -349,6 +359,8 @@ MICA_VEC void dot_run(digit_kind t, const mica_packed_rows *w, int r, int from, 
         const bool is_end = k + PANEL > n || b + t.size > limit;
         const uint8_t *panel = is_end ? copy_end(t, b, n - k, end) : b;
         vf scale, least;
+        if (m == 1 && r + 1 < w->rows)
+            ask_for(b + w->ld, t.size);
         take_scales(t, panel, &g, k, &scale, &least);
         dot_panel(t, panel, scale, least, d, m, x, ldx);
     }
@@ -362,38 +374,64 @@ MICA_VEC void finish_row(digit_kind t, const mica_packed_rows *w, int r, int m, 
         y[i * ldy + r] = (w->row_scale ? w->row_scale[r] : 1.0f) * sum_of(t, d, i);
 }
 
-/* One row of x: a row of w from end to end, as memory likes it. */
-MICA_VEC void dot_one(digit_kind t, const mica_packed_rows *w, const int8_t *x, float *y)
+/* Numbers of row r from `from` to `to`, m rows of x. */
+MICA_VEC void dot_part(digit_kind t, const mica_packed_rows *w, int r, int from, int to, int m,
+                       const int8_t *x, ptrdiff_t ldx, digit_sums *d)
+{
+    for (; from < to; from += SCALES_RUN) {
+        const int n = to - from < SCALES_RUN ? to - from : SCALES_RUN;
+        dot_run(t, w, r, from, n, m, x + (ptrdiff_t)from / PANEL * BYTES, ldx, d);
+    }
+}
+
+/* GROUP rows of w from `row` on, `strip` numbers after the other. */
+MICA_VEC void dot_group(digit_kind t, const mica_packed_rows *w, int row, int strip, int m,
+                        const int8_t *x, float *y, ptrdiff_t ldy)
+{
+    const ptrdiff_t ldx = (ptrdiff_t)MICA_DIGITS_SIZE(w->n);
+    const int rows = w->rows - row < GROUP ? w->rows - row : GROUP;
+    digit_sums d[GROUP];
+    for (int r = 0; r < rows; r++)
+        start_sums(&d[r], m);
+    for (int from = 0; from < w->n; from += strip) {
+        const int to = w->n - from < strip ? w->n : from + strip;
+        for (int r = 0; r < rows; r++)
+            dot_part(t, w, row + r, from, to, m, x, ldx, &d[r]);
+    }
+    for (int r = 0; r < rows; r++)
+        finish_row(t, w, row + r, m, &d[r], y, ldy);
+}
+
+/* One row of x, and all of it in L1: a row of w from end to end, as memory likes it, its sums in registers. */
+MICA_VEC void dot_whole(digit_kind t, const mica_packed_rows *w, const int8_t *x, float *y)
 {
     for (int r = 0; r < w->rows; r++) {
         digit_sums d;
         start_sums(&d, 1);
-        for (int from = 0; from < w->n; from += SCALES_RUN) {
-            const int n = w->n - from < SCALES_RUN ? w->n - from : SCALES_RUN;
-            dot_run(t, w, r, from, n, 1, x + (ptrdiff_t)from / PANEL * BYTES, 0, &d);
-        }
+        dot_part(t, w, r, 0, w->n, 1, x, 0, &d);
         finish_row(t, w, r, 1, &d, y, 0);
     }
+}
+
+/* One row of x; a longer one in equal strips that L1 holds. */
+MICA_VEC void dot_one(digit_kind t, const mica_packed_rows *w, const int8_t *x, float *y)
+{
+    const int runs = (w->n + SCALES_RUN - 1) / SCALES_RUN;
+    const int strips = (w->n + STRIP - 1) / STRIP;
+    if (strips <= 1) {
+        dot_whole(t, w, x, y);
+        return;
+    }
+    for (int row = 0; row < w->rows; row += GROUP)
+        dot_group(t, w, row, (runs + strips - 1) / strips * SCALES_RUN, 1, x, y, 0);
 }
 
 /* 2 or 4 rows of x (m, constant): a run of 1024 of x stays in L1 while GROUP rows of w pass. */
 MICA_VEC void dot_some(digit_kind t, const mica_packed_rows *w, int m, const int8_t *x, float *y,
                        ptrdiff_t ldy)
 {
-    const ptrdiff_t ldx = (ptrdiff_t)MICA_DIGITS_SIZE(w->n);
-    digit_sums d[GROUP];
-    for (int row = 0; row < w->rows; row += GROUP) {
-        const int rows = w->rows - row < GROUP ? w->rows - row : GROUP;
-        for (int r = 0; r < rows; r++)
-            start_sums(&d[r], m);
-        for (int from = 0; from < w->n; from += SCALES_RUN) {
-            const int n = w->n - from < SCALES_RUN ? w->n - from : SCALES_RUN;
-            for (int r = 0; r < rows; r++)
-                dot_run(t, w, row + r, from, n, m, x + (ptrdiff_t)from / PANEL * BYTES, ldx, &d[r]);
-        }
-        for (int r = 0; r < rows; r++)
-            finish_row(t, w, row + r, m, &d[r], y, ldy);
-    }
+    for (int row = 0; row < w->rows; row += GROUP)
+        dot_group(t, w, row, SCALES_RUN, m, x, y, ldy);
 }
 
 typedef void dot_few(const mica_packed_rows *w, int m, const int8_t *x, float *y, ptrdiff_t ldy);

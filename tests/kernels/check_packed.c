@@ -183,7 +183,7 @@ static mica_packed_rows make_rows(ck *c, mica_packed type, int rows, int n)
 
 static int pick_length(ck *c)
 {
-    return ck_int(c, 0, 9) == 0 ? ck_int(c, 4000, 9000) : ck_int(c, 1, 1100);
+    return ck_int(c, 0, 9) == 0 ? ck_int(c, 4000, 17000) : ck_int(c, 1, 1100);
 }
 
 void check_unpack_f32(ck *c)
