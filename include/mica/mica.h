@@ -73,8 +73,8 @@ typedef enum mica_precision {
     MICA_PRECISION_AUTO = 0, /* bf16 */
     MICA_PRECISION_F32,  /* f32 arithmetic from the stored weights; for parity with references */
     MICA_PRECISION_BF16, /* bf16 operands, f32 sums; f32 operands where the CPU has no bf16 unit */
-    MICA_PRECISION_INT8, /* int8 operands in the large linears, sensitive layers as in BF16 */
-    MICA_PRECISION_FP8   /* reserved for devices that have it */
+    MICA_PRECISION_INT8, /* int8 operands in the large linears, sensitive layers as in BF16; CPUs */
+    MICA_PRECISION_FP8   /* the same with e4m3 operands; GPUs of compute capability 9.x */
 } mica_precision;
 
 /* Highest instruction-set level the CPU kernels may use; AUTO takes the best the
