@@ -111,9 +111,10 @@ static double number_at(mica_packed type, const void *p, ptrdiff_t i)
 {
     float f;
     uint16_t h;
-    memcpy(&f, (const char *)p + (type == MICA_PACKED_F32 ? 4 * i : 0), 4);
-    if (type == MICA_PACKED_F32)
+    if (type == MICA_PACKED_F32) {
+        memcpy(&f, (const char *)p + 4 * i, 4);
         return (double)f;
+    }
     memcpy(&h, (const char *)p + 2 * i, 2);
     return type == MICA_PACKED_BF16 ? ck_decode_bf16(h) : ck_decode_f16(h);
 }
