@@ -159,20 +159,13 @@ static bool read_entry(reader *r)
 
 static bool open_block(const mica_chinese_dict *d, uint32_t block, reader *r)
 {
-    const uint32_t begin = mica_table_u32(d->offsets + 4 * (size_t)block);
-    const uint32_t end = mica_table_u32(d->offsets + 4 * ((size_t)block + 1));
-    if (begin > end || end > d->table.size)
-        return false;
-    *r = (reader){.d = d, .at = d->table.data + begin, .end = d->table.data + end};
-    return read_entry(r);
+    *r = (reader){.d = d};
+    return mica_table_block(&d->table, d->offsets, block, &r->at, &r->end) && read_entry(r);
 }
 
 static int compare(const reader *r, const uint32_t *text, size_t size)
 {
-    for (size_t i = 0; i < r->size && i < size; i++)
-        if (r->word[i] != text[i])
-            return r->word[i] < text[i] ? -1 : 1;
-    return (r->size > size) - (r->size < size);
+    return mica_table_compare(r->word, r->size, text, size);
 }
 
 static void fill_word(const reader *r, mica_chinese_word *out)

@@ -57,20 +57,13 @@ static bool read_entry(reader *r)
 
 static bool open_block(const mica_traditional *t, uint32_t block, reader *r)
 {
-    const uint32_t begin = mica_table_u32(t->offsets + 4 * (size_t)block);
-    const uint32_t end = mica_table_u32(t->offsets + 4 * ((size_t)block + 1));
-    if (begin > end || end > t->table.size)
-        return false;
-    *r = (reader){.at = t->table.data + begin, .end = t->table.data + end};
-    return read_entry(r);
+    *r = (reader){0};
+    return mica_table_block(&t->table, t->offsets, block, &r->at, &r->end) && read_entry(r);
 }
 
 static int compare(const reader *r, const uint32_t *text, size_t size)
 {
-    for (size_t i = 0; i < r->size && i < size; i++)
-        if (r->phrase[i] != text[i])
-            return r->phrase[i] < text[i] ? -1 : 1;
-    return (r->size > size) - (r->size < size);
+    return mica_table_compare(r->phrase, r->size, text, size);
 }
 
 static bool find_phrase(const mica_traditional *t, const uint32_t *text, size_t size, reader *r)

@@ -8,6 +8,7 @@
 
 #include "base/status.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -33,6 +34,27 @@ static inline int32_t mica_table_i16(const uint8_t *p)
 static inline uint32_t mica_table_u32(const uint8_t *p)
 {
     return mica_table_u16(p) | mica_table_u16(p + 2) << 16;
+}
+/* Words stand sorted in blocks; `offsets` has where each block begins and the last ends. false: damaged. */
+static inline bool mica_table_block(const mica_speech_table *t, const uint8_t *offsets,
+                                    uint32_t block, const uint8_t **begin, const uint8_t **end)
+{
+    const uint32_t first = mica_table_u32(offsets + 4 * (size_t)block);
+    const uint32_t last = mica_table_u32(offsets + 4 * ((size_t)block + 1));
+    if (first > last || last > t->size)
+        return false;
+    *begin = t->data + first;
+    *end = t->data + last;
+    return true;
+}
+/* Below 0, 0 or above: word a of a_size characters before, like or behind b. */
+static inline int mica_table_compare(const uint32_t *a, size_t a_size, const uint32_t *b,
+                                     size_t b_size)
+{
+    for (size_t i = 0; i < a_size && i < b_size; i++)
+        if (a[i] != b[i])
+            return a[i] < b[i] ? -1 : 1;
+    return (a_size > b_size) - (a_size < b_size);
 }
 
 #endif
