@@ -20,6 +20,7 @@
 /* Exit statuses; docs/CLI.md is their contract. */
 enum { CLI_OK = 0, CLI_FAILED = 1, CLI_USAGE = 2, CLI_INTERRUPTED = 130, CLI_TERMINATED = 143 };
 
+/* Each command and its command line; `mica voice` has two. */
 int cmd_image(int argc, char **argv);
 int cmd_speak(int argc, char **argv);
 int cmd_voice(int argc, char **argv);
@@ -28,6 +29,8 @@ int cmd_convert(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 int cmd_complete(int argc, char **argv);
 int cmd_chat(int argc, char **argv);
+extern const cli_spec cmd_image_spec, cmd_speak_spec, cmd_voice_make_spec, cmd_voice_list_spec,
+    cmd_inspect_spec, cmd_convert_spec, cmd_bench_spec, cmd_complete_spec, cmd_chat_spec;
 
 /* ---- cli_output.c ---- */
 /* Prints "mica: TEXT" as one line on stderr and returns the exit status that belongs to
@@ -40,6 +43,12 @@ void cli_note(const char *text);
 void cli_note_lines(const char *text);
 /* Text to stdout; CLI_FAILED with a message when stdout cannot take it (disk full, closed). */
 int cli_print(const char *text);
+/* The same for a text that was put together, which is freed; CLI_FAILED when it had no memory. */
+int cli_print_text(mica_text *text);
+#define CLI_GO (-1)
+/* Reads a command line as cli_parse does. CLI_GO: the command goes on. Else it is over, with this exit
+ * status: help was asked for and is printed, or the usage was wrong, which is told. */
+int cli_begin(const cli_spec *spec, int argc, char **argv, void *args, const char **operand);
 /* Whether a picture can be written to path, before any work: known kind, folder there and
  * writable, path itself no folder. */
 mica_status cli_output_check(const char *path, mica_err *err);
@@ -63,12 +72,10 @@ typedef struct cli_engine_args {
     cli_texts loras; /* FILE[:SCALE] */
 } cli_engine_args;
 typedef struct cli_common_args {
-    bool json, quiet, help;
+    bool json, quiet;
 } cli_common_args;
 extern const cli_option cli_picture_table[], cli_language_table[]; /* parts of such models */
-extern const size_t cli_picture_table_count, cli_language_table_count;
 extern const cli_option cli_engine_table[], cli_common_table[];
-extern const size_t cli_engine_table_count, cli_common_table_count;
 void cli_engine_fill(const cli_engine_args *args, const char *model, mica_engine_options *out);
 /* The files and scales of --lora; paths are freed by cli_loras_deinit. */
 typedef struct cli_loras {
@@ -77,8 +84,6 @@ typedef struct cli_loras {
 } cli_loras;
 mica_status cli_loras_read(const cli_engine_args *args, cli_loras *out, mica_err *err);
 void cli_loras_deinit(cli_loras *loras);
-/* Help asked for: prints the page. */
-int cli_print_help(const cli_spec *spec);
 
 /* ---- progress.c ---- */
 typedef struct cli_progress {

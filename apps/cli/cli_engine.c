@@ -44,8 +44,8 @@ const cli_option cli_picture_table[] = {
      .offset = AT(loras),
      .value = "FILE[:SCALE]",
      .help = "a LoRA, LoHa or LoKr file, SCALE times (1); may be repeated"},
+    CLI_END,
 };
-const size_t cli_picture_table_count = MICA_ARRAY_LEN(cli_picture_table);
 
 static const cli_word expert_words[] = {{"auto", 0}, {"none", -1}, {"all", 100000}, {NULL, 0}};
 const cli_option cli_language_table[] = {
@@ -66,8 +66,8 @@ const cli_option cli_language_table[] = {
      .lo = 1,
      .hi = 100000,
      .value = "N"},
+    CLI_END,
 };
-const size_t cli_language_table_count = MICA_ARRAY_LEN(cli_language_table);
 
 const cli_option cli_engine_table[] = {
     {.name = "device",
@@ -100,9 +100,9 @@ const cli_option cli_engine_table[] = {
      .offset = AT(cpu_level),
      .value = "L",
      .help = "highest instruction-set level to use"},
+    CLI_END,
 };
 #undef AT
-const size_t cli_engine_table_count = MICA_ARRAY_LEN(cli_engine_table);
 
 #define AT(field) offsetof(cli_common_args, field)
 const cli_option cli_common_table[] = {
@@ -114,10 +114,10 @@ const cli_option cli_common_table[] = {
      .kind = CLI_FLAG,
      .offset = AT(quiet),
      .help = "no progress, notes or summary; errors only"},
-    {.name = "help", .letter = 'h', .kind = CLI_HELP, .offset = AT(help), .help = "this page"},
+    {.name = "help", .letter = 'h', .kind = CLI_HELP, .help = "this page"},
+    CLI_END,
 };
 #undef AT
-const size_t cli_common_table_count = MICA_ARRAY_LEN(cli_common_table);
 
 void cli_engine_fill(const cli_engine_args *args, const char *model, mica_engine_options *out)
 {

@@ -83,11 +83,10 @@ static void add_option(const cli_option *o, mica_text *out)
 void cli_help(const cli_spec *spec, mica_text *out)
 {
     mica_text_add(out, "Usage: %s %s\n\n%s\n", spec->name, spec->usage, spec->about);
-    for (size_t g = 0; g < spec->group_count; g++) {
-        const cli_group *group = &spec->groups[g];
-        mica_text_add(out, "\n%s\n", group->title);
-        for (size_t i = 0; i < group->count; i++)
-            if (group->options[i].help)
-                add_option(&group->options[i], out);
+    for (const cli_group *g = spec->groups; g->title; g++) {
+        mica_text_add(out, "\n%s\n", g->title);
+        for (const cli_option *o = g->options; cli_is_option(o); o++)
+            if (o->help)
+                add_option(o, out);
     }
 }

@@ -47,18 +47,14 @@ static int print_overview(void)
     mica_text_add(&page,
                   "\n'mica COMMAND --help' lists the options of a command; 'mica --version' tells\n"
                   "the version.\n");
-    const int exit_status = page.failed ? cli_report(MICA_E_NOMEM, NULL) : cli_print(page.data);
-    mica_text_deinit(&page);
-    return exit_status;
+    return cli_print_text(&page);
 }
 
 static int print_version(void)
 {
     mica_text line = {0};
     mica_text_add(&line, "mica %s\n", mica_version());
-    const int exit_status = line.failed ? cli_report(MICA_E_NOMEM, NULL) : cli_print(line.data);
-    mica_text_deinit(&line);
-    return exit_status;
+    return cli_print_text(&line);
 }
 
 static int fail_command(const char *name)

@@ -249,38 +249,37 @@ static mica_status assign(const assignment *a, mica_err *err)
     case CLI_TEXTS:
         return add_text(a, err);
     case CLI_FLAG:
-    case CLI_HELP:
         *(bool *)a->field = true;
         return MICA_OK;
-    case CLI_ABSENT:
+    case CLI_HELP:
         break;
     }
-    return MICA_FAIL(err, MICA_E_USAGE, "this version has no %s", a->spelling);
+    return MICA_OK;
 }
 
 static bool takes_value(const cli_option *o)
 {
-    return o->kind != CLI_FLAG && o->kind != CLI_HELP && o->kind != CLI_ABSENT;
+    return o->kind != CLI_FLAG && o->kind != CLI_HELP;
 }
 
 /* --------------------------------------------------------------- parsing -- */
 
 typedef struct cursor {
     int argc, next;
-    char **argv;
+    char **argv, *args; /* args: the command's struct */
     bool wants_help;
 } cursor;
 
+/* *base: where the struct of its group lies. */
 static const cli_option *find_option(const cli_spec *spec, const char *name, size_t length,
-                                     char letter, void **target)
+                                     char letter, size_t *base)
 {
-    for (size_t g = 0; g < spec->group_count; g++) {
-        for (size_t i = 0; i < spec->groups[g].count; i++) {
-            const cli_option *o = &spec->groups[g].options[i];
+    for (const cli_group *g = spec->groups; g->title; g++) {
+        for (const cli_option *o = g->options; cli_is_option(o); o++) {
             const bool long_hit =
                 name && o->name && strlen(o->name) == length && memcmp(o->name, name, length) == 0;
             if (long_hit || (letter && o->letter == letter)) {
-                *target = spec->groups[g].target;
+                *base = g->base;
                 return o;
             }
         }
@@ -292,10 +291,11 @@ static mica_status fail_unknown(const cli_spec *spec, const char *spelling, mica
 {
     const char *names[128];
     size_t count = 0;
-    for (size_t g = 0; g < spec->group_count; g++)
-        for (size_t i = 0; i < spec->groups[g].count && count < MICA_ARRAY_LEN(names); i++)
-            if (spec->groups[g].options[i].name && spec->groups[g].options[i].help)
-                names[count++] = spec->groups[g].options[i].name;
+    for (const cli_group *g = spec->groups; g->title; g++)
+        for (const cli_option *o = g->options; cli_is_option(o) && count < MICA_ARRAY_LEN(names);
+             o++)
+            if (o->name && o->help)
+                names[count++] = o->name;
     const char *close = NULL;
     if (spelling[1] == '-')
         close = cli_suggest(spelling + 2, names, count);
@@ -307,17 +307,17 @@ static mica_status fail_unknown(const cli_spec *spec, const char *spelling, mica
 }
 
 /* Finishes one option: `attached` is the text behind = or behind the letter, or NULL. */
-static mica_status take_option(cursor *c, const cli_option *o, void *target, const char *spelling,
+static mica_status take_option(cursor *c, const cli_option *o, size_t base, const char *spelling,
                                const char *attached, mica_err *err)
 {
-    assignment a = {.option = o, .spelling = spelling, .text = attached};
-    a.field = target ? (char *)target + o->offset : NULL;
+    assignment a = {
+        .option = o, .spelling = spelling, .text = attached, .field = c->args + base + o->offset};
     if (takes_value(o) && !attached) {
         if (c->next >= c->argc)
             return MICA_FAIL(err, MICA_E_USAGE, "%s needs a value", spelling);
         a.text = c->argv[c->next++];
     }
-    if (!takes_value(o) && attached && o->kind != CLI_ABSENT)
+    if (!takes_value(o) && attached)
         return MICA_FAIL(err, MICA_E_USAGE, "%s takes no value", spelling);
     c->wants_help = c->wants_help || o->kind == CLI_HELP;
     return assign(&a, err);
@@ -328,24 +328,24 @@ static mica_status take_long(const cli_spec *spec, cursor *c, const char *argume
     const char *name = argument + 2;
     const size_t length = strcspn(name, "=");
     char spelling[NAME_CAP];
-    void *target = NULL;
+    size_t base = 0;
     const size_t shown = MICA_MIN(length + 2, sizeof spelling - 1);
     memcpy(spelling, argument, shown);
     spelling[shown] = '\0';
-    const cli_option *o = find_option(spec, name, length, 0, &target);
+    const cli_option *o = find_option(spec, name, length, 0, &base);
     if (!o)
         return fail_unknown(spec, spelling, err);
-    return take_option(c, o, target, spelling, name[length] == '=' ? name + length + 1 : NULL, err);
+    return take_option(c, o, base, spelling, name[length] == '=' ? name + length + 1 : NULL, err);
 }
 
 static mica_status take_short(const cli_spec *spec, cursor *c, const char *argument, mica_err *err)
 {
     const char spelling[3] = {'-', argument[1], '\0'};
-    void *target = NULL;
-    const cli_option *o = find_option(spec, NULL, 0, argument[1], &target);
+    size_t base = 0;
+    const cli_option *o = find_option(spec, NULL, 0, argument[1], &base);
     if (!o)
         return fail_unknown(spec, spelling, err);
-    return take_option(c, o, target, spelling, argument[2] ? argument + 2 : NULL, err);
+    return take_option(c, o, base, spelling, argument[2] ? argument + 2 : NULL, err);
 }
 
 static mica_status take_operand(const cli_spec *spec, const char *argument, const char **operand,
@@ -368,10 +368,10 @@ static mica_status take_operand(const cli_spec *spec, const char *argument, cons
     return MICA_OK;
 }
 
-mica_status cli_parse(const cli_spec *spec, int argc, char **argv, const char **operand,
-                      mica_err *err)
+mica_status cli_parse(const cli_spec *spec, int argc, char **argv, void *args, const char **operand,
+                      bool *help, mica_err *err)
 {
-    cursor c = {.argc = argc, .argv = argv};
+    cursor c = {.argc = argc, .argv = argv, .args = args};
     bool options_end = false;
     for (int i = 0; i < MICA_MAX(spec->operand_limit, 1); i++)
         operand[i] = NULL;
@@ -386,5 +386,6 @@ mica_status cli_parse(const cli_spec *spec, int argc, char **argv, const char **
         else
             MICA_TRY(take_short(spec, &c, argument, err));
     }
+    *help = c.wants_help;
     return MICA_OK;
 }

@@ -29,8 +29,7 @@ typedef enum cli_kind {
     CLI_WORD,      /* int: value of one of `words` */
     CLI_DOUBLES,   /* cli_doubles: comma-separated, each in [lo, hi] */
     CLI_CPU_LEVEL, /* int: mica_cpu_level, names from base/cpu.h */
-    CLI_HELP,      /* bool: as CLI_FLAG, and parsing ends with success */
-    CLI_ABSENT     /* part of the command line's contract that this version does not have */
+    CLI_HELP       /* no field: parsing ends with success */
 } cli_kind;
 
 typedef struct cli_word {
@@ -59,11 +58,15 @@ typedef struct cli_option {
     const char *help;      /* NULL: not listed */
 } cli_option;
 
+#define CLI_END                                                                                    \
+    {                                                                                              \
+        .name = NULL                                                                               \
+    }
+
 typedef struct cli_group {
-    const char *title;
-    const cli_option *options;
-    size_t count;
-    void *target; /* the struct the offsets belong to; unused by help */
+    const char *title;         /* NULL ends the list */
+    const cli_option *options; /* up to CLI_END */
+    size_t base; /* where the struct that the offsets belong to lies in the command's own */
 } cli_group;
 
 typedef struct cli_spec {
@@ -71,15 +74,20 @@ typedef struct cli_spec {
     const char *usage; /* "[MODEL] -p PROMPT [options]" */
     const char *about; /* a few lines */
     const cli_group *groups;
-    size_t group_count;
     int operand_limit; /* how many may be given */
     const char *operand_name;
 } cli_spec;
 
-/* argv[0] is the first argument behind the command's name. operand[0 .. operand_limit), one at least,
- * stay NULL where there is none. Targets hold their defaults before the call. */
-mica_status cli_parse(const cli_spec *spec, int argc, char **argv, const char **operand,
-                      mica_err *err);
+/* argv[0] is the first argument behind the command's name. args: the command's struct, which holds the
+ * defaults. operand[0 .. operand_limit), one at least, stay NULL where there is none. *help: the page was
+ * asked for, and what stands behind was not read. */
+mica_status cli_parse(const cli_spec *spec, int argc, char **argv, void *args, const char **operand,
+                      bool *help, mica_err *err);
+/* Whether a row of a table is one; false: CLI_END. */
+static inline bool cli_is_option(const cli_option *o)
+{
+    return o->name || o->letter;
+}
 /* Appends the whole help page, 80 columns wide. */
 void cli_help(const cli_spec *spec, mica_text *out);
 /* The candidate closest to `name` when it is close enough to be a typing error, or NULL. */

@@ -69,14 +69,25 @@ int cli_print(const char *text)
     return CLI_OK;
 }
 
-int cli_print_help(const cli_spec *spec)
+int cli_print_text(mica_text *text)
 {
-    mica_text page = {0};
-    cli_help(spec, &page);
     const int exit_status =
-        page.failed ? cli_report(MICA_E_NOMEM, NULL) : cli_print(page.data ? page.data : "");
-    mica_text_deinit(&page);
+        text->failed ? cli_report(MICA_E_NOMEM, NULL) : cli_print(text->data ? text->data : "");
+    mica_text_deinit(text);
     return exit_status;
+}
+
+int cli_begin(const cli_spec *spec, int argc, char **argv, void *args, const char **operand)
+{
+    mica_err err = {0};
+    mica_text page = {0};
+    bool help = false;
+    if (cli_parse(spec, argc, argv, args, operand, &help, &err))
+        return cli_report_err(&err);
+    if (!help)
+        return CLI_GO;
+    cli_help(spec, &page);
+    return cli_print_text(&page);
 }
 
 /* ----------------------------------------------------------------- paths -- */

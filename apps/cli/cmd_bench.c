@@ -74,8 +74,24 @@ static const cli_option bench_table[] = {
      .hi = 100000,
      .value = "N",
      .help = "length of the made-up prompt (20; of a language model 512)"},
+    CLI_END,
 };
 #undef AT
+
+static const cli_group groups[] = {
+    {"What to measure", bench_table, 0},
+    {"Parts of the model", cli_picture_table, offsetof(bench_args, engine)},
+    {"Model", cli_engine_table, offsetof(bench_args, engine)},
+    {"Common", cli_common_table, offsetof(bench_args, common)},
+    {NULL}};
+const cli_spec cmd_bench_spec = {
+    .name = "mica bench",
+    .usage = "[MODEL] [options]",
+    .about = "Measures time, arithmetic rate and the share of this machine's own matrix-product\n"
+             "peak, phase by phase.",
+    .groups = groups,
+    .operand_limit = 1,
+    .operand_name = "MODEL"};
 
 static void print_bench_line(void *user, const char *text)
 {
@@ -131,27 +147,10 @@ static int run_bench(const bench_args *args, const char *model)
 int cmd_bench(int argc, char **argv)
 {
     bench_args args = {0};
-    const cli_group groups[] = {
-        {"What to measure", bench_table, MICA_ARRAY_LEN(bench_table), &args},
-        {"Parts of the model", cli_picture_table, cli_picture_table_count, &args.engine},
-        {"Model", cli_engine_table, cli_engine_table_count, &args.engine},
-        {"Common", cli_common_table, cli_common_table_count, &args.common}};
-    const cli_spec spec = {
-        .name = "mica bench",
-        .usage = "[MODEL] [options]",
-        .about =
-            "Measures time, arithmetic rate and the share of this machine's own matrix-product\n"
-            "peak, phase by phase.",
-        .groups = groups,
-        .group_count = MICA_ARRAY_LEN(groups),
-        .operand_limit = 1,
-        .operand_name = "MODEL"};
     const char *model = NULL;
-    mica_err err = {0};
-    if (cli_parse(&spec, argc, argv, &model, &err))
-        return cli_report_err(&err);
-    if (args.common.help)
-        return cli_print_help(&spec);
+    const int over = cli_begin(&cmd_bench_spec, argc, argv, &args, &model);
+    if (over != CLI_GO)
+        return over;
     if ((model != NULL) + (args.synthetic != NULL) + args.kernels > 1)
         return cli_report(MICA_E_USAGE,
                           "bench measures one of MODEL, --synthetic and --kernels at a time");

@@ -37,8 +37,26 @@ static const cli_option chat_table[] = {
      .offset = AT(chat_template),
      .value = "TEXT",
      .help = "Jinja template instead of the model's; @FILE reads a file"},
+    CLI_END,
 };
 #undef AT
+
+static const cli_group groups[] = {
+    {"Conversation", chat_table, 0},
+    {"Answer", text_answer_table, 0},
+    {"Choice of tokens", text_choice_table, 0},
+    {"Parts of the model", cli_language_table, offsetof(text_args, engine)},
+    {"Model", cli_engine_table, offsetof(text_args, engine)},
+    {"Common", cli_common_table, offsetof(text_args, common)},
+    {NULL}};
+const cli_spec cmd_chat_spec = {
+    .name = "mica chat",
+    .usage = "[MODEL] [options]",
+    .about = "Talks with a language model, one line a turn; without MODEL with the demo model,\n"
+             "which explains words. Lines may come from a pipe.",
+    .groups = groups,
+    .operand_limit = 1,
+    .operand_name = "MODEL"};
 
 typedef struct chat {
     const text_args *args;
@@ -340,28 +358,10 @@ int cmd_chat(int argc, char **argv)
 {
     text_args args;
     text_args_init(&args);
-    const cli_group groups[] = {
-        {"Conversation", chat_table, MICA_ARRAY_LEN(chat_table), &args},
-        {"Answer", text_answer_table, text_answer_table_count, &args},
-        {"Choice of tokens", text_choice_table, text_choice_table_count, &args},
-        {"Parts of the model", cli_language_table, cli_language_table_count, &args.engine},
-        {"Model", cli_engine_table, cli_engine_table_count, &args.engine},
-        {"Common", cli_common_table, cli_common_table_count, &args.common}};
-    const cli_spec spec = {.name = "mica chat",
-                           .usage = "[MODEL] [options]",
-                           .about =
-                               "Talks with a language model, one line a turn; without MODEL with "
-                               "the demo model,\nwhich explains words. Lines may come from a pipe.",
-                           .groups = groups,
-                           .group_count = MICA_ARRAY_LEN(groups),
-                           .operand_limit = 1,
-                           .operand_name = "MODEL"};
     const char *model = NULL;
-    mica_err err = {0};
-    if (cli_parse(&spec, argc, argv, &model, &err))
-        return cli_report_err(&err);
-    if (args.common.help)
-        return cli_print_help(&spec);
+    const int over = cli_begin(&cmd_chat_spec, argc, argv, &args, &model);
+    if (over != CLI_GO)
+        return over;
     if (args.common.json)
         return cli_report(MICA_E_USAGE, "chat writes no JSON; complete does");
     return run(&args, model);

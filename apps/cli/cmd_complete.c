@@ -48,8 +48,26 @@ static const cli_option complete_table[] = {
      .value = "FILE",
      .help = "write input_ids, hidden states, router logits and logits of the prompt "
              "(safetensors)"},
+    CLI_END,
 };
 #undef AT
+
+static const cli_group groups[] = {
+    {"Text", complete_table, 0},
+    {"Answer", text_answer_table, 0},
+    {"Choice of tokens", text_choice_table, 0},
+    {"Parts of the model", cli_language_table, offsetof(text_args, engine)},
+    {"Model", cli_engine_table, offsetof(text_args, engine)},
+    {"Common", cli_common_table, offsetof(text_args, common)},
+    {NULL}};
+const cli_spec cmd_complete_spec = {
+    .name = "mica complete",
+    .usage = "[MODEL] -p TEXT [options]",
+    .about = "Continues texts with a language model; without MODEL with the demo model, which\n"
+             "knows the words of a small dictionary.",
+    .groups = groups,
+    .operand_limit = 1,
+    .operand_name = "MODEL"};
 
 typedef struct complete_run {
     const text_args *args;
@@ -165,9 +183,7 @@ static int print_done(const complete_run *r)
         mica_completion_get(r->done, i, &a);
         mica_text_add(&out, "%s[%d]%s\n", i ? "\n" : "", i + 1, a.text);
     }
-    const int status = out.failed ? cli_report(MICA_E_NOMEM, NULL) : cli_print(out.data);
-    mica_text_deinit(&out);
-    return status;
+    return cli_print_text(&out);
 }
 
 /* Why a text ends where nobody asked it to. */
@@ -265,27 +281,10 @@ int cmd_complete(int argc, char **argv)
 {
     text_args args;
     text_args_init(&args);
-    const cli_group groups[] = {
-        {"Text", complete_table, MICA_ARRAY_LEN(complete_table), &args},
-        {"Answer", text_answer_table, text_answer_table_count, &args},
-        {"Choice of tokens", text_choice_table, text_choice_table_count, &args},
-        {"Parts of the model", cli_language_table, cli_language_table_count, &args.engine},
-        {"Model", cli_engine_table, cli_engine_table_count, &args.engine},
-        {"Common", cli_common_table, cli_common_table_count, &args.common}};
-    const cli_spec spec = {.name = "mica complete",
-                           .usage = "[MODEL] -p TEXT [options]",
-                           .about = "Continues texts with a language model; without MODEL with the "
-                                    "demo model, which\nknows the words of a small dictionary.",
-                           .groups = groups,
-                           .group_count = MICA_ARRAY_LEN(groups),
-                           .operand_limit = 1,
-                           .operand_name = "MODEL"};
     const char *model = NULL;
-    mica_err err = {0};
-    if (cli_parse(&spec, argc, argv, &model, &err))
-        return cli_report_err(&err);
-    if (args.common.help)
-        return cli_print_help(&spec);
+    const int over = cli_begin(&cmd_complete_spec, argc, argv, &args, &model);
+    if (over != CLI_GO)
+        return over;
     if (args.prompts.count == 0)
         return cli_report(MICA_E_USAGE, "complete needs a text to continue: -p TEXT");
     return complete(&args, model);

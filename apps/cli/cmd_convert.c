@@ -35,18 +35,26 @@ static const cli_option convert_table[] = {
      .kind = CLI_FLAG,
      .offset = AT(force),
      .help = "replace a folder OUT that is there already (a file is replaced anyway)"},
-    {.name = "json",
-     .kind = CLI_FLAG,
-     .offset = AT(common.json),
-     .help = "every layer with its relative error, as one JSON object"},
-    {.name = "quiet", .kind = CLI_FLAG, .offset = AT(common.quiet), .help = "errors only"},
-    {.name = "help",
-     .letter = 'h',
-     .kind = CLI_HELP,
-     .offset = AT(common.help),
-     .help = "this page"},
+    CLI_END,
 };
 #undef AT
+
+static const cli_group groups[] = {{"Options", convert_table, 0},
+                                   {"Common", cli_common_table, offsetof(convert_args, common)},
+                                   {NULL}};
+const cli_spec cmd_convert_spec = {
+    .name = "mica convert",
+    .usage = "IN OUT --type T [options]",
+    .about =
+        "Writes weights in another type. A part of a model (a transformer, a text encoder, a\n"
+        "language model; a file of any kind or a folder) becomes OUT.gguf, or OUT.safetensors in\n"
+        "MLX's layout. A whole model folder becomes the folder OUT: its networks converted, the\n"
+        "rest copied. A GPT-SoVITS voice becomes one OUT.safetensors. Layers that a model is\n"
+        "sensitive to keep more bits. OUT appears when it is whole. --json tells every layer and\n"
+        "its relative error.",
+    .groups = groups,
+    .operand_limit = 2,
+    .operand_name = "IN or OUT"};
 
 static int run(const convert_args *args, const char *input, const char *output)
 {
@@ -82,28 +90,10 @@ static int run(const convert_args *args, const char *input, const char *output)
 int cmd_convert(int argc, char **argv)
 {
     convert_args args = {.type = NULL};
-    const cli_group groups[] = {{"Options", convert_table, MICA_ARRAY_LEN(convert_table), &args}};
-    const cli_spec spec = {
-        .name = "mica convert",
-        .usage = "IN OUT --type T [options]",
-        .about =
-            "Writes weights in another type. A part of a model (a transformer, a text encoder, a\n"
-            "language model; a file of any kind or a folder) becomes OUT.gguf, or OUT.safetensors "
-            "in\n"
-            "MLX's layout. A whole model folder becomes the folder OUT: its networks converted, "
-            "the\n"
-            "rest copied. A GPT-SoVITS voice becomes one OUT.safetensors. Layers that a model is\n"
-            "sensitive to keep more bits. OUT appears when it is whole.",
-        .groups = groups,
-        .group_count = MICA_ARRAY_LEN(groups),
-        .operand_limit = 2,
-        .operand_name = "IN or OUT"};
     const char *operands[2] = {NULL, NULL};
-    mica_err err = {0};
-    if (cli_parse(&spec, argc, argv, operands, &err))
-        return cli_report_err(&err);
-    if (args.common.help)
-        return cli_print_help(&spec);
+    const int over = cli_begin(&cmd_convert_spec, argc, argv, &args, operands);
+    if (over != CLI_GO)
+        return over;
     if (!operands[0] || !operands[1])
         return cli_report(MICA_E_USAGE, "convert needs IN and OUT; see 'mica convert --help'");
     if (!args.type)

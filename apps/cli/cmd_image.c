@@ -370,11 +370,8 @@ static int run_and_print(const image_args *args, const char *model)
 
 int cmd_image(int argc, char **argv)
 {
-    image_args args;
+    image_args args = {.guidance = IMAGE_GUIDANCE_UNSET};
     const char *model = NULL;
-    mica_err err = {0};
-    int help_status;
-    if (image_parse(&args, argc, argv, &model, &help_status, &err))
-        return cli_report_err(&err);
-    return help_status >= 0 ? help_status : run_and_print(&args, model);
+    const int over = cli_begin(&cmd_image_spec, argc, argv, &args, &model);
+    return over != CLI_GO ? over : run_and_print(&args, model);
 }

@@ -51,10 +51,6 @@ typedef struct image_run {
     double start, open_seconds, write_seconds;
 } image_run;
 
-/* Parses a command line into *args. *help_status: what printing the help page ended with when it
- * was asked for, else -1. */
-mica_status image_parse(image_args *args, int argc, char **argv, const char **model,
-                        int *help_status, mica_err *err);
 /* Name of a --schedule word for the library; NULL: the checkpoint's. */
 const char *image_schedule_name(int word);
 /* Picture `index` of all that are written: its image, and the index there. */

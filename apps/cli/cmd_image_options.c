@@ -127,6 +127,7 @@ static const cli_option picture_table[] = {
      .words = protocol_words,
      .value = "P",
      .help = "likewise, by this protocol whatever the terminal says; one of"},
+    CLI_END,
 };
 static const cli_option input_table[] = {
     {.name = "input",
@@ -191,6 +192,7 @@ static const cli_option input_table[] = {
      .value = "P",
      .help = "where Qwen-Image's text encoder places pictures: in sequence, as the reference with "
              "transformers 5 (auto), or in a grid, as with 4 and in training; one of"},
+    CLI_END,
 };
 static const cli_option sampling_table[] = {
     {.name = "solver",
@@ -284,6 +286,7 @@ static const cli_option sampling_table[] = {
      .words = tile_words,
      .value = "N",
      .help = "rows of latents decoded at a time, to save memory, or one of"},
+    CLI_END,
 };
 static const cli_option porting_table[] = {
     {.name = "noise",
@@ -301,38 +304,28 @@ static const cli_option porting_table[] = {
      .offset = AT(tokens),
      .help = "print the token ids of prompt and negative prompt, one line each; a picture is "
              "then made only with -o"},
+    CLI_END,
 };
 #undef AT
 
-static const char ABOUT[] =
-    "Makes pictures from text, or from text and pictures. MODEL is a model folder or weight\n"
-    "file; without it the demo model is used.";
-
-mica_status image_parse(image_args *args, int argc, char **argv, const char **model,
-                        int *help_status, mica_err *err)
-{
-    const cli_group groups[] = {
-        {"Picture", picture_table, MICA_ARRAY_LEN(picture_table), args},
-        {"From pictures", input_table, MICA_ARRAY_LEN(input_table), args},
-        {"Sampling", sampling_table, MICA_ARRAY_LEN(sampling_table), args},
-        {"Parts of the model", cli_picture_table, cli_picture_table_count, &args->engine},
-        {"Model", cli_engine_table, cli_engine_table_count, &args->engine},
-        {"For porting and checking", porting_table, MICA_ARRAY_LEN(porting_table), args},
-        {"Common", cli_common_table, cli_common_table_count, &args->common}};
-    const cli_spec spec = {.name = "mica image",
-                           .usage = "[MODEL] -p PROMPT [options]",
-                           .about = ABOUT,
-                           .groups = groups,
-                           .group_count = MICA_ARRAY_LEN(groups),
-                           .operand_limit = 1,
-                           .operand_name = "MODEL"};
-    *args = (image_args){.guidance = IMAGE_GUIDANCE_UNSET};
-    *help_status = -1;
-    MICA_TRY(cli_parse(&spec, argc, argv, model, err));
-    if (args->common.help)
-        *help_status = cli_print_help(&spec);
-    return MICA_OK;
-}
+static const cli_group groups[] = {
+    {"Picture", picture_table, 0},
+    {"From pictures", input_table, 0},
+    {"Sampling", sampling_table, 0},
+    {"Parts of the model", cli_picture_table, offsetof(image_args, engine)},
+    {"Model", cli_engine_table, offsetof(image_args, engine)},
+    {"For porting and checking", porting_table, 0},
+    {"Common", cli_common_table, offsetof(image_args, common)},
+    {NULL}};
+const cli_spec cmd_image_spec = {
+    .name = "mica image",
+    .usage = "[MODEL] -p PROMPT [options]",
+    .about =
+        "Makes pictures from text, or from text and pictures. MODEL is a model folder or weight\n"
+        "file; without it the demo model is used.",
+    .groups = groups,
+    .operand_limit = 1,
+    .operand_name = "MODEL"};
 
 const char *image_schedule_name(int word)
 {

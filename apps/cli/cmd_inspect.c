@@ -4,13 +4,18 @@
  * are read, so that a 40 GB model answers at once. */
 #include "cli.h"
 
-#define AT(field) offsetof(cli_common_args, field)
-static const cli_option inspect_table[] = {
-    {.name = "json", .kind = CLI_FLAG, .offset = AT(json), .help = "the report as one JSON object"},
-    {.name = "quiet", .kind = CLI_FLAG, .offset = AT(quiet), .help = "errors only"},
-    {.name = "help", .letter = 'h', .kind = CLI_HELP, .offset = AT(help), .help = "this page"},
-};
-#undef AT
+static const cli_group groups[] = {{"Common", cli_common_table, 0}, {NULL}};
+const cli_spec cmd_inspect_spec = {
+    .name = "mica inspect",
+    .usage = "PATH [--json]",
+    .about =
+        "Says what PATH is. A model folder or weight file: family, parts, parameters, dtypes,\n"
+        "memory needed, what is missing. A LoRA: rank, layers, which family it fits. A picture "
+        "made\n"
+        "by mica: its recipe.",
+    .groups = groups,
+    .operand_limit = 1,
+    .operand_name = "PATH"};
 
 static int print_report(const mica_report *report, const cli_common_args *args)
 {
@@ -21,34 +26,16 @@ static int print_report(const mica_report *report, const cli_common_args *args)
     mica_text_add(&page, "%s", text ? text : "");
     if (page.size && page.data[page.size - 1] != '\n')
         mica_text_add(&page, "\n");
-    const int exit_status =
-        page.failed ? cli_report(MICA_E_NOMEM, NULL) : cli_print(page.data ? page.data : "");
-    mica_text_deinit(&page);
-    return exit_status;
+    return cli_print_text(&page);
 }
 
 int cmd_inspect(int argc, char **argv)
 {
     cli_common_args args = {0};
-    const cli_group groups[] = {{"Options", inspect_table, MICA_ARRAY_LEN(inspect_table), &args}};
-    const cli_spec spec = {
-        .name = "mica inspect",
-        .usage = "PATH [--json]",
-        .about =
-            "Says what PATH is. A model folder or weight file: family, parts, parameters, dtypes,\n"
-            "memory needed, what is missing. A LoRA: rank, layers, which family it fits. A picture "
-            "made\n"
-            "by mica: its recipe.",
-        .groups = groups,
-        .group_count = MICA_ARRAY_LEN(groups),
-        .operand_limit = 1,
-        .operand_name = "PATH"};
     const char *path = NULL;
-    mica_err err = {0};
-    if (cli_parse(&spec, argc, argv, &path, &err))
-        return cli_report_err(&err);
-    if (args.help)
-        return cli_print_help(&spec);
+    const int over = cli_begin(&cmd_inspect_spec, argc, argv, &args, &path);
+    if (over != CLI_GO)
+        return over;
     if (!path)
         return cli_report(MICA_E_USAGE, "inspect needs a PATH; see 'mica inspect --help'");
 

@@ -323,15 +323,15 @@ static mica_status run_speak(speak_run *run, mica_text *result, mica_err *err)
 
 int cmd_speak(int argc, char **argv)
 {
-    speak_args args;
+    speak_args args = {
+        .cut = 5, .noise_scale = SPEAK_UNSET, .pause = SPEAK_UNSET, .retries = (int)SPEAK_UNSET};
     mica_text result = {0};
     mica_err err = {0};
-    int help_status, exit_status = CLI_OK;
+    int exit_status = CLI_OK;
     speak_run run = {.args = &args};
-    if (speak_parse(&args, argc, argv, &run.model, &help_status, &err))
-        return cli_report_err(&err);
-    if (help_status >= 0)
-        return help_status;
+    const int over = cli_begin(&cmd_speak_spec, argc, argv, &args, &run.model);
+    if (over != CLI_GO)
+        return over;
     if (run_speak(&run, &result, &err)) {
         exit_status = cli_report_err(&err);
         if (err.status == MICA_E_CANCELLED && cli_signals_caught())

@@ -23,7 +23,6 @@ typedef struct speak_parts {
     const char *semantic, *synthesizer, *hubert, *bert, *speaker, *g2pw;
 } speak_parts;
 extern const cli_option speak_parts_table[];
-extern const size_t speak_parts_table_count;
 
 typedef struct speak_args {
     cli_common_args common;
@@ -55,8 +54,6 @@ typedef struct speak_run {
         first_sound; /* first_sound: seconds until the first chunk; 0: none */
 } speak_run;
 
-mica_status speak_parse(speak_args *args, int argc, char **argv, const char **model,
-                        int *help_status, mica_err *err);
 const char *speak_cut_name(int word); /* "cut0".. of a --cut word */
 /* Opens the model and a session. */
 mica_status speak_open(speak_run *run, mica_err *err);

@@ -78,6 +78,7 @@ static const cli_option speech_table[] = {
      .hi = 1500,
      .value = "N",
      .help = "stream within sentences too, N semantic tokens (25 a second) at a time"},
+    CLI_END,
 };
 static const cli_option voice_table[] = {
     {.name = "voice",
@@ -96,6 +97,7 @@ static const cli_option voice_table[] = {
      .offset = AT(voice_language),
      .value = "L",
      .help = "its language, as --lang"},
+    CLI_END,
 };
 static const cli_option sampling_table[] = {
     {.name = "seed",
@@ -163,6 +165,7 @@ static const cli_option sampling_table[] = {
      .hi = 10000,
      .value = "N",
      .help = "longest sentence, 25 tokens a second (1500)"},
+    CLI_END,
 };
 static const cli_option porting_table[] = {
     {.name = "ref-codes",
@@ -186,6 +189,7 @@ static const cli_option porting_table[] = {
      .offset = AT(trace),
      .value = "FILE",
      .help = "write every named intermediate tensor to a safetensors file"},
+    CLI_END,
 };
 #undef AT
 
@@ -221,37 +225,24 @@ const cli_option speak_parts_table[] = {
      .offset = AT(g2pw),
      .value = "PATH",
      .help = "folder G2PWModel, which chooses readings of Chinese characters"},
+    CLI_END,
 };
 #undef AT
-const size_t speak_parts_table_count = MICA_ARRAY_LEN(speak_parts_table);
 
-static const char ABOUT[] =
-    "Says a text with the voice of a recording. MODEL is a GPT-SoVITS folder (docs/SPEECH.md).\n"
-    "Use only voices of people who agreed.";
-
-mica_status speak_parse(speak_args *args, int argc, char **argv, const char **model,
-                        int *help_status, mica_err *err)
-{
-    const cli_group groups[] = {
-        {"Speech", speech_table, MICA_ARRAY_LEN(speech_table), args},
-        {"Voice", voice_table, MICA_ARRAY_LEN(voice_table), args},
-        {"Sampling", sampling_table, MICA_ARRAY_LEN(sampling_table), args},
-        {"Parts of the model", speak_parts_table, speak_parts_table_count, &args->parts},
-        {"Model", cli_engine_table, cli_engine_table_count, &args->engine},
-        {"For porting and checking", porting_table, MICA_ARRAY_LEN(porting_table), args},
-        {"Common", cli_common_table, cli_common_table_count, &args->common}};
-    const cli_spec spec = {.name = "mica speak",
-                           .usage = "MODEL -t TEXT --voice FILE [options]",
-                           .about = ABOUT,
-                           .groups = groups,
-                           .group_count = MICA_ARRAY_LEN(groups),
-                           .operand_limit = 1,
-                           .operand_name = "MODEL"};
-    *args = (speak_args){
-        .cut = 5, .noise_scale = SPEAK_UNSET, .pause = SPEAK_UNSET, .retries = (int)SPEAK_UNSET};
-    *help_status = -1;
-    MICA_TRY(cli_parse(&spec, argc, argv, model, err));
-    if (args->common.help)
-        *help_status = cli_print_help(&spec);
-    return MICA_OK;
-}
+static const cli_group groups[] = {
+    {"Speech", speech_table, 0},
+    {"Voice", voice_table, 0},
+    {"Sampling", sampling_table, 0},
+    {"Parts of the model", speak_parts_table, offsetof(speak_args, parts)},
+    {"Model", cli_engine_table, offsetof(speak_args, engine)},
+    {"For porting and checking", porting_table, 0},
+    {"Common", cli_common_table, offsetof(speak_args, common)},
+    {NULL}};
+const cli_spec cmd_speak_spec = {.name = "mica speak",
+                                 .usage = "MODEL -t TEXT --voice FILE [options]",
+                                 .about = "Says a text with the voice of a recording. MODEL is a "
+                                          "GPT-SoVITS folder (docs/SPEECH.md).\n"
+                                          "Use only voices of people who agreed.",
+                                 .groups = groups,
+                                 .operand_limit = 1,
+                                 .operand_name = "MODEL"};

@@ -31,7 +31,6 @@ typedef struct text_args {
 } text_args;
 
 extern const cli_option text_answer_table[], text_choice_table[];
-extern const size_t text_answer_table_count, text_choice_table_count;
 
 /* Options as the library takes them, and what they point to. */
 typedef struct text_settings {

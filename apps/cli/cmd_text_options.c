@@ -70,8 +70,8 @@ const cli_option text_answer_table[] = {
     ALSO("predict", max_tokens, 1, 10000000),
     ALSO("ctx-size", context, 2, 16777216),
     ALSO("batch-size", chunk, 1, 65536),
+    CLI_END,
 };
-const size_t text_answer_table_count = MICA_ARRAY_LEN(text_answer_table);
 
 const cli_option text_choice_table[] = {
     {.name = "temp",
@@ -148,9 +148,9 @@ const cli_option text_choice_table[] = {
      .value = "S",
      .help = "of the draws (0); prompt k draws with S + k - 1"},
     ALSO("repeat-last-n", window, -1, 10000000),
+    CLI_END,
 };
 #undef AT
-const size_t text_choice_table_count = MICA_ARRAY_LEN(text_choice_table);
 
 void text_args_init(text_args *args)
 {

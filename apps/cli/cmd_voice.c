@@ -46,34 +46,25 @@ static const cli_option make_table[] = {
      .offset = AT(output),
      .value = "NAME",
      .help = "file to write, NAME.voice; a bare name goes to the folder of voices"},
+    CLI_END,
 };
 #undef AT
 
-static mica_status parse_make(speak_args *args, int argc, char **argv, const char **model,
-                              int *help_status, mica_err *err)
-{
-    const cli_group groups[] = {
-        {"Voice", make_table, MICA_ARRAY_LEN(make_table), args},
-        {"Parts of the model", speak_parts_table, speak_parts_table_count, &args->parts},
-        {"Model", cli_engine_table, cli_engine_table_count, &args->engine},
-        {"Common", cli_common_table, cli_common_table_count, &args->common}};
-    const cli_spec spec = {
-        .name = "mica voice make",
-        .usage = "MODEL --voice FILE -o NAME [options]",
-        .about =
-            "Keeps what MODEL needs to know of a voice in a .voice file, so that speaking with it\n"
-            "need not hear the recordings again.",
-        .groups = groups,
-        .group_count = MICA_ARRAY_LEN(groups),
-        .operand_limit = 1,
-        .operand_name = "MODEL"};
-    *args = (speak_args){.cut = 5};
-    *help_status = -1;
-    MICA_TRY(cli_parse(&spec, argc, argv, model, err));
-    if (args->common.help)
-        *help_status = cli_print_help(&spec);
-    return MICA_OK;
-}
+static const cli_group make_groups[] = {
+    {"Voice", make_table, 0},
+    {"Parts of the model", speak_parts_table, offsetof(speak_args, parts)},
+    {"Model", cli_engine_table, offsetof(speak_args, engine)},
+    {"Common", cli_common_table, offsetof(speak_args, common)},
+    {NULL}};
+const cli_spec cmd_voice_make_spec = {
+    .name = "mica voice make",
+    .usage = "MODEL --voice FILE -o NAME [options]",
+    .about =
+        "Keeps what MODEL needs to know of a voice in a .voice file, so that speaking with it\n"
+        "need not hear the recordings again.",
+    .groups = make_groups,
+    .operand_limit = 1,
+    .operand_name = "MODEL"};
 
 /* "anna" is a file of the voices' folder, anything else a path. */
 static mica_status find_output(const char *name, char **out, mica_err *err)
@@ -132,16 +123,15 @@ static mica_status make(speak_run *run, char **path, mica_err *err)
 
 static int run_make(int argc, char **argv)
 {
-    speak_args args;
+    speak_args args = {.cut = 5};
     mica_text result = {0};
     mica_err err = {0};
     char *path = NULL;
-    int help_status, exit_status = CLI_OK;
+    int exit_status = CLI_OK;
     speak_run run = {.args = &args};
-    if (parse_make(&args, argc, argv, &run.model, &help_status, &err))
-        return cli_report_err(&err);
-    if (help_status >= 0)
-        return help_status;
+    const int over = cli_begin(&cmd_voice_make_spec, argc, argv, &args, &run.model);
+    if (over != CLI_GO)
+        return over;
     if (make(&run, &path, &err)) {
         exit_status = cli_report_err(&err);
         if (err.status == MICA_E_CANCELLED && cli_signals_caught())
@@ -222,25 +212,24 @@ static mica_status list(const char *folder, bool json, mica_text *out, mica_err 
     return out->failed ? MICA_FAIL(err, MICA_E_NOMEM, "out of memory") : MICA_OK;
 }
 
+static const cli_group list_groups[] = {{"Common", cli_common_table, 0}, {NULL}};
+const cli_spec cmd_voice_list_spec = {
+    .name = "mica voice list",
+    .usage = "[FOLDER] [--json]",
+    .about = "Lists the voices of a folder: those that --voice NAME finds, or of FOLDER.",
+    .groups = list_groups,
+    .operand_limit = 1,
+    .operand_name = "FOLDER"};
+
 static int run_list(int argc, char **argv)
 {
     cli_common_args common = {0};
     const char *operand = NULL;
     mica_text result = {0};
     mica_err err = {0};
-    const cli_group group = {"Common", cli_common_table, cli_common_table_count, &common};
-    const cli_spec spec = {
-        .name = "mica voice list",
-        .usage = "[FOLDER] [--json]",
-        .about = "Lists the voices of a folder: those that --voice NAME finds, or of FOLDER.",
-        .groups = &group,
-        .group_count = 1,
-        .operand_limit = 1,
-        .operand_name = "FOLDER"};
-    if (cli_parse(&spec, argc, argv, &operand, &err))
-        return cli_report_err(&err);
-    if (common.help)
-        return cli_print_help(&spec);
+    const int over = cli_begin(&cmd_voice_list_spec, argc, argv, &common, &operand);
+    if (over != CLI_GO)
+        return over;
     char *folder = operand ? mica_mem_strdup(operand) : speak_voice_folder();
     mica_status status;
     if (operand && !mica_path_is_dir(operand))
