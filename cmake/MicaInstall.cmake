@@ -2,6 +2,7 @@
 #
 #   bin/mica   lib/libmica.so.0   include/mica/mica.h
 #   lib/pkgconfig/mica.pc         lib/cmake/mica/micaConfig.cmake  (target mica::mica)
+#   share/man/man1/mica.1   share/bash-completion/completions/mica   share/mica/models/
 #
 # Everything finds its neighbours relative to itself, so the tree may be moved.
 include(CMakePackageConfigHelpers)
@@ -25,6 +26,18 @@ if(TARGET mica_cuda)
     install(TARGETS mica_cuda LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}) # beside libmica.so
 endif()
 install(TARGETS mica_program RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+# The program writes both from its option tables.
+if(NOT CMAKE_CROSSCOMPILING OR CMAKE_CROSSCOMPILING_EMULATOR)
+    set(pages ${PROJECT_BINARY_DIR}/pages)
+    file(MAKE_DIRECTORY ${pages})
+    add_custom_command(OUTPUT ${pages}/mica.1 ${pages}/mica
+        COMMAND mica_program --man > ${pages}/mica.1
+        COMMAND mica_program --completion bash > ${pages}/mica
+        DEPENDS mica_program VERBATIM)
+    add_custom_target(mica_pages ALL DEPENDS ${pages}/mica.1 ${pages}/mica)
+    install(FILES ${pages}/mica.1 DESTINATION ${CMAKE_INSTALL_MANDIR}/man1)
+    install(FILES ${pages}/mica DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions)
+endif()
 install(EXPORT micaTargets NAMESPACE mica:: DESTINATION ${package_dir})
 install(FILES ${PROJECT_BINARY_DIR}/micaConfig.cmake ${PROJECT_BINARY_DIR}/micaConfigVersion.cmake
     DESTINATION ${package_dir})

@@ -3,6 +3,7 @@
  *     cli_main ──► cmd_image | cmd_speak | cmd_inspect | ...      one file per command, or a few
  *                      │
  *                      ├── cli_options, cli_help   tables in, values and pages out
+ *                      ├── cli_pages               the manual page and bash's completion
  *                      ├── cli_engine              the options every model command has
  *                      ├── cli_input, cli_output   prompts in; checked paths and messages out
  *                      └── progress                the bar, notices, Ctrl-C

@@ -45,15 +45,22 @@ static void wrap(mica_text *out, const char *text, size_t column)
     mica_text_add(out, "\n");
 }
 
-static void add_words(const cli_option *o, mica_text *out)
+void cli_option_words(const cli_option *o, const char *between, mica_text *out)
 {
-    const char *between = ": ";
-    for (const cli_word *w = o->words; w && w->name; w++, between = ", ")
-        mica_text_add(out, "%s%s", between, w->name);
+    for (const cli_word *w = o->words; w && w->name; w++)
+        mica_text_add(out, "%s%s", w == o->words ? "" : between, w->name);
     if (o->kind != CLI_CPU_LEVEL)
         return;
     for (int level = MICA_CPU_LEVEL_AUTO; level <= MICA_CPU_LEVEL_V4_AMX; level++)
-        mica_text_add(out, "%s%s", level ? ", " : ": ", mica_cpu_level_name((mica_cpu_level)level));
+        mica_text_add(out, "%s%s", level ? between : "",
+                      mica_cpu_level_name((mica_cpu_level)level));
+}
+
+void cli_help_text(const cli_option *o, mica_text *out)
+{
+    const bool has_words = o->words || o->kind == CLI_CPU_LEVEL;
+    mica_text_add(out, "%s%s", o->help, has_words ? ": " : "");
+    cli_option_words(o, ", ", out);
 }
 
 static void add_option(const cli_option *o, mica_text *out)
@@ -67,8 +74,7 @@ static void add_option(const cli_option *o, mica_text *out)
         mica_text_add(&left, "--%s", o->name);
     if (o->value)
         mica_text_add(&left, " %s", o->value);
-    mica_text_add(&right, "%s", o->help);
-    add_words(o, &right);
+    cli_help_text(o, &right);
     if (!left.failed && !right.failed) {
         mica_text_add(out, "%s", left.data);
         const bool fits = left.size + 2 <= HELP_INDENT;

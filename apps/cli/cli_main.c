@@ -6,6 +6,7 @@
  * SIGPIPE and SIGXFSZ are ignored, so that a closed pipe or a file-size limit comes back as an
  * error of the write, with a message and without half a file, instead of ending the process. */
 #include "cli.h"
+#include "cli_pages.h"
 
 #include <string.h>
 
@@ -24,6 +25,12 @@ static const command commands[] = {
     {"convert", "write weights in another type: 4 to 8 bits, bf16, fp8", cmd_convert},
     {"bench", "measure a model, a synthetic one or single operations", cmd_bench},
 };
+
+static const cli_spec *const specs[] = {&cmd_image_spec,      &cmd_speak_spec,
+                                        &cmd_voice_make_spec, &cmd_voice_list_spec,
+                                        &cmd_complete_spec,   &cmd_chat_spec,
+                                        &cmd_inspect_spec,    &cmd_convert_spec,
+                                        &cmd_bench_spec,      NULL};
 
 /* Names the command line reserves; they come with later versions. */
 static const char *const reserved_names[] = {"serve", "pull"};
@@ -55,6 +62,23 @@ static int print_version(void)
     mica_text line = {0};
     mica_text_add(&line, "mica %s\n", mica_version());
     return cli_print_text(&line);
+}
+
+/* For packages and for `make install`. */
+static int print_man_page(void)
+{
+    mica_text page = {0};
+    cli_man_page(specs, mica_version(), &page);
+    return cli_print_text(&page);
+}
+
+static int print_completion(const char *shell)
+{
+    mica_text script = {0};
+    if (!shell || strcmp(shell, "bash") != 0)
+        return cli_report(MICA_E_USAGE, "--completion takes the name of a shell: bash");
+    cli_bash_completion(specs, &script);
+    return cli_print_text(&script);
 }
 
 static int fail_command(const char *name)
@@ -98,6 +122,10 @@ int main(int argc, char **argv)
         return print_overview();
     if (strcmp(name, "--version") == 0 || strcmp(name, "-V") == 0)
         return print_version();
+    if (strcmp(name, "--man") == 0)
+        return print_man_page();
+    if (strcmp(name, "--completion") == 0)
+        return print_completion(argv[2]);
     if (strcmp(name, "help") == 0)
         return run_help(argc - 2, argv + 2);
     const command *c = find_command(name);

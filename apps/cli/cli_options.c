@@ -66,22 +66,10 @@ typedef struct assignment {
     void *field;
 } assignment;
 
-static void list_words(const cli_option *o, mica_text *out)
-{
-    if (o->kind == CLI_CPU_LEVEL) {
-        for (int level = MICA_CPU_LEVEL_AUTO; level <= MICA_CPU_LEVEL_V4_AMX; level++)
-            mica_text_add(out, "%s%s", level ? ", " : "",
-                          mica_cpu_level_name((mica_cpu_level)level));
-        return;
-    }
-    for (const cli_word *w = o->words; w && w->name; w++)
-        mica_text_add(out, "%s%s", w == o->words ? "" : ", ", w->name);
-}
-
 static mica_status fail_word(const assignment *a, mica_err *err)
 {
     mica_text list = {0};
-    list_words(a->option, &list);
+    cli_option_words(a->option, ", ", &list);
     if (a->option->kind == CLI_INT)
         mica_text_add(&list, ", or a whole number from %.0f to %.0f", a->option->lo, a->option->hi);
     MICA_FAIL(err, MICA_E_USAGE, "%s takes one of %s; got '%s'", a->spelling,

@@ -90,6 +90,10 @@ static inline bool cli_is_option(const cli_option *o)
 }
 /* Appends the whole help page, 80 columns wide. */
 void cli_help(const cli_spec *spec, mica_text *out);
+/* Appends the help of one option with the words it takes, in one line. */
+void cli_help_text(const cli_option *o, mica_text *out);
+/* Appends the words an option takes; nothing where it takes none. */
+void cli_option_words(const cli_option *o, const char *between, mica_text *out);
 /* The candidate closest to `name` when it is close enough to be a typing error, or NULL. */
 const char *cli_suggest(const char *name, const char *const *candidates, size_t count);
 
