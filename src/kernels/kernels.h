@@ -344,19 +344,20 @@ typedef void mica_kernel_unpack_bf16(const mica_packed_rows *w, uint16_t *dst, p
 typedef void mica_kernel_dot_rows(const mica_packed_rows *w, int m, const float *x, ptrdiff_t ldx,
                                   float *y, ptrdiff_t ldy);
 
-/* x in whole numbers of three digits, for dot_digits: of each 32 numbers X = round(x / s), s = their largest
- * magnitude / 8355000, so that the rounding is at most 2^-24 of the largest. NaN or an infinity makes all 32 NaN;
- * 32 numbers below 2^-100 count as zeros. A row of n numbers takes MICA_DIGITS_SIZE(n) bytes, zeros behind
- * its end, aligned to 4; packed_digits.c has the layout. */
-#define MICA_DIGITS_PANEL   960 /* bytes for 256 numbers */
-#define MICA_DIGITS_SIZE(n) (((size_t)(n) + 255) / 256 * MICA_DIGITS_PANEL)
-typedef void mica_kernel_digits_from_f32(mica_packed type, int m, int n, const float *x,
+/* x in whole numbers of one to three digits of 8 bits, for dot_digits: of each 32 numbers X = round(x / s), s =
+ * their largest magnitude / 127, 32600 or 8355000, so that the rounding is at most 1/254 of the largest, 2^-15.9 or
+ * 2^-23.9. NaN or an infinity makes all 32 NaN; 32 numbers below 2^-100 count as zeros. A row of n numbers takes
+ * MICA_DIGITS_SIZE(n, digits) bytes, zeros behind its end, aligned to 4; packed_digits.c has the layout. */
+#define MICA_DIGITS_MOST            3
+#define MICA_DIGITS_PANEL(digits)   (256 * (digits) + 192) /* bytes for 256 numbers */
+#define MICA_DIGITS_SIZE(n, digits) (((size_t)(n) + 255) / 256 * (size_t)MICA_DIGITS_PANEL(digits))
+typedef void mica_kernel_digits_from_f32(mica_packed type, int digits, int m, int n, const float *x,
                                          ptrdiff_t ldx, int8_t *dst);
 /* dot_rows for m rows of x in digits; of the types from S8 on. Products of digits are exact, sums are f32's: with
- * the rounding of x an error of 2^-24 of a 32's largest x times its |w|, beside that of dot_rows; and where a
+ * the rounding of x an error of its share of a 32's largest x times its |w|, beside that of dot_rows; and where a
  * scale of w times s is below 2^-126, what denormals lose. */
-typedef void mica_kernel_dot_digits(const mica_packed_rows *w, int m, const int8_t *x, float *y,
-                                    ptrdiff_t ldy);
+typedef void mica_kernel_dot_digits(const mica_packed_rows *w, int digits, int m, const int8_t *x,
+                                    float *y, ptrdiff_t ldy);
 
 /* ----------------------------------------------------- pixels and copies -- */
 

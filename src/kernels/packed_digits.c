@@ -1,20 +1,20 @@
-/* packed_digits.c - rows of packed weights times x in whole numbers: as exact as f32, at the speed of bytes.
+/* packed_digits.c - rows of packed weights times x in whole numbers: as exact as f32 if need be, at the speed of bytes.
  *
- *     x, 32 numbers ──► X = round(x / s), 24 bits ──► three digits of 8 bits with a sign     once a product
+ *     x, 32 numbers ──► X = round(x / s), 24, 16 or 8 bits ──► three, two or one digits of 8 bits with a sign
  *     w, 64 numbers ──► q, 8 bits without a sign ──► q . X, a digit at a time, whole numbers, no rounding
  *
  *         y = sum over units of 16:  scale * s * (q . X)  +  least * s * (sum of X)
  *
- * s is a 2^23rd of the largest of the 32 numbers, so that the rounding of x is that of f32 for the largest
- * and below it for all: sums come out as those of f32 do. Where f32 takes a conversion and a multiply-add
- * for every 16 weights, this takes three instructions for 64, and memory is the bound again.
+ * With three digits s is a 2^23rd of the largest of the 32 numbers, so that the rounding of x is that of f32 for the
+ * largest and below it for all: sums come out as those of f32 do. Where f32 takes a conversion and a multiply-add
+ * for every 16 weights, this takes an instruction a digit for 64, and memory is the bound again.
  *
- *     a row of x in digits, a panel of 256 numbers after the other (896 bytes):
- *     4 x [64 high digits | 64 middle | 64 low]   16 x s   16 x s (sum of X)          both by units of 16
+ *     a row of x in three digits, a panel of 256 numbers after the other (960 bytes):
+ *     4 x [64 high digits | 64 middle | 64 low]   16 x s, s (sum of X) by 32   16 x s   16 x s (sum of X) by 16
  *
  * What a weight's integer lacks (-8 of Q4_0, the minima of Q4_K, the bias of MLX) is the second sum: 16 of
  * them to a panel. Integers of at most 6 bits have room for all three digits in one 32-bit sum of 4
- * products: 63 * 4 * 8,355,711 < 2^31. Those of 8 bits take the low digit apart.
+ * products: 63 * 4 * 8,355,711 < 2^31. Those of 8 bits have room for two and take the low one of three apart.
  *
  * Compiled for one level alone (vec_bytes.h); the others multiply in f32 (packed_rows.c). */
 #include "base/compiler.h"
@@ -23,15 +23,12 @@
 #include "kernels/vec_bytes.h"
 
 #define PANEL   256
-#define CHUNKS  4                 /* of 64 numbers, to a panel */
-#define BYTES   MICA_DIGITS_PANEL /* of a panel of x */
-#define SCALES  (3 * PANEL)       /* where its factors begin */
-#define MOST    4                 /* rows of x at once */
-#define GROUP   16                /* rows of w that share a run of x */
-#define STRIP   8192              /* numbers of one row of x that stay in L1 */
-#define LARGEST (8 * 34)          /* bytes of a panel of w */
-#define OVER    64                /* bytes behind a panel that are read with it, at most */
-#define LARGE   8355000.0f /* of X: its digits are 127 at most, whatever the roundings of x / s */
+#define CHUNKS  4          /* of 64 numbers, to a panel */
+#define MOST    4          /* rows of x at once */
+#define GROUP   16         /* rows of w that share a run of x */
+#define STRIP   (44 << 10) /* bytes of one row of x in digits that stay in L1 */
+#define LARGEST (8 * 34)   /* bytes of a panel of w */
+#define OVER    64         /* bytes behind a panel that are read with it, at most */
 
 enum { KIND_BLOCK, KIND_PLAIN, KIND_STREAM };
 
@@ -51,6 +48,7 @@ typedef vb read_panel(const uint8_t *b, int c);
 
 /* A type, constant wherever it is used. */
 typedef struct digit_kind {
+    int digits;            /* of x */
     int size, kind, order; /* bytes of a panel */
     int unit;              /* numbers that share a scale, of those it may have: 16 or 32 */
     bool is_wide;          /* more than 6 bits */
@@ -233,27 +231,33 @@ typedef struct digit_sums {
     vf sum[MOST][2], low[MOST][2], offset[MOST];
 } digit_sums;
 
+/* The low digit has sums of its own. */
+MICA_VEC bool is_split(digit_kind t)
+{
+    return t.is_wide && t.digits == 3;
+}
+
 /* `chunks` of w (1 or 2) whose lanes share their scales. */
 MICA_VEC void add_chunks(digit_kind t, digit_sums *d, int i, int set, int chunks, const vb *w,
                          const int8_t *x, vf s)
 {
+    const int joined = is_split(t) ? 2 : t.digits;
     vi sum = vi_zero(), low = vi_zero();
-    MICA_UNROLL(2)
-    for (int digit = 0; digit < 2; digit++) {
+    MICA_UNROLL(3)
+    for (int digit = 0; digit < joined; digit++) {
         if (digit)
             sum = vi_shl(sum, 8);
         MICA_UNROLL(2)
         for (int c = 0; c < chunks; c++)
-            sum = vi_dot_u8s8(sum, w[c], vb_load(x + 192 * c + 64 * digit));
+            sum = vi_dot_u8s8(sum, w[c], vb_load(x + 64 * (t.digits * c + digit)));
     }
-    if (!t.is_wide)
-        low = vi_shl(sum, 8);
+    d->sum[i][set] = vf_fma(vf_from_vi(sum), s, d->sum[i][set]);
+    if (!is_split(t))
+        return;
     MICA_UNROLL(2)
     for (int c = 0; c < chunks; c++)
-        low = vi_dot_u8s8(low, w[c], vb_load(x + 192 * c + 128));
-    if (t.is_wide)
-        d->low[i][set] = vf_fma(vf_from_vi(low), s, d->low[i][set]);
-    d->sum[i][set] = vf_fma(vf_from_vi(t.is_wide ? sum : low), s, d->sum[i][set]);
+        low = vi_dot_u8s8(low, w[c], vb_load(x + 64 * (3 * c + 2)));
+    d->low[i][set] = vf_fma(vf_from_vi(low), s, d->low[i][set]);
 }
 
 /* Of the lanes of chunk c: which unit of the panel they belong to. */
@@ -274,7 +278,7 @@ MICA_VEC void dot_panel(digit_kind t, const uint8_t *b, vf scale, vf least, digi
     vf s[MOST];
     MICA_UNROLL(4)
     for (int i = 0; i < m; i++) {
-        const float *xs = (const float *)(const void *)(x + i * ldx + SCALES);
+        const float *xs = (const float *)(const void *)(x + i * ldx + t.digits * PANEL);
         s[i] = vf_mul(scale, vf_load(t.unit == 32 ? xs : xs + 16));
         d->offset[i] = t.unit == 32 ? vf_add(d->offset[i], s[i])
                                     : vf_fma(least, vf_load(xs + 32), d->offset[i]);
@@ -287,7 +291,7 @@ MICA_VEC void dot_panel(digit_kind t, const uint8_t *b, vf scale, vf least, digi
             w[i] = t.read(b, c + i);
         MICA_UNROLL(4)
         for (int i = 0; i < m; i++)
-            add_chunks(t, d, i, c / together % 2, together, w, x + i * ldx + 192 * c,
+            add_chunks(t, d, i, c / together % 2, together, w, x + i * ldx + 64 * t.digits * c,
                        vf_table(s[i], unit_of(t, c)));
     }
 }
@@ -296,7 +300,7 @@ MICA_VEC float sum_of(digit_kind t, const digit_sums *d, int i)
 {
     const vf offset = t.unit == 32 ? vf_upper(d->offset[i]) : d->offset[i];
     vf sum = vf_add(d->sum[i][0], d->sum[i][1]);
-    if (t.is_wide)
+    if (is_split(t))
         sum = vf_fma(sum, vf_set1(256.0f), vf_add(d->low[i][0], d->low[i][1]));
     return vf_hsum(vf_fma(offset, vf_set1(t.offset), sum));
 }
@@ -355,7 +359,7 @@ MICA_VEC void dot_run(digit_kind t, const mica_packed_rows *w, int r, int from, 
     group_scales g;
     if (t.kind == KIND_STREAM)
         read_scales(w, r, from, n, &g);
-    for (int k = 0; k < n; k += PANEL, b += t.size, x += BYTES) {
+    for (int k = 0; k < n; k += PANEL, b += t.size, x += MICA_DIGITS_PANEL(t.digits)) {
         const bool is_end = k + PANEL > n || b + t.size > limit;
         const uint8_t *panel = is_end ? copy_end(t, b, n - k, end) : b;
         vf scale, least;
@@ -380,7 +384,8 @@ MICA_VEC void dot_part(digit_kind t, const mica_packed_rows *w, int r, int from,
 {
     for (; from < to; from += SCALES_RUN) {
         const int n = to - from < SCALES_RUN ? to - from : SCALES_RUN;
-        dot_run(t, w, r, from, n, m, x + (ptrdiff_t)from / PANEL * BYTES, ldx, d);
+        dot_run(t, w, r, from, n, m, x + (ptrdiff_t)from / PANEL * MICA_DIGITS_PANEL(t.digits), ldx,
+                d);
     }
 }
 
@@ -388,7 +393,7 @@ MICA_VEC void dot_part(digit_kind t, const mica_packed_rows *w, int r, int from,
 MICA_VEC void dot_group(digit_kind t, const mica_packed_rows *w, int row, int strip, int m,
                         const int8_t *x, float *y, ptrdiff_t ldy)
 {
-    const ptrdiff_t ldx = (ptrdiff_t)MICA_DIGITS_SIZE(w->n);
+    const ptrdiff_t ldx = (ptrdiff_t)MICA_DIGITS_SIZE(w->n, t.digits);
     const int rows = w->rows - row < GROUP ? w->rows - row : GROUP;
     digit_sums d[GROUP];
     for (int r = 0; r < rows; r++)
@@ -417,7 +422,8 @@ MICA_VEC void dot_whole(digit_kind t, const mica_packed_rows *w, const int8_t *x
 MICA_VEC void dot_one(digit_kind t, const mica_packed_rows *w, const int8_t *x, float *y)
 {
     const int runs = (w->n + SCALES_RUN - 1) / SCALES_RUN;
-    const int strips = (w->n + STRIP - 1) / STRIP;
+    const int most = STRIP / (t.digits + 1) / SCALES_RUN * SCALES_RUN;
+    const int strips = (w->n + most - 1) / most;
     if (strips <= 1) {
         dot_whole(t, w, x, y);
         return;
@@ -436,74 +442,92 @@ MICA_VEC void dot_some(digit_kind t, const mica_packed_rows *w, int m, const int
 
 typedef void dot_few(const mica_packed_rows *w, int m, const int8_t *x, float *y, ptrdiff_t ldy);
 
-#define DEFINE(NAME, OPEN_, READ_, SIZE, KIND, ORDER, UNIT, WIDE, OFFSET)                          \
-    static void dot_##NAME(const mica_packed_rows *w, int m, const int8_t *x, float *y,            \
-                           ptrdiff_t ldy)                                                          \
+/* m and all of t constant. */
+MICA_VEC void dot(digit_kind t, const mica_packed_rows *w, int m, const int8_t *x, float *y,
+                  ptrdiff_t ldy)
+{
+    if (m == 1)
+        dot_one(t, w, x, y);
+    else if (m == 2)
+        dot_some(t, w, 2, x, y, ldy);
+    else
+        dot_some(t, w, MOST, x, y, ldy);
+}
+
+#define DEFINE_FOR(DIGITS, NAME, OPEN_, READ_, SIZE, KIND, ORDER, UNIT, WIDE, OFFSET)              \
+    static void dot_##NAME##_##DIGITS(const mica_packed_rows *w, int m, const int8_t *x, float *y, \
+                                      ptrdiff_t ldy)                                               \
     {                                                                                              \
-        const digit_kind t = {SIZE, KIND_##KIND, ORDER,        UNIT,                               \
-                              WIDE, OFFSET,      open_##OPEN_, read_##READ_};                      \
-        if (m == 1)                                                                                \
-            dot_one(t, w, x, y);                                                                   \
-        else if (m == 2)                                                                           \
-            dot_some(t, w, 2, x, y, ldy);                                                          \
-        else                                                                                       \
-            dot_some(t, w, MOST, x, y, ldy);                                                       \
+        const digit_kind t = {DIGITS, SIZE,   KIND_##KIND,  ORDER,       UNIT,                     \
+                              WIDE,   OFFSET, open_##OPEN_, read_##READ_};                         \
+        dot(t, w, m, x, y, ldy);                                                                   \
     }
+#define DEFINE(...) DEFINE_FOR(1, __VA_ARGS__) DEFINE_FOR(2, __VA_ARGS__) DEFINE_FOR(3, __VA_ARGS__)
 DIGIT_TYPES(DEFINE)
 
 /* clang-format off */
-static dot_few *const FUNCTIONS[MICA_PACKED_COUNT] = {
+static dot_few *const FUNCTIONS[MICA_PACKED_COUNT][MICA_DIGITS_MOST] = {
 #define ENTRY(NAME, OPEN_, READ_, SIZE, KIND, ORDER, UNIT, WIDE, OFFSET) \
-    [MICA_PACKED_##NAME] = dot_##NAME,
+    [MICA_PACKED_##NAME] = {dot_##NAME##_1, dot_##NAME##_2, dot_##NAME##_3},
     DIGIT_TYPES(ENTRY)
 };
 /* clang-format on */
 
-void MICA_K(dot_digits)(const mica_packed_rows *w, int m, const int8_t *x, float *y, ptrdiff_t ldy)
+void MICA_K(dot_digits)(const mica_packed_rows *w, int digits, int m, const int8_t *x, float *y,
+                        ptrdiff_t ldy)
 {
-    const ptrdiff_t ldx = (ptrdiff_t)MICA_DIGITS_SIZE(w->n);
+    const ptrdiff_t ldx = (ptrdiff_t)MICA_DIGITS_SIZE(w->n, digits);
     for (int i = 0; i < m;) {
         const int left = m - i, take = left >= MOST ? MOST : left >= 2 ? 2 : 1;
-        FUNCTIONS[w->type](w, take, x + i * ldx, y + i * ldy, ldy);
+        FUNCTIONS[w->type][digits - 1](w, take, x + i * ldx, y + i * ldy, ldy);
         i += take;
     }
 }
 
 /* ---------------------------------------------------------------- digits of x -- */
 
+/* How x is written: constant wherever it is used. */
+typedef struct digit_form {
+    int digits, order;
+    float large; /* the largest X: its digits are 127 at most, whatever the roundings of x / s */
+} digit_form;
+
 /* Where 16 numbers of block `block` go, the first (even) ones or the others. */
-MICA_VEC int8_t *place_of(int order, int8_t *panel, int block, int second)
+MICA_VEC int8_t *place_of(digit_form f, int8_t *panel, int block, int second)
 {
-    if (order == NATURAL)
-        return panel + 192 * (block / 2) + 32 * (block % 2) + 16 * second;
-    if (order == ALTERNATE)
-        return panel + 192 * (2 * (block % 2) + second) + 16 * (block / 2);
-    return panel + 192 * (2 * (block / 4) + second) + 16 * (block % 4);
+    const int chunk = 64 * f.digits;
+    if (f.order == NATURAL)
+        return panel + chunk * (block / 2) + 32 * (block % 2) + 16 * second;
+    if (f.order == ALTERNATE)
+        return panel + chunk * (2 * (block % 2) + second) + 16 * (block / 2);
+    return panel + chunk * (2 * (block / 4) + second) + 16 * (block % 4);
 }
 
-/* 16 numbers; returns the sum of X. */
-MICA_VEC int32_t write_digits(vf x, vf factor, int8_t *to)
+/* 16 numbers, the lowest digit last; returns the sum of X. */
+MICA_VEC int32_t write_digits(digit_form f, vf x, vf factor, int8_t *to)
 {
     const vi whole = vi_round(vf_mul(x, factor)), half = vi_set1(128);
-    const vi middle = vi_sar(vi_add(whole, half), 8), high = vi_sar(vi_add(middle, half), 8);
-    vi_to_s8(to, high);
-    vi_to_s8(to + 64, middle);
-    vi_to_s8(to + 128, whole);
+    vi rest = whole;
+    MICA_UNROLL(3)
+    for (int digit = f.digits - 1; digit >= 0; digit--) {
+        vi_to_s8(to + 64 * digit, rest);
+        rest = vi_sar(vi_add(rest, half), 8);
+    }
     return vi_hsum(whole);
 }
 
 /* The 32 numbers of a block. */
-MICA_VEC void write_block(int order, vf a, vf b, int8_t *panel, int block)
+MICA_VEC void write_block(digit_form f, vf a, vf b, int8_t *panel, int block)
 {
     const float most = vf_largest(a, b);
     const bool tiny = most < 0x1p-100f, finite = most <= 0x1.fffffep127f;
-    const float s = !finite ? most - most : tiny ? 0.0f : most * (1.0f / LARGE);
-    const vf factor = vf_set1(tiny || !finite ? 0.0f : LARGE / most);
-    float *scale = (float *)(void *)(panel + SCALES);
-    if (order == EVEN_ODD)
+    const float s = !finite ? most - most : tiny ? 0.0f : most * (1.0f / f.large);
+    const vf factor = vf_set1(tiny || !finite ? 0.0f : f.large / most);
+    float *scale = (float *)(void *)(panel + f.digits * PANEL);
+    if (f.order == EVEN_ODD)
         vf_unzip(&a, &b);
-    const float first = s * (float)write_digits(a, factor, place_of(order, panel, block, 0));
-    const float second = s * (float)write_digits(b, factor, place_of(order, panel, block, 1));
+    const float first = s * (float)write_digits(f, a, factor, place_of(f, panel, block, 0));
+    const float second = s * (float)write_digits(f, b, factor, place_of(f, panel, block, 1));
     scale[block] = scale[16 + 2 * block] = scale[17 + 2 * block] = s;
     scale[8 + block] = first + second;
     scale[32 + 2 * block] = first;
@@ -515,16 +539,27 @@ MICA_VEC vf load_first(const float *x, int n)
     return n >= MICA_W ? vf_load(x) : n > 0 ? vf_load_n(x, n) : vf_zero();
 }
 
-void MICA_K(digits_from_f32)(mica_packed type, int m, int n, const float *x, ptrdiff_t ldx,
-                             int8_t *dst)
+MICA_VEC void write_rows(digit_form f, int m, int n, const float *x, ptrdiff_t ldx, int8_t *dst)
+{
+    for (int i = 0; i < m; i++, x += ldx)
+        for (int k = 0; k < n; k += PANEL, dst += MICA_DIGITS_PANEL(f.digits))
+            for (int j = 0; j < PANEL; j += 32)
+                write_block(f, load_first(x + k + j, n - k - j),
+                            load_first(x + k + j + 16, n - k - j - 16), dst, j / 32);
+}
+
+void MICA_K(digits_from_f32)(mica_packed type, int digits, int m, int n, const float *x,
+                             ptrdiff_t ldx, int8_t *dst)
 {
     static const uint8_t ORDERS[MICA_PACKED_COUNT] = {
 #define ORDER_OF(NAME, OPEN_, READ_, SIZE, KIND, ORDER, UNIT, WIDE, OFFSET)                        \
     [MICA_PACKED_##NAME] = ORDER,
         DIGIT_TYPES(ORDER_OF)};
-    for (int i = 0; i < m; i++, x += ldx)
-        for (int k = 0; k < n; k += PANEL, dst += BYTES)
-            for (int j = 0; j < PANEL; j += 32)
-                write_block(ORDERS[type], load_first(x + k + j, n - k - j),
-                            load_first(x + k + j + 16, n - k - j - 16), dst, j / 32);
+    const int order = ORDERS[type];
+    if (digits == 1)
+        write_rows((digit_form){1, order, 127.0f}, m, n, x, ldx, dst);
+    else if (digits == 2)
+        write_rows((digit_form){2, order, 32600.0f}, m, n, x, ldx, dst);
+    else
+        write_rows((digit_form){3, order, 8355000.0f}, m, n, x, ldx, dst);
 }

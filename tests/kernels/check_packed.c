@@ -282,49 +282,63 @@ static void fill_uneven(ck *c, int n, float *x)
 }
 
 /* What the rounding of number k of x may be: of its block of 32's largest, and what counts as nothing. */
-static double rounding_of(const float *x, int n, int k)
+static double rounding_of(int digits, const float *x, int n, int k)
 {
+    static const double SHARE[] = {0, 1.0 / 253, 0x1p-15, 0x1p-23};
     double most = 0.0;
     for (int i = k / 32 * 32; i < n && i < k / 32 * 32 + 32; i++)
         most = fmax(most, fabs((double)x[i]));
-    return most < 0x1p-100 ? most : 0x1p-23 * most;
+    return most < 0x1p-100 ? most : SHARE[digits] * most;
+}
+
+/* Number r of a product with row x, and how far from it digits may lead. */
+static double digits_product(const mica_packed_rows *w, int digits, int r, const float *x,
+                             double *bound)
+{
+    double want = 0.0, size;
+    *bound = w->n * 0x1p-119; /* a scale times s below 2^-126 loses digits: 2^-150 of 2^23 * 255 */
+    for (int k = 0; k < w->n; k++) {
+        want += decode(w, r, k, &size) * (double)x[k];
+        *bound += size * (0x1p-24 * (w->n / 4 + 16) * fabs((double)x[k]) +
+                          rounding_of(digits, x, w->n, k));
+    }
+    return want;
+}
+
+static void check_digits_of(ck *c, mica_packed type, int count)
+{
+    ck_begin(c);
+    const char *name = mica_dtype_get(TYPES[type].dtype)->name;
+    const mica_packed_rows w = make_rows(c, type, ck_int(c, 1, 20), pick_length(c));
+    const int m = ck_int(c, 1, 9);
+    const size_t ld = MICA_DIGITS_SIZE(w.n, count);
+    const ptrdiff_t ldx = ck_stride(c, w.n), ldy = ck_stride(c, w.rows);
+    float *x = ck_floats(c, (int64_t)ck_matrix_count(m, w.n, ldx));
+    float *y = ck_floats(c, (int64_t)ck_matrix_count(m, w.rows, ldy));
+    int8_t *digits = ck_buffer(c, ld * (size_t)m / 4, 4);
+    float *one = ck_floats(c, w.rows);
+    for (int i = 0; i < m; i++)
+        fill_uneven(c, w.n, x + i * ldx);
+    c->k->digits_from_f32(w.type, count, m, w.n, x, ldx, digits);
+    c->k->dot_digits(&w, count, m, digits, y, ldy);
+    for (int i = 0; i < m; i++) {
+        for (int r = 0; r < w.rows; r++) {
+            double bound;
+            const double want = digits_product(&w, count, r, x + i * ldx, &bound);
+            ck_near(c, name, r, (double)y[i * ldy + r], want, bound);
+        }
+        c->k->dot_digits(&w, count, 1, digits + (size_t)i * ld, one, w.rows);
+        ck_same_bytes(c, "a row alone", one, y + i * ldy, (size_t)w.rows * sizeof *one);
+    }
+    ck_gaps(c, y, m, w.rows, ldy, sizeof *y);
+    ck_end(c, name);
 }
 
 void check_dot_digits(ck *c)
 {
-    for (int type = MICA_PACKED_S8; c->k->dot_digits && type < MICA_PACKED_COUNT; type++) {
-        ck_begin(c);
-        const char *name = mica_dtype_get(TYPES[type].dtype)->name;
-        const mica_packed_rows w =
-            make_rows(c, (mica_packed)type, ck_int(c, 1, 20), pick_length(c));
-        const int m = ck_int(c, 1, 9);
-        const size_t ld = MICA_DIGITS_SIZE(w.n);
-        const ptrdiff_t ldx = ck_stride(c, w.n), ldy = ck_stride(c, w.rows);
-        float *x = ck_floats(c, (int64_t)ck_matrix_count(m, w.n, ldx));
-        float *y = ck_floats(c, (int64_t)ck_matrix_count(m, w.rows, ldy));
-        int8_t *digits = ck_buffer(c, ld * (size_t)m / 4, 4);
-        float *one = ck_floats(c, w.rows);
-        for (int i = 0; i < m; i++)
-            fill_uneven(c, w.n, x + i * ldx);
-        c->k->digits_from_f32(w.type, m, w.n, x, ldx, digits);
-        c->k->dot_digits(&w, m, digits, y, ldy);
-        for (int i = 0; i < m; i++) {
-            for (int r = 0; r < w.rows; r++) {
-                double want = 0.0, bound = 0.0, size;
-                for (int k = 0; k < w.n; k++) {
-                    want += decode(&w, r, k, &size) * (double)x[i * ldx + k];
-                    bound += size * (0x1p-24 * (w.n / 4 + 16) * fabs((double)x[i * ldx + k]) +
-                                     rounding_of(x + i * ldx, w.n, k));
-                }
-                /* a scale times s below 2^-126 loses digits: 2^-150 of 2^23 * 255 a number */
-                ck_near(c, name, r, (double)y[i * ldy + r], want, bound + w.n * 0x1p-119);
-            }
-            c->k->dot_digits(&w, 1, digits + (size_t)i * ld, one, w.rows);
-            ck_same_bytes(c, "a row alone", one, y + i * ldy, (size_t)w.rows * sizeof *one);
-        }
-        ck_gaps(c, y, m, w.rows, ldy, sizeof *y);
-        ck_end(c, name);
-    }
+    for (int type = MICA_PACKED_S8; c->k->dot_digits && type < MICA_PACKED_COUNT; type++)
+        for (int count = 1; count <= MICA_DIGITS_MOST; count++)
+            check_digits_of(c, (mica_packed)type, count);
 }
 
 /* Digits themselves are dot_digits' own business; here: their size, what NaN and infinities do, and that a
@@ -336,19 +350,19 @@ void check_digits_from_f32(ck *c)
         return;
     ck_begin(c);
     mica_packed_rows w = make_rows(c, MICA_PACKED_Q8_0, 2, ck_int(c, 1, 1100));
-    const int m = ck_int(c, 2, 4);
-    const size_t ld = MICA_DIGITS_SIZE(w.n);
+    const int m = ck_int(c, 2, 4), count = ck_int(c, 1, MICA_DIGITS_MOST);
+    const size_t ld = MICA_DIGITS_SIZE(w.n, count);
     float *x = ck_floats(c, (int64_t)m * w.n), *y = ck_floats(c, 2);
     int8_t *all = ck_buffer(c, ld * (size_t)m / 4, 4), *one = ck_buffer(c, ld / 4, 4);
     ck_fill_normal(c, (int64_t)m * w.n, x, 1.0);
-    c->k->digits_from_f32(w.type, m, w.n, x, w.n, all);
+    c->k->digits_from_f32(w.type, count, m, w.n, x, w.n, all);
     for (int i = 0; i < m; i++) {
-        c->k->digits_from_f32(w.type, 1, w.n, x + i * w.n, w.n, one);
+        c->k->digits_from_f32(w.type, count, 1, w.n, x + i * w.n, w.n, one);
         ck_same_bytes(c, "digits alone", one, all + (size_t)i * ld, ld);
     }
     x[ck_int(c, 0, w.n - 1)] = BAD[ck_int(c, 0, 2)];
-    c->k->digits_from_f32(w.type, 1, w.n, x, w.n, one);
-    c->k->dot_digits(&w, 1, one, y, 2);
+    c->k->digits_from_f32(w.type, count, 1, w.n, x, w.n, one);
+    c->k->dot_digits(&w, count, 1, one, y, 2);
     for (int r = 0; r < 2; r++)
         ck_equal(c, "NaN or infinity makes NaN", r, isnan(y[r]), 1);
     ck_end(c, "digits");
@@ -360,7 +374,7 @@ typedef struct packed_bench {
     mica_packed_rows w;
     const float *x;
     float *y;
-    int m;
+    int m, digits;
 } packed_bench;
 
 static void run_dot(const mica_kernels *k, const void *problem)
@@ -371,12 +385,12 @@ static void run_dot(const mica_kernels *k, const void *problem)
 static void run_digits(const mica_kernels *k, const void *problem)
 {
     const packed_bench *b = problem;
-    k->dot_digits(&b->w, b->m, (const int8_t *)(const void *)b->x, b->y, b->w.rows);
+    k->dot_digits(&b->w, b->digits, b->m, (const int8_t *)(const void *)b->x, b->y, b->w.rows);
 }
 static void run_make_digits(const mica_kernels *k, const void *problem)
 {
     const packed_bench *b = problem;
-    k->digits_from_f32(b->w.type, 1, b->w.n, b->x, b->w.n, (int8_t *)(void *)b->y);
+    k->digits_from_f32(b->w.type, b->digits, 1, b->w.n, b->x, b->w.n, (int8_t *)(void *)b->y);
 }
 static void run_f32(const mica_kernels *k, const void *problem)
 {
@@ -390,11 +404,11 @@ static void run_bf16(const mica_kernels *k, const void *problem)
 }
 
 /* 64 rows of 4096: in the cache, so that decoding is measured and not memory. */
-static void bench_types(ck *c, ck_run *run, int first, int m)
+static void bench_types(ck *c, ck_run *run, int first, int m, int digits)
 {
     for (int type = first; type < MICA_PACKED_COUNT; type++) {
         ck_begin(c);
-        packed_bench b = {.m = m};
+        packed_bench b = {.m = m, .digits = digits};
         b.w = make_rows(c, (mica_packed)type, 64, 4096);
         b.x = ck_floats(c, (int64_t)b.w.n * 8);
         b.y = ck_floats(c, (int64_t)b.w.n * 64);
@@ -406,37 +420,39 @@ static void bench_types(ck *c, ck_run *run, int first, int m)
 
 void bench_dot_rows(ck *c)
 {
-    bench_types(c, run_dot, 0, 1);
+    bench_types(c, run_dot, 0, 1, 0);
     printf("8 rows of x:\n");
-    bench_types(c, run_dot, 0, 8);
+    bench_types(c, run_dot, 0, 8, 0);
 }
 void bench_unpack_f32(ck *c)
 {
-    bench_types(c, run_f32, 0, 0);
+    bench_types(c, run_f32, 0, 0, 0);
 }
 void bench_unpack_bf16(ck *c)
 {
-    bench_types(c, run_bf16, 0, 0);
+    bench_types(c, run_bf16, 0, 0, 0);
 }
 /* Zeros are digits too. */
 void bench_dot_digits(ck *c)
 {
     if (!c->k->dot_digits)
         return;
-    bench_types(c, run_digits, MICA_PACKED_S8, 1);
-    printf("8 rows of x:\n");
-    bench_types(c, run_digits, MICA_PACKED_S8, 8);
+    for (int digits = MICA_DIGITS_MOST; digits; digits--)
+        for (int m = 1; m <= 8; m += 7) {
+            printf("%d rows of x, %d digits:\n", m, digits);
+            bench_types(c, run_digits, MICA_PACKED_S8, m, digits);
+        }
 }
 void bench_digits_from_f32(ck *c)
 {
     if (!c->k->digits_from_f32)
         return;
     ck_begin(c);
-    packed_bench b = {.m = 1};
+    packed_bench b = {.m = 1, .digits = 2};
     b.w = make_rows(c, MICA_PACKED_Q4_K, 1, 4096);
     float *x = ck_floats(c, b.w.n);
     ck_fill_normal(c, b.w.n, x, 1.0);
     b.x = x;
-    b.y = ck_floats(c, (int64_t)MICA_DIGITS_SIZE(b.w.n) / 4);
+    b.y = ck_floats(c, (int64_t)MICA_DIGITS_SIZE(b.w.n, b.digits) / 4);
     ck_bench(c, run_make_digits, &b, 4.0 * b.w.n, 0.0);
 }

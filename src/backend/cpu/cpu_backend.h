@@ -44,7 +44,7 @@ typedef struct mica_cpu_kept_input {
     const void *base;
     ptrdiff_t ldx;
     int path, m, depth, depth_pad, slice;
-    int form;     /* digits: the dtype of the weight, whose order they have */
+    int form;     /* digits: how many, and the dtype of the weight, whose order they have */
     int outliers; /* a result, not part of the key */
 } mica_cpu_kept_input;
 

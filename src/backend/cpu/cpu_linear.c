@@ -456,7 +456,7 @@ static void make_input(mica_cpu_linear_job *j, const mica_cpu_kept_input *before
                                .depth = j->depth,
                                .depth_pad = j->depth_pad,
                                .slice = j->slice,
-                               .form = j->x_digits ? (int)j->w->dtype : 0};
+                               .form = j->x_digits ? j->digits << 16 | (int)j->w->dtype : 0};
     if (j->path != MICA_CPU_BF16 && j->path != MICA_CPU_INT8 && !j->x_digits)
         return; /* the others read x in place */
     if (j->args->same_x && same_input(before, &now))

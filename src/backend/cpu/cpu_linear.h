@@ -43,7 +43,8 @@ typedef struct mica_cpu_linear_job {
     float *bias, *row_scale;
     uint16_t *x_bf16; /* m x depth_pad, slice after slice */
     uint8_t *x_q;     /* m x depth_pad, likewise */
-    int8_t *x_digits; /* m x MICA_DIGITS_SIZE(depth), few rows alone */
+    int8_t *x_digits; /* m x MICA_DIGITS_SIZE(depth, digits), few rows alone */
+    int digits;
     float *x_scale;   /* m */
     int32_t *x_zero;  /* m */
     float *x_max;     /* depth: largest magnitude of each channel */

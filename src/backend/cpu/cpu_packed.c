@@ -5,9 +5,10 @@
  *         w ─── 16 rows ───► dot_digits, dot_rows ──► sums [m, rows] ──► epilogue ──► y
  *         x ─── all of it, as digits of whole numbers or f32, stays in the cache
  *
- * Such a product is bound by the bandwidth of memory, so nothing is expanded or copied on the way, and in every
- * precision these sums are as exact as f32 sums of the weight's own numbers: where the processor multiplies bytes
- * (kernels.h, dot_digits) x becomes whole numbers of 24 bits once, elsewhere it is not rounded. With more rows
+ * Such a product is bound by the bandwidth of memory, so nothing is expanded or copied on the way. Where the
+ * processor multiplies bytes (kernels.h, dot_digits) x becomes whole numbers once, of as many digits of 8 bits as the
+ * precision asks for: three in f32, as exact as f32 sums of the weight's own numbers; two in bf16, whose operands have
+ * 8 bits where these have 15; one in int8. Elsewhere x is not rounded. With more rows
  * the dense products win: they expand a group of rows into the panels that they would make anyway
  * (cpu_linear.c, cpu_bf16.c, cpu_int8.c). Where a caller asks for products by row it gets them for any
  * number of rows; plain weights of f32, bf16 and f16 then go the way of cpu_few_rows.c. */
@@ -73,22 +74,32 @@ void mica_cpu_few_plan(mica_cpu_linear_job *j)
     j->cuts = 1;
 }
 
+/* Weights that a precision treats with care have the digits of the one above it. */
+static int digits_of(const mica_cpu_linear_job *j)
+{
+    const mica_weight *w = j->args->w_OD;
+    if (w->exact || j->be->base.options.precision == MICA_PRECISION_F32)
+        return 3;
+    return j->be->use_int8 && !w->sensitive ? 1 : 2;
+}
+
 size_t mica_cpu_few_layout(mica_cpu_linear_job *j, uint8_t *base)
 {
     const mica_packed type = TYPE_OF[j->w->dtype];
     if (j->path != MICA_CPU_FEW || type < MICA_PACKED_S8 || !j->k->dot_digits)
         return 0;
+    j->digits = digits_of(j);
     j->x_digits = (int8_t *)(void *)base;
-    return (size_t)j->m * MICA_DIGITS_SIZE(j->depth);
+    return (size_t)j->m * MICA_DIGITS_SIZE(j->depth, j->digits);
 }
 
 static void digits_task(void *user, int64_t row, int thread)
 {
     const mica_cpu_linear_job *j = user;
     (void)thread;
-    j->k->digits_from_f32(TYPE_OF[j->w->dtype], 1, j->depth,
+    j->k->digits_from_f32(TYPE_OF[j->w->dtype], j->digits, 1, j->depth,
                           (const float *)j->args->x_MD->data + row * j->ldx, j->ldx,
-                          j->x_digits + (size_t)row * MICA_DIGITS_SIZE(j->depth));
+                          j->x_digits + (size_t)row * MICA_DIGITS_SIZE(j->depth, j->digits));
 }
 
 void mica_cpu_few_inputs(mica_cpu_linear_job *j)
@@ -102,7 +113,7 @@ void mica_cpu_few_block(const mica_cpu_linear_job *j, int column, int columns, f
     const mica_packed_rows w =
         mica_cpu_packed_rows(j->w, column, columns, 0, j->depth, j->row_scale);
     if (j->x_digits)
-        j->k->dot_digits(&w, j->m, j->x_digits, acc, j->columns);
+        j->k->dot_digits(&w, j->digits, j->m, j->x_digits, acc, j->columns);
     else
         j->k->dot_rows(&w, j->m, j->args->x_MD->data, j->ldx, acc, j->columns);
 }
