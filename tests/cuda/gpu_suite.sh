@@ -119,7 +119,7 @@ pictures() {
 
 voices() {
     has VOICE_TESTS || return
-    for name in encoders semantic; do
+    for name in encoders semantic synthesizer chain; do
         step 120 "voices $name" env MICA_TEST_DEVICE=cuda "$VOICE_TESTS/test_gpt_sovits_$name"
     done
 }
@@ -259,7 +259,8 @@ memory() {
             "$COMPARE" cpu:f32 cuda:$precision --seed 3
     done
     for op in layer_norm_modulate rms_norm l2_norm_channels group_norm picture_groups picture_unit_rows guidance \
-        relative_attention residuals flash post_norm_step race_draw; do
+        relative_attention residuals flash token_linear token_experts token_attention packed_linear packed_embed \
+        post_norm_step race_draw; do
         races "$op" bf16
     done
     races attention f32

@@ -18,6 +18,22 @@ mica_device gs_device(void)
     return name && strcmp(name, "cuda") == 0 ? MICA_DEVICE_CUDA : MICA_DEVICE_CPU;
 }
 
+void gs_same_samples(const float *got, const float *expected, size_t count)
+{
+    if (gs_device() == MICA_DEVICE_CPU) {
+        assert_memory_equal(got, expected, count * sizeof *got);
+        return;
+    }
+    double apart = 0.0, all = 0.0;
+    for (size_t i = 0; i < count; i++) {
+        const double d = (double)got[i] - (double)expected[i];
+        apart += d * d;
+        all += (double)expected[i] * (double)expected[i];
+    }
+    if (!(sqrt(apart / all) <= 1e-4))
+        fail_msg("samples: relative L2 distance %.3g, at most 1e-4 allowed", sqrt(apart / all));
+}
+
 void gs_open(gs_bench *b, const char *model, gs_directory_fn directory, const char *name,
              mica_precision precision, int threads)
 {

@@ -23,6 +23,9 @@ void gs_open(gs_bench *b, const char *model, gs_directory_fn directory, const ch
              mica_precision precision, int threads);
 /* CPU, or what MICA_TEST_DEVICE says ("cuda"): the same tests on a GPU. */
 mica_device gs_device(void);
+/* Samples that two ways of computing the same must give: the same bytes on the CPU; on a GPU, where sums
+ * have another order for every number of rows, as near as f32 is. */
+void gs_same_samples(const float *got, const float *expected, size_t count);
 void gs_close(gs_bench *b);
 void gs_ok(mica_status st, const mica_err *err);
 const mica_tensor *gs_expected(const gs_bench *b, const char *name);

@@ -172,7 +172,7 @@ static mica_speech_options spoken(const speaker *s, mica_voice_input *voice)
 static void assert_same(const mica_speech_result *a, const mica_speech_result *b)
 {
     assert_int_equal(a->count, b->count);
-    assert_memory_equal(a->samples, b->samples, a->count * sizeof *a->samples);
+    gs_same_samples(b->samples, a->samples, a->count);
 }
 
 static void test_text(void **state)
@@ -200,7 +200,7 @@ static void test_text(void **state)
     assert_int_equal(c.calls, 3);
     assert_int_equal(c.last, 1);
     assert_int_equal(c.count, plain.count); /* and the pieces are the whole */
-    assert_memory_equal(c.samples, plain.samples, c.count * sizeof *c.samples);
+    gs_same_samples(c.samples, plain.samples, c.count);
     mica_speech_result_deinit(&other);
     o.chunk = NULL;
     o.seed = 12;
@@ -281,8 +281,9 @@ static void test_threads(void **state)
 static void test_precisions(void **state)
 {
     static const mica_precision LIST[] = {MICA_PRECISION_BF16, MICA_PRECISION_INT8};
+    const bool is_cpu = gs_device() == MICA_DEVICE_CPU; /* a GPU has no int8 */
     (void)state;
-    for (size_t i = 0; i < MICA_ARRAY_LEN(LIST); i++) {
+    for (size_t i = 0; i < (is_cpu ? MICA_ARRAY_LEN(LIST) : 1); i++) {
         speaker s;
         mica_voice_input voice;
         mica_speech_result r;

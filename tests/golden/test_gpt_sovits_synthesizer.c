@@ -1,6 +1,7 @@
 /* test_gpt_sovits_synthesizer.c - SoVITS v2 and v2Pro against the reference: codes and style of a
  * reference, every stage of the decoder, waveforms with another speed and with two references; from
- * checkpoints of torch and converted weights. Then what must not matter: threads, pieces. */
+ * checkpoints of torch and converted weights. Then what must not matter: threads, pieces. On a GPU
+ * (gs_device) sums have another order for every size, and flow and vocoder keep nothing in f32. */
 #include "gpt_sovits_support.h"
 
 #include "base/mem.h"
@@ -146,30 +147,35 @@ static void check_case(const char *model, const char *name, mica_precision preci
     close_sound(&t);
 }
 
+static void check_f32(const char *model, const char *name)
+{
+    const bool is_cpu = gs_device() == MICA_DEVICE_CPU;
+    check_case(model, name, MICA_PRECISION_F32, is_cpu ? 1e-5 : 1e-4, is_cpu ? 1e-4 : 1e-3);
+}
+
 static void test_v2(void **state)
 {
     (void)state;
-    check_case("models/sovits_v2.pth", "sovits_v2", MICA_PRECISION_F32, 1e-5, 1e-4);
-    check_case("converted/doubao_mixed_sovits_new.safetensors", "sovits_v2", MICA_PRECISION_F32,
-               1e-5, 1e-4);
+    check_f32("models/sovits_v2.pth", "sovits_v2");
+    check_f32("converted/doubao_mixed_sovits_new.safetensors", "sovits_v2");
 }
 
 static void test_v2pro(void **state)
 {
     (void)state;
-    check_case("models/sovits_v2Pro.pth", "sovits_v2Pro", MICA_PRECISION_F32, 1e-5, 1e-4);
+    check_f32("models/sovits_v2Pro.pth", "sovits_v2Pro");
 }
 
 static void test_v1(void **state)
 {
     (void)state;
-    check_case("versions/sovits_v1.pth", "sovits_v1", MICA_PRECISION_F32, 1e-5, 1e-4);
+    check_f32("versions/sovits_v1.pth", "sovits_v1");
 }
 
 static void test_v2proplus(void **state)
 {
     (void)state;
-    check_case("versions/sovits_v2ProPlus.pth", "sovits_v2ProPlus", MICA_PRECISION_F32, 1e-5, 1e-4);
+    check_f32("versions/sovits_v2ProPlus.pth", "sovits_v2ProPlus");
 }
 
 static void test_bf16(void **state)
@@ -212,8 +218,8 @@ static void test_pieces_and_threads(void **state)
               &err);
         close_sound(&t);
     }
-    assert_memory_equal(sound[0], sound[1], count * sizeof *sound[0]);
-    assert_memory_equal(sound[0], sound[2], count * sizeof *sound[0]);
+    gs_same_samples(sound[1], sound[0], count);
+    gs_same_samples(sound[2], sound[0], count);
     for (int i = 0; i < 3; i++)
         mica_mem_free(sound[i]);
 }

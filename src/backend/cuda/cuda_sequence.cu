@@ -136,12 +136,18 @@ static __device__ float block_max(float v)
     return v;
 }
 
+/* Floats of shared memory for n numbers: the compiler reads them four at a time, behind the last one too. */
+static __host__ __device__ inline int fours(int n)
+{
+    return (n + 3) / 4 * 4;
+}
+
 /* One block per query and head. Shared: the query [K], then the scores [L], which belong to the thread that
  * made them until the sum over all of them is known. */
 static __global__ void relative_kernel(const mica_cuda_relative_args a)
 {
     extern __shared__ float shared[];
-    float *q = shared, *p = shared + (a.K + 3) / 4 * 4; /* q is read four at a time */
+    float *q = shared, *p = shared + fours(a.K);
     const int i = blockIdx.x, h = blockIdx.y, W = a.N / 2;
     for (int c = threadIdx.x; c < a.K; c += BLOCK)
         q[c] = load1(a.q, a.type, i * a.q_stride[0] + h * a.q_stride[1] + c);
@@ -178,7 +184,7 @@ static __global__ void relative_kernel(const mica_cuda_relative_args a)
 
 extern "C" cudaError_t mica_cuda_relative(const mica_cuda_relative_args *args, cudaStream_t stream)
 {
-    const size_t size = sizeof(float) * (size_t)((args->K + 3) / 4 * 4 + args->L);
+    const size_t size = sizeof(float) * (size_t)(fours(args->K) + fours(args->L));
     const dim3 grid((unsigned)args->L, (unsigned)args->H);
     relative_kernel<<<grid, BLOCK, size, stream>>>(*args);
     return cudaGetLastError();
