@@ -54,6 +54,39 @@ static void add_srt(const speak_run *run, mica_text *out)
     }
 }
 
+static const struct {
+    mica_speech_doubt doubt;
+    const char *name;
+} DOUBTS[] = {{MICA_SPEECH_TOO_SHORT, "short"},
+              {MICA_SPEECH_TOO_LONG, "long"},
+              {MICA_SPEECH_LOOP, "loop"},
+              {MICA_SPEECH_DROPPED, "dropped"},
+              {MICA_SPEECH_REPEATED, "repeated"}};
+
+/* null: nobody could tell; else the phones in question, none for most sentences. */
+static void add_phones_json(const char *name, const char *phones, bool followed, mica_text *out)
+{
+    mica_text_add(out, ",\"%s\":", name);
+    if (followed)
+        mica_text_add_json_string(out, phones);
+    else
+        mica_text_add(out, "null");
+}
+
+static void add_doubts_json(const mica_speech_sentence *s, mica_text *out)
+{
+    const char *separator = "";
+    mica_text_add(out, ",\"suspicious\":%s,\"doubts\":[", s->suspicious ? "true" : "false");
+    for (size_t i = 0; i < MICA_ARRAY_LEN(DOUBTS); i++)
+        if (s->doubts & (unsigned)DOUBTS[i].doubt) {
+            mica_text_add(out, "%s\"%s\"", separator, DOUBTS[i].name);
+            separator = ",";
+        }
+    mica_text_add(out, "]");
+    add_phones_json("dropped", s->dropped, s->followed, out);
+    add_phones_json("repeated", s->repeated, s->followed, out);
+}
+
 static void add_sentences_json(const speak_run *run, mica_text *out)
 {
     mica_text_add(out, "[");
@@ -63,10 +96,11 @@ static void add_sentences_json(const speak_run *run, mica_text *out)
             continue;
         mica_text_add(out, "%s{\"text\":", i ? "," : "");
         mica_text_add_json_string(out, s.text);
-        mica_text_add(
-            out, ",\"start\":%.6f,\"end\":%.6f,\"tokens\":%d,\"retries\":%d,\"suspicious\":%s}",
-            seconds_at(run, s.first), seconds_at(run, s.first + s.count), s.tokens, s.retries,
-            s.suspicious ? "true" : "false");
+        mica_text_add(out, ",\"start\":%.6f,\"end\":%.6f,\"tokens\":%d,\"retries\":%d",
+                      seconds_at(run, s.first), seconds_at(run, s.first + s.count), s.tokens,
+                      s.retries);
+        add_doubts_json(&s, out);
+        mica_text_add(out, "}");
     }
     mica_text_add(out, "]");
 }
@@ -143,9 +177,14 @@ static void add_suspicious(const speak_run *run, mica_text *out)
         mica_speech_sentence s = {.size = sizeof s};
         if (mica_speech_get_sentence(run->speech, i, &s) || !s.suspicious)
             continue;
-        if (count++ < NAMED)
-            mica_text_add(out, "%s %d \"%s\"",
-                          count == 1 ? "words may be lost or repeated in" : ",", i + 1, s.text);
+        if (count++ >= NAMED)
+            continue;
+        mica_text_add(out, "%s %d \"%s\"", count == 1 ? "words may be lost or repeated in" : ",",
+                      i + 1, s.text);
+        if (s.dropped[0] || s.repeated[0])
+            mica_text_add(out, " (%s%s%s%s%s)", s.dropped[0] ? "lost: " : "", s.dropped,
+                          s.dropped[0] && s.repeated[0] ? "; " : "", s.repeated[0] ? "twice: " : "",
+                          s.repeated);
     }
     if (count > NAMED)
         mica_text_add(out, " and %d more", count - NAMED);

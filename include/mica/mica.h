@@ -391,14 +391,26 @@ MICA_API void mica_speech_close(mica_speech **speech);
 MICA_API const float *mica_speech_samples(const mica_speech *speech, size_t *count); /* mono */
 MICA_API int mica_speech_rate(const mica_speech *speech); /* samples per second */
 
+/* What may be wrong with a sentence. Without a transcript of the voice nothing is known of the last two. */
+typedef enum mica_speech_doubt {
+    MICA_SPEECH_TOO_SHORT = 1, /* for its text: words are missing */
+    MICA_SPEECH_TOO_LONG = 2,  /* or stopped by max_tokens */
+    MICA_SPEECH_LOOP = 4,      /* the same sound over and over */
+    MICA_SPEECH_DROPPED = 8,   /* attention passed over part of the text */
+    MICA_SPEECH_REPEATED = 16  /* attention went back and read on from there, or stood still */
+} mica_speech_doubt;
+
 /* What was spoken when. */
 typedef struct mica_speech_sentence {
-    size_t size;         /* set by the caller */
-    const char *text;    /* normalised, as it was read; borrowed */
-    size_t first, count; /* samples, without the silence behind */
-    int tokens;          /* semantic tokens, 25 a second */
-    int retries;         /* how often it was made anew */
-    bool suspicious;     /* its length does not fit its text even so */
+    size_t size;                    /* set by the caller */
+    const char *text;               /* normalised, as it was read; borrowed */
+    size_t first, count;            /* samples, without the silence behind */
+    int tokens;                     /* semantic tokens, 25 a second */
+    int retries;                    /* how often it was made anew */
+    bool suspicious;                /* there are doubts even so */
+    unsigned doubts;                /* mica_speech_doubt, or-ed */
+    bool followed;                  /* it could be seen which phones its tokens looked at */
+    const char *dropped, *repeated; /* phones that may be lost or said twice, by name; "": none */
 } mica_speech_sentence;
 MICA_API int mica_speech_sentence_count(const mica_speech *speech);
 MICA_API mica_status mica_speech_get_sentence(const mica_speech *speech, int index,

@@ -225,7 +225,11 @@ mica_status mica_speech_get_sentence(const mica_speech *speech, int index,
                                         .count = p->count,
                                         .tokens = p->tokens,
                                         .retries = p->retries,
-                                        .suspicious = p->suspicious};
+                                        .suspicious = p->doubts != 0,
+                                        .doubts = p->doubts,
+                                        .followed = p->followed,
+                                        .dropped = p->dropped ? p->dropped : "",
+                                        .repeated = p->repeated ? p->repeated : ""};
     memcpy(sentence, &known, size);
     return MICA_OK;
 }

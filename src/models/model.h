@@ -65,7 +65,9 @@ typedef struct mica_speech_part {
     char *text; /* owned; NULL: not known */
     size_t first, count;
     int tokens, retries;
-    bool suspicious;
+    unsigned doubts; /* mica_speech_doubt, or-ed */
+    bool followed;
+    char *dropped, *repeated; /* phones by name, owned; NULL: none */
 } mica_speech_part;
 typedef struct mica_speech_result {
     float *samples; /* mono; owned */

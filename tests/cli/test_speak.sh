@@ -63,6 +63,9 @@ check 'a byte order mark is no text' test "$(json_get parameters.text <"$out")" 
 check 'the settings are told' test "$(json_get parameters.max_tokens <"$out") $(json_get parameters.cut <"$out") $(json_get parameters.greedy <"$out")" = '12 cut5 true'
 yes 没有标点的长句子 | head -12 | tr -d '\n' >long.txt
 works speak $parts $few --max-tokens 8 -t "$(cat long.txt)" --cut cut2 --voice "$ref" --lang zh -o long.wav --bert "$data/models/chinese-roberta-wwm-ext-large"
+works speak $parts $few --max-tokens 8 -t "$(cat long.txt)" --cut cut2 --voice "$ref" --lang zh -o long.wav --json
+check 'and why' test "$(json_get sentences.0.doubts.0 <"$out") $(json_get sentences.0.doubts.1 <"$out")" = 'short long'
+works speak $parts $few --max-tokens 8 -t "$(cat long.txt)" --cut cut2 --voice "$ref" --lang zh -o long.wav
 check 'suspicious sentences are named' grep -q 'words may be lost or repeated in 1 "没有标点' "$out"
 head -c 1100000 /dev/zero | tr '\0' a >huge.txt
 fails 1 'huge.txt' speak $parts -t @huge.txt --voice "$ref"
@@ -93,6 +96,7 @@ check 'quiet' test ! -s "$out"
 works speak $parts $phones --voice "$ref" -o a.wav --timestamps t.json --json
 check 'rate' test "$("$MICA_TOOLS/json_get" rate <"$out")" = 32000
 check 'the sentence begins at 0' test "$("$MICA_TOOLS/json_get" sentences.0.start <"$out")" = 0
+check 'nothing is known of dropped words without a transcript' grep -q '"dropped":null,"repeated":null' t.json
 check 'time stamps' grep -q '{"sentences":\[{"text":' t.json
 
 # ---- streams: the same samples behind a header of open length

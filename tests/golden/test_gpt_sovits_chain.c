@@ -241,9 +241,9 @@ static void test_retries(void **state)
     for (int i = 0; i < plain.part_count; i++) {
         const mica_speech_part *a = &plain.parts[i], *b = &again.parts[i], *c = &once.parts[i];
         assert_int_equal(a->retries, 0);
-        assert_int_equal(b->retries, b->suspicious ? 2 : b->retries);
-        assert_int_equal(c->retries, c->suspicious ? 1 : c->retries);
-        if (!a->suspicious) {
+        assert_int_equal(b->retries, b->doubts ? 2 : b->retries);
+        assert_int_equal(c->retries, c->doubts ? 1 : c->retries);
+        if (!a->doubts) {
             assert_int_equal(b->retries, 0);
             continue;
         }
@@ -252,7 +252,7 @@ static void test_retries(void **state)
                     memcmp(again.samples + b->first, plain.samples + a->first,
                            a->count * sizeof(float)) != 0);
     }
-    assert_true(plain.parts[0].suspicious);
+    assert_true(plain.parts[0].doubts);
     mica_speech_result_deinit(&plain);
     mica_speech_result_deinit(&again);
     mica_speech_result_deinit(&once);

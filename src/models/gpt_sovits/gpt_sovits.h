@@ -9,6 +9,7 @@
 #ifndef MICA_MODELS_GPT_SOVITS_GPT_SOVITS_H
 #define MICA_MODELS_GPT_SOVITS_GPT_SOVITS_H
 
+#include "models/gpt_sovits/gpt_sovits_alignment.h"
 #include "models/gpt_sovits/gpt_sovits_bert.h"
 #include "models/gpt_sovits/gpt_sovits_chain.h"
 #include "models/gpt_sovits/gpt_sovits_hubert.h"
@@ -44,6 +45,17 @@ typedef struct mica_gs_model {
     bool is_synthetic;         /* random weights: voices and BERT's ids are made up, nothing ends */
 } mica_gs_model;
 
+/* Heads of text to semantic that are seen to follow the voice's own transcript (gpt_sovits_check.c). */
+#define MICA_GS_HEADS 6
+typedef struct mica_gs_followers {
+    bool are_sought;   /* of the run's voice */
+    int count, layers; /* best first; layers that they need */
+    struct {
+        int layer, head;
+        float score;
+    } best[MICA_GS_HEADS];
+} mica_gs_followers;
+
 typedef struct mica_gs_session {
     mica_model_session base;
     const mica_gs_model *model;
@@ -55,6 +67,7 @@ typedef struct mica_gs_session {
     mica_gs_bert bert;
     mica_gs_speaker speaker;
     mica_gs_g2pw g2pw;
+    mica_gs_followers heads;
 } mica_gs_session;
 
 extern const mica_model_kind mica_gpt_sovits_kind;

@@ -240,33 +240,6 @@ mica_status mica_gs_job_begin(job *j, mica_gs_session *s, mica_run *run, const m
     return mica_gs_sentence_begin(&j->sentence, &s->semantic, s->be, run, &prefix, &sampling, err);
 }
 
-/* The same stretch of up to PERIOD codes over and over: at least three times, and a second long. Sampled codes of
- * a word that is said twice on purpose are not equal one by one. */
-#define PERIOD 50 /* two seconds */
-#define SECOND 24
-
-static bool has_loop(const int32_t *c, int64_t n)
-{
-    for (int64_t period = 1; period <= PERIOD; period++) {
-        int64_t run = 0;
-        for (int64_t i = period; i < n; i++) {
-            run = c[i] == c[i - period] ? run + 1 : 0;
-            if (run >= MICA_MAX((int64_t)SECOND, 2 * period))
-                return true;
-        }
-    }
-    return false;
-}
-
-/* Codes of speech: 1.5 to 3 for a phone. */
-bool mica_gs_job_is_odd(const job *j)
-{
-    const mica_gs_sentence *t = &j->sentence;
-    const int64_t n = t->count, own = j->phone_count - j->prompt_phones;
-    return 2 * n < own || n > 12 * own + 75 || n >= t->sampler.options.most ||
-           has_loop(t->codes + t->prompt_count, n);
-}
-
 /* ------------------------------------------------------------------ tokens -- */
 
 static bool is_running(const job *jobs, int count)
@@ -296,14 +269,15 @@ static mica_status make_tokens(job *jobs, int count, mica_gs_session *s, mica_ru
     for (int round = 0; round <= MICA_MAX(r->retries, 0); round++) {
         bool again = false;
         for (int i = 0; i < count; i++)
-            if (round == 0 || jobs[i].is_suspicious) {
+            if (round == 0 || jobs[i].doubts) {
                 jobs[i].attempt = round;
                 MICA_TRY(mica_gs_job_begin(&jobs[i], s, run, r, err));
             }
         MICA_TRY(step_all(jobs, count, s, run, r->sampling.most, err));
         for (int i = 0; i < count; i++) {
-            jobs[i].is_suspicious = mica_gs_job_is_odd(&jobs[i]);
-            again |= jobs[i].is_suspicious;
+            if (jobs[i].attempt == round)
+                MICA_TRY(mica_gs_job_check(&jobs[i], s, run, r, err));
+            again |= jobs[i].doubts != 0;
         }
         if (!again || r->sampling.greedy) /* which would only repeat itself */
             break;
@@ -358,8 +332,9 @@ static mica_status append_sound(mica_gs_session *s, mica_run *run, const mica_gs
     return MICA_OK;
 }
 
-mica_status mica_gs_result_part(mica_speech_result *result, const mica_gs_request *r, const job *j,
-                                size_t first, size_t count, int64_t tokens, mica_err *err)
+mica_status mica_gs_result_part(mica_speech_result *result, const mica_gs_session *s,
+                                const mica_gs_request *r, const job *j, size_t first, size_t count,
+                                int64_t tokens, mica_err *err)
 {
     const char *text = r->texts[j->index].text;
     mica_speech_part *part = &result->parts[result->part_count];
@@ -367,9 +342,9 @@ mica_status mica_gs_result_part(mica_speech_result *result, const mica_gs_reques
                                .first = first,
                                .count = count,
                                .tokens = (int)tokens,
-                               .retries = j->attempt,
-                               .suspicious = j->is_suspicious};
+                               .retries = j->attempt};
     result->part_count++;
+    MICA_TRY(mica_gs_job_name_doubts(j, s, part, err));
     return !text || part->text ? MICA_OK
                                : MICA_FAIL(err, MICA_E_NOMEM, "no memory for a sentence's text");
 }
@@ -404,7 +379,7 @@ static mica_status make_sound(job *j, mica_gs_session *s, mica_run *run, const m
     const mica_status st = append_sound(s, run, style, &latent, r, &samples, result, err);
     mica_mem_free(latent.m);
     MICA_TRY(st);
-    MICA_TRY(mica_gs_result_part(result, r, j, first, samples, count, err));
+    MICA_TRY(mica_gs_result_part(result, s, r, j, first, samples, count, err));
     return tell_chunk(r, result, first, j->index, err);
 }
 
@@ -453,6 +428,7 @@ mica_status mica_gs_chain_run(mica_gs_session *s, mica_run *run, const mica_gs_r
 {
     mica_gs_style style;
     *result = (mica_speech_result){.rate = s->synth.config.rate};
+    s->heads = (mica_gs_followers){0};
     if (!r->voice || r->voice->style_width != s->synth.config.gin)
         return MICA_FAIL(
             err, MICA_E_USAGE, "a voice of another model: its style has %lld numbers, not %lld",

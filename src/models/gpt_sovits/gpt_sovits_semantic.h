@@ -76,6 +76,21 @@ mica_status mica_gs_sentence_begin(mica_gs_sentence *t, mica_gs_semantic *s, mic
 mica_status mica_gs_sentences_step(mica_gs_sentence *const *list, int count, mica_gs_semantic *s,
                                    mica_backend *be, mica_run *run, mica_err *err);
 void mica_gs_sentence_deinit(mica_gs_sentence *t);
+
+/* Attention of codes over phones, which the steps do not keep. */
+typedef struct mica_gs_watch {
+    int64_t first_phone, phones; /* which of the sentence's */
+    int layers;                  /* that run, from the first */
+    bool (*wants)(void *user, int layer);
+    /* shares_LHT: [codes][heads][phones] */
+    mica_status (*seen)(void *user, int layer, const float *shares_LHT, mica_err *err);
+    void *user;
+} mica_gs_watch;
+/* Reads codes behind the prefix of `t` once more, all in one pass, and tells where they looked. Keys and
+ * values of codes made before are gone then; t may be watched again, and deinit. */
+mica_status mica_gs_sentence_watch(mica_gs_sentence *t, mica_gs_semantic *s, mica_backend *be,
+                                   const int32_t *codes, int64_t count, const mica_gs_watch *watch,
+                                   mica_err *err);
 void mica_gs_semantic_drop(mica_gs_semantic *s, mica_backend *be);
 
 #endif

@@ -4,6 +4,7 @@
  *     step       code ─embedding, position─► row ─mica_post_norm_step─► head ─► draw ─► code
  *                  ▲                                                              │
  *                  └──────────────── where the backend computes ──────────────────┴─► the host, behind
+ *     watch      codes of a finished sentence, all rows at once: where each of them looked
  *
  * A step reads every weight once, whatever the batch: 78 million numbers for 25 rows a second. A row does not
  * depend on how many there are, so a batch makes the codes that its sentences make alone. The host knows
@@ -25,6 +26,7 @@ typedef struct pass {
     mica_backend *be;
     mica_gs_sentence *const *list; /* of a step; prefix: one */
     int count;
+    const mica_gs_watch *watch; /* NULL: none */
 } pass;
 
 static void linear(const pass *p, mica_nn_linear *l, const mica_tensor *x, mica_tensor *y,
@@ -67,16 +69,71 @@ static void attend_all(const pass *p, int layer, const mica_tensor *q, const mic
                        const mica_tensor *v, const mica_tensor *out)
 {
     const mica_gs_sentence *t = p->list[0];
-    const int64_t rows = q->shape_[0], text = t->text_count;
+    const int64_t rows = q->shape_[0], had = t->cache.count, text = had ? 0 : t->text_count;
     keep(p, layer, MICA_KV_KEYS, k);
     keep(p, layer, MICA_KV_VALUES, v);
-    attend(p, t, layer, q, out, 0, text, text, false);
+    if (text > 0)
+        attend(p, t, layer, q, out, 0, text, text, false);
     if (rows > text)
-        attend(p, t, layer, q, out, text, rows - text, rows, true);
+        attend(p, t, layer, q, out, text, rows - text, had + rows, true);
 }
 
-static void run_block(const pass *p, int n, mica_tensor *x)
+/* Attention by itself, without an operation for it: with values that are 1 in column c for phone first + c and
+ * 0 elsewhere, the outputs of a head are its shares of K phones. */
+static void watch_phones(const pass *p, int layer, const mica_tensor *q, int64_t first,
+                         int64_t count, float *work, float *shares_LHT)
 {
+    const mica_gs_watch *w = p->watch;
+    const mica_kv_cache *c = &p->list[0]->cache;
+    const int64_t L = q->shape_[0], M = c->count + L, H = c->heads, K = c->width;
+    const mica_pool_mark mark = mica_pool_get_mark(p->be, MICA_POOL_STEP);
+    mica_tensor values = mica_act_tensor(p->be, MICA_POOL_STEP, 3, (const int64_t[]){M, H, K});
+    mica_tensor out = mica_gs_scratch(p->be, L, H * K), out_LHK = mica_gs_heads(&out, H);
+    const mica_tensor q_LHK = mica_gs_heads(q, H);
+    const mica_tensor keys = mica_kv_cache_rows(c, layer, MICA_KV_KEYS, 0, M);
+    memset(work, 0, (size_t)(M * H * K) * sizeof *work);
+    for (int64_t j = 0; j < count; j++)
+        for (int64_t h = 0; h < H; h++)
+            work[((w->first_phone + first + j) * H + h) * K + j] = 1.0f;
+    mica_upload_f32(p->be, &values, work);
+    mica_attention(p->be, &(mica_attention_args){.segments = 1,
+                                                 .q_LHK = {&q_LHK},
+                                                 .k_MGK = {&keys},
+                                                 .v_MGK = {&values},
+                                                 .out_LHK = {&out_LHK},
+                                                 .causal = true,
+                                                 .once = true});
+    mica_download_f32(p->be, work, &out);
+    for (int64_t i = 0; i < L * H; i++)
+        memcpy(shares_LHT + i * w->phones + first, work + i * K, (size_t)count * sizeof *work);
+    mica_pool_release(p->be, MICA_POOL_STEP, mark);
+}
+
+static mica_status watch_layer(const pass *p, int layer, const mica_tensor *q, mica_err *err)
+{
+    const mica_gs_watch *w = p->watch;
+    const mica_kv_cache *c = &p->list[0]->cache;
+    const int64_t L = q->shape_[0], H = c->heads, K = c->width, T = w->phones;
+    float *work = mica_mem_alloc((size_t)((c->count + L) * H * K) * sizeof *work);
+    float *shares = mica_mem_alloc((size_t)(L * H * T) * sizeof *shares);
+    mica_status st = work && shares
+                         ? MICA_OK
+                         : MICA_FAIL(err, MICA_E_NOMEM, "no memory for the attention of %lld codes",
+                                     (long long)L);
+    for (int64_t first = 0; first < T && !st; first += K) {
+        watch_phones(p, layer, q, first, MICA_MIN(K, T - first), work, shares);
+        st = mica_backend_check(p->be, err);
+    }
+    if (!st)
+        st = w->seen(w->user, layer, shares, err);
+    mica_mem_free(work);
+    mica_mem_free(shares);
+    return st;
+}
+
+static mica_status run_block(const pass *p, int n, mica_tensor *x, mica_err *err)
+{
+    mica_status st = MICA_OK;
     const mica_gs_stack *s = &p->s->stack;
     mica_gs_block *b = &s->blocks[n];
     const int64_t L = x->shape_[0];
@@ -95,6 +152,8 @@ static void run_block(const pass *p, int n, mica_tensor *x)
         linear(p, &b->v, x, &v, NULL);
     }
     attend_all(p, n, &q, &k, &v, &out);
+    if (p->watch && p->watch->wants(p->watch->user, n))
+        st = watch_layer(p, n, &q, err);
     linear(p, &b->o, &out, x, x);
     mica_gs_norm_run(p->be, &b->norm_1, s->eps, x, x);
     linear(p, &b->up, x, &hidden, NULL);
@@ -102,6 +161,7 @@ static void run_block(const pass *p, int n, mica_tensor *x)
     linear(p, &b->down, &hidden, x, x);
     mica_gs_norm_run(p->be, &b->norm_2, s->eps, x, x);
     mica_pool_release(p->be, MICA_POOL_STEP, mark);
+    return st;
 }
 
 /* --------------------------------------------------------------- embeddings -- */
@@ -258,7 +318,7 @@ static mica_status run_prefix(const pass *p, mica_run *run, const mica_gs_prefix
         mica_gs_tap(run->taps, p->be, &codes, false, "probe.y_embedded");
     }
     for (int n = 0; n < p->s->stack.count; n++) {
-        run_block(p, n, &x);
+        MICA_TRY(run_block(p, n, &x, err));
         MICA_TRY(mica_run_block(run, p->be, n + 1, p->s->stack.count, err));
     }
     t->cache.count = L;
@@ -422,6 +482,39 @@ mica_status mica_gs_sentences_step(mica_gs_sentence *const *list, int count, mic
         if (!list[i]->finished && list[i]->queued > 0)
             MICA_TRY(collect(list[i], be, err));
     return MICA_OK;
+}
+
+/* ------------------------------------------------------------------- watch -- */
+
+static mica_status run_watch(const pass *p, const int32_t *codes, int64_t count, float *work,
+                             mica_err *err)
+{
+    mica_gs_sentence *t = p->list[0];
+    mica_tensor x = mica_gs_scratch(p->be, count, p->s->stack.width);
+    t->cache.count = t->text_count + t->prompt_count;
+    MICA_TRY(mica_kv_cache_reserve(&t->cache, count, err));
+    embed_codes(p, codes, t->prompt_count, count, work, &x);
+    for (int n = 0; n < p->watch->layers && n < p->s->stack.count; n++)
+        MICA_TRY(run_block(p, n, &x, err));
+    return mica_backend_check(p->be, err);
+}
+
+mica_status mica_gs_sentence_watch(mica_gs_sentence *t, mica_gs_semantic *s, mica_backend *be,
+                                   const int32_t *codes, int64_t count, const mica_gs_watch *watch,
+                                   mica_err *err)
+{
+    mica_gs_sentence *const list[] = {t};
+    const pass p = {.s = s, .be = be, .list = list, .count = 1, .watch = watch};
+    if (count < 1)
+        return MICA_OK;
+    float *work = mica_mem_calloc((size_t)(count * s->stack.width), sizeof *work);
+    if (!work)
+        return MICA_FAIL(err, MICA_E_NOMEM, "no memory for %lld codes", (long long)count);
+    const mica_pool_mark mark = mica_pool_get_mark(be, MICA_POOL_STEP);
+    const mica_status st = run_watch(&p, codes, count, work, err);
+    mica_pool_release(be, MICA_POOL_STEP, mark);
+    mica_mem_free(work);
+    return st;
 }
 
 void mica_gs_sentence_deinit(mica_gs_sentence *t)

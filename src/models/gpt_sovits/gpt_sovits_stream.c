@@ -128,9 +128,10 @@ static mica_status finish(stream *t, const int32_t *codes, int64_t count, mica_e
     const size_t pause = (size_t)(MICA_MAX(t->r->pause, 0.0) * t->s->synth.config.rate);
     mica_gs_tap_ids(t->run->taps, codes, 3, (const int64_t[]){1, 1, count}, "semantic_tokens");
     MICA_TRY(make_chunk(t, codes, count, true, err));
-    t->job->is_suspicious = !t->r->tokens && mica_gs_job_is_odd(t->job);
-    MICA_TRY(mica_gs_result_part(t->result, t->r, t->job, t->first, t->result->count - t->first,
-                                 count, err));
+    if (!t->r->tokens)
+        MICA_TRY(mica_gs_job_check(t->job, t->s, t->run, t->r, err));
+    MICA_TRY(mica_gs_result_part(t->result, t->s, t->r, t->job, t->first,
+                                 t->result->count - t->first, count, err));
     if (!mica_gs_result_grow(t->result, pause))
         return MICA_FAIL(err, MICA_E_NOMEM, "no memory for a pause");
     memset(t->result->samples + t->result->count, 0, pause * sizeof(float));

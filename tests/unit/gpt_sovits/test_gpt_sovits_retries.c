@@ -24,7 +24,7 @@ static bool is_odd(const int32_t *codes, int64_t count)
                                         .prompt_count = PROMPT,
                                         .count = count,
                                         .sampler = {.options = {.most = 500}}}};
-    return mica_gs_job_is_odd(&j);
+    return mica_gs_job_count_doubts(&j) != 0;
 }
 
 /* Codes that never repeat. */
