@@ -181,6 +181,7 @@ static const mica_backend_ops cpu_ops = {
     .all_finite = mica_cpu_all_finite,
     .measure_peak = mica_cpu_measure_peak,
     .measure_bandwidth = mica_cpu_measure_bandwidth,
+    .post_norm_step = mica_cpu_post_norm_step,
 };
 
 static void describe(mica_cpu_backend *be)

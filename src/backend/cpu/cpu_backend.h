@@ -216,6 +216,7 @@ MICA_CPU_SLOT(limit_norm, const mica_tensor *reference_PC, float limit, mica_ten
 MICA_CPU_SLOT(all_finite, const mica_tensor *x, bool *out);
 MICA_CPU_SLOT(measure_peak, mica_precision precision, double *flops);
 MICA_CPU_SLOT(measure_bandwidth, double *bytes);
+MICA_CPU_SLOT(post_norm_step, const mica_post_norm_args *args, bool *taken);
 MICA_CPU_SLOT(upload_f32, const mica_tensor *dst, const float *src);
 
 mica_status mica_cpu_download_f32(mica_backend *be, float *dst, const mica_tensor *src,

@@ -10,9 +10,7 @@
  * which pays for many rows, would write more than it reads. A task's weights stay in L2 for the second
  * row of x, a chunk's keys for the heads that share them. Chunks follow from the number of keys
  * alone, and a chunk's sums are added in order, so threads change nothing. */
-#include "backend/cpu/cpu_linear.h"
-
-#include "kernels/kernels.h"
+#include "backend/cpu/cpu_few_rows.h"
 
 #include <math.h>
 #include <string.h>
@@ -29,23 +27,27 @@ typedef struct linear_job {
     mica_cpu_backend *be;
     const mica_kernels *k;
     const mica_linear_args *args;
-    int m, n, depth;
+    mica_cpu_row_weight w;
+    int m;
     int columns; /* outputs of a task */
     ptrdiff_t ldx, ldy, ldres;
     float *bias;
-    const int8_t *w_q; /* the weight in 8 bits, rows behind each other; NULL: as it lies */
-    const float *w_scale;
 } linear_job;
 
-bool mica_cpu_linear_by_row_fits(const mica_linear_args *args)
+bool mica_cpu_row_weight_fits(const mica_weight *weight)
 {
-    const mica_tensor *w = &args->w_OD->tensor;
+    const mica_tensor *w = &weight->tensor;
     const bool known =
         w->dtype == MICA_DTYPE_F32 || w->dtype == MICA_DTYPE_BF16 || w->dtype == MICA_DTYPE_F16;
     const size_t size = (size_t)mica_dtype_get(w->dtype)->size;
-    return known && !w->scale.data && !args->w_OD->adapters && w->stride_[1] == 1 &&
+    return known && !w->scale.data && !weight->adapters && w->stride_[1] == 1 &&
            (uintptr_t)w->data % size == 0 && w->shape_[0] < INT32_MAX / 64 &&
-           w->shape_[1] < INT32_MAX / 64 && mica_tensor_count(args->y_MO) < INT32_MAX;
+           w->shape_[1] < INT32_MAX / 64;
+}
+
+bool mica_cpu_linear_by_row_fits(const mica_linear_args *args)
+{
+    return mica_cpu_row_weight_fits(args->w_OD) && mica_tensor_count(args->y_MO) < INT32_MAX;
 }
 
 /* In int8 precision small weights are read in 8 bits, with a scale per row; x stays as it is. Large ones,
@@ -82,64 +84,74 @@ static mica_status quantise_rows(mica_cpu_backend *be, mica_weight *weight, mica
     return MICA_OK;
 }
 
-static mica_status prepare_int8(linear_job *j, mica_err *err)
+mica_status mica_cpu_row_weight_get(mica_cpu_backend *be, mica_weight *weight,
+                                    mica_cpu_row_weight *out, mica_err *err)
 {
+    const mica_tensor *w = &weight->tensor;
     const mica_cpu_prepared *p = NULL;
-    const size_t rows = rows_size(&j->args->w_OD->tensor);
-    MICA_TRY(mica_cpu_prepared_get(j->be, j->args->w_OD, MICA_CPU_PREPARED_INT8_ROWS, 0,
-                                   rows + (size_t)j->n * sizeof(float), quantise_rows, j, &p, err));
-    j->w_q = p->data;
-    j->w_scale = (const float *)(const void *)((const uint8_t *)p->data + rows);
+    *out = (mica_cpu_row_weight){.tensor = w, .n = (int)w->shape_[0], .depth = (int)w->shape_[1]};
+    out->row_bytes = out->depth * mica_dtype_get(w->dtype)->size;
+    if (!takes_int8(be, weight))
+        return MICA_OK;
+    MICA_TRY(mica_cpu_prepared_get(be, weight, MICA_CPU_PREPARED_INT8_ROWS, 0,
+                                   rows_size(w) + (size_t)out->n * sizeof(float), quantise_rows,
+                                   NULL, &p, err));
+    out->q = p->data;
+    out->scale = (const float *)(const void *)((const uint8_t *)p->data + rows_size(w));
+    out->row_bytes = out->depth;
     return MICA_OK;
 }
 
-static void multiply_int8(const linear_job *j, int column, int columns, int row, int rows,
-                          float *acc)
+const void *mica_cpu_row_weight_at(const mica_cpu_row_weight *w, int row)
 {
-    const mica_packed_rows w = {.type = MICA_PACKED_S8,
-                                .rows = columns,
-                                .n = j->depth,
-                                .data = j->w_q + (ptrdiff_t)column * j->depth,
-                                .ld = j->depth,
-                                .row_scale = j->w_scale + column};
-    j->k->dot_rows(&w, rows, (const float *)j->args->x_MD->data + row * j->ldx, j->ldx, acc,
-                   COLUMNS);
+    if (w->q)
+        return w->q + (ptrdiff_t)row * w->depth;
+    return (const char *)w->tensor->data +
+           mica_tensor_offset(w->tensor, row * w->tensor->stride_[0]);
 }
 
-/* acc[rows][COLUMNS] from `rows` rows of x, `row` on. */
-static void multiply(const linear_job *j, int column, int columns, int row, int rows, float *acc)
+void mica_cpu_row_weight_multiply(const mica_kernels *k, const mica_cpu_row_weight *w, int column,
+                                  int columns, int rows, const float *x, ptrdiff_t ldx, float *y,
+                                  ptrdiff_t ldy)
 {
-    const mica_tensor *w = &j->args->w_OD->tensor;
+    const void *a = mica_cpu_row_weight_at(w, column);
+    const mica_packed_rows q = {.type = MICA_PACKED_S8,
+                                .rows = columns,
+                                .n = w->depth,
+                                .data = a,
+                                .ld = w->depth,
+                                .row_scale = w->q ? w->scale + column : NULL};
     const mica_gemv g = {.rows = columns,
-                         .n = j->depth,
+                         .n = w->depth,
                          .m = rows,
-                         .a = (const char *)w->data + mica_tensor_offset(w, column * w->stride_[0]),
-                         .lda = (ptrdiff_t)w->stride_[0],
-                         .x = (const float *)j->args->x_MD->data + row * j->ldx,
-                         .ldx = j->ldx,
-                         .y = acc,
-                         .ldy = COLUMNS};
-    if (w->dtype == MICA_DTYPE_F32)
-        j->k->gemv_f32(&g);
-    else if (w->dtype == MICA_DTYPE_BF16)
-        j->k->gemv_bf16(&g);
+                         .a = a,
+                         .lda = (ptrdiff_t)w->tensor->stride_[0],
+                         .x = x,
+                         .ldx = ldx,
+                         .y = y,
+                         .ldy = ldy};
+    if (w->q)
+        k->dot_rows(&q, rows, x, ldx, y, ldy);
+    else if (w->tensor->dtype == MICA_DTYPE_F32)
+        k->gemv_f32(&g);
+    else if (w->tensor->dtype == MICA_DTYPE_BF16)
+        k->gemv_bf16(&g);
     else
-        j->k->gemv_f16(&g);
+        k->gemv_f16(&g);
 }
 
 static void linear_task(void *user, int64_t index, int thread)
 {
     const linear_job *j = user;
     const mica_linear_args *a = j->args;
-    const int column = (int)index * j->columns, columns = MICA_MIN(j->columns, j->n - column);
+    const int column = (int)index * j->columns, columns = MICA_MIN(j->columns, j->w.n - column);
     float acc[ROWS * COLUMNS];
     (void)thread;
     for (int row = 0; row < j->m; row += ROWS) {
         const int rows = MICA_MIN(ROWS, j->m - row);
-        if (j->w_q)
-            multiply_int8(j, column, columns, row, rows, acc);
-        else
-            multiply(j, column, columns, row, rows, acc);
+        mica_cpu_row_weight_multiply(j->k, &j->w, column, columns, rows,
+                                     (const float *)a->x_MD->data + row * j->ldx, j->ldx, acc,
+                                     COLUMNS);
         mica_epilogue e = {.m = rows,
                            .n = columns,
                            .acc = acc,
@@ -157,16 +169,11 @@ static void linear_task(void *user, int64_t index, int thread)
     }
 }
 
-static int weight_size(const linear_job *j)
-{
-    return j->w_q ? 1 : mica_dtype_get(j->args->w_OD->tensor.dtype)->size;
-}
-
 /* Long runs of memory, but four tasks a thread. Which outputs a task has changes none. */
 static int columns_of_task(const linear_job *j)
 {
-    const int bytes = MICA_MAX(1, j->depth * weight_size(j));
-    const int fair = (j->n + 4 * j->be->threads - 1) / (4 * j->be->threads);
+    const int bytes = MICA_MAX(1, j->w.row_bytes);
+    const int fair = (j->w.n + 4 * j->be->threads - 1) / (4 * j->be->threads);
     const int columns = MICA_MIN(MICA_MIN(TASK_BYTES / bytes, fair), COLUMNS);
     return MICA_MAX(LEAST, columns / LEAST * LEAST);
 }
@@ -184,21 +191,18 @@ mica_status mica_cpu_linear_by_row(mica_cpu_backend *be, const mica_linear_args 
                     .k = be->kernels,
                     .args = args,
                     .m = (int)(mica_tensor_count(args->y_MO) / w->shape_[0]),
-                    .n = (int)w->shape_[0],
-                    .depth = (int)w->shape_[1],
                     .ldx = row_stride(args->x_MD),
                     .ldy = row_stride(args->y_MO),
                     .ldres = args->residual_MO ? row_stride(args->residual_MO) : 0};
-    if (takes_int8(be, args->w_OD))
-        MICA_TRY(prepare_int8(&j, err));
+    MICA_TRY(mica_cpu_row_weight_get(be, args->w_OD, &j.w, err));
     if (args->bias_O) {
-        MICA_TRY(mica_cpu_scratch_reserve(be, (size_t)j.n * sizeof(float), 0, err));
+        MICA_TRY(mica_cpu_scratch_reserve(be, (size_t)j.w.n * sizeof(float), 0, err));
         j.bias = mica_cpu_shared_scratch(be);
-        mica_cpu_weight_to_f32(&args->bias_O->tensor, 0, j.n, j.bias);
+        mica_cpu_weight_to_f32(&args->bias_O->tensor, 0, j.w.n, j.bias);
     }
     j.columns = columns_of_task(&j);
-    be->base.counters.row_bytes += (double)j.n * j.depth * weight_size(&j);
-    mica_cpu_parallel(be, (j.n + j.columns - 1) / j.columns, linear_task, &j);
+    be->base.counters.row_bytes += (double)j.w.n * j.w.row_bytes;
+    mica_cpu_parallel(be, (j.w.n + j.columns - 1) / j.columns, linear_task, &j);
     return MICA_OK;
 }
 

@@ -1,0 +1,359 @@
+/* cpu_post_norm.c - a row of each sequence through all blocks with norms behind, in one region.
+ *
+ *     phase of a block   task            reads                       writes
+ *     HEADS              a head          x (the sums below, normed)  q, k, v: k, v into the cache; its part of out
+ *     OUT                some outputs    out, x                      sums_1 = x + o out + b
+ *     UP                 some outputs    x' = norm_1(sums_1)         hidden = relu(up x' + b)
+ *     DOWN               some outputs    hidden, x'                  sums_2 = x' + down hidden + b
+ *
+ * A step of text to semantic reads 151 MB of weights and 1.1 MB of cache in each of 24 blocks, and computes next
+ * to nothing: at 64 GB/s a block takes 110 us, and block by block it was ten regions (cpu_phases.c says why that
+ * is slow). Norms are computed by every thread for itself, 0.1 us a row, rather than waited for. A head's keys
+ * and values lie 2 KiB apart, which no prefetcher follows: they are asked for before the head's weights are
+ * multiplied.
+ *
+ * Sums have the order of their lengths, so neither threads nor other rows change a number. Packed
+ * weights, adapters and caches in 8 bits are not taken: block by block then. */
+#include "backend/cpu/cpu_few_rows.h"
+#include "backend/cpu/cpu_phases.h"
+
+#include "base/compiler.h"
+
+#include <math.h>
+#include <string.h>
+
+#define ROWS       8          /* of x at once */
+#define COLUMNS    128        /* outputs of a task at most */
+#define LEAST      4          /* and at least */
+#define TASK_BYTES (32 << 10) /* of weights */
+#define LINE       64
+
+enum { HEADS, OUT, UP, DOWN, PHASES };
+
+typedef struct step_block {
+    mica_cpu_row_weight qkv[3], o, up, down;
+    int columns[PHASES]; /* outputs of a task */
+} step_block;
+
+typedef struct step_job {
+    mica_cpu_backend *be;
+    const mica_kernels *k;
+    const mica_post_norm_args *args;
+    int rows, width, ffn, heads, head_width;
+    float scale;
+    step_block *blocks;
+    float *out, *sums[2], *hidden; /* [rows][width], the last [rows][ffn] */
+    size_t most;                   /* positions, for scores */
+} step_job;
+
+/* Of each thread. */
+typedef struct step_scratch {
+    int *state;    /* which x: 2 block, 2 block + 1 behind its first norm; -1: none */
+    float *x;      /* [rows][width] */
+    float *qkv;    /* [rows][3][head_width] */
+    float *scores; /* [most] */
+} step_scratch;
+
+static size_t align64(size_t n)
+{
+    return (n + 63) & ~(size_t)63;
+}
+
+static size_t scratch_layout(const step_job *j, uint8_t *base, step_scratch *s)
+{
+    const size_t x = align64((size_t)j->rows * (size_t)j->width * sizeof(float));
+    const size_t qkv = align64((size_t)j->rows * 3 * (size_t)j->head_width * sizeof(float));
+    if (base) {
+        s->state = (int *)(void *)base;
+        s->x = (float *)(void *)(base + LINE);
+        s->qkv = (float *)(void *)(base + LINE + x);
+        s->scores = (float *)(void *)(base + LINE + x + qkv);
+    }
+    return LINE + x + qkv + align64(j->most * sizeof(float));
+}
+
+/* The thread's scratch with x as it enters the block, or behind its first norm. */
+static step_scratch with_x(const step_job *j, int block, bool is_behind, int thread)
+{
+    step_scratch s = {0};
+    const int wanted = 2 * block + is_behind, D = j->width;
+    scratch_layout(j, mica_cpu_thread_scratch(j->be, thread), &s);
+    if (*s.state == wanted)
+        return s;
+    *s.state = wanted;
+    if (wanted == 0) {
+        j->k->copy_rows(j->rows, D, j->args->x_LD->data, (ptrdiff_t)j->args->x_LD->stride_[0], s.x,
+                        D);
+        return s;
+    }
+    const mica_post_norm_block *b = &j->args->blocks[is_behind ? block : block - 1];
+    const mica_tensor *scale = is_behind ? b->scale_1 : b->scale_2;
+    const mica_tensor *shift = is_behind ? b->shift_1 : b->shift_2;
+    j->k->layer_norm_modulate(j->rows, D, j->sums[!is_behind], D, scale->data, shift->data,
+                              j->args->eps, s.x, D);
+    return s;
+}
+
+/* ------------------------------------------------------------------ linears -- */
+
+typedef struct product {
+    const mica_cpu_row_weight *w;
+    const mica_weight *bias;
+    const float *x, *residual; /* rows of w->depth and of ldy */
+    ptrdiff_t ldx;
+    bool relu;
+    float *y;
+    ptrdiff_t ldy;
+} product;
+
+/* y = residual + act(w x + b), outputs [column, column + columns) into y[0...]. */
+static void multiply(const step_job *j, const product *p, int column, int columns)
+{
+    float acc[ROWS * COLUMNS], bias[COLUMNS];
+    mica_cpu_weight_to_f32(&p->bias->tensor, column, columns, bias);
+    for (int row = 0; row < j->rows; row += ROWS) {
+        const int rows = MICA_MIN(ROWS, j->rows - row);
+        mica_cpu_row_weight_multiply(j->k, p->w, column, columns, rows, p->x + row * p->ldx, p->ldx,
+                                     acc, COLUMNS);
+        const mica_epilogue e = {.m = rows,
+                                 .n = columns,
+                                 .acc = acc,
+                                 .ldacc = COLUMNS,
+                                 .bias = bias,
+                                 .residual = p->residual ? p->residual + row * p->ldy : NULL,
+                                 .ldres = p->ldy,
+                                 .y = p->y + row * p->ldy,
+                                 .ldy = p->ldy};
+        j->k->epilogue_tile(&e);
+        for (int i = 0; p->relu && i < rows; i++)
+            j->k->leaky_relu(columns, 0.0f, e.y + i * e.ldy, e.y + i * e.ldy);
+    }
+}
+
+static void linear_task(const step_job *j, int block, int phase, int task, int thread)
+{
+    const step_block *b = &j->blocks[block];
+    const mica_post_norm_block *m = &j->args->blocks[block];
+    const step_scratch s = with_x(j, block, phase != OUT, thread);
+    const int column = task * b->columns[phase], D = j->width, F = j->ffn;
+    const product list[PHASES] = {
+        [OUT] = {&b->o, m->o_b, j->out, s.x + column, D, false, j->sums[0] + column, D},
+        [UP] = {&b->up, m->up_b, s.x, NULL, D, true, j->hidden + column, F},
+        [DOWN] = {&b->down, m->down_b, j->hidden, s.x + column, F, false, j->sums[1] + column, D},
+    };
+    multiply(j, &list[phase], column, MICA_MIN(b->columns[phase], list[phase].w->n - column));
+}
+
+/* -------------------------------------------------------------------- heads -- */
+
+/* A head's rows of a cache. */
+static float *cache_row(const step_job *j, int block, int l, int half, int head)
+{
+    const mica_tensor *t = &j->args->caches[l][block][half];
+    return (float *)t->data + head * t->stride_[1];
+}
+
+static void ask_for_cache(const step_job *j, int block, int l, int head)
+{
+    for (int half = 0; half < 2; half++) {
+        const ptrdiff_t step = (ptrdiff_t)j->args->caches[l][block][half].stride_[0];
+        const float *row = cache_row(j, block, l, half, head);
+        for (int64_t i = 0; i < j->args->seen[l]; i++, row += step)
+            for (int k = 0; k < j->head_width; k += LINE / (int)sizeof(float))
+                MICA_PREFETCH(row + k);
+    }
+}
+
+/* q, k, v of row l in qkv: k and v into the cache, then the query over all of it. */
+static void attend(const step_job *j, int block, int l, int head, const float *qkv, float *scores)
+{
+    const int K = j->head_width, keys = (int)j->args->seen[l] + 1;
+    const ptrdiff_t step[] = {(ptrdiff_t)j->args->caches[l][block][0].stride_[0],
+                              (ptrdiff_t)j->args->caches[l][block][1].stride_[0]};
+    float *k = cache_row(j, block, l, 0, head), *v = cache_row(j, block, l, 1, head);
+    float *out = j->out + (ptrdiff_t)l * j->width + head * K;
+    memcpy(k + (keys - 1) * step[0], qkv + K, (size_t)K * sizeof *k);
+    memcpy(v + (keys - 1) * step[1], qkv + 2 * K, (size_t)K * sizeof *v);
+    const mica_gemv g = {
+        .rows = keys, .n = K, .m = 1, .a = k, .lda = step[0], .x = qkv, .y = scores};
+    j->k->gemv_f32(&g);
+    j->k->softmax_rows(1, keys, j->scale, scores, keys, scores, keys);
+    memset(out, 0, (size_t)K * sizeof *out);
+    j->k->gemv_kmajor(keys, K, v, step[1], scores, out);
+}
+
+static void head_task(const step_job *j, int block, int head, int thread)
+{
+    const step_block *b = &j->blocks[block];
+    const mica_post_norm_block *m = &j->args->blocks[block];
+    const step_scratch s = with_x(j, block, false, thread);
+    const int K = j->head_width, D = j->width;
+    const bool joined = !m->qkv_w[1];
+    for (int l = 0; l < j->rows; l++)
+        ask_for_cache(j, block, l, head);
+    for (int i = 0; i < 3; i++)
+        for (int first = 0; first < K; first += COLUMNS) {
+            const product p = {.w = &b->qkv[joined ? 0 : i],
+                               .bias = m->qkv_b[joined ? 0 : i],
+                               .x = s.x,
+                               .ldx = D,
+                               .y = s.qkv + i * K + first,
+                               .ldy = 3 * K};
+            multiply(j, &p, (joined ? i * D : 0) + head * K + first, MICA_MIN(COLUMNS, K - first));
+        }
+    for (int l = 0; l < j->rows; l++)
+        attend(j, block, l, head, s.qkv + (ptrdiff_t)l * 3 * K, s.scores);
+}
+
+/* ------------------------------------------------------------------- phases -- */
+
+static const mica_cpu_row_weight *weight_of(const step_block *b, int phase)
+{
+    return phase == HEADS ? &b->qkv[0] : phase == OUT ? &b->o : phase == UP ? &b->up : &b->down;
+}
+
+static int tasks_of(const void *user, int phase)
+{
+    const step_job *j = user;
+    const step_block *b = &j->blocks[phase / PHASES];
+    const int columns = b->columns[phase % PHASES];
+    return phase % PHASES == HEADS ? j->heads
+                                   : (weight_of(b, phase % PHASES)->n + columns - 1) / columns;
+}
+
+static void run_task(void *user, int phase, int task, int thread)
+{
+    const step_job *j = user;
+    if (phase % PHASES == HEADS)
+        head_task(j, phase / PHASES, task, thread);
+    else
+        linear_task(j, phase / PHASES, phase % PHASES, task, thread);
+}
+
+static const void *begins(const void *user, int phase, int task, size_t *size)
+{
+    const step_job *j = user;
+    const step_block *b = &j->blocks[phase / PHASES];
+    const mica_cpu_row_weight *w = weight_of(b, phase % PHASES);
+    const int columns = b->columns[phase % PHASES];
+    *size = (size_t)MICA_MIN(columns, w->n - task * columns) * (size_t)w->row_bytes;
+    return mica_cpu_row_weight_at(w, task * columns);
+}
+
+/* ------------------------------------------------------------------- opening -- */
+
+static bool block_fits(const mica_post_norm_block *b)
+{
+    const mica_weight *all[] = {b->qkv_w[0], b->qkv_w[1], b->qkv_w[2], b->o_w, b->up_w, b->down_w};
+    for (size_t i = 0; i < MICA_ARRAY_LEN(all); i++)
+        if (all[i] && !mica_cpu_row_weight_fits(all[i]))
+            return false;
+    return true;
+}
+
+static bool fits(const mica_cpu_backend *be, const mica_post_norm_args *a)
+{
+    bool ok = be->fuse && a->count > 0 && a->count < INT32_MAX / PHASES;
+    for (int n = 0; ok && n < a->count; n++) {
+        ok = block_fits(&a->blocks[n]);
+        for (int64_t l = 0; ok && l < a->x_LD->shape_[0]; l++)
+            ok = a->caches[l][n][0].dtype == MICA_DTYPE_F32 &&
+                 a->caches[l][n][1].dtype == MICA_DTYPE_F32 && a->seen[l] < INT32_MAX - 1;
+    }
+    return ok;
+}
+
+static int columns_of(const step_job *j, const mica_cpu_row_weight *w)
+{
+    const int fair = (w->n + 4 * j->be->threads - 1) / (4 * j->be->threads);
+    const int columns = MICA_MIN(MICA_MIN(TASK_BYTES / MICA_MAX(1, w->row_bytes), fair), COLUMNS);
+    return MICA_MAX(LEAST, columns / LEAST * LEAST);
+}
+
+static mica_status open_block(step_job *j, int n, mica_err *err)
+{
+    const mica_post_norm_block *m = &j->args->blocks[n];
+    step_block *b = &j->blocks[n];
+    double *bytes = &j->be->base.counters.row_bytes;
+    for (int i = 0; i < 3 && m->qkv_w[i]; i++) {
+        MICA_TRY(mica_cpu_row_weight_get(j->be, m->qkv_w[i], &b->qkv[i], err));
+        *bytes += (double)b->qkv[i].n * b->qkv[i].row_bytes;
+    }
+    MICA_TRY(mica_cpu_row_weight_get(j->be, m->o_w, &b->o, err));
+    MICA_TRY(mica_cpu_row_weight_get(j->be, m->up_w, &b->up, err));
+    MICA_TRY(mica_cpu_row_weight_get(j->be, m->down_w, &b->down, err));
+    b->columns[HEADS] = j->head_width;
+    for (int phase = OUT; phase < PHASES; phase++) {
+        const mica_cpu_row_weight *w = weight_of(b, phase);
+        b->columns[phase] = columns_of(j, w);
+        *bytes += (double)w->n * w->row_bytes;
+    }
+    for (int l = 0; l < j->rows; l++)
+        *bytes += 2.0 * (double)(j->args->seen[l] + 1) * j->width * sizeof(float);
+    return MICA_OK;
+}
+
+/* Memory of a step; from the pool, for weights that are prepared take the scratch. */
+static mica_status open_step(step_job *j, mica_err *err)
+{
+    const size_t rows = (size_t)j->rows, wide = align64(rows * (size_t)j->width * sizeof(float));
+    const size_t ffn = align64(rows * (size_t)j->ffn * sizeof(float));
+    const size_t blocks = align64((size_t)j->args->count * sizeof *j->blocks);
+    void *memory;
+    MICA_TRY(
+        mica_cpu_pool_alloc(&j->be->base, MICA_POOL_STEP, blocks + 3 * wide + ffn, &memory, err));
+    j->blocks = memory;
+    j->out = (float *)(void *)((uint8_t *)memory + blocks);
+    j->sums[0] = (float *)(void *)((uint8_t *)memory + blocks + wide);
+    j->sums[1] = (float *)(void *)((uint8_t *)memory + blocks + 2 * wide);
+    j->hidden = (float *)(void *)((uint8_t *)memory + blocks + 3 * wide);
+    for (int n = 0; n < j->args->count; n++)
+        MICA_TRY(open_block(j, n, err));
+    MICA_TRY(mica_cpu_scratch_reserve(j->be, 0, scratch_layout(j, NULL, NULL), err));
+    for (int i = 0; i < j->be->threads; i++) {
+        step_scratch s = {0};
+        scratch_layout(j, mica_cpu_thread_scratch(j->be, i), &s);
+        *s.state = -1;
+    }
+    return MICA_OK;
+}
+
+static mica_status run_step(step_job *j, mica_err *err)
+{
+    const mica_post_norm_block *last = &j->args->blocks[j->args->count - 1];
+    const mica_tensor *x = j->args->x_LD;
+    MICA_TRY(open_step(j, err));
+    const mica_cpu_phases phases = {.count = PHASES * j->args->count,
+                                    .tasks = tasks_of,
+                                    .run = run_task,
+                                    .begins = begins,
+                                    .user = j};
+    MICA_TRY(mica_cpu_run_phases(j->be, &phases, err));
+    j->k->layer_norm_modulate(j->rows, j->width, j->sums[1], j->width, last->scale_2->data,
+                              last->shift_2->data, j->args->eps, x->data, (ptrdiff_t)x->stride_[0]);
+    return MICA_OK;
+}
+
+mica_status mica_cpu_post_norm_step(mica_backend *base, const mica_post_norm_args *args,
+                                    bool *taken, mica_err *err)
+{
+    mica_cpu_backend *be = mica_cpu_from(base);
+    *taken = fits(be, args);
+    if (!*taken)
+        return MICA_OK;
+    step_job j = {.be = be,
+                  .k = be->kernels,
+                  .args = args,
+                  .rows = (int)args->x_LD->shape_[0],
+                  .width = (int)args->x_LD->shape_[1],
+                  .ffn = (int)args->blocks[0].up_w->tensor.shape_[0],
+                  .heads = args->heads};
+    j.head_width = j.width / j.heads;
+    j.scale = 1.0f / sqrtf((float)j.head_width);
+    for (int l = 0; l < j.rows; l++)
+        j.most = MICA_MAX(j.most, (size_t)args->seen[l] + 1);
+    const mica_pool_mark mark = mica_cpu_pool_get_mark(base, MICA_POOL_STEP);
+    const mica_status st = run_step(&j, err);
+    mica_cpu_pool_release(base, MICA_POOL_STEP, mark);
+    return st;
+}

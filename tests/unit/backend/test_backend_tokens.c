@@ -1,0 +1,275 @@
+/* test_backend_tokens.c - a row of each sequence through blocks with norms behind, against f64.
+ *
+ * As one region and block by block (the ablation of fusion, packed weights); q, k, v joined or not; bytes for 1,
+ * 2, 3 threads; rows alone and together; the caches get what they should; nothing is allocated again. */
+#include "backend_testing.h"
+
+#define MOST   9
+#define BLOCKS 3
+
+typedef struct stack {
+    int L, heads, D, F;
+    bool joined;
+    mica_weight w[BLOCKS][6], b[BLOCKS][6]; /* q, k, v (or all of them in q), o, up, down */
+    mica_tensor norms[BLOCKS][4];           /* scale and shift of the first, of the second */
+    mica_post_norm_block blocks[BLOCKS];
+    mica_tensor caches[MOST][BLOCKS][2], first[MOST][BLOCKS][2];
+    mica_tensor (*rows[MOST])[2];
+    int64_t seen[MOST];
+    mica_tensor x, before;
+} stack;
+
+static void make_block(stack *s, int n, mica_dtype dtype)
+{
+    const int rows[] = {s->joined ? 3 * s->D : s->D, s->D, s->D, s->D, s->F, s->D};
+    mica_weight *w = s->w[n], *b = s->b[n];
+    for (int i = 0; i < 6; i++) {
+        w[i] = host_weight(dtype, 0.2f, 2, SHAPE(rows[i], i == 5 ? s->F : s->D));
+        b[i] = host_weight(dtype, 0.3f, 1, SHAPE(rows[i]));
+    }
+    for (int i = 0; i < 4; i++)
+        s->norms[n][i] = host_random(0.3f, 1, SHAPE(s->D));
+    s->blocks[n] =
+        (mica_post_norm_block){.qkv_w = {&w[0], s->joined ? NULL : &w[1], s->joined ? NULL : &w[2]},
+                               .qkv_b = {&b[0], s->joined ? NULL : &b[1], s->joined ? NULL : &b[2]},
+                               .o_w = &w[3],
+                               .o_b = &b[3],
+                               .up_w = &w[4],
+                               .up_b = &b[4],
+                               .down_w = &w[5],
+                               .down_b = &b[5],
+                               .scale_1 = &s->norms[n][0],
+                               .shift_1 = &s->norms[n][1],
+                               .scale_2 = &s->norms[n][2],
+                               .shift_2 = &s->norms[n][3]};
+}
+
+static stack *make(int L, int heads, int K, int F, bool joined, mica_dtype dtype)
+{
+    stack *s = test_calloc(1, sizeof *s);
+    *s = (stack){.L = L, .heads = heads, .D = heads * K, .F = F, .joined = joined};
+    for (int n = 0; n < BLOCKS; n++)
+        make_block(s, n, dtype);
+    for (int l = 0; l < L; l++) {
+        s->seen[l] = random_int(0, 1) ? random_int(0, 5) : random_int(500, 600);
+        s->rows[l] = s->caches[l];
+        for (int i = 0; i < 2 * BLOCKS; i++) {
+            const int64_t *shape = SHAPE(s->seen[l] + 3, heads, K);
+            s->caches[l][i / 2][i % 2] = host_random(1.0f, 3, shape);
+            s->first[l][i / 2][i % 2] = host_tensor(MICA_DTYPE_F32, 3, shape);
+            memcpy(s->first[l][i / 2][i % 2].data, s->caches[l][i / 2][i % 2].data,
+                   mica_tensor_size(&s->caches[l][i / 2][i % 2]));
+        }
+    }
+    s->x = host_random(1.0f, 2, SHAPE(L, s->D));
+    s->before = host_tensor(MICA_DTYPE_F32, 2, SHAPE(L, s->D));
+    memcpy(s->before.data, s->x.data, mica_tensor_size(&s->x));
+    return s;
+}
+
+static void destroy(stack *s)
+{
+    for (int n = 0; n < BLOCKS; n++) {
+        for (int i = 0; i < 6; i++) {
+            weight_free(&s->w[n][i]);
+            weight_free(&s->b[n][i]);
+        }
+        for (int i = 0; i < 4; i++)
+            host_free(&s->norms[n][i]);
+    }
+    for (int l = 0; l < s->L; l++)
+        for (int i = 0; i < 2 * BLOCKS; i++) {
+            host_free(&s->caches[l][i / 2][i % 2]);
+            host_free(&s->first[l][i / 2][i % 2]);
+        }
+    host_free(&s->x);
+    host_free(&s->before);
+    test_free(s);
+}
+
+/* Rows [first, first + count) from the beginning. */
+static void run_rows(mica_backend *be, stack *s, int first, int count)
+{
+    mica_tensor x = mica_tensor_rows(&s->x, first, count);
+    for (int l = first; l < first + count; l++)
+        for (int i = 0; i < 2 * BLOCKS; i++)
+            memcpy(s->caches[l][i / 2][i % 2].data, s->first[l][i / 2][i % 2].data,
+                   mica_tensor_size(&s->first[l][i / 2][i % 2]));
+    memcpy(x.data, floats(&s->before) + (ptrdiff_t)first * s->D, mica_tensor_size(&x));
+    mica_post_norm_step(be, &(mica_post_norm_args){.blocks = s->blocks,
+                                                   .count = BLOCKS,
+                                                   .heads = s->heads,
+                                                   .eps = 1e-5f,
+                                                   .x_LD = &x,
+                                                   .caches = s->rows + first,
+                                                   .seen = s->seen + first});
+    assert_fine(be);
+}
+
+/* ------------------------------------------------------------------ in f64 -- */
+
+static void product(const mica_weight *w, const mica_weight *b, int first, int rows, int n,
+                    const double *x, double *y)
+{
+    for (int r = 0; r < rows; r++) {
+        y[r] = weight_at(b, first + r);
+        for (int i = 0; i < n; i++)
+            y[r] += weight_at(w, (int64_t)(first + r) * n + i) * x[i];
+    }
+}
+
+static void norm(const mica_tensor *scale, const mica_tensor *shift, int n, double *x)
+{
+    double mean = 0.0, variance = 0.0;
+    for (int i = 0; i < n; i++)
+        mean += x[i] / n;
+    for (int i = 0; i < n; i++)
+        variance += (x[i] - mean) * (x[i] - mean) / n;
+    for (int i = 0; i < n; i++)
+        x[i] = (x[i] - mean) / sqrt(variance + 1e-5) * (1.0 + (double)floats(scale)[i]) +
+               (double)floats(shift)[i];
+}
+
+/* Keys and values of the row that is written come from kv. */
+static void attention(const stack *s, int l, int n, int head, const double *q, const double *kv,
+                      double *out)
+{
+    const int K = s->D / s->heads, keys = (int)s->seen[l] + 1;
+    double *p = test_malloc((size_t)keys * sizeof *p), sum = 0.0;
+    for (int m = 0; m < keys; m++) {
+        double dot = 0.0;
+        for (int i = 0; i < K; i++)
+            dot += q[i] * (m == keys - 1
+                               ? kv[i]
+                               : (double)floats(&s->first[l][n][0])[m * s->D + head * K + i]);
+        sum += p[m] = exp(dot / sqrt((double)K));
+    }
+    for (int i = 0; i < K; i++) {
+        out[i] = 0.0;
+        for (int m = 0; m < keys; m++)
+            out[i] += p[m] / sum *
+                      (m == keys - 1 ? kv[s->D + i]
+                                     : (double)floats(&s->first[l][n][1])[m * s->D + head * K + i]);
+    }
+    test_free(p);
+}
+
+/* Row l through all blocks; keys and values that are written into kv [BLOCKS][2 D]. */
+static void reference(const stack *s, int l, double *x, double *kv)
+{
+    const int D = s->D, K = D / s->heads;
+    double *q = test_malloc((size_t)(3 * D + s->F) * sizeof *q), *out = q + D, *y = q + 2 * D;
+    double *hidden = q + 3 * D;
+    for (int i = 0; i < D; i++)
+        x[i] = (double)floats(&s->before)[l * D + i];
+    for (int n = 0; n < BLOCKS; n++, kv += 2 * D) {
+        const mica_weight *w = s->w[n], *b = s->b[n];
+        double *parts[] = {q, kv, kv + D};
+        for (int i = 0; i < 3; i++)
+            product(&w[s->joined ? 0 : i], &b[s->joined ? 0 : i], s->joined ? i * D : 0, D, D, x,
+                    parts[i]);
+        for (int h = 0; h < s->heads; h++)
+            attention(s, l, n, h, q + h * K, kv + h * K, out + h * K);
+        product(&w[3], &b[3], 0, D, D, out, y);
+        for (int i = 0; i < D; i++)
+            x[i] += y[i];
+        norm(&s->norms[n][0], &s->norms[n][1], D, x);
+        product(&w[4], &b[4], 0, s->F, D, x, hidden);
+        for (int i = 0; i < s->F; i++)
+            hidden[i] = fmax(hidden[i], 0.0);
+        product(&w[5], &b[5], 0, D, s->F, hidden, y);
+        for (int i = 0; i < D; i++)
+            x[i] += y[i];
+        norm(&s->norms[n][2], &s->norms[n][3], D, x);
+    }
+    test_free(q);
+}
+
+static void expect(const char *what, const stack *s, double bound)
+{
+    const int D = s->D;
+    double *x = test_malloc((size_t)(D + BLOCKS * 2 * D) * sizeof *x), *kv = x + D;
+    for (int l = 0; l < s->L; l++) {
+        reference(s, l, x, kv);
+        assert_close(what, floats(&s->x) + l * D, x, D, bound);
+        for (int i = 0; i < 2 * BLOCKS; i++) {
+            const mica_tensor *t = &s->caches[l][i / 2][i % 2], *was = &s->first[l][i / 2][i % 2];
+            const int64_t written = s->seen[l] * D;
+            assert_close("cache", floats(t) + written, kv + i * D, D, bound);
+            assert_memory_equal(t->data, was->data, (size_t)written * sizeof(float));
+            assert_memory_equal(floats(t) + written + D, floats(was) + written + D,
+                                2 * (size_t)D * sizeof(float));
+        }
+    }
+    test_free(x);
+}
+
+static void test_against_reference(void **state)
+{
+    static const mica_dtype types[] = {MICA_DTYPE_F32, MICA_DTYPE_BF16, MICA_DTYPE_F16};
+    (void)state;
+    for (int fused = 0; fused < 2; fused++) {
+        const mica_backend_options options = {
+            .precision = MICA_PRECISION_F32, .threads = 2, .ablate_fusion = !fused};
+        mica_backend *be = NULL;
+        assert_int_equal(mica_backend_open(&be, &options, NULL), MICA_OK);
+        for (int round = 0; round < 12; round++) {
+            stack *s =
+                make(round % 2 ? 1 : random_int(2, MOST), random_int(1, 6), 2 * random_int(1, 20),
+                     random_int(1, 150), round % 4 < 2, types[round % 3]);
+            run_rows(be, s, 0, s->L);
+            expect(fused ? "one region" : "block by block", s, 1e-5);
+            destroy(s);
+        }
+        mica_backend_close(&be);
+    }
+}
+
+/* A head wider than a task, 8 bits, whose rounding is all that is allowed. */
+static void test_wide_heads_and_int8(void **state)
+{
+    (void)state;
+    mica_backend *be = open_backend(MICA_PRECISION_F32, 2);
+    stack *s = make(2, 2, 144, 96, true, MICA_DTYPE_BF16);
+    run_rows(be, s, 0, 2);
+    expect("wide heads", s, 1e-5);
+    mica_backend_close(&be);
+    be = open_backend(MICA_PRECISION_INT8, 2);
+    run_rows(be, s, 0, 2);
+    expect("int8", s, 8e-2);
+    mica_backend_close(&be);
+    destroy(s);
+}
+
+static void test_bytes(void **state)
+{
+    (void)state;
+    stack *s = make(MOST, 4, 32, 256, true, MICA_DTYPE_BF16);
+    const size_t size = mica_tensor_size(&s->x);
+    float *first = test_malloc(size);
+    for (int threads = 1; threads <= 3; threads++) {
+        mica_backend *be = open_backend(MICA_PRECISION_BF16, threads);
+        run_rows(be, s, 0, MOST);
+        if (threads == 1)
+            memcpy(first, s->x.data, size);
+        assert_memory_equal(first, s->x.data, size);
+        const uint64_t allocations = mica_backend_get_counters(be).allocations;
+        for (int l = 0; l < MOST; l++)
+            run_rows(be, s, l, 1);
+        assert_memory_equal(first, s->x.data, size);
+        assert_int_equal(mica_backend_get_counters(be).allocations, allocations);
+        mica_backend_close(&be);
+    }
+    test_free(first);
+    destroy(s);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_against_reference),
+        cmocka_unit_test(test_wide_heads_and_int8),
+        cmocka_unit_test(test_bytes),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
