@@ -207,7 +207,8 @@ static mica_status answer(chat *c, mica_err *err)
             st = MICA_OK;
     }
     mica_completion_close(&done);
-    if (stopped)
+    /* At the prompt a signal ends the program, as it does between the lines of a pipe. */
+    if (!cli_signals_caught() || (stopped && c->terminal))
         cli_signals_clear();
     return st;
 }
@@ -294,7 +295,8 @@ static mica_status turn(chat *c, const char *line, bool *quit, mica_err *err)
     return c->args->history ? save(c, c->args->history, err) : MICA_OK;
 }
 
-/* On a terminal a failed turn is told and the conversation goes on; in a script it ends. */
+/* On a terminal a failed turn is told and the conversation goes on; in a script it ends. What is still caught
+ * here ends it everywhere. */
 static int converse(chat *c)
 {
     bool quit = false;
@@ -306,7 +308,7 @@ static int converse(chat *c)
             break;
         const mica_status st = turn(c, line, &quit, &err);
         mica_mem_free(line);
-        if (st == MICA_E_CANCELLED && cli_signals_caught())
+        if (cli_signals_caught())
             status = cli_signals_exit();
         else if (st) {
             const int failed = cli_report_err(&err);

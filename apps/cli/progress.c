@@ -48,6 +48,7 @@ void cli_signals_clear(void)
 {
     caught_signal = 0;
     signal(SIGINT, SIG_DFL);
+    signal(SIGTERM, SIG_DFL);
 }
 
 int cli_signals_exit(void)
