@@ -75,10 +75,11 @@ mica_status mica_convert_check(const mica_convert_request *r, bool *folder, mica
         return MICA_FAIL(err, MICA_E_MISSING, "%s: no such file or folder", r->input);
     if (!*folder)
         return check_file(r, err);
-    if (!mica_path_is_dir(r->input) || is_other_file(r->output) || r->output[0] == '\0')
+    const bool whole = mica_path_is_dir(r->input) || mica_stream_is_gguf(r->input);
+    if (!whole || is_other_file(r->output) || r->output[0] == '\0')
         return MICA_FAIL(err, MICA_E_USAGE,
-                         "%s: the output ends in .safetensors or .gguf; of a folder it may be a "
-                         "folder, too",
+                         "%s: the output ends in .safetensors or .gguf; of a folder, or of a "
+                         "language model's GGUF file, it may be a folder, too",
                          r->output);
     return MICA_OK;
 }

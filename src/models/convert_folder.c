@@ -6,6 +6,7 @@
  *       vae/, tokenizer/, scheduler/       copied
  *
  *     IN/ of one network (a language model, one part)      model.safetensors, or shards and their index
+ *     IN.gguf, or a folder that holds one, of a language model      the same, config.json and tokenizer from inside
  *     IN/ of a speech model      voice.safetensors (both checkpoints), HuBERT, BERT and g2pW in their folders,
  *                                speaker
  *
@@ -163,19 +164,34 @@ static mica_status add_speech_parts(mica_convert_folder *f, const mica_convert_r
     return st;
 }
 
-/* Weights and a config.json at the top of the folder. */
+/* Weights and a config.json at the top of the folder, or a GGUF file, which needs none. */
 static mica_status is_network(const mica_convert_folder *f, bool *out, mica_err *err)
 {
     char **names = NULL;
     size_t count = 0;
-    bool weights = false;
-    MICA_TRY(has(f, "config.json", out, err));
+    bool weights = false, gguf = false, config;
+    MICA_TRY(has(f, "config.json", &config, err));
     MICA_TRY(mica_path_list(f->input, &names, &count, err));
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = 0; i < count; i++) {
         weights |= names[i][0] != '.' && is_weights(names[i]);
+        gguf |= names[i][0] != '.' && mica_stream_is_gguf(names[i]);
+    }
     mica_path_list_free(&names, count);
-    *out &= weights;
+    *out = (config && weights) || gguf;
     return MICA_OK;
+}
+
+/* A network whose settings lie in the file becomes a folder only where those and its tokenizer are known. */
+static mica_status check_alone(const mica_convert_folder *f, const char *input, mica_err *err)
+{
+    const mica_convert_source *s = &f->parts[0].plan.sources[0];
+    const bool whole = s->language && mica_weights_meta(s->weights, "tokenizer.ggml.tokens");
+    if (whole || s->config_path)
+        return MICA_OK;
+    return MICA_FAIL(err, MICA_E_USAGE,
+                     "%s: only a GGUF file of a language model, which has its tokenizer inside, "
+                     "becomes a folder; name an output that ends in .safetensors or .gguf",
+                     input);
 }
 
 /* Named by what it turns out to be. */
@@ -183,6 +199,7 @@ static mica_status add_network(mica_convert_folder *f, const mica_convert_reques
 {
     MICA_TRY(add_part(f, r, "", f->input, NULL, "model", err));
     const mica_model_part part = f->parts[0].plan.sources[0].part;
+    MICA_TRY(check_alone(f, r->input, err));
     if (part != MICA_PART_TRANSFORMER && part != MICA_PART_VAE)
         return MICA_OK;
     mica_convert_folder_deinit(f);
@@ -192,6 +209,8 @@ static mica_status add_network(mica_convert_folder *f, const mica_convert_reques
 static mica_status add_parts(mica_convert_folder *f, const mica_convert_request *r, mica_err *err)
 {
     bool transformer, index, network;
+    if (mica_path_is_file(f->input))
+        return add_network(f, r, err);
     MICA_TRY(has(f, "transformer", &transformer, err));
     MICA_TRY(has(f, "model_index.json", &index, err));
     MICA_TRY(is_network(f, &network, err));
@@ -219,13 +238,8 @@ static mica_status is_empty(const char *folder, bool *out, mica_err *err)
 static mica_status check_place(const mica_convert_folder *f, bool replace, mica_err *err)
 {
     bool empty = true;
-    if (!mica_path_is_dir(f->input))
-        return MICA_FAIL(err, mica_path_is_file(f->input) ? MICA_E_USAGE : MICA_E_MISSING,
-                         mica_path_is_file(f->input)
-                             ? "%s: this is a file; its output is one too and ends in .safetensors "
-                               "or .gguf"
-                             : "%s: no such file or folder",
-                         f->input);
+    if (!mica_path_is_dir(f->input) && !mica_path_is_file(f->input))
+        return MICA_FAIL(err, MICA_E_MISSING, "%s: no such file or folder", f->input);
     if (mica_path_is_file(f->output))
         return MICA_FAIL(err, MICA_E_USAGE,
                          "%s: a file is there; a folder is converted to a folder", f->output);
@@ -366,6 +380,18 @@ static mica_status move_folder(mover *m, const char *folder, int depth)
     return st;
 }
 
+/* Of a GGUF file. A tokenizer that lies beside it is copied and wins. */
+static mica_status write_tokenizer(const mover *m, const mica_convert_part *part,
+                                   const char *folder)
+{
+    bool beside = false;
+    if (!mica_weights_meta(part->plan.sources[0].weights, "tokenizer.ggml.tokens") ||
+        !part->plan.sources[0].language)
+        return MICA_OK;
+    MICA_TRY(has(m->f, "tokenizer.json", &beside, m->err));
+    return beside ? MICA_OK : mica_convert_write_tokenizer(&part->plan, folder, m->err);
+}
+
 static mica_status run_part(mover *m, mica_convert_part *part)
 {
     char *folder = *part->name ? mica_path_join(m->out, part->name) : mica_mem_strdup(m->out);
@@ -376,6 +402,8 @@ static mica_status run_part(mover *m, mica_convert_part *part)
         st = mica_convert_write_index(&part->plan, folder, m->err);
     if (!st && !m->f->is_speech)
         st = mica_convert_write_config(&part->plan, folder, m->err);
+    if (!st)
+        st = write_tokenizer(m, part, folder);
     mica_mem_free(folder);
     m->done += part->plan.numbers;
     return st;
@@ -393,8 +421,10 @@ static mica_status check_room(const mover *m)
 
 static mica_status fill(mover *m)
 {
+    const bool copies = mica_path_is_dir(m->f->input);
     m->counts = true;
-    MICA_TRY(move_folder(m, "", 0));
+    if (copies)
+        MICA_TRY(move_folder(m, "", 0));
     for (int i = 0; i < m->f->count; i++) {
         m->all += m->f->parts[i].plan.numbers;
         m->bytes += m->f->parts[i].plan.bytes;
@@ -403,7 +433,7 @@ static mica_status fill(mover *m)
     m->counts = false;
     for (int i = 0; i < m->f->count; i++)
         MICA_TRY(run_part(m, &m->f->parts[i]));
-    return move_folder(m, "", 0);
+    return copies ? move_folder(m, "", 0) : MICA_OK;
 }
 
 mica_status mica_convert_folder_run(mica_convert_folder *f, bool replace,

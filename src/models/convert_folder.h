@@ -38,6 +38,9 @@ mica_status mica_convert_write_index(const mica_convert_plan *p, const char *fol
 /* The source's config.json with what was done to the weights; nothing where it has none. */
 mica_status mica_convert_write_config(const mica_convert_plan *p, const char *folder,
                                       mica_err *err);
+/* The tokenizer inside a GGUF file, as the files that belong beside weights. */
+mica_status mica_convert_write_tokenizer(const mica_convert_plan *p, const char *folder,
+                                         mica_err *err);
 /* Whether that will be possible. */
 mica_status mica_convert_check_config(const mica_convert_plan *p, mica_err *err);
 

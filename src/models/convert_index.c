@@ -1,7 +1,9 @@
-/* convert_index.c - the small files beside converted weights: the index of shards, config.json. */
+/* convert_index.c - the small files beside converted weights: the index of shards, config.json, the tokenizer that
+ * came inside a GGUF file. */
 #include "models/convert_folder.h"
 
 #include "base/file.h"
+#include "models/mixtral/mixtral_convert.h"
 
 #include <cjson/cJSON.h>
 #include <stdio.h>
@@ -91,6 +93,20 @@ mica_status mica_convert_write_config(const mica_convert_plan *p, const char *fo
         st = write_text(folder, "config.json", out, strlen(out), err);
     cJSON_free(out);
     mica_json_close(&j);
+    return st;
+}
+
+mica_status mica_convert_write_tokenizer(const mica_convert_plan *p, const char *folder,
+                                         mica_err *err)
+{
+    mica_text tokenizer = {0}, config = {0};
+    mica_status st = mica_mixtral_write_tokenizer(p->sources[0].weights, &tokenizer, &config, err);
+    if (!st)
+        st = write_text(folder, "tokenizer.json", tokenizer.data, tokenizer.size, err);
+    if (!st)
+        st = write_text(folder, "tokenizer_config.json", config.data, config.size, err);
+    mica_text_deinit(&tokenizer);
+    mica_text_deinit(&config);
     return st;
 }
 

@@ -7,6 +7,7 @@
 #ifndef MICA_TEXT_TOKENIZER_PIECES_H
 #define MICA_TEXT_TOKENIZER_PIECES_H
 
+#include "base/json.h"
 #include "text/tokenizer.h"
 
 /* Spelling of an id as the file has it, not NUL-terminated; NULL: no token. */
@@ -18,5 +19,7 @@ bool mica_tokenizer_puts_space(const mica_tokenizer *t);
 /* Scores of ids 0 .. count; MICA_E_UNSUPPORTED: a tokenizer of another style. */
 mica_status mica_tokenizer_get_scores(const mica_tokenizer *t, float *scores, size_t count,
                                       mica_err *err);
+/* The whole of it as a tokenizer.json (tokenizer_write.c); MICA_E_UNSUPPORTED: a tokenizer of another style. */
+mica_status mica_tokenizer_write_json(const mica_tokenizer *t, mica_text *out, mica_err *err);
 
 #endif

@@ -244,8 +244,10 @@ mica_status mica_tokenizer_read_pieces(mica_tokenizer *t, const char *name, cons
                                        mica_err *err)
 {
     const char *unknown = NULL;
-    t->sentence = (mica_sentence_rules){
-        .on = true, .normalizer = true, .prepend = !p->no_space_prefix, .strip = true};
+    t->sentence = (mica_sentence_rules){.on = true,
+                                        .normalizer = true,
+                                        .prepend = !p->no_space_prefix,
+                                        .strip = !p->no_space_prefix};
     for (size_t i = 0; i < p->count; i++) {
         if (p->kinds[i] == MICA_PIECE_UNKNOWN)
             unknown = p->texts[i];

@@ -75,6 +75,22 @@ done
 check 'the same tokens from GGUF' cmp ids.hf ids.l.gguf
 check 'the same tokens from the folder' cmp ids.hf ids.l
 
+works convert l.gguf lf --type q8
+works convert l.gguf again.gguf --type q4
+# shellcheck disable=SC2086
+works $ask lf
+check 'the same tokens from the folder of a GGUF file' cmp ids.hf "$out"
+works complete lf -p fox --max-tokens 4 --ignore-eos
+works convert l.gguf alone.safetensors --type q8
+fails 1 'missing its tokenizer' complete alone.safetensors -p fox
+# shellcheck disable=SC2086
+works $ask alone.safetensors --tokenizer l.gguf
+check 'the same tokens with the tokenizer of a GGUF file' cmp ids.hf "$out"
+fails 2 'there already; --force replaces it' convert l.gguf lf --type q8
+fails 2 'only a GGUF file of a language model' convert t.gguf tf --type q8
+fails 2 'may be a folder, too' convert t.safetensors tf --type q8
+check 'no folder is left' test ! -e tf
+
 # A voice: both checkpoints in one file.
 gs=$MICA_GOLDEN/../gpt_sovits/models
 works convert "$gs/s1.ckpt" voice.safetensors --type f16 --synthesizer "$gs/sovits_v2.pth"

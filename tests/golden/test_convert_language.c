@@ -2,7 +2,8 @@
  *
  *     hf/ ─► a.gguf                same greedy tokens as the reference's; without rounding the same logits
  *     hf/ ─► q4 folder, q4 GGUF    the logits of the same numbers decoded: packing costs, reading does not
- *     a.gguf ─► b.safetensors      the bytes of hf/: rows of q and k back in their order, stacks cut */
+ *     a.gguf ─► b.safetensors      the bytes of hf/: rows of q and k back in their order, stacks cut
+ *     a.gguf ─► folder/            config.json and tokenizer from inside the file */
 #include "convert_support.h"
 
 #include "base/file.h"
@@ -254,6 +255,78 @@ static void test_mlx_folder(void **state)
     golden_remove_folder(p.dir);
 }
 
+/* Our own files carry the original config.json; those of others do not. */
+static void forget_config(const char *path)
+{
+    static const char KEY[] = "\x06\0\0\0\0\0\0\0config\x08\0\0\0"; /* its name, and a text */
+    FILE *f = fopen(path, "r+b");
+    static char data[1 << 16];
+    assert_non_null(f);
+    const size_t n = fread(data, 1, sizeof data, f);
+    const char *at = memmem(data, n, KEY, sizeof KEY - 1);
+    assert_non_null(at);
+    fseek(f, (long)(at - data) + 8, SEEK_SET);
+    assert_int_equal(fputc('k', f), 'k');
+    fclose(f);
+}
+
+/* The folder is whole: sizes, tokenizer and chat template come from the file. */
+static void expect_folder(const char *from, const char *folder)
+{
+    mica_json j = {0};
+    mica_err err = {0};
+    convert_ok(from, folder, "bf16", 0);
+    expect_reference(folder, 1e-4);
+    char *text = convert_read(folder, "config.json");
+    assert_non_null(strstr(text, "bfloat16"));
+    mica_mem_free(text);
+    text = convert_read(folder, "tokenizer_config.json");
+    char *original = convert_read(SOURCE, "tokenizer_config.json");
+    assert_int_equal(mica_json_parse(&j, "config", text, strlen(text), &err), MICA_OK);
+    assert_string_equal(mica_json_find(j.root, "bos_token")->valuestring, "<s>");
+    assert_string_equal(mica_json_find(j.root, "eos_token")->valuestring, "</s>");
+    assert_non_null(strstr(mica_json_find(j.root, "chat_template")->valuestring, "[INST]"));
+    mica_json_close(&j);
+    mica_mem_free(text);
+    mica_mem_free(original);
+}
+
+static void test_gguf_folder(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"in/a.gguf", "one", "in", "two"};
+    place p;
+    open_place(&p, names, 4);
+    mica_err err = {0};
+    assert_int_equal(mica_path_make_dirs(p.path[2], &err), MICA_OK);
+    convert_ok(SOURCE, p.path[0], "f32", 0);
+    expect_folder(p.path[0], p.path[1]);
+    forget_config(p.path[0]);
+    expect_folder(p.path[2], p.path[3]);
+    /* a tokenizer beside the file is the user's own and is kept */
+    char mine[400], three[340];
+    snprintf(mine, sizeof mine, "%s/tokenizer.json", p.path[2]);
+    snprintf(three, sizeof three, "%s/three", p.dir);
+    char *text = convert_read(SOURCE, "tokenizer.json");
+    FILE *f = fopen(mine, "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(text, 1, strlen(text), f), strlen(text));
+    fclose(f);
+    convert_ok(p.path[2], three, "q8", 0);
+    char *kept = convert_read(three, "tokenizer.json");
+    assert_string_equal(kept, text);
+    mica_mem_free(kept);
+    mica_mem_free(text);
+    /* packed numbers taken apart: nothing is lost */
+    char four[340], plain[340];
+    snprintf(four, sizeof four, "%s/four.gguf", p.dir);
+    snprintf(plain, sizeof plain, "%s/plain", p.dir);
+    convert_ok(p.path[0], four, "q4", 0);
+    convert_ok(four, plain, "f32", 0);
+    expect_same(four, plain, 1e-5);
+    golden_remove_folder(p.dir);
+}
+
 static void test_refusals(void **state)
 {
     (void)state;
@@ -265,6 +338,14 @@ static void test_refusals(void **state)
                   "there is no tokenizer.json", p.dir);
     convert_fails(&(mica_convert_request){.input = p.path[0], .output = p.path[0], .type = "q8"},
                   "this is the input itself", p.dir);
+    char folder[340];
+    snprintf(folder, sizeof folder, "%s/folder", p.dir);
+    convert_fails(&(mica_convert_request){.input = MICA_TEST_DATA "/packed/types.gguf",
+                                          .output = folder,
+                                          .type = "q8"},
+                  "only a GGUF file of a language model", p.dir);
+    convert_fails(&(mica_convert_request){.input = p.path[0], .output = folder, .type = "q8"},
+                  "ends in .safetensors or .gguf", p.dir);
     golden_remove_folder(p.dir);
 }
 
@@ -273,7 +354,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_gguf),        cmocka_unit_test(test_back),
         cmocka_unit_test(test_rotary_rows), cmocka_unit_test(test_packed),
-        cmocka_unit_test(test_mlx_folder),  cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_mlx_folder),  cmocka_unit_test(test_gguf_folder),
+        cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -3,6 +3,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "models/mixtral/mixtral_tokenizer.h"
 #include "models/mixtral/mixtral_weights.h"
 #include "text/chat_template.h"
 #include "text/tokenizer_pieces.h"
@@ -179,5 +180,51 @@ mica_status mica_mixtral_read_vocabulary(mica_mixtral_vocabulary *v, const char 
     if (!st)
         st = fill(v, t, folder, c, arena, err);
     mica_tokenizer_close(&t);
+    return st;
+}
+
+/* ------------------------------------------------------- the way back to files -- */
+
+static void add_token(mica_text *out, const char *key, const mica_tokenizer *t, int64_t id)
+{
+    size_t size = 0;
+    const char *text = id >= 0 && id < mica_tokenizer_vocab_size(t)
+                           ? mica_tokenizer_get_spelling(t, (int32_t)id, &size)
+                           : NULL;
+    char *copy = text ? mica_mem_strndup(text, size) : NULL;
+    if (copy) {
+        mica_text_add(out, "  \"%s\": ", key);
+        mica_text_add_json_string(out, copy);
+        mica_text_add(out, ",\n");
+    }
+    mica_mem_free(copy);
+}
+
+static void write_tokenizer_config(const mica_weights *w, const mica_tokenizer *t, mica_text *out)
+{
+    const char *template = mica_weights_metadata(w, "tokenizer.chat_template");
+    mica_text_add(out, "{\n");
+    add_token(out, "bos_token", t, mica_weights_meta_int(w, "tokenizer.ggml.bos_token_id", 1));
+    add_token(out, "eos_token", t, mica_weights_meta_int(w, "tokenizer.ggml.eos_token_id", 2));
+    add_token(out, "unk_token", t, mica_weights_meta_int(w, "tokenizer.ggml.unknown_token_id", -1));
+    if (template) {
+        mica_text_add(out, "  \"chat_template\": ");
+        mica_text_add_json_string(out, template);
+        mica_text_add(out, ",\n");
+    }
+    mica_text_add(out, "  \"clean_up_tokenization_spaces\": false,\n"
+                       "  \"tokenizer_class\": \"PreTrainedTokenizerFast\"\n}\n");
+}
+
+mica_status mica_mixtral_write_tokenizer(const mica_weights *w, mica_text *tokenizer,
+                                         mica_text *config, mica_err *err)
+{
+    mica_tokenizer *t = NULL;
+    MICA_TRY(mica_mixtral_open_vocabulary(&t, w, err));
+    const mica_status st = mica_tokenizer_write_json(t, tokenizer, err);
+    write_tokenizer_config(w, t, config);
+    mica_tokenizer_close(&t);
+    if (!st && (tokenizer->failed || config->failed))
+        return no_memory(mica_weights_path(w), err);
     return st;
 }

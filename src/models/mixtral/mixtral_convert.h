@@ -33,6 +33,10 @@ int64_t mica_mixtral_rotary_heads(const mica_mixtral_config *c, const char *name
 /* config.json of the released kind. */
 void mica_mixtral_write_config(const mica_mixtral_config *c, const char *dtype, mica_text *out);
 
+/* tokenizer.json and tokenizer_config.json of the vocabulary and the chat template in a GGUF file. */
+mica_status mica_mixtral_write_tokenizer(const mica_weights *w, mica_text *tokenizer,
+                                         mica_text *config, mica_err *err);
+
 /* The vocabulary of a folder's tokenizer as GGUF has it: as many pieces as the model has rows. Everything comes
  * from `arena`. */
 typedef struct mica_mixtral_vocabulary {

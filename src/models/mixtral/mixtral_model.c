@@ -5,6 +5,7 @@
 #include "models/mixtral/mixtral.h"
 
 #include "completion/completion.h"
+#include "models/mixtral/mixtral_tokenizer.h"
 #include "text/chat_template.h"
 
 #include <stdlib.h>
@@ -12,99 +13,39 @@
 
 /* ---------------------------------------------------------------- tokenizer -- */
 
-/* Arrays of a GGUF file as pieces; strings are copied because they have no NUL. */
-typedef struct gguf_pieces {
-    mica_pieces pieces;
-    char **texts;
-    float *scores;
-    int32_t *kinds;
-} gguf_pieces;
-
-static void free_pieces(gguf_pieces *g)
+static mica_status keep_template(mica_mixtral *m, const mica_weights *w, mica_err *err)
 {
-    for (size_t i = 0; g->texts && i < g->pieces.count; i++)
-        mica_mem_free(g->texts[i]);
-    mica_mem_free(g->texts);
-    mica_mem_free(g->scores);
-    mica_mem_free(g->kinds);
-}
-
-static mica_status copy_pieces(gguf_pieces *g, const mica_meta *tokens, const mica_meta *scores,
-                               const mica_meta *kinds, const char *path, mica_err *err)
-{
-    const size_t n = tokens->count;
-    size_t at = 0, length;
-    const char *text;
-    g->texts = mica_mem_calloc(n, sizeof *g->texts);
-    g->scores = mica_mem_calloc(n, sizeof *g->scores);
-    g->kinds = mica_mem_calloc(n, sizeof *g->kinds);
-    bool fine = g->texts && g->scores && g->kinds;
-    g->pieces.count = n;
-    for (size_t i = 0; fine && i < n && mica_meta_next_string(tokens, &at, &text, &length); i++) {
-        g->texts[i] = mica_mem_strndup(text, length);
-        g->scores[i] = (float)mica_meta_number_at(scores, i);
-        g->kinds[i] = (int32_t)mica_meta_number_at(kinds, i);
-        fine = g->texts[i] != NULL;
-    }
-    if (!fine)
-        return MICA_FAIL(err, MICA_E_NOMEM, "%s: no memory for its vocabulary", path);
+    const char *template = mica_weights_metadata(w, "tokenizer.chat_template");
+    m->chat_template = template ? mica_mem_strdup(template) : NULL;
+    if (template && !m->chat_template)
+        return MICA_FAIL(err, MICA_E_NOMEM, "no memory for the chat template");
     return MICA_OK;
 }
 
-static bool is_array(const mica_meta *m, size_t count, bool text)
+/* Of another GGUF file than the weights'. */
+static mica_status open_foreign(mica_mixtral *m, const char *path, mica_err *err)
 {
-    return m && m->type == MICA_META_ARRAY && m->count == count && count > 0 &&
-           (m->element == MICA_META_STRING) == text;
-}
-
-static mica_status open_gguf_tokenizer(mica_mixtral *m, mica_err *err)
-{
-    const mica_weights *w = m->files;
-    const mica_meta *tokens = mica_weights_meta(w, "tokenizer.ggml.tokens");
-    const mica_meta *scores = mica_weights_meta(w, "tokenizer.ggml.scores");
-    const mica_meta *kinds = mica_weights_meta(w, "tokenizer.ggml.token_type");
-    const char *kind = mica_weights_metadata(w, "tokenizer.ggml.model"),
-               *path = mica_weights_path(w);
-    if (!tokens || !kind)
-        return MICA_FAIL(err, MICA_E_MISSING,
-                         "%s: it is missing its tokenizer (--tokenizer FOLDER with tokenizer.json)",
-                         path);
-    if (strcmp(kind, "llama") != 0 || !is_array(tokens, tokens->count, true) ||
-        !is_array(scores, tokens->count, false) || !is_array(kinds, tokens->count, false))
-        return MICA_FAIL(
-            err, MICA_E_UNSUPPORTED,
-            "%s: its vocabulary is of the kind \"%s\" or incomplete; the kind \"llama\" "
-            "is read, or give --tokenizer FOLDER",
-            path, kind);
-    gguf_pieces g = {0};
-    mica_status st = copy_pieces(&g, tokens, scores, kinds, path, err);
-    g.pieces.texts = (const char *const *)g.texts;
-    g.pieces.scores = g.scores;
-    g.pieces.kinds = g.kinds;
-    g.pieces.no_space_prefix = !mica_weights_meta_int(w, "tokenizer.ggml.add_space_prefix", 1);
-    g.pieces.bos = mica_weights_meta_int(w, "tokenizer.ggml.add_bos_token", 1)
-                       ? (int32_t)mica_weights_meta_int(w, "tokenizer.ggml.bos_token_id", 1)
-                       : -1;
-    g.pieces.eos = -1;
+    mica_weights *w = NULL;
+    MICA_TRY(mica_weights_open(&w, path, err));
+    mica_status st = mica_mixtral_open_vocabulary(&m->tokenizer, w, err);
     if (!st)
-        st = mica_tokenizer_open_pieces(&m->tokenizer, path, &g.pieces, err);
-    free_pieces(&g);
+        st = keep_template(m, w, err);
+    mica_weights_close(&w);
     return st;
 }
 
 static mica_status open_tokenizer(mica_mixtral *m, const mica_model_parts *parts, mica_err *err)
 {
     const char *path = parts->path[MICA_PART_TOKENIZER];
+    const char *dot = path ? strrchr(path, '.') : NULL;
+    if (dot && strcmp(dot, ".gguf") == 0)
+        return open_foreign(m, path, err);
     if (path) {
         MICA_TRY(mica_tokenizer_open(&m->tokenizer, path, err));
         return mica_chat_template_find(path, &m->chat_template, err);
     }
-    MICA_TRY(open_gguf_tokenizer(m, err));
-    const char *template = mica_weights_metadata(m->files, "tokenizer.chat_template");
-    m->chat_template = template ? mica_mem_strdup(template) : NULL;
-    if (template && !m->chat_template)
-        return MICA_FAIL(err, MICA_E_NOMEM, "no memory for the chat template");
-    return MICA_OK;
+    MICA_TRY(mica_mixtral_open_vocabulary(&m->tokenizer, m->files, err));
+    return keep_template(m, m->files, err);
 }
 
 /* ------------------------------------------------------------------- models -- */

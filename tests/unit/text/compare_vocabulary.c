@@ -1,8 +1,9 @@
 /* compare_vocabulary.c - the line corpus with a real vocabulary, and the time it takes.
  *
- *     compare_vocabulary NAME TOKENIZER [pieces]      exit 0: equal, 1: not, 77: no such file
+ *     compare_vocabulary NAME TOKENIZER [pieces|json]      exit 0: equal, 1: not, 77: no such file
  *
- * pieces: written as pieces with scores and read back before, as a GGUF file has it.
+ * pieces: written as pieces with scores and read back before, as a GGUF file has it; json: and those as a
+ * tokenizer.json, which is what a folder gets that was converted from such a file.
  *
  * The vocabularies (7 and 11 MB) are not in the tree. tools/tokenizer_reference/fetch.sh puts them
  * into the build folder, where CMake looks for them (MICA_TOKENIZER_QWEN25, _QWEN3). */
@@ -31,9 +32,10 @@ int main(int argc, char **argv)
 {
     mica_err err = {0};
     mica_tokenizer *t = NULL;
-    const bool pieces = argc == 4 && strcmp(argv[3], "pieces") == 0;
+    const bool json = argc == 4 && strcmp(argv[3], "json") == 0;
+    const bool pieces = json || (argc == 4 && strcmp(argv[3], "pieces") == 0);
     if (argc != 3 && !pieces) {
-        fprintf(stderr, "usage: compare_vocabulary NAME FOLDER_OR_TOKENIZER.json [pieces]\n");
+        fprintf(stderr, "usage: compare_vocabulary NAME FOLDER_OR_TOKENIZER.json [pieces|json]\n");
         return 2;
     }
     if (!mica_path_is_file(argv[2]) && !mica_path_is_dir(argv[2])) {
@@ -49,13 +51,16 @@ int main(int argc, char **argv)
     }
     printf("%s: opened in %.0f ms, %d ids\n", argv[1], 1e3 * (mica_clock_seconds() - start),
            (int)mica_tokenizer_vocab_size(t));
-    mica_tokenizer *back = NULL;
-    if (pieces && pieces_round_trip(t, &back, &err) != MICA_OK) {
+    mica_tokenizer *back = NULL, *again = NULL;
+    if ((pieces && pieces_round_trip(t, &back, &err) != MICA_OK) ||
+        (json && json_round_trip(back, &again, &err) != MICA_OK)) {
         printf("%s\n", err.text);
+        mica_tokenizer_close(&back);
         mica_tokenizer_close(&t);
         return 1;
     }
-    const int status = compare(back ? back : t, argv[1]);
+    const int status = compare(again ? again : back ? back : t, argv[1]);
+    mica_tokenizer_close(&again);
     mica_tokenizer_close(&back);
     mica_tokenizer_close(&t);
     return status;

@@ -1,4 +1,5 @@
-/* pieces_round_trip.h - a tokenizer written as pieces with scores and read back, as a GGUF file does it. */
+/* pieces_round_trip.h - a tokenizer written as pieces with scores and read back, as a GGUF file does it; and as a
+ * tokenizer.json, as it goes from a GGUF file into a folder. */
 #ifndef TESTS_PIECES_ROUND_TRIP_H
 #define TESTS_PIECES_ROUND_TRIP_H
 
@@ -37,6 +38,17 @@ static inline mica_status pieces_round_trip(const mica_tokenizer *t, mica_tokeni
     mica_mem_free(texts);
     mica_mem_free(scores);
     mica_mem_free(kinds);
+    return st;
+}
+static inline mica_status json_round_trip(const mica_tokenizer *t, mica_tokenizer **out,
+                                          mica_err *err)
+{
+    mica_text text = {0};
+    *out = NULL;
+    mica_status st = mica_tokenizer_write_json(t, &text, err);
+    if (!st)
+        st = mica_tokenizer_open_json(out, "written", text.data, text.size, err);
+    mica_text_deinit(&text);
     return st;
 }
 
