@@ -240,6 +240,7 @@ static mica_status assign(const assignment *a, mica_err *err)
         *(bool *)a->field = true;
         return MICA_OK;
     case CLI_HELP:
+    case CLI_ELSEWHERE:
         break;
     }
     return MICA_OK;
@@ -300,6 +301,8 @@ static mica_status take_option(cursor *c, const cli_option *o, size_t base, cons
 {
     assignment a = {
         .option = o, .spelling = spelling, .text = attached, .field = c->args + base + o->offset};
+    if (o->kind == CLI_ELSEWHERE)
+        return MICA_FAIL(err, MICA_E_USAGE, "%s is %s here", spelling, o->value);
     if (takes_value(o) && !attached) {
         if (c->next >= c->argc)
             return MICA_FAIL(err, MICA_E_USAGE, "%s needs a value", spelling);

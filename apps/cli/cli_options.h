@@ -29,7 +29,8 @@ typedef enum cli_kind {
     CLI_WORD,      /* int: value of one of `words` */
     CLI_DOUBLES,   /* cli_doubles: comma-separated, each in [lo, hi] */
     CLI_CPU_LEVEL, /* int: mica_cpu_level, names from base/cpu.h */
-    CLI_HELP       /* no field: parsing ends with success */
+    CLI_HELP,      /* no field: parsing ends with success */
+    CLI_ELSEWHERE  /* what other programs call it; an error that tells `value`, the name here */
 } cli_kind;
 
 typedef struct cli_word {

@@ -45,6 +45,11 @@ static const cli_word protocol_words[] = {{"auto", CLI_PROTOCOL_NONE},
 static const cli_word sheet_words[] = {{"auto", -1}, {NULL, 0}};
 static const cli_word tile_words[] = {{"auto", 0}, {"off", -1}, {NULL, 0}};
 
+/* Names of stable-diffusion.cpp, diffusers and mflux. Not taken for ours: some differ in what they mean. */
+#define ELSEWHERE(theirs, ours)                                                                    \
+    {                                                                                              \
+        .name = theirs, .kind = CLI_ELSEWHERE, .value = ours                                       \
+    }
 #define AT(field) offsetof(image_args, field)
 static const cli_option picture_table[] = {
     {.name = "prompt",
@@ -304,6 +309,36 @@ static const cli_option porting_table[] = {
      .offset = AT(tokens),
      .help = "print the token ids of prompt and negative prompt, one line each; a picture is "
              "then made only with -o"},
+    {.letter = 's', .kind = CLI_ELSEWHERE, .value = "--seed"},
+    {.letter = 'b', .kind = CLI_ELSEWHERE, .value = "--batch"},
+    {.letter = 'r', .kind = CLI_ELSEWHERE, .value = "--input"},
+    {.letter = 't', .kind = CLI_ELSEWHERE, .value = "--threads"},
+    {.letter = 'm', .kind = CLI_ELSEWHERE, .value = "an operand: mica image MODEL"},
+    ELSEWHERE("negative-prompt", "--negative"),
+    ELSEWHERE("cfg-scale", "--guidance (1: off; Z-Image counts from 0)"),
+    ELSEWHERE("true-cfg-scale", "--guidance"),
+    ELSEWHERE("guidance-scale", "--guidance"),
+    ELSEWHERE("num-inference-steps", "--steps"),
+    ELSEWHERE("sampling-method", "--solver"),
+    ELSEWHERE("sampler", "--solver"),
+    ELSEWHERE("scheduler", "--schedule"),
+    ELSEWHERE("batch-count", "--batch"),
+    ELSEWHERE("num-images-per-prompt", "--batch"),
+    ELSEWHERE("init-img", "--input with --strength"),
+    ELSEWHERE("image-path", "--input with --strength"),
+    ELSEWHERE("image-strength", "--strength (which counts the change: 1 - theirs)"),
+    ELSEWHERE("ref-image", "--input"),
+    ELSEWHERE("image-paths", "--input, once a picture"),
+    ELSEWHERE("masked-image-path", "--mask"),
+    ELSEWHERE("model", "an operand: mica image MODEL"),
+    ELSEWHERE("diffusion-model", "--transformer"),
+    ELSEWHERE("qwen2vl", "--text-encoder"),
+    ELSEWHERE("llm", "--text-encoder"),
+    ELSEWHERE("lora-paths", "--lora FILE[:SCALE], once a file"),
+    ELSEWHERE("lora-scales", "--lora FILE[:SCALE]"),
+    ELSEWHERE("vae-tiling", "--vae-tile; pictures too large for memory are decoded so anyway"),
+    ELSEWHERE("offload-to-cpu", "--vram; what does not fit is streamed anyway"),
+    ELSEWHERE("metadata", "not needed: pictures carry their recipe"),
     CLI_END,
 };
 #undef AT

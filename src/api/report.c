@@ -1,26 +1,11 @@
 /* report.c - mica_inspect: what a model folder, a weight file, a LoRA, a voice or a picture is. */
 #include "api/api.h"
 
-#include "base/file.h"
 #include "media/picture.h"
 #include "models/gpt_sovits/gpt_sovits_voice_file.h"
 #include "models/model_files.h"
 
-#include <stdio.h>
 #include <string.h>
-
-static bool is_png(const char *path)
-{
-    static const unsigned char magic[8] = {0x89, 'P', 'N', 'G', '\r', '\n', 0x1a, '\n'};
-    unsigned char head[8];
-    FILE *f = fopen(path, "rb");
-    if (!f)
-        return false;
-    const bool is =
-        fread(head, 1, sizeof head, f) == sizeof head && memcmp(head, magic, sizeof magic) == 0;
-    fclose(f);
-    return is;
-}
 
 static const char *find_text(const mica_picture_text *texts, size_t count, const char *key)
 {
@@ -40,7 +25,7 @@ static void add_recipe(mica_report *r, const char *path, const char *recipe)
     mica_text_add(&r->json, ",\"recipe\":%s", recipe);
 }
 
-static mica_status inspect_picture(mica_report *r, const char *path)
+static mica_status inspect_picture(mica_report *r, const char *kind, const char *path)
 {
     mica_picture_text *texts = NULL;
     size_t count = 0;
@@ -50,8 +35,9 @@ static mica_status inspect_picture(mica_report *r, const char *path)
     mica_picture_deinit(&picture);
     MICA_TRY(mica_picture_read_texts(path, &texts, &count, &r->err));
     const char *parameters = find_text(texts, count, "parameters");
-    mica_text_add(&r->text, "PNG picture, %d x %d\n", width, height);
-    mica_text_add(&r->json, "{\"kind\":\"picture\",\"width\":%d,\"height\":%d", width, height);
+    mica_text_add(&r->text, "%s picture, %d x %d\n", kind, width, height);
+    mica_text_add(&r->json, "{\"kind\":\"picture\",\"format\":\"%s\",\"width\":%d,\"height\":%d",
+                  kind, width, height);
     if (parameters)
         mica_text_add(&r->text, "%s\n", parameters);
     else
@@ -91,8 +77,9 @@ mica_status mica_inspect(const char *path, mica_report **out)
         return MICA_E_NOMEM;
     if (!path)
         return MICA_FAIL(&r->err, MICA_E_USAGE, "no path to inspect");
-    if (is_png(path))
-        MICA_TRY(inspect_picture(r, path));
+    const char *kind = mica_picture_kind(path);
+    if (kind)
+        MICA_TRY(inspect_picture(r, kind, path));
     else if (mica_gs_voice_is_file(path))
         MICA_TRY(inspect_voice(r, path));
     else if (mica_lora_is_file(path))

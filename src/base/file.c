@@ -170,6 +170,10 @@ static char *temporary_name(const char *path)
 mica_status mica_file_out_open(mica_file_out *f, const char *path, mica_err *err)
 {
     *f = (mica_file_out){.fd = -1};
+    struct stat old;
+    if (stat(path, &old) == 0 && !S_ISREG(old.st_mode))
+        return MICA_FAIL(err, MICA_E_IO, "%s: it is %s, not a file that can be replaced", path,
+                         S_ISDIR(old.st_mode) ? "a folder" : "a device or a pipe");
     f->path = mica_mem_strdup(path);
     f->temp_path = temporary_name(path);
     if (!f->path || !f->temp_path) {

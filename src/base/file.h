@@ -24,7 +24,8 @@ mica_status mica_file_read(const char *path, size_t limit, char **data, size_t *
 
 /* A file under construction beside its final path. commit: flush, fsync, rename.
  * abort (or commit's failure) removes it. The temporary name also disappears on SIGINT
- * because only the run loop ends on cancel, and then abort is called. */
+ * because only the run loop ends on cancel, and then abort is called. A path that is a folder, a device or a
+ * pipe is MICA_E_IO: renaming would take its place. */
 typedef struct mica_file_out {
     int fd;
     char *path, *temp_path;

@@ -1,4 +1,4 @@
-/* exif.c - the two fields of EXIF that pictures here need: orientation in, a comment out.
+/* exif.c - the two fields of EXIF that pictures here need: orientation in, a comment in and out.
  *
  *   TIFF header   "II" | "MM", 42, offset of IFD0
  *   IFD           count, then 12-byte entries: tag, type, count, value or offset
@@ -6,7 +6,7 @@
  *   Exif IFD      0x9286 UserComment (UNDEFINED): 8 bytes of character code, then text
  *
  * CIPA DC-008 (Exif 2.3) sections 4.5 and 4.6. Reading trusts nothing: anything out of place means
- * "no orientation". */
+ * "no orientation", "no comment". */
 #include "base/mem.h"
 #include "base/utf8.h"
 #include "media/picture_codec.h"
@@ -32,25 +32,91 @@ static uint32_t get32(const uint8_t *p, bool big)
     return big ? a << 16 | b : b << 16 | a;
 }
 
-int mica_exif_orientation(const uint8_t *data, size_t size)
+/* The entry of `tag` in the IFD at `ifd`, with this type; NULL: none. */
+static const uint8_t *find_entry(const uint8_t *data, size_t size, size_t ifd, unsigned tag,
+                                 unsigned type, bool big)
 {
-    if (size < 8 || (memcmp(data, "II", 2) != 0 && memcmp(data, "MM", 2) != 0))
-        return 1;
-    const bool big = data[0] == 'M';
-    const size_t ifd = get32(data + 4, big);
-    if (get16(data + 2, big) != 42 || ifd > size - 2)
-        return 1;
+    if (size < 2 || ifd > size - 2)
+        return NULL;
     const size_t count = get16(data + ifd, big);
     if (count * ENTRY_SIZE > size - ifd - 2)
-        return 1;
+        return NULL;
     for (size_t i = 0; i < count; i++) {
         const uint8_t *entry = data + ifd + 2 + i * ENTRY_SIZE;
-        if (get16(entry, big) != TAG_ORIENTATION || get16(entry + 2, big) != TYPE_SHORT)
-            continue;
-        const unsigned value = get16(entry + 8, big);
-        return value >= 1 && value <= 8 ? (int)value : 1;
+        if (get16(entry, big) == tag && get16(entry + 2, big) == type)
+            return entry;
     }
-    return 1;
+    return NULL;
+}
+
+/* Order of bytes and the place of IFD0; false: no TIFF header. */
+static bool read_header(const uint8_t *data, size_t size, bool *big, size_t *ifd)
+{
+    if (size < 8 || (memcmp(data, "II", 2) != 0 && memcmp(data, "MM", 2) != 0))
+        return false;
+    *big = data[0] == 'M';
+    *ifd = get32(data + 4, *big);
+    return get16(data + 2, *big) == 42;
+}
+
+int mica_exif_orientation(const uint8_t *data, size_t size)
+{
+    bool big;
+    size_t ifd;
+    if (!read_header(data, size, &big, &ifd))
+        return 1;
+    const uint8_t *entry = find_entry(data, size, ifd, TAG_ORIENTATION, TYPE_SHORT, big);
+    const unsigned value = entry ? get16(entry + 8, big) : 1;
+    return value >= 1 && value <= 8 ? (int)value : 1;
+}
+
+/* UTF-16 as UTF-8; what is no character becomes U+FFFD, a zero ends it. Writers do not agree whether the
+ * order is the header's: a text whose first character is below U+0100, as most are, tells. */
+static char *from_utf16(const uint8_t *p, size_t size, bool big)
+{
+    char *text = mica_mem_alloc(size / 2 * 3 + 1), *at = text;
+    if (!text)
+        return NULL;
+    if (size >= 2 && (p[0] == 0) != (p[1] == 0))
+        big = p[0] == 0;
+    for (size_t i = 0; i + 2 <= size; i += 2) {
+        uint32_t cp = get16(p + i, big);
+        const unsigned next = i + 4 <= size ? get16(p + i + 2, big) : 0;
+        if (cp == 0)
+            break;
+        if (cp >= 0xd800u && cp < 0xdc00u && next >= 0xdc00u && next < 0xe000u) {
+            cp = 0x10000u + ((cp - 0xd800u) << 10) + (next - 0xdc00u);
+            i += 2;
+        } else if (cp >= 0xd800u && cp < 0xe000u) {
+            cp = 0xfffdu;
+        }
+        at += mica_utf8_encode(cp, at);
+    }
+    *at = '\0';
+    return text;
+}
+
+char *mica_exif_read_comment(const uint8_t *data, size_t size)
+{
+    enum { CODE = 8 };
+    bool big;
+    size_t ifd;
+    if (!read_header(data, size, &big, &ifd))
+        return NULL;
+    const uint8_t *entry = find_entry(data, size, ifd, TAG_EXIF_IFD, TYPE_LONG, big);
+    if (!entry)
+        return NULL;
+    entry = find_entry(data, size, get32(entry + 8, big), TAG_USER_COMMENT, TYPE_UNDEFINED, big);
+    const size_t length = entry ? get32(entry + 4, big) : 0;
+    const size_t at = entry ? get32(entry + 8, big) : 0;
+    if (length < CODE || at > size || length > size - at)
+        return NULL;
+    const uint8_t *text = data + at + CODE;
+    if (memcmp(data + at, "UNICODE", CODE) == 0)
+        return from_utf16(text, length - CODE, big);
+    const bool plain = memcmp(data + at, "ASCII\0\0", CODE) == 0 &&
+                       mica_utf8_is_valid((const char *)text, length - CODE);
+    return plain ? mica_mem_strndup((const char *)text, length - CODE) : NULL;
 }
 
 static uint8_t *put16(uint8_t *p, unsigned v)

@@ -97,14 +97,27 @@ bool mica_jpeg_probe(const uint8_t *data, size_t size)
 
 /* --------------------------------------------------------------- reading -- */
 
-static int read_orientation(const jpeg_run *r)
+/* The markers before the first scan: FF, code, length with its own two bytes, big-endian. */
+const uint8_t *mica_jpeg_find_exif(const uint8_t *data, size_t size, size_t *found)
 {
-    static const uint8_t tag[6] = {'E', 'x', 'i', 'f', 0, 0};
-    for (jpeg_saved_marker_ptr m = r->in.marker_list; m; m = m->next)
-        if (m->marker == JPEG_APP0 + 1 && m->data_length > sizeof tag &&
-            memcmp(m->data, tag, sizeof tag) == 0)
-            return mica_exif_orientation(m->data + sizeof tag, m->data_length - sizeof tag);
-    return 1;
+    enum { APP1 = 0xe1, SOS = 0xda, EOI = 0xd9, TAG = 6 };
+    for (size_t at = 2; at + 4 <= size && data[at] == 0xff;) {
+        const unsigned code = data[at + 1];
+        if (code == 0xff) { /* fill */
+            at++;
+            continue;
+        }
+        const size_t length = (size_t)data[at + 2] << 8 | data[at + 3];
+        if (code == SOS || code == EOI || length < 2 || length > size - at - 2)
+            return NULL;
+        const uint8_t *body = data + at + 4;
+        if (code == APP1 && length - 2 > TAG && memcmp(body, "Exif\0", TAG) == 0) {
+            *found = length - 2 - TAG;
+            return body + TAG;
+        }
+        at += 2 + length;
+    }
+    return NULL;
 }
 
 /* Adobe files hold 255 - ink; others hold ink. */
@@ -152,7 +165,6 @@ static mica_status decode_body(jpeg_run *r)
     jpeg_create_decompress(&r->in);
     r->in.progress = &r->progress;
     jpeg_mem_src(&r->in, r->data, (unsigned long)r->size);
-    jpeg_save_markers(&r->in, JPEG_APP0 + 1, 0xffff);
     jpeg_read_header(&r->in, TRUE);
     MICA_TRY(mica_picture_check_size(r->name, r->in.image_width, r->in.image_height, r->err));
     MICA_TRY(check_plausible(r));
@@ -162,9 +174,10 @@ static mica_status decode_body(jpeg_run *r)
         mica_picture_alloc(r->picture, r->name, r->in.image_width, r->in.image_height, 3, r->err));
     jpeg_start_decompress(&r->in);
     MICA_TRY(read_rows(r));
-    const int orientation = read_orientation(r); /* finishing frees the markers */
     jpeg_finish_decompress(&r->in);
-    return mica_picture_orient(r->picture, orientation, r->err);
+    size_t n = 0;
+    const uint8_t *exif = mica_jpeg_find_exif(r->data, r->size, &n);
+    return mica_picture_orient(r->picture, exif ? mica_exif_orientation(exif, n) : 1, r->err);
 }
 
 static jpeg_run *new_run(const char *name, mica_err *err)

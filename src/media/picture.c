@@ -17,20 +17,22 @@
 #include <strings.h>
 
 typedef struct codec {
+    const char *kind;
     const char *const *extensions; /* lower case, NULL at the end */
     bool (*probe)(const uint8_t *data, size_t size);
     mica_status (*decode)(mica_picture *p, const char *name, const uint8_t *data, size_t size,
                           mica_err *err);
     mica_status (*encode)(const mica_picture_job *job, mica_err *err);
+    const uint8_t *(*find_exif)(const uint8_t *data, size_t size, size_t *found); /* NULL: PNG */
 } codec;
 
 static const char *const png_names[] = {".png", NULL};
 static const char *const jpeg_names[] = {".jpg", ".jpeg", NULL};
 static const char *const webp_names[] = {".webp", NULL};
 static const codec codecs[] = {
-    {png_names, mica_png_probe, mica_png_decode, mica_png_encode},
-    {jpeg_names, mica_jpeg_probe, mica_jpeg_decode, mica_jpeg_encode},
-    {webp_names, mica_webp_probe, mica_webp_decode, mica_webp_encode},
+    {"PNG", png_names, mica_png_probe, mica_png_decode, mica_png_encode, NULL},
+    {"JPEG", jpeg_names, mica_jpeg_probe, mica_jpeg_decode, mica_jpeg_encode, mica_jpeg_find_exif},
+    {"WebP", webp_names, mica_webp_probe, mica_webp_decode, mica_webp_encode, mica_webp_find_exif},
 };
 
 void mica_picture_deinit(mica_picture *p)
@@ -94,19 +96,25 @@ mica_status mica_picture_orient(mica_picture *p, int orientation, mica_err *err)
     return MICA_OK;
 }
 
+static const codec *find_kind(const uint8_t *data, size_t size)
+{
+    for (size_t i = 0; i < MICA_ARRAY_LEN(codecs); i++)
+        if (codecs[i].probe(data, size))
+            return &codecs[i];
+    return NULL;
+}
+
 mica_status mica_picture_decode(mica_picture *p, const char *name, const uint8_t *data, size_t size,
                                 mica_err *err)
 {
     *p = (mica_picture){0};
-    for (size_t i = 0; i < MICA_ARRAY_LEN(codecs); i++) {
-        if (!codecs[i].probe(data, size))
-            continue;
-        const mica_status st = codecs[i].decode(p, name, data, size, err);
-        if (st != MICA_OK)
-            mica_picture_deinit(p);
-        return st;
-    }
-    return MICA_FAIL(err, MICA_E_FORMAT, "%s: not a PNG, JPEG or WebP picture", name);
+    const codec *c = find_kind(data, size);
+    if (!c)
+        return MICA_FAIL(err, MICA_E_FORMAT, "%s: not a PNG, JPEG or WebP picture", name);
+    const mica_status st = c->decode(p, name, data, size, err);
+    if (st != MICA_OK)
+        mica_picture_deinit(p);
+    return st;
 }
 
 mica_status mica_picture_read(mica_picture *p, const char *path, mica_err *err)
@@ -119,6 +127,31 @@ mica_status mica_picture_read(mica_picture *p, const char *path, mica_err *err)
     return st;
 }
 
+/* The EXIF comment as if it were PNG's text "parameters". */
+static mica_status read_comment(const codec *c, const uint8_t *data, size_t size,
+                                mica_picture_text **texts, size_t *count, mica_err *err)
+{
+    static const char key[] = "parameters";
+    size_t n = 0;
+    const uint8_t *exif = c->find_exif(data, size, &n);
+    char *comment = exif ? mica_exif_read_comment(exif, n) : NULL;
+    if (!comment)
+        return MICA_OK;
+    const size_t length = strlen(comment) + 1;
+    mica_picture_text *entry = mica_mem_alloc(sizeof *entry + sizeof key + length);
+    if (entry) {
+        char *at = (char *)(entry + 1);
+        *entry = (mica_picture_text){.key = at, .value = at + sizeof key};
+        memcpy(at, key, sizeof key);
+        memcpy(at + sizeof key, comment, length);
+        *texts = entry;
+        *count = 1;
+    }
+    mica_mem_free(comment);
+    return entry ? MICA_OK
+                 : MICA_FAIL(err, MICA_E_NOMEM, "no memory for %zu bytes of text", length);
+}
+
 mica_status mica_picture_read_texts(const char *path, mica_picture_text **texts, size_t *count,
                                     mica_err *err)
 {
@@ -127,12 +160,25 @@ mica_status mica_picture_read_texts(const char *path, mica_picture_text **texts,
     mica_file_map map;
     MICA_TRY(mica_file_map_open(&map, path, err));
     mica_status st;
-    if (mica_png_probe(map.data, map.size))
-        st = mica_png_read_texts(path, map.data, map.size, texts, count, err);
+    const codec *c = find_kind(map.data, map.size);
+    if (!c)
+        st = MICA_FAIL(err, MICA_E_FORMAT, "%s: not a PNG, JPEG or WebP file", path);
+    else if (c->find_exif)
+        st = read_comment(c, map.data, map.size, texts, count, err);
     else
-        st = MICA_FAIL(err, MICA_E_FORMAT, "%s: not a PNG file", path);
+        st = mica_png_read_texts(path, map.data, map.size, texts, count, err);
     mica_file_map_close(&map);
     return st;
+}
+
+const char *mica_picture_kind(const char *path)
+{
+    mica_file_map map;
+    if (!mica_path_is_file(path) || mica_file_map_open(&map, path, NULL))
+        return NULL;
+    const codec *c = find_kind(map.data, map.size);
+    mica_file_map_close(&map);
+    return c ? c->kind : NULL;
 }
 
 static const codec *find_codec(const char *path)

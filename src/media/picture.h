@@ -35,7 +35,10 @@ mica_status mica_picture_write(const mica_picture *p, const char *path,
                                mica_err *err);
 /* True when `path` ends in a kind that mica_picture_write knows. */
 bool mica_picture_kind_known(const char *path);
-/* The text entries of a PNG file. *texts: key/value copies in one block freed with mica_mem_free. */
+/* "PNG", "JPEG" or "WebP", by content; NULL: no such file. */
+const char *mica_picture_kind(const char *path);
+/* The text entries of a PNG file; of a JPEG or WebP its EXIF UserComment as "parameters". *texts: key/value
+ * copies in one block freed with mica_mem_free. */
 mica_status mica_picture_read_texts(const char *path, mica_picture_text **texts, size_t *count,
                                     mica_err *err);
 

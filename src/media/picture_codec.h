@@ -49,15 +49,21 @@ mica_status mica_png_read_texts(const char *name, const uint8_t *data, size_t si
 bool mica_jpeg_probe(const uint8_t *data, size_t size);
 mica_status mica_jpeg_decode(mica_picture *p, const char *name, const uint8_t *data, size_t size,
                              mica_err *err);
+/* The EXIF block of a file, at its TIFF header; NULL: none. */
+const uint8_t *mica_jpeg_find_exif(const uint8_t *data, size_t size, size_t *found);
 mica_status mica_jpeg_encode(const mica_picture_job *job, mica_err *err);
 
 bool mica_webp_probe(const uint8_t *data, size_t size);
 mica_status mica_webp_decode(mica_picture *p, const char *name, const uint8_t *data, size_t size,
                              mica_err *err);
+const uint8_t *mica_webp_find_exif(const uint8_t *data, size_t size, size_t *found);
 mica_status mica_webp_encode(const mica_picture_job *job, mica_err *err);
 
 /* Orientation (1..8) of an EXIF block that begins with its TIFF header; 1 when absent or damaged. */
 int mica_exif_orientation(const uint8_t *data, size_t size);
+/* Its UserComment as UTF-8, freed with mica_mem_free; NULL: absent, damaged, of another character code, or no
+ * memory. */
+char *mica_exif_read_comment(const uint8_t *data, size_t size);
 /* An EXIF block (TIFF header first) whose UserComment is `text` (UTF-8; written as UTF-16BE behind
  * the prefix "UNICODE\0", as common web UIs read it). Freed with mica_mem_free. */
 mica_status mica_exif_make_comment(const char *text, uint8_t **data, size_t *size, mica_err *err);

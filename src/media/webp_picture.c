@@ -54,14 +54,21 @@ static const uint8_t *find_chunk(const uint8_t *data, size_t size, const char *n
     return NULL;
 }
 
+const uint8_t *mica_webp_find_exif(const uint8_t *data, size_t size, size_t *found)
+{
+    const uint8_t *exif = find_chunk(data, size, "EXIF", found);
+    if (exif && *found > 6 &&
+        memcmp(exif, "Exif\0", 6) == 0) { /* some writers keep JPEG's prefix */
+        exif += 6;
+        *found -= 6;
+    }
+    return exif;
+}
+
 static int read_orientation(const uint8_t *data, size_t size)
 {
-    size_t n;
-    const uint8_t *exif = find_chunk(data, size, "EXIF", &n);
-    if (exif && n > 6 && memcmp(exif, "Exif\0", 6) == 0) { /* some writers keep JPEG's prefix */
-        exif += 6;
-        n -= 6;
-    }
+    size_t n = 0;
+    const uint8_t *exif = mica_webp_find_exif(data, size, &n);
     return exif ? mica_exif_orientation(exif, n) : 1;
 }
 

@@ -62,6 +62,14 @@ works image "$model" -p 'a fox' $small -o t3.png --threads 3 --quiet
 check '1 and 2 threads' pixels a.png t1.png
 check '1 and 3 threads' pixels t1.png t3.png
 
+# Of a JPEG or a WebP the part that its EXIF comment holds.
+for kind in jpg webp; do
+    works image "$model" -p 'a fox 🦊' $small -o "k.$kind" --seed 5 --quiet
+    works inspect "k.$kind"
+    check "recipe of .$kind" grep -q 'a fox 🦊' "$out"
+    check "seed of .$kind" grep -q 'Seed: 5' "$out"
+done
+
 # The recipe can be read back.
 works inspect j-2.png
 check 'recipe for people' grep -q 'fox' "$out"

@@ -58,4 +58,8 @@ fails 1 'no-such-prompt' image "$model" -p @no-such-prompt
 fails 1 'no-such-model' image no-such-model -p x
 fails 1 'no-such-thing' inspect no-such-thing
 leaves_nothing 'wrong usage'
+# Names that other programs have.
+fails 2 '--cfg-scale is --guidance' image -p x --cfg-scale 3
+fails 2 '--negative-prompt is --negative here' image -p x --negative-prompt=y
+fails 2 '-s is --seed here' image -p x -s 3
 finish

@@ -1,10 +1,13 @@
-/* fuzz_webp.c - arbitrary bytes as a WebP with its EXIF orientation.
+/* fuzz_webp.c - arbitrary bytes as a WebP with its EXIF orientation and comment.
  *
  * Beyond "no crash": a refusal has a text and leaves no pixels, every pixel of a success
- * can be read. Large pictures are left out, they are only slow. */
+ * can be read, a comment is valid UTF-8. Large pictures are left out, they are only slow. */
+#include "base/mem.h"
+#include "base/utf8.h"
 #include "media/picture_codec.h"
 
 #include <stdlib.h>
+#include <string.h>
 #include <webp/decode.h>
 
 #define MOST_PIXELS (1u << 20)
@@ -17,11 +20,22 @@ static void require(bool condition)
         abort();
 }
 
+static void check_comment(const uint8_t *data, size_t size)
+{
+    size_t n = 0;
+    const uint8_t *exif = mica_webp_find_exif(data, size, &n);
+    require(!exif || (exif >= data && n <= size - (size_t)(exif - data)));
+    char *comment = exif ? mica_exif_read_comment(exif, n) : NULL;
+    require(!comment || mica_utf8_is_valid(comment, strlen(comment)));
+    mica_mem_free(comment);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     int width = 0, height = 0;
     if (!mica_webp_probe(data, size))
         return 0;
+    check_comment(data, size);
     if (WebPGetInfo(data, size, &width, &height) &&
         (uint64_t)width * (uint64_t)height > MOST_PIXELS)
         return 0;

@@ -72,6 +72,11 @@ static void test_atomic_writing(void **state)
     assert_int_equal(info.st_mode & 0777, 0644);
     assert_int_equal(mica_file_out_open(&f, "no/such/a", &err), MICA_E_IO);
     assert_non_null(strstr(err.text, "no/such/a"));
+    assert_int_equal(mkfifo("pipe", 0600), 0); /* stands for /dev/null, which root could replace */
+    assert_int_equal(mica_file_out_open(&f, "pipe", &err), MICA_E_IO);
+    assert_non_null(strstr(err.text, "pipe: it is a device or a pipe"));
+    assert_int_equal(mica_file_out_open(&f, ".", &err), MICA_E_IO);
+    unlink("pipe");
     for (uint64_t n = 1; n <= 2; n++) {
         mica_mem_fail_at(n);
         assert_int_equal(mica_file_out_open(&f, "b", &err), MICA_E_NOMEM);

@@ -204,12 +204,16 @@ static void test_texts_of_others(void **state)
     mica_picture_text *texts;
     size_t count;
     mica_err err = {0};
+    static const char *const none[] = {"rgb.png", "rgb.jpg", "turned3.jpg", "turned.webp"};
+    for (size_t i = 0; i < MICA_ARRAY_LEN(none); i++) {
+        char path[256];
+        snprintf(path, sizeof path, MICA_TEST_DATA "/pictures/%s", none[i]);
+        assert_int_equal(mica_picture_read_texts(path, &texts, &count, &err), MICA_OK);
+        assert_int_equal(count, 0);
+        assert_null(texts);
+    }
     assert_int_equal(
-        mica_picture_read_texts(MICA_TEST_DATA "/pictures/rgb.png", &texts, &count, &err), MICA_OK);
-    assert_int_equal(count, 0);
-    assert_null(texts);
-    assert_int_equal(
-        mica_picture_read_texts(MICA_TEST_DATA "/pictures/rgb.jpg", &texts, &count, &err),
+        mica_picture_read_texts(MICA_TEST_DATA "/pictures/README.md", &texts, &count, &err),
         MICA_E_FORMAT);
     assert_non_null(strstr(err.text, "not a PNG"));
 }
@@ -241,6 +245,15 @@ static void test_exif_comment(void **state)
             if (i == 1)
                 assert_int_equal(difference(&p, &back), 0);
             assert_int_equal(back.channels, channels);
+            mica_picture_text *read = NULL;
+            size_t count = 0;
+            assert_int_equal(mica_picture_read_texts(path_of(names[i]), &read, &count, NULL),
+                             MICA_OK);
+            assert_int_equal(count, 1);
+            assert_string_equal(read[0].key, "parameters");
+            assert_string_equal(read[0].value, "fox 🦊");
+            mica_mem_free(read);
+            assert_string_equal(mica_picture_kind(path_of(names[i])), i ? "WebP" : "JPEG");
             mica_picture_deinit(&back);
             mica_picture_deinit(&p);
             unlink(path_of(names[i]));

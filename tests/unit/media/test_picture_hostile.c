@@ -279,6 +279,35 @@ static void test_exif_damage(void **state)
     }
 }
 
+/* A block that is cut anywhere has no comment; halves of surrogate pairs are U+FFFD; either order of bytes. */
+static void test_comment_damage(void **state)
+{
+    (void)state;
+    uint8_t *block;
+    size_t size;
+    assert_int_equal(mica_exif_make_comment("ab\xf0\x9f\xa6\x8a", &block, &size, NULL), MICA_OK);
+    for (size_t n = 0; n <= size; n++) {
+        uint8_t *copy = malloc(n + 1);
+        memcpy(copy, block, n);
+        char *text = mica_exif_read_comment(copy, n);
+        assert_true((text != NULL) == (n == size));
+        if (text)
+            assert_string_equal(text, "ab\xf0\x9f\xa6\x8a");
+        mica_mem_free(text);
+        free(copy);
+    }
+    block[size - 2] = 0x22; /* the second half */
+    char *text = mica_exif_read_comment(block, size);
+    assert_non_null(strstr(text, "ab\xef\xbf\xbd"));
+    mica_mem_free(text);
+    static const uint8_t little[] = {'a', 0, 'b', 0, 0x3e, 0xd8, 0x8a, 0xdd};
+    memcpy(block + size - sizeof little, little, sizeof little);
+    text = mica_exif_read_comment(block, size);
+    assert_string_equal(text, "ab\xf0\x9f\xa6\x8a");
+    mica_mem_free(text);
+    mica_mem_free(block);
+}
+
 static mica_status decode_failing_at(const bytes *b, uint64_t n)
 {
     mica_picture p;
@@ -369,8 +398,8 @@ int main(void)
         cmocka_unit_test(test_png_bomb),          cmocka_unit_test(test_png_text_bomb),
         cmocka_unit_test(test_jpeg_huge),         cmocka_unit_test(test_jpeg_scan_bomb),
         cmocka_unit_test(test_webp_refusals),     cmocka_unit_test(test_exif_damage),
-        cmocka_unit_test(test_decode_alloc_fail), cmocka_unit_test(test_encode_alloc_fail),
-        cmocka_unit_test(test_texts_alloc_fail),
+        cmocka_unit_test(test_comment_damage),    cmocka_unit_test(test_decode_alloc_fail),
+        cmocka_unit_test(test_encode_alloc_fail), cmocka_unit_test(test_texts_alloc_fail),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
