@@ -43,7 +43,7 @@ const cli_option cli_picture_table[] = {
      .kind = CLI_TEXTS,
      .offset = AT(loras),
      .value = "FILE[:SCALE]",
-     .help = "a LoRA, LoHa or LoKr file, SCALE times (1); may be repeated"},
+     .help = "a LoRA, DoRA, LoHa or LoKr file, SCALE times (1); may be repeated"},
     CLI_END,
 };
 

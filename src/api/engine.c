@@ -149,7 +149,8 @@ static mica_status open_synthetic(mica_engine *e, const char *spec, mica_err *er
         return MICA_FAIL(
             err, MICA_E_USAGE,
             "\"%s\" is no synthetic model; there are qwen-image[:layers=N,text_layers=N], "
-            "gpt-sovits-v2, gpt-sovits-v2pro, gpt-sovits-v2proplus and mixtral-8x7b[:layers=N]",
+            "flux2-klein, z-image, gpt-sovits-v2, gpt-sovits-v2pro, gpt-sovits-v2proplus and "
+            "mixtral-8x7b[:layers=N]",
             spec);
     e->name = mica_mem_strdup(spec);
     if (!e->name)

@@ -314,8 +314,6 @@ static mica_status refuse(const mica_lora *l, const mica_lora_target *t, mica_er
         mica_lora_role role;
         const char *text;
     } NOT_HERE[] = {
-        {MICA_LORA_DORA, "a DoRA with dora_scale, whose meaning depends on the tool (peft's "
-                         "lora_magnitude_vector is read)"},
         {MICA_LORA_TUCKER, "a factorised convolution (Tucker core)"},
         {MICA_LORA_OFT, "an orthogonal fine-tuning (OFT)"},
     };
@@ -341,10 +339,31 @@ static mica_status take_bias(const mica_lora *l, mica_lora_target *t, mica_err *
     return MICA_OK;
 }
 
+/* dora_scale [O, 1] is what peft calls lora_magnitude_vector [O]; diffusers reads it so as well. */
+static mica_status take_dora_scale(const mica_lora *l, mica_lora_target *t, mica_err *err)
+{
+    const mica_tensor *m = t->tensors[MICA_LORA_DORA];
+    if (!m)
+        return MICA_OK;
+    if (t->tensors[MICA_LORA_MAGNITUDE])
+        return bad_target(l, t, "it has a dora_scale and a lora_magnitude_vector", err);
+    const bool by_columns = m->shape_[0] == 1 && mica_tensor_count(m) > 1;
+    if (by_columns || t->form != MICA_LORA_FORM_LORA)
+        return MICA_FAIL(err, MICA_E_UNSUPPORTED,
+                         "%s: layer %s is a DoRA %s, which is not supported; a dora_scale of one "
+                         "number for each output beside a LoRA is",
+                         mica_weights_path(l->files), t->name,
+                         by_columns ? "over the inputs of the weight (dora_scale [1, inputs])"
+                                    : "of another form than LoRA");
+    t->tensors[MICA_LORA_MAGNITUDE] = m;
+    return MICA_OK;
+}
+
 /* The lengths of a DoRA's rows, which it must have where the file says that it is one. */
-static mica_status check_magnitude(const mica_lora *l, const settings *s, const mica_lora_target *t,
+static mica_status check_magnitude(const mica_lora *l, const settings *s, mica_lora_target *t,
                                    mica_err *err)
 {
+    MICA_TRY(take_dora_scale(l, t, err));
     const mica_tensor *m = t->tensors[MICA_LORA_MAGNITUDE];
     if (!m && s->decomposed && t->form == MICA_LORA_FORM_LORA)
         return bad_target(l, t,
@@ -355,7 +374,8 @@ static mica_status check_magnitude(const mica_lora *l, const settings *s, const 
         return bad_target(l, t, "a lora_magnitude_vector belongs to lora_up and lora_down", err);
     if (m && (!mica_dtype_get(m->dtype)->is_float || !mica_tensor_is_contiguous(m) ||
               mica_tensor_count(m) != t->rows))
-        return bad_target(l, t, "its lora_magnitude_vector is not one float for each row", err);
+        return bad_target(
+            l, t, "its lora_magnitude_vector or dora_scale is not one float for each row", err);
     return MICA_OK;
 }
 

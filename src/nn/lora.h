@@ -9,8 +9,8 @@
  * (backend/backend.h). Vectors (biases, norms) are replaced by their sum, in f32.
  *
  * scale of a target = what the user asks for * alpha / rank; without alpha that quotient is 1. A full
- * difference has no alpha. DoRA as peft writes it sets the lengths of the weight's rows, too (lora_dora.c).
- * Other DoRA, Tucker cores and OFT are refused by name. */
+ * difference has no alpha. A DoRA by rows sets the lengths of the weight's rows, too (lora_dora.c).
+ * DoRA by columns, Tucker cores and OFT are refused by name. */
 #ifndef MICA_NN_LORA_H
 #define MICA_NN_LORA_H
 

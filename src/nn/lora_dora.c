@@ -11,8 +11,10 @@
  *
  *     |w + s u d|^2 = |w|^2 + 2 s u.(d w) + s^2 u (d d^T) u        u: a row of up, d: down [r, D]
  *
- * Files of kohya and LyCORIS (`dora_scale`) mean other lengths, of w alone or of columns, by tool and
- * version, and are refused. */
+ * A `dora_scale` [O, 1], as LyCORIS writes it, means the same: lengths of the sum (LyCORIS
+ * modules/locon.py apply_weight_decompose with wd_on_out; diffusers loads it as peft's vector). ComfyUI divides by the
+ * lengths of w alone there and gives another picture. [1, D] are lengths of columns: a factor per input, which no
+ * product here has; it is refused. */
 #include "nn/lora_internal.h"
 
 #include "base/mem.h"

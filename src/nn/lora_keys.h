@@ -31,7 +31,7 @@ typedef enum mica_lora_role {
     MICA_LORA_DIFF_BIAS, /* of the bias, without alpha */
     MICA_LORA_UP_BIAS,   /* of the bias, with alpha */
     MICA_LORA_MAGNITUDE, /* DoRA of peft: length of each row, [O] */
-    MICA_LORA_DORA,      /* of kohya and LyCORIS; these three cannot be applied */
+    MICA_LORA_DORA,      /* dora_scale of LyCORIS; MAGNITUDE where it has a number a row */
     MICA_LORA_TUCKER,
     MICA_LORA_OFT,
     MICA_LORA_ROLE_COUNT

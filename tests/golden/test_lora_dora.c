@@ -150,6 +150,17 @@ static void write_file(const layer *l, const char *path, const entry *list, int 
         free(tensors[i].data);
 }
 
+/* LyCORIS' spelling of a DoRA. */
+static void write_lycoris(const layer *l, const char *path, const numbers *n)
+{
+    const double alpha = RANK;
+    const entry list[] = {{".lora_up.weight", n->O, RANK, n->up_Or},
+                          {".lora_down.weight", RANK, n->D, n->down_rD},
+                          {".dora_scale", n->O, 1, n->length_O},
+                          {".alpha", 1, 0, &alpha}};
+    write_file(l, path, list, 4);
+}
+
 static void write_lora(const layer *l, const char *path, const numbers *n, bool dora)
 {
     const entry list[] = {{".lora_B.weight", n->O, RANK, n->up_Or},
@@ -233,7 +244,8 @@ static void compare(const layer *l, const paths *p, const attached *files, int c
     golden_run_close(&plain);
 }
 
-static void check_alone(const layer *l, double scale, mica_precision precision, double bound)
+static void check_alone(const layer *l, bool lycoris, double scale, mica_precision precision,
+                        double bound)
 {
     paths p;
     numbers n = numbers_make(l, 7);
@@ -241,7 +253,10 @@ static void check_alone(const layer *l, double scale, mica_precision precision, 
     memcpy(now, n.w_OD, (size_t)(n.O * n.D) * sizeof *now);
     paths_make(&p);
     decompose(&n, scale, now);
-    write_lora(l, p.one, &n, true);
+    if (lycoris)
+        write_lycoris(l, p.one, &n);
+    else
+        write_lora(l, p.one, &n, true);
     write_difference(l, p.whole, &n, now);
     compare(l, &p, &(attached){p.one, scale}, 1, precision, bound);
     golden_remove_folder(p.folder);
@@ -252,16 +267,18 @@ static void check_alone(const layer *l, double scale, mica_precision precision, 
 static void test_alone(void **state)
 {
     (void)state;
-    check_alone(&PLAIN, 1.0, MICA_PRECISION_F32, 1e-5);
-    check_alone(&PLAIN, 0.6, MICA_PRECISION_F32, 1e-5);
-    check_alone(&FUSED, 0.7, MICA_PRECISION_F32, 1e-5);
+    check_alone(&PLAIN, false, 1.0, MICA_PRECISION_F32, 1e-5);
+    check_alone(&PLAIN, false, 0.6, MICA_PRECISION_F32, 1e-5);
+    check_alone(&FUSED, false, 0.7, MICA_PRECISION_F32, 1e-5);
+    check_alone(&PLAIN, true, 1.0, MICA_PRECISION_F32, 1e-5);
+    check_alone(&FUSED, true, 1.0, MICA_PRECISION_F32, 1e-5);
 }
 
 static void test_other_precisions(void **state)
 {
     (void)state;
-    check_alone(&PLAIN, 1.0, MICA_PRECISION_BF16, 2e-2);
-    check_alone(&PLAIN, 1.0, MICA_PRECISION_INT8, 3e-2);
+    check_alone(&PLAIN, false, 1.0, MICA_PRECISION_BF16, 2e-2);
+    check_alone(&PLAIN, false, 1.0, MICA_PRECISION_INT8, 3e-2);
 }
 
 /* Two files on one layer: a LoRA and a DoRA in both orders, two DoRAs. */
