@@ -7,7 +7,7 @@
 
 typedef struct convert_args {
     cli_common_args common;
-    const char *type, *synthesizer;
+    const char *type, *synthesizer, *semantic;
     uint64_t shard;
     bool force;
 } convert_args;
@@ -26,6 +26,11 @@ static const cli_option convert_table[] = {
      .value = "FILE",
      .help = "of a voice: the SoVITS checkpoint (.pth) that goes into one file with the GPT "
              "checkpoint IN (.ckpt)"},
+    {.name = "semantic",
+     .kind = CLI_TEXT,
+     .offset = AT(semantic),
+     .value = "FILE",
+     .help = "of a speech model's folder with several: the GPT checkpoint to take"},
     {.name = "shard-size",
      .kind = CLI_BYTES,
      .offset = AT(shard),
@@ -69,6 +74,7 @@ static int run(const convert_args *args, const char *input, const char *output)
                                           .progress = cli_progress_update,
                                           .progress_user = &bar,
                                           .synthesizer = args->synthesizer,
+                                          .semantic = args->semantic,
                                           .shard_bytes = args->shard,
                                           .replace = args->force};
     const mica_status status = mica_convert(&options, &report);

@@ -4,8 +4,7 @@
  *                  nothing slow before this         │ chunks
  *                                                   └──► standard output (--stream)
  *
- * A stream begins with a WAV header that leaves its length open, as players of pipes expect, and
- * ends in order when nobody reads any more. */
+ * Streams are cmd_speak_stream.c. */
 #include "cmd_speak.h"
 
 #include "base/clock.h"
@@ -13,14 +12,10 @@
 #include "base/mem.h"
 #include "base/utf8.h"
 
-#include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <unistd.h>
-
-#define STREAM_SAMPLES 4096 /* converted at a time */
 
 mica_status speak_take_text(mica_status status, const char *text, mica_err *err)
 {
@@ -200,40 +195,6 @@ mica_status speak_open(speak_run *run, mica_err *err)
     return speak_take_text(status, run->session ? mica_session_errmsg(run->session) : NULL, err);
 }
 
-static bool put_bytes(speak_run *run, const void *bytes, size_t size)
-{
-    if (fwrite(bytes, 1, size, stdout) == size)
-        return true;
-    MICA_FAIL(&run->stream_err, MICA_E_IO, "cannot write to standard output: %s", strerror(errno));
-    return false;
-}
-
-/* A mica_speech_fn. */
-static bool take_chunk(void *user, const mica_speech_chunk *chunk)
-{
-    speak_run *run = user;
-    uint8_t header[MICA_WAV_HEADER_SIZE], bytes[2 * STREAM_SAMPLES];
-    if (!run->stream_begun) {
-        run->first_sound = mica_clock_seconds() - run->start;
-        mica_wav_header(chunk->rate, header);
-        if (run->args->stream == SPEAK_STREAM_WAV && !put_bytes(run, header, sizeof header))
-            return false;
-        run->stream_begun = true;
-    }
-    for (size_t at = 0; at < chunk->count; at += STREAM_SAMPLES) {
-        const size_t n = MICA_MIN((size_t)STREAM_SAMPLES, chunk->count - at);
-        mica_wav_samples(chunk->samples + at, n, bytes);
-        if (!put_bytes(run, bytes, 2 * n))
-            return false;
-    }
-    if (fflush(stdout) == EOF) {
-        MICA_FAIL(&run->stream_err, MICA_E_IO, "cannot write to standard output: %s",
-                  strerror(errno));
-        return false;
-    }
-    return true;
-}
-
 static void fill_options(speak_run *run, mica_speech_options *out)
 {
     const speak_args *a = run->args;
@@ -266,7 +227,7 @@ static void fill_options(speak_run *run, mica_speech_options *out)
     out->pause = a->pause == SPEAK_UNSET ? 0.0 : a->pause == 0.0 ? -1.0 : a->pause;
     out->retries = a->retries == (int)SPEAK_UNSET ? 0 : a->retries == 0 ? -1 : a->retries;
     if (a->stream) {
-        out->chunk = take_chunk;
+        out->chunk = speak_take_chunk;
         out->chunk_user = run;
     }
 }
@@ -281,6 +242,7 @@ static mica_status generate(speak_run *run, mica_err *err)
     const mica_status status = mica_speech_generate(run->session, &options, &run->speech);
     run->run_seconds = mica_clock_seconds() - start;
     cli_progress_end(&run->progress);
+    speak_end_stream(run);
     if (run->stream_err.status)
         return speak_take_text(run->stream_err.status, run->stream_err.text, err);
     MICA_TRY(speak_take_text(status, mica_session_errmsg(run->session), err));

@@ -1,7 +1,8 @@
 /* cmd_speak.h - what the parts of `mica speak` and `mica voice` share.
  *
  *     cmd_speak_options.c   the command lines
- *     cmd_speak.c           checks, the run itself, streams
+ *     cmd_speak.c           checks, the run itself
+ *     cmd_speak_stream.c    sound to standard output
  *     cmd_speak_result.c    what is written and printed about it: time stamps, summary, JSON
  *     cmd_voice.c           mica voice make | list */
 #ifndef MICA_CLI_CMD_SPEAK_H
@@ -50,6 +51,9 @@ typedef struct speak_run {
     cli_progress progress;
     mica_err stream_err; /* the stream could not be written */
     bool stream_begun;
+    int stream_rate;
+    int64_t stream_place;    /* of the header in a file; -1: it is none */
+    uint64_t stream_samples; /* written */
     double start, open_seconds, run_seconds,
         first_sound; /* first_sound: seconds until the first chunk; 0: none */
 } speak_run;
@@ -67,6 +71,11 @@ mica_status speak_check_output(const char *path, bool floats, mica_err *err);
 /* Where voices are kept: $XDG_DATA_HOME/mica/voices, else ~/.local/share/mica/voices; NULL: neither is set, or no
  * memory. Freed with mica_mem_free. */
 char *speak_voice_folder(void);
+
+/* ---- cmd_speak_stream.c ---- */
+bool speak_take_chunk(void *user, const mica_speech_chunk *chunk); /* a mica_speech_fn */
+/* A stream into a file gets its length. */
+void speak_end_stream(speak_run *run);
 
 /* ---- cmd_speak_result.c ---- */
 /* --timestamps: .srt or .json, by name. */

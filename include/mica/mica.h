@@ -444,10 +444,12 @@ typedef struct mica_voice_info {
 /* Reads them. `message` as above. */
 MICA_API mica_status mica_voice_read(const char *path, mica_voice_info *info, char *message,
                                      size_t message_size);
-/* For streams: the header of a 16-bit mono WAV whose length is not known yet, and samples as it holds them
- * (2 bytes each, little-endian, clipped). */
+/* For streams: the header of a 16-bit mono WAV of `count` samples (MICA_WAV_OPEN: not known yet, players of pipes
+ * read on to the end; so does a length that 32 bits do not hold), and samples as it holds them (2 bytes each,
+ * little-endian, clipped). */
 #define MICA_WAV_HEADER_SIZE 44
-MICA_API void mica_wav_header(int rate, uint8_t header[MICA_WAV_HEADER_SIZE]);
+#define MICA_WAV_OPEN        UINT64_MAX
+MICA_API void mica_wav_header(int rate, uint64_t count, uint8_t header[MICA_WAV_HEADER_SIZE]);
 MICA_API void mica_wav_samples(const float *samples, size_t count, uint8_t *bytes);
 
 /* ------------------------------------------------------------------ text -- */
@@ -597,6 +599,7 @@ typedef struct mica_convert_options {
         *synthesizer; /* of a voice: its second checkpoint, for one file with both; may be NULL */
     uint64_t shard_bytes; /* of a folder: about the size of a file of weights; 0: 5 GB */
     bool replace;         /* a folder that is there already */
+    const char *semantic; /* of a speech model's folder with several of them: the one to take */
 } mica_convert_options;
 
 /* Writes the weights in another type, tensor by tensor: a few MB of memory whatever their size. The file, or

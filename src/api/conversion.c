@@ -232,6 +232,7 @@ static mica_status convert(mica_report *r, const mica_convert_options *o)
     convert_watch watch = {.options = o, .start = mica_clock_seconds()};
     mica_convert_request request = {.input = o->input,
                                     .synthesizer = o->synthesizer,
+                                    .semantic = o->semantic,
                                     .output = o->output,
                                     .type = o->type,
                                     .shard = o->shard_bytes ? o->shard_bytes : SHARD_BYTES};

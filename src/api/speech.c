@@ -103,6 +103,15 @@ static void write_recipe(mica_text *t, const mica_session *s, const mica_speech_
     mica_text_add_json_string(t, s->engine->name);
     mica_text_add(t, ",\"model_hash\":\"%s\",\"voice\":", s->engine->model->hash);
     mica_text_add_json_string(t, o->voice_count ? o->voices[0].path : "");
+    for (int i = 1; i < o->voice_count; i++) {
+        mica_text_add(t, i > 1 ? "," : ",\"more_voices\":[");
+        mica_text_add_json_string(t, o->voices[i].path);
+    }
+    mica_text_add(t, o->voice_count > 1 ? "]" : "");
+    if (o->voice_count && o->voices[0].text) {
+        mica_text_add(t, ",\"voice_text\":");
+        mica_text_add_json_string(t, o->voices[0].text);
+    }
     mica_text_add(t, ",\"seed\":%llu,\"speed\":%.9g", (unsigned long long)o->seed,
                   o->speed > 0.0 ? o->speed : 1.0);
     write_settings(t, o);

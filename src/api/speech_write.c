@@ -39,9 +39,9 @@ mica_status mica_speech_write(const mica_speech *speech, const char *path, bool 
     return st;
 }
 
-void mica_wav_header(int rate, uint8_t header[MICA_WAV_HEADER_SIZE])
+void mica_wav_header(int rate, uint64_t count, uint8_t header[MICA_WAV_HEADER_SIZE])
 {
-    mica_audio_wav_header(header, rate);
+    mica_audio_wav_header(header, rate, count);
 }
 
 void mica_wav_samples(const float *samples, size_t count, uint8_t *bytes)

@@ -44,10 +44,10 @@ mica_status mica_audio_encode(const mica_audio *a, const char *kind, mica_audio_
 /* The extension of `path` when mica_audio_write knows it ("wav"), else NULL. */
 const char *mica_audio_kind(const char *path);
 
-/* Header of a WAV whose length is not known yet (sizes 0xFFFFFFFF), for streams: 44 bytes of
- * 16-bit mono PCM. */
+/* Header of a WAV of `count` samples, 16-bit mono PCM: 44 bytes. A count that 32 bits do not hold, UINT64_MAX say,
+ * is a length not known yet (sizes 0xFFFFFFFF), as streams have it. */
 #define MICA_WAV_HEADER 44
-void mica_audio_wav_header(uint8_t out[MICA_WAV_HEADER], int rate);
+void mica_audio_wav_header(uint8_t out[MICA_WAV_HEADER], int rate, uint64_t count);
 /* n floats to little-endian 16-bit samples as mica_audio_write makes them. */
 void mica_audio_to_pcm16(const float *samples, size_t n, uint8_t *out);
 

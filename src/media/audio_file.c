@@ -235,17 +235,21 @@ void mica_audio_to_pcm16(const float *samples, size_t n, uint8_t *out)
         put16(out + 2 * i, (uint16_t)pcm16_of(samples[i]));
 }
 
-void mica_audio_wav_header(uint8_t out[MICA_WAV_HEADER], int rate)
+static void put32(uint8_t *p, uint32_t v)
 {
-    memcpy(out, "RIFF\xff\xff\xff\xffWAVEfmt \x10\0\0\0\1\0\1\0", 24);
-    put16(out + 24, (unsigned)rate & 0xffff);
-    put16(out + 26, (unsigned)rate >> 16);
-    put16(out + 28, (unsigned)rate * 2 & 0xffff);
-    put16(out + 30, (unsigned)rate * 2 >> 16);
-    memcpy(out + 32,
-           "\2\0\x10\0"
-           "data\xff\xff\xff\xff",
-           12);
+    put16(p, v & 0xffff);
+    put16(p + 2, v >> 16);
+}
+
+void mica_audio_wav_header(uint8_t out[MICA_WAV_HEADER], int rate, uint64_t count)
+{
+    const bool is_known = count <= (UINT32_MAX - MICA_WAV_HEADER) / 2;
+    memcpy(out, "RIFF....WAVEfmt \x10\0\0\0\1\0\1\0", 24);
+    put32(out + 4, is_known ? (uint32_t)(MICA_WAV_HEADER - 8 + 2 * count) : UINT32_MAX);
+    put32(out + 24, (uint32_t)rate);
+    put32(out + 28, (uint32_t)rate * 2);
+    memcpy(out + 32, "\2\0\x10\0data", 8);
+    put32(out + 40, is_known ? (uint32_t)(2 * count) : UINT32_MAX);
 }
 
 static bool write_samples(const mica_audio *a, SNDFILE *file, mica_audio_depth depth)

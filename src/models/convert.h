@@ -81,6 +81,7 @@ typedef struct mica_convert_source {
 typedef struct mica_convert_request {
     const char *input;
     const char *synthesizer; /* of a voice: the second checkpoint; else NULL */
+    const char *semantic;    /* of a folder: which to take; NULL: the only one */
     const char *output;      /* the file; of a folder its name */
     const char *type;
     const char

@@ -73,6 +73,10 @@ mica_status mica_convert_check(const mica_convert_request *r, bool *folder, mica
     MICA_TRY(check_types(r, err));
     if (!mica_path_is_dir(r->input) && !mica_path_is_file(r->input))
         return MICA_FAIL(err, MICA_E_MISSING, "%s: no such file or folder", r->input);
+    if (r->semantic && !mica_path_is_dir(r->input))
+        return MICA_FAIL(err, MICA_E_USAGE,
+                         "a text-to-semantic model is chosen from a folder; %s is a file",
+                         r->input);
     if (!*folder)
         return check_file(r, err);
     const bool whole = mica_path_is_dir(r->input) || mica_stream_is_gguf(r->input);

@@ -66,6 +66,7 @@ static mica_status add_part(mica_convert_folder *f, const mica_convert_request *
                          MICA_CONVERT_PARTS);
     r.input = input;
     r.synthesizer = synthesizer;
+    r.semantic = NULL;
     r.stem = stem;
     part->name = mica_mem_strdup(name);
     if (!part->name)
@@ -137,10 +138,11 @@ static mica_status add_g2pw(mica_convert_folder *f, const mica_convert_request *
 static mica_status add_speech_parts(mica_convert_folder *f, const mica_convert_request *r,
                                     mica_err *err)
 {
-    const bool given[MICA_PART_COUNT] = {[MICA_PART_SYNTHESIZER] = r->synthesizer != NULL};
+    const bool given[MICA_PART_COUNT] = {[MICA_PART_SEMANTIC] = r->semantic != NULL,
+                                         [MICA_PART_SYNTHESIZER] = r->synthesizer != NULL};
     mica_model_parts parts = {0};
     mica_status st = mica_speech_parts_find(&parts, f->input, given, err);
-    const char *semantic = parts.path[MICA_PART_SEMANTIC];
+    const char *semantic = r->semantic ? r->semantic : parts.path[MICA_PART_SEMANTIC];
     const char *synthesizer = r->synthesizer ? r->synthesizer : parts.path[MICA_PART_SYNTHESIZER];
     f->is_speech = true;
     if (!st && !(semantic && synthesizer))

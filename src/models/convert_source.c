@@ -124,7 +124,8 @@ static mica_status find_voice(const mica_convert_request *r, mica_model_parts *p
 {
     char *config = mica_path_join(r->input, "config.json");
     const bool network = !config || mica_path_is_file(config);
-    const bool given[MICA_PART_COUNT] = {[MICA_PART_SYNTHESIZER] = r->synthesizer != NULL};
+    const bool given[MICA_PART_COUNT] = {[MICA_PART_SEMANTIC] = r->semantic != NULL,
+                                         [MICA_PART_SYNTHESIZER] = r->synthesizer != NULL};
     mica_mem_free(config);
     *parts = (mica_model_parts){0};
     if (network || r->stem || !mica_path_is_dir(r->input))
@@ -146,7 +147,8 @@ mica_status mica_convert_open_sources(mica_convert_plan *p, const mica_convert_r
 {
     mica_model_parts found;
     mica_status st = find_voice(r, &found, err);
-    const char *first = found.path[MICA_PART_SEMANTIC], *second = r->synthesizer;
+    const char *first = r->semantic ? r->semantic : found.path[MICA_PART_SEMANTIC];
+    const char *second = r->synthesizer;
     if (first && !second)
         second = found.path[MICA_PART_SYNTHESIZER];
     if (!st)

@@ -87,6 +87,9 @@ struct mica_model_kind {
     mica_model_part (*classify)(const mica_weights *w);
     /* Whether such a file is this part, perhaps among others; NULL: classify says all. */
     bool (*holds)(const mica_weights *w, mica_model_part part);
+    /* Which of the family's versions a model of these parts is, by headers alone, and the part that this version
+     * needs and others do not (NONE: no such part). NULL, or a slot of NULL: there are no versions. */
+    const char *(*version)(const mica_model_parts *parts, mica_model_part *also);
     /* Maps every part and checks every tensor's name, shape and dtype; lists all problems. */
     mica_status (*open)(mica_model **out, const mica_model_parts *parts, mica_err *err);
     /* Random weights of full width; `spec` is what follows "id:" ("layers=2,..."), may be "". */

@@ -127,16 +127,18 @@ static mica_status add_parts(const mica_model_parts *p, mica_text *text, mica_te
     return MICA_OK;
 }
 
-static bool add_missing(const mica_model_parts *p, bool speaks, mica_text *text, mica_text *json)
+/* also: a part of the model's version, or NONE. */
+static bool add_missing(const mica_model_parts *p, bool speaks, mica_model_part also,
+                        mica_text *text, mica_text *json)
 {
     const char *separator = "";
     const int first = speaks ? MICA_PART_SEMANTIC : MICA_PART_TRANSFORMER;
     const int last = speaks ? MICA_PART_BERT : MICA_PART_TOKENIZER;
     bool any = false;
     mica_text_add(json, ",\"missing\":[");
-    for (int part = first; part <= last; part++) {
+    for (int part = first; part < MICA_PART_COUNT; part++) {
         /* A language model is whole but for its tokenizer, which GGUF files hold themselves. */
-        if (p->path[part] || p->path[MICA_PART_LANGUAGE])
+        if (p->path[part] || p->path[MICA_PART_LANGUAGE] || (part > last && part != (int)also))
             continue;
         mica_text_add(text, "%s%s", any ? ", " : "  missing       ", mica_model_part_name(part));
         mica_text_add(json, "%s\"%s\"", separator, slot_name(part));
@@ -281,11 +283,16 @@ mica_status mica_model_inspect(const char *path, mica_text *text, mica_text *jso
             return inspect_choices(path, &problem, text, json, err);
         return MICA_FAIL(err, problem.status, "%s", problem.text);
     }
-    mica_text_add(text, "%s (%s)\n", kind->title, kind->id);
+    mica_model_part also = MICA_PART_NONE;
+    const char *version = kind->version ? kind->version(&parts, &also) : NULL;
+    mica_text_add(text, "%s%s%s (%s)\n", kind->title, version ? " " : "", version ? version : "",
+                  kind->id);
     mica_text_add(json, "{\"kind\":\"model\",\"family\":\"%s\"", kind->id);
+    if (version)
+        mica_text_add(json, ",\"version\":\"%s\"", version);
     const mica_status st = add_parts(&parts, text, json, &bytes, err);
     if (!st) {
-        if (!add_missing(&parts, kind->speak != NULL, text, json))
+        if (!add_missing(&parts, kind->speak != NULL, also, text, json))
             add_check(kind, &parts, &bytes, text, json);
         mica_text_add(json, "}");
     }

@@ -1,6 +1,6 @@
 /* speech_files.c - finds the parts of a speech model in a folder as its project lays it out.
  *
- *     pretrained_models/                       any folder, three levels deep
+ *     pretrained_models/                       any folder, four levels deep: the whole project too
  *       chinese-hubert-base/                   a folder with weights is one part
  *       chinese-roberta-wwm-ext-large/
  *       s1v3.ckpt, gsv-v2final-pretrained/s1*.ckpt
@@ -17,9 +17,10 @@
 
 #include <string.h>
 
-#define DEPTH 3
+#define DEPTH 4
 
 typedef struct finder {
+    const char *dir;
     mica_model_parts *parts;
     const bool *given;        /* [MICA_PART_COUNT]: not to be looked for */
     mica_speech_part_fn each; /* instead of `parts`; or NULL */
@@ -77,8 +78,11 @@ static mica_status take_part(finder *f, const char *path, mica_model_part part)
     if (f->given[part] || (*slot && strcmp(*slot, path) == 0))
         return MICA_OK;
     if (*slot)
-        return MICA_FAIL(f->err, MICA_E_USAGE, "%s and %s are both a %s; choose one with --%s",
-                         *slot, path, mica_model_part_name(part), mica_model_part_option(part));
+        return MICA_FAIL(f->err, MICA_E_USAGE,
+                         "%s and %s are both a %s; choose one with --%s ('mica inspect %s' lists "
+                         "them all)",
+                         *slot, path, mica_model_part_name(part), mica_model_part_option(part),
+                         f->dir);
     *slot = mica_mem_strdup(path);
     return *slot ? MICA_OK
                  : MICA_FAIL(f->err, MICA_E_NOMEM, "no memory to look for the parts of the model");
@@ -116,13 +120,13 @@ static mica_status walk(finder *f, const char *dir, int depth)
 mica_status mica_speech_parts_find(mica_model_parts *parts, const char *dir,
                                    const bool given[MICA_PART_COUNT], mica_err *err)
 {
-    finder f = {.parts = parts, .given = given, .err = err};
+    finder f = {.dir = dir, .parts = parts, .given = given, .err = err};
     return walk(&f, dir, DEPTH);
 }
 
 mica_status mica_speech_parts_each(const char *dir, mica_speech_part_fn each, void *user,
                                    mica_err *err)
 {
-    finder f = {.each = each, .user = user, .err = err};
+    finder f = {.dir = dir, .each = each, .user = user, .err = err};
     return walk(&f, dir, DEPTH);
 }

@@ -30,6 +30,19 @@ fails 2 'stream' speak $parts -t x --voice "$ref" --stream mp3
 fails 2 'retries' speak $parts -t x --voice "$ref" --retries 99
 fails 2 'noise-scale' speak $parts -t x --voice "$ref" --noise-scale nan
 fails 1 "voice 'nobody' does not exist" speak $parts -t x --voice nobody
+for part in hubert speaker; do
+    case $part in
+    hubert) some="--speaker $data/versions/speaker.ckpt" ;;
+    speaker) some="--hubert $data/models/chinese-hubert-base" ;;
+    esac
+    fails 1 "give it with --$part" speak --semantic "$data/models/s1.ckpt" --synthesizer "$data/versions/sovits_v2ProPlus.pth" $some -t Hello. --voice "$ref"
+done
+fails 1 'give it with --bert FOLDER' speak --semantic "$data/models/s1.ckpt" --synthesizer "$data/models/sovits_v2.pth" -t 你好 --voice "$ref"
+works inspect "$data/versions/sovits_v2ProPlus.pth"
+check 'a version is told' grep -q '^GPT-SoVITS v2ProPlus' "$out"
+check 'and what it needs' grep -q '^  missing .*speaker network' "$out"
+works inspect "$data/models/sovits_v2.pth" --json
+check 'no speaker network for v2' test "$(json_get version <"$out") $(json_get missing.3 <"$out")" = 'v2 '
 fails 1 'is a folder' speak $parts -t x --voice "$recordings"
 fails 1 'tokens file' speak $parts -t x --voice "$ref" --tokens none.safetensors
 fails 1 'phones file' speak $parts --phones none --voice "$ref"
@@ -106,6 +119,12 @@ check 'the stream holds the samples of the file' cmp "$out" a.pcm
 check 'a note tells of the first sound' grep -Eq '^mica: note: the first sound came after [0-9.]+ s$' "$err"
 works speak $parts $phones --voice "$ref" --stream wav -o d.wav
 check 'with -o the file is there too' cmp a.wav d.wav
+check 'a stream into a file has its length in the header' cmp "$out" a.wav
+"$MICA" speak $parts $phones --voice "$ref" --stream wav --quiet | cat >piped.wav
+check 'one into a pipe has none' test "$(od -An -tx1 -j40 -N4 piped.wav | tr -d ' ')" = ffffffff
+printf before >appended.wav
+"$MICA" speak $parts $phones --voice "$ref" --stream wav --quiet >>appended.wav
+check 'what lies in front of an appended stream stays' test "$(head -c 10 appended.wav)" = beforeRIFF
 tail -c +45 "$out" >stream.pcm
 check 'a WAV stream is a header and the same samples' cmp stream.pcm a.pcm
 works speak $parts $phones --voice "$ref" --stream pcm --chunk-tokens 1000
@@ -132,6 +151,20 @@ fails 2 'no language "xx"' speak $parts -t x --voice "$ref" --lang xx
 fails 1 'the language is en, but the text has' speak $parts -t '你好' --voice "$ref" --lang en
 fails 2 'nothing to say' speak $parts -t '...' --voice "$ref"
 fails 2 'only silence' speak $parts -t 'Hello out there.' --voice "$recordings/silence.flac"
+
+# ---- Ctrl-C leaves what was written, and a header that fits it
+yes 'This is one of many sentences.' | head -200 >many.txt
+"$MICA" speak $parts --max-tokens 30 --retries 0 -t @many.txt --voice "$ref" --stream wav >cut.wav 2>"$err" &
+pid=$!
+for i in $(seq 300); do
+    test "$(wc -c <cut.wav)" -gt 100000 && break
+    sleep 0.1
+done
+kill -INT $pid
+wait $pid
+check 'an interrupted stream ends with 130' test $? = 130
+size=$(wc -c <cut.wav)
+check 'its header tells its length' test "$(od -An -tu4 -j40 -N4 cut.wav | tr -d ' ')" = $((size - 44))
 
 check 'a stream whose reader goes away ends with a message' sh -c \
     "\"$MICA\" speak $(echo $parts) $phones --voice '$ref' --stream wav 2>closed | head -c 10 >/dev/null; test ! -s closed || grep -q '^mica: cannot write to standard output' closed"

@@ -29,12 +29,24 @@ void mica_gs_voice_deinit(mica_gs_voice *voice)
 
 /* ------------------------------------------------------------------- voice -- */
 
+/* Told before any network runs. */
+static mica_status check_parts(const mica_gs_model *m, const mica_gs_audio *first, mica_err *err)
+{
+    if (first->samples_16k && !m->directory[MICA_GS_HUBERT])
+        return MICA_FAIL(err, MICA_E_MISSING,
+                         "HuBERT is needed to hear a recording; give it with --hubert FOLDER");
+    if (m->facts.wants_speaker && !m->directory[MICA_GS_SPEAKER])
+        return MICA_FAIL(
+            err, MICA_E_MISSING,
+            "%s needs the speaker network ERes2NetV2 to hear a recording; give it with "
+            "--speaker FILE",
+            m->facts.version == MICA_GS_V2PRO_PLUS ? "v2ProPlus" : "v2Pro");
+    return MICA_OK;
+}
+
 static mica_status find_codes(mica_gs_session *s, mica_run *run, const mica_gs_audio *a,
                               mica_gs_voice *out, mica_err *err)
 {
-    if (!s->model->directory[MICA_GS_HUBERT])
-        return MICA_FAIL(err, MICA_E_MISSING,
-                         "HuBERT is needed to hear a recording; give it with --hubert FOLDER");
     const int64_t rows = mica_gs_hubert_frames(a->sample_count);
     const mica_pool_mark mark = mica_pool_get_mark(s->be, MICA_POOL_SESSION);
     mica_tensor ssl = mica_act_tensor(s->be, MICA_POOL_SESSION, 2,
@@ -55,11 +67,8 @@ static mica_status find_speaker(mica_gs_session *s, mica_run *run, const mica_gs
     *out = NULL;
     if (!s->model->facts.wants_speaker)
         return MICA_OK;
-    if (!s->model->directory[MICA_GS_SPEAKER] || !a->fbank_RC)
-        return MICA_FAIL(
-            err, MICA_E_MISSING,
-            "v2Pro needs the speaker network ERes2NetV2 to hear a recording; give it with "
-            "--speaker FILE");
+    if (!a->fbank_RC)
+        return MICA_FAIL(err, MICA_E_INTERNAL, "a recording without filter banks");
     *out = mica_mem_calloc((size_t)mica_gs_speaker_width(&s->speaker), sizeof **out);
     if (!*out)
         return MICA_FAIL(err, MICA_E_NOMEM, "no memory for a speaker vector");
@@ -105,6 +114,7 @@ mica_status mica_gs_voice_make(mica_gs_session *s, mica_run *run, const mica_gs_
                                int count, mica_gs_voice *out, mica_err *err)
 {
     *out = (mica_gs_voice){0};
+    MICA_TRY(check_parts(s->model, &recordings[0], err));
     memcpy(out->hash, s->model->base.hash, sizeof out->hash);
     const mica_status st = make_voice(s, run, recordings, count, out, err);
     if (st)

@@ -357,10 +357,16 @@ mica_status mica_gs_input_texts(mica_gs_input *in, mica_gs_session *s, mica_run 
         return read_phones(in, s, o->phones_path, err);
     MICA_TRY(mica_gs_input_read_text(in, s, o->text, o->language, o->cut, err));
     const mica_voice_input *voice = o->voice_count ? &o->voices[0] : &(mica_voice_input){0};
-    const char *transcript = voice->text ? voice->text : in->voice.text;
-    const char *language = voice->text ? voice->language : in->voice.language;
-    if (s->model->is_synthetic)
-        transcript = "今天天气很好，我们去公园散步吧。";
-    return transcript ? mica_gs_input_read_transcript(in, s, run, transcript, language, err)
+    const char *transcript =
+        s->model->is_synthetic ? "今天天气很好，我们去公园散步吧。" : voice->text;
+    return transcript ? mica_gs_input_read_transcript(in, s, run, transcript, voice->language, err)
                       : MICA_OK;
+}
+
+mica_status mica_gs_input_kept_transcript(mica_gs_input *in, mica_gs_session *s, mica_run *run,
+                                          mica_err *err)
+{
+    return in->has_prompt || in->given_phones || !in->voice.text
+               ? MICA_OK
+               : mica_gs_input_read_transcript(in, s, run, in->voice.text, in->voice.language, err);
 }

@@ -26,9 +26,12 @@ void mica_gs_input_deinit(mica_gs_input *in);
 /* Codes and style of the voice: recordings are heard, a .voice file is read, codes_path wins. */
 mica_status mica_gs_input_voice(mica_gs_input *in, mica_gs_session *s, mica_run *run,
                                 const mica_speech_options *o, mica_err *err);
-/* Sentences and transcript, or the given phones; and given tokens. */
+/* Sentences and given transcript, or the given phones; and given tokens. Before the voice, which takes time. */
 mica_status mica_gs_input_texts(mica_gs_input *in, mica_gs_session *s, mica_run *run,
                                 const mica_speech_options *o, mica_err *err);
+/* The transcript that the voice's file holds, where none was given. */
+mica_status mica_gs_input_kept_transcript(mica_gs_input *in, mica_gs_session *s, mica_run *run,
+                                          mica_err *err);
 /* The same of a text and of a transcript (gpt_sovits_text.c). */
 mica_status mica_gs_input_read_text(mica_gs_input *in, mica_gs_session *s, const char *text,
                                     const char *language, const char *cut, mica_err *err);

@@ -312,11 +312,27 @@ static uint64_t scratch_bytes(const mica_model *model, int width, int height)
     return (uint64_t)m->synth.hop * 80 * 16 * 4 * 6 + ((uint64_t)64 << 20);
 }
 
+static const char *version(const mica_model_parts *parts, mica_model_part *also)
+{
+    const char *path = parts->path[MICA_PART_SYNTHESIZER];
+    mica_weights *w = NULL;
+    bool wants_speaker;
+    *also = MICA_PART_NONE;
+    if (!path || mica_weights_peek(&w, path, NULL))
+        return NULL;
+    const char *name = mica_gs_synth_version(w, &wants_speaker);
+    mica_weights_close(&w);
+    if (wants_speaker)
+        *also = MICA_PART_SPEAKER;
+    return name;
+}
+
 const mica_model_kind mica_gpt_sovits_kind = {
     .id = "gpt-sovits",
     .title = "GPT-SoVITS",
     .classify = classify,
     .holds = holds,
+    .version = version,
     .open = open_model,
     .open_synthetic = mica_gs_open_synthetic,
     .close = close_model,

@@ -97,8 +97,9 @@ static mica_status speak(mica_gs_session *s, mica_run *run, const mica_speech_op
     mica_gs_request r = {0};
     fill_numbers(&r, o);
     mica_run_set_phase(run, MICA_PHASE_PREPARE);
-    MICA_TRY(mica_gs_input_voice(in, s, run, o, err));
     MICA_TRY(mica_gs_input_texts(in, s, run, o, err));
+    MICA_TRY(mica_gs_input_voice(in, s, run, o, err));
+    MICA_TRY(mica_gs_input_kept_transcript(in, s, run, err));
     tap_inputs(run->taps, in);
     r.voice = &in->voice;
     r.prompt = in->has_prompt ? &in->prompt : NULL;
@@ -153,11 +154,11 @@ static mica_status set_transcript(mica_gs_voice *v, const mica_voice_input *from
 static mica_status make_voice(mica_gs_session *s, mica_run *run, mica_gs_input *in,
                               const mica_speech_options *o, const char *path, mica_err *err)
 {
+    const mica_voice_input *first = &o->voices[0];
+    if (first->text) /* so that a transcript nobody can read is told now */
+        MICA_TRY(mica_gs_input_read_transcript(in, s, run, first->text, first->language, err));
     MICA_TRY(mica_gs_input_voice(in, s, run, o, err));
-    MICA_TRY(set_transcript(&in->voice, &o->voices[0], err));
-    if (in->voice.text) /* so that a transcript nobody can read is told now */
-        MICA_TRY(
-            mica_gs_input_read_transcript(in, s, run, in->voice.text, in->voice.language, err));
+    MICA_TRY(set_transcript(&in->voice, first, err));
     return mica_gs_voice_write(&in->voice, path, err);
 }
 

@@ -83,6 +83,8 @@ mica_status mica_gs_synth_directory(mica_weights **out, const mica_weights *file
 mica_status mica_gs_synth_folded(mica_weights **out, const mica_weights *files, mica_arena *arena,
                                  mica_err *err);
 /* Sizes from the directory, the rest from the settings in `files` (may be the directory's own). */
+/* "v2Pro", of a file whose headers alone were read; *wants_speaker: whether it adds a speaker vector. */
+const char *mica_gs_synth_version(const mica_weights *files, bool *wants_speaker);
 mica_status mica_gs_synth_config_read(mica_gs_synth_config *c, const mica_weights *files,
                                       const mica_weights *directory, mica_err *err);
 /* The arena keeps the forms that differ from the files' (flows turned, transposed convolutions). */

@@ -171,6 +171,17 @@ static void find_version(mica_gs_synth_config *c, const mica_weights *files)
                                         : MICA_GS_V2PRO;
 }
 
+const char *mica_gs_synth_version(const mica_weights *files, bool *wants_speaker)
+{
+    static const char *const NAMES[] = {"v1", "v2", "v2Pro", "v2ProPlus"};
+    mica_gs_synth_config c = {.phones = size_of(files, "enc_p.text_embedding.weight", 0),
+                              .speaker = size_of(files, "sv_emb.weight", 1),
+                              .channels = {size_of(files, "dec.conv_pre.weight", 0)}};
+    find_version(&c, files);
+    *wants_speaker = c.speaker > 0;
+    return NAMES[c.version];
+}
+
 static mica_status check(const mica_gs_synth_config *c, const char *path, mica_err *err)
 {
     if (c->ups < 1 || c->ups > MICA_GS_UPS)

@@ -194,14 +194,24 @@ static void test_stream_header(void **state)
     uint8_t bytes[MICA_WAV_HEADER + 8];
     const float x[] = {0.25f, -0.25f, 0.5f, -0.5f};
     mica_audio out;
-    mica_audio_wav_header(bytes, 32000);
-    mica_audio_to_pcm16(x, 4, bytes + MICA_WAV_HEADER);
-    if (mica_audio_decode(&out, "stream", bytes, sizeof bytes, &err) != MICA_OK)
-        fail_msg("%s", err.text);
-    assert_int_equal(out.rate, 32000);
-    assert_int_equal(out.count, 4);
-    assert_true(out.samples[0] == 0.25f && out.samples[3] == -0.5f);
-    mica_audio_deinit(&out);
+    for (int known = 0; known <= 1; known++) {
+        mica_audio_wav_header(bytes, 32000, known ? 4 : UINT64_MAX);
+        mica_audio_to_pcm16(x, 4, bytes + MICA_WAV_HEADER);
+        if (mica_audio_decode(&out, "stream", bytes, sizeof bytes, &err) != MICA_OK)
+            fail_msg("%s", err.text);
+        assert_int_equal(out.rate, 32000);
+        assert_int_equal(out.count, 4);
+        assert_true(out.samples[0] == 0.25f && out.samples[3] == -0.5f);
+        mica_audio_deinit(&out);
+        assert_int_equal(bytes[40], known ? 8 : 255);
+        assert_int_equal(bytes[4], known ? 44 : 255);
+    }
+    mica_audio_wav_header(bytes, 32000,
+                          (UINT64_C(1) << 31) - 23); /* the largest that fits, and one more */
+    assert_int_equal(bytes[43], 255);
+    assert_int_equal(bytes[40], 0xd2);
+    mica_audio_wav_header(bytes, 32000, (UINT64_C(1) << 31) - 22);
+    assert_int_equal(bytes[40], 255);
 }
 
 static void put_le(uint8_t *p, unsigned v, int bytes)
