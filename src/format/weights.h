@@ -91,6 +91,11 @@ mica_status mica_weights_split(mica_weights *w, const char *name, const mica_wei
 mica_status mica_weights_unstack(mica_weights *w, const char *name, const char *pattern,
                                  mica_err *err);
 
+/* Whether a convolution with a square kernel is [O, kernel, C], as MLX has it, and not [O, C, kernel]. */
+bool mica_weights_is_channels_last(const mica_tensor *t);
+/* Every tensor of 4 or 5 dimensions from the first order to the second: copies, within a budget (weights_axes.c). */
+mica_status mica_weights_channels_first(mica_weights *w, mica_err *err);
+
 /* Page-cache hints for one tensor's bytes (no-op for tensors outside the mappings). */
 void mica_weights_willneed(const mica_weights *w, const mica_tensor *t);
 void mica_weights_dontneed(const mica_weights *w, const mica_tensor *t);

@@ -36,7 +36,9 @@ static mica_status check_types(const mica_convert_request *r, mica_err *err)
     const bool gguf = mica_stream_is_gguf(r->output);
     if (!type)
         return MICA_FAIL(err, MICA_E_USAGE,
-                         "type '%s' is not known; q8, q6, q5, q4, f32, f16, bf16, fp8 and int8 are",
+                         "type '%s' is not known; q8, q6, q5, q4 (in GGUF Q8_0, Q6_K, Q5_K, Q4_K), "
+                         "f32, f16, bf16, fp8 "
+                         "and int8 are",
                          r->type);
     if (gguf && type->small == MICA_DTYPE_COUNT)
         return MICA_FAIL(err, MICA_E_USAGE,

@@ -41,7 +41,8 @@ static mica_status canonical_transformer(const mica_convert_plan *p, mica_conver
         s->spell = mica_zimage_comfy_name;
         return mica_zimage_rename(s->weights, err);
     }
-    return MICA_OK;
+    return mica_qwen_image_is_transformer(s->weights) ? mica_qwen_image_rename(s->weights, err)
+                                                      : MICA_OK;
 }
 
 /* Names, views and sizes as the model knows them. */

@@ -3,7 +3,8 @@
  *     decoder.up.2.block.1.nin_shortcut.weight ──► decoder.up_blocks.1.resnets.1.conv_shortcut.weight
  *     LDM, BFL, ComfyUI: counted by resolution     diffusers: in order of use
  *
- * BFL's FLUX.2 file has the quant convolutions inside the halves (`encoder.quant_conv`).
+ * BFL's FLUX.2 file has the quant convolutions inside the halves (`encoder.quant_conv`). mflux wraps some layers once
+ * more (`conv_in.conv2d`) and has channels last.
  * Reference: diffusers loaders/single_file_utils.py, convert_ldm_vae_checkpoint. */
 #include "nn/kl_vae.h"
 #include "nn/weight_table.h"
@@ -30,6 +31,14 @@ static const name_pair PARTS[] = {
     {"mid_block.attentions.0.key.", "mid_block.attentions.0.to_k."},
     {"mid_block.attentions.0.value.", "mid_block.attentions.0.to_v."},
     {"mid_block.attentions.0.proj_attn.", "mid_block.attentions.0.to_out.0."},
+    /* mflux (z_image_weight_mapping.py, flux2_weight_mapping.py) */
+    {"mid_block.attentions.0.to_out.weight", "mid_block.attentions.0.to_out.0.weight"},
+    {"mid_block.attentions.0.to_out.bias", "mid_block.attentions.0.to_out.0.bias"},
+    {"conv_in.conv.", "conv_in."},
+    {"conv_in.conv2d.", "conv_in."},
+    {"conv_out.conv.", "conv_out."},
+    {"conv_out.conv2d.", "conv_out."},
+    {"conv_norm_out.norm.", "conv_norm_out."},
 };
 
 /* Behind `prefix`, or NULL. */
@@ -123,7 +132,10 @@ static int count_levels(const mica_weights *w)
 mica_status mica_kl_vae_rename(mica_weights *w, mica_err *err)
 {
     int levels = count_levels(w);
-    return mica_weights_rename(w, map_name, &levels, err);
+    MICA_TRY(mica_weights_rename(w, map_name, &levels, err));
+    if (mica_weights_is_channels_last(mica_weights_find(w, "decoder.conv_in.weight")))
+        return mica_weights_channels_first(w, err);
+    return MICA_OK;
 }
 
 static const mica_tensor *find_bare(const mica_weights *w, const char *name)
@@ -138,10 +150,13 @@ static const mica_tensor *find_bare(const mica_weights *w, const char *name)
 int mica_kl_vae_probe(const mica_weights *w)
 {
     const mica_tensor *in = find_bare(w, "decoder.conv_in.weight");
+    in = in ? in : find_bare(w, "decoder.conv_in.conv.weight");
     const bool named =
-        (find_bare(w, "decoder.conv_norm_out.bias") &&
+        ((find_bare(w, "decoder.conv_norm_out.bias") ||
+          find_bare(w, "decoder.conv_norm_out.norm.bias")) &&
          find_bare(w, "decoder.up_blocks.0.resnets.0.norm1.bias")) ||
         (find_bare(w, "decoder.norm_out.bias") && find_bare(w, "decoder.up.0.block.0.norm1.bias"));
-    const bool flat = in && in->ndim == 4 && in->shape_[1] > 0;
-    return named && flat ? (int)MICA_MIN(in->shape_[1], MICA_KL_VAE_MAX_Z + 1) : 0;
+    const bool flat = in && in->ndim == 4;
+    const int64_t z = flat ? in->shape_[mica_weights_is_channels_last(in) ? 3 : 1] : 0;
+    return named && z > 0 ? (int)MICA_MIN(z, MICA_KL_VAE_MAX_Z + 1) : 0;
 }

@@ -14,6 +14,7 @@
 
 #include <ctype.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define MOST_DEPTH  64
@@ -261,25 +262,35 @@ static mica_status read_ranges(parser *p, char_range *ranges, size_t *count)
     return MICA_OK;
 }
 
+static int compare_ranges(const void *a, const void *b)
+{
+    const char_range *x = a, *y = b;
+    return (x->lo > y->lo) - (x->lo < y->lo);
+}
+
+/* In order, none touching another: what a text fits in two ways doubles the state at every repetition. */
+static size_t join_ranges(char_range *ranges, size_t count)
+{
+    size_t n = 0;
+    qsort(ranges, count, sizeof *ranges, compare_ranges);
+    for (size_t i = 0; i < count; i++)
+        if (n > 0 && ranges[i].lo <= ranges[n - 1].hi + 1)
+            ranges[n - 1].hi = MICA_MAX(ranges[n - 1].hi, ranges[i].hi);
+        else
+            ranges[n++] = ranges[i];
+    return n;
+}
+
 /* What no range covers. */
 static mica_status add_others(parser *p, int32_t rule, const char_range *ranges, size_t count)
 {
     uint32_t next = 0;
-    while (next <= LAST_CHAR) {
-        uint32_t until = LAST_CHAR + 1, behind = next;
-        for (size_t i = 0; i < count; i++) {
-            if (ranges[i].lo <= next && ranges[i].hi >= next)
-                behind = MICA_MAX(behind, ranges[i].hi + 1);
-            else if (ranges[i].lo > next)
-                until = MICA_MIN(until, ranges[i].lo);
-        }
-        if (behind == next) {
-            MICA_TRY(add_chars(p, rule, next, until - 1));
-            behind = until;
-        }
-        next = behind;
+    for (size_t i = 0; i < count; i++) {
+        if (ranges[i].lo > next)
+            MICA_TRY(add_chars(p, rule, next, ranges[i].lo - 1));
+        next = ranges[i].hi + 1;
     }
-    return MICA_OK;
+    return next <= LAST_CHAR ? add_chars(p, rule, next, LAST_CHAR) : MICA_OK;
 }
 
 static mica_status class(parser *p, sequence *s)
@@ -292,6 +303,7 @@ static mica_status class(parser *p, sequence *s)
     p->at += others && !any;
     if (!any)
         MICA_TRY(read_ranges(p, ranges, &count));
+    count = join_ranges(ranges, count);
     if (!others && count == 1 && ranges[0].hi < 0x80)
         return push(p, s, bytes((uint8_t)ranges[0].lo, (uint8_t)ranges[0].hi));
     MICA_TRY(new_rule(p, NULL, 0, &rule));
@@ -390,7 +402,8 @@ static mica_status repeat(parser *p, sequence *s, size_t first, long least, long
 {
     int32_t item = 0, more = 0;
     MICA_TRY(new_rule(p, NULL, 0, &item));
-    MICA_TRY(add_alternative(p, item, s->items + first, s->count - first));
+    const bool nothing = s->count == first; /* an empty literal, the first item perhaps */
+    MICA_TRY(add_alternative(p, item, nothing ? NULL : s->items + first, s->count - first));
     s->count = first;
     for (long i = 0; i < least; i++)
         MICA_TRY(push(p, s, call(item)));

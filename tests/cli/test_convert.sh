@@ -11,7 +11,7 @@ fails 2 'convert needs IN and OUT' convert
 fails 2 'convert needs IN and OUT' convert "$transformer"
 fails 2 'convert needs --type' convert "$transformer" a.gguf
 fails 2 'takes 2 operands' convert "$transformer" a.gguf b.gguf --type q8
-fails 2 "type 'q9' is not known; q8, q6, q5, q4, f32, f16, bf16, fp8 and int8 are" convert "$transformer" a.gguf --type q9
+fails 2 "type 'q9' is not known; q8, q6, q5, q4 \(in GGUF Q8_0, Q6_K, Q5_K, Q4_K\), f32, f16, bf16, fp8 and int8 are" convert "$transformer" a.gguf --type q9
 fails 2 'ends in .safetensors or .gguf' convert "$transformer" a.bin --type q8
 fails 2 'a GGUF file has no type int8' convert "$transformer" a.gguf --type int8
 fails 2 'this is a whole model' convert "$model" a.gguf --type q8

@@ -61,6 +61,23 @@ static void add_encoded(golden_copy *f, const char *name, const mica_tensor *t, 
                         e == GOLDEN_FP8_SCALED_AS_F32 || e == GOLDEN_FP8_PLAIN_AS_F32);
 }
 
+/* [O, C, kernel] as [O, kernel, C]. */
+static mica_tensor channels_last(golden_copy *f, const mica_tensor *t)
+{
+    const size_t unit = (size_t)mica_dtype_get(t->dtype)->size;
+    const int64_t O = t->shape_[0], C = t->shape_[1], K = mica_tensor_count(t) / (O * C);
+    uint8_t *data = golden_copy_bytes(f, mica_tensor_size(t)), *to = data;
+    int64_t shape[MICA_MAX_DIMS] = {O};
+    for (int64_t o = 0; o < O; o++)
+        for (int64_t k = 0; k < K; k++)
+            for (int64_t c = 0; c < C; c++, to += unit)
+                memcpy(to, (const uint8_t *)t->data + (size_t)((o * C + c) * K + k) * unit, unit);
+    for (int i = 2; i < t->ndim; i++)
+        shape[i - 1] = t->shape_[i];
+    shape[t->ndim - 1] = C;
+    return mica_tensor_make(data, t->dtype, t->ndim, shape);
+}
+
 static void add_copy(golden_copy *f, const golden_layout *layout, const char *name,
                      const mica_tensor *t)
 {
@@ -79,6 +96,10 @@ static void add_copy(golden_copy *f, const golden_layout *layout, const char *na
         shape[t->ndim - 1]--;
         copy = mica_tensor_make(t->data, t->dtype, t->ndim, shape);
     }
+    if (layout->channels_last && t->ndim > 1 && strstr(name, "gamma"))
+        copy = mica_tensor_1d(t->data, t->dtype, t->shape_[0]);
+    else if (layout->channels_last && t->ndim >= 4)
+        copy = channels_last(f, t);
     if (layout->poison && strcmp(name, layout->poison) == 0) {
         uint16_t *data = golden_copy_bytes(f, mica_tensor_size(t));
         memcpy(data, t->data, mica_tensor_size(t));
@@ -176,6 +197,64 @@ mica_engine_options golden_comfy_options(const golden_comfy *c)
 void golden_comfy_remove(golden_comfy *c)
 {
     golden_remove_folder(c->dir);
+}
+
+/* ---------------------------------------------------------------- a folder of mflux -- */
+
+/* The index that stands beside the shards names every tensor. */
+static void write_index(const char *folder)
+{
+    char path[600];
+    mica_weights *w = NULL;
+    mica_err err = {0};
+    snprintf(path, sizeof path, "%s/0.safetensors", folder);
+    assert_int_equal(mica_weights_open(&w, path, &err), MICA_OK);
+    snprintf(path, sizeof path, "%s/model.safetensors.index.json", folder);
+    FILE *f = fopen(path, "wb");
+    assert_non_null(f);
+    fputs("{\"metadata\": {\"quantization_level\": \"None\", \"mflux_version\": \"0.12.0\"}, "
+          "\"weight_map\": {",
+          f);
+    for (size_t i = 0; i < mica_weights_count(w); i++)
+        fprintf(f, "%s\"%s\": \"0.safetensors\"", i ? ", " : "", mica_weights_name(w, i));
+    fputs("}}\n", f);
+    fclose(f);
+    mica_weights_close(&w);
+}
+
+static void copy_files(const char *source, const char *dir, const char *const *names)
+{
+    char from[512], to[512];
+    for (; *names; names++) {
+        snprintf(from, sizeof from, MICA_TEST_DATA "/%s/%s", source, *names);
+        snprintf(to, sizeof to, "%s/%s", dir, *names);
+        golden_copy_text(from, to);
+    }
+}
+
+void golden_mflux_make(char dir[256], const char *source, const golden_layout *transformer,
+                       const golden_layout *text_encoder, const golden_layout *vae,
+                       const char *const *keeps)
+{
+    static const char *const PARTS[] = {"transformer", "text_encoder", "vae"};
+    static const char *const TOKENIZER[] = {"tokenizer/tokenizer.json",
+                                            "tokenizer/tokenizer_config.json", NULL};
+    const golden_layout *layouts[] = {transformer, text_encoder, vae};
+    char path[512], from[512];
+    golden_temp_folder(dir, 256);
+    for (size_t i = 0; i < MICA_ARRAY_LEN(PARTS); i++) {
+        snprintf(path, sizeof path, "%.255s/%s", dir, PARTS[i]);
+        assert_int_equal(mkdir(path, 0700), 0);
+        snprintf(path, sizeof path, "%.255s/%s/0.safetensors", dir, PARTS[i]);
+        snprintf(from, sizeof from, "%s/%s", source, PARTS[i]);
+        golden_layout_write(from, path, layouts[i]);
+        snprintf(path, sizeof path, "%.255s/%s", dir, PARTS[i]);
+        write_index(path);
+    }
+    snprintf(path, sizeof path, "%.255s/tokenizer", dir);
+    assert_int_equal(mkdir(path, 0700), 0);
+    copy_files(source, dir, TOKENIZER);
+    copy_files(source, dir, keeps);
 }
 
 /* ------------------------------------------------------------------------ refusals -- */

@@ -35,6 +35,7 @@ typedef struct golden_layout {
     const char *reshape; /* tensor whose last dimension loses one column */
     const char *poison;  /* tensor whose first value becomes NaN */
     const char *extra;   /* tensor added */
+    bool channels_last;  /* convolutions as MLX has them; norms of the Qwen VAE flat */
 } golden_layout;
 
 /* Writes `to` from a weight file or folder; `from` is relative to the golden data. */
@@ -52,6 +53,12 @@ void golden_comfy_make(golden_comfy *c, const char *source, const golden_layout 
 void golden_comfy_drop_config(const char *weights_path);
 mica_engine_options golden_comfy_options(const golden_comfy *c);
 void golden_comfy_remove(golden_comfy *c);
+
+/* A folder as mflux saves one: three folders of `0.safetensors` and an index, a tokenizer, no configuration but those
+ * that shapes do not tell (`keeps`: folders whose config.json is copied; NULL behind the last). */
+void golden_mflux_make(char dir[256], const char *source, const golden_layout *transformer,
+                       const golden_layout *text_encoder, const golden_layout *vae,
+                       const char *const *keeps);
 
 /* Opening must fail with this status and a text that holds every word. */
 void golden_expect_refused(const mica_engine_options *options, mica_status status,

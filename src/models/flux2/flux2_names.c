@@ -1,7 +1,7 @@
 /* flux2_names.c - the spellings of the FLUX.2 transformer's tensors.
  *
  *     double_blocks.3.img_attn.proj.weight ──► transformer_blocks.3.attn.to_out.0.weight
- *     BFL, ComfyUI: fused q, k, v              diffusers: one tensor each
+ *     BFL, ComfyUI: fused q, k, v              diffusers, mflux: one tensor each
  *
  * Fused tensors become views of their rows (format/weights.h), so that one table binds both.
  * Reference: diffusers loaders/single_file_utils.py, convert_flux2_transformer_checkpoint_to_diffusers. */
@@ -28,6 +28,9 @@ static const name_pair REST[] = {
     {"double_stream_modulation_img.lin.", "double_stream_modulation_img.linear."},
     {"double_stream_modulation_txt.lin.", "double_stream_modulation_txt.linear."},
     {"single_stream_modulation.lin.", "single_stream_modulation.linear."},
+    {"time_guidance_embed.linear_1.",
+     "time_guidance_embed.timestep_embedder.linear_1."}, /* mflux */
+    {"time_guidance_embed.linear_2.", "time_guidance_embed.timestep_embedder.linear_2."},
     {"final_layer.linear.", "proj_out."},
     {"final_layer.adaLN_modulation.1.", "norm_out.shift_scale."},
 };
@@ -47,6 +50,9 @@ static const name_pair DOUBLE[] = {
     {"img_attn.qkv.", "attn.to_qkv."},
     {"txt_attn.qkv.", "attn.to_added_qkv."},
 };
+
+/* Behind "transformer_blocks.N.". */
+static const name_pair MFLUX[] = {{"attn.to_out.weight", "attn.to_out.0.weight"}};
 
 /* Behind "single_blocks.N.". */
 static const name_pair SINGLE[] = {
@@ -104,6 +110,9 @@ static bool map_name(void *user, const char *name, char *out, size_t cap)
         return true;
     if ((rest = behind(bare, "single_blocks.")) &&
         map_block(rest, "single_transformer_blocks", SINGLE, MICA_ARRAY_LEN(SINGLE), out, cap))
+        return true;
+    if ((rest = behind(bare, "transformer_blocks.")) &&
+        map_block(rest, "transformer_blocks", MFLUX, MICA_ARRAY_LEN(MFLUX), out, cap))
         return true;
     if (map_begin(REST, MICA_ARRAY_LEN(REST), bare, out, cap))
         return true;

@@ -105,10 +105,15 @@ mica_status mica_qwen_image_text_rename(mica_weights *w, mica_err *err)
     prefix_rule rules[] = {{"model.language_model.", "model."},
                            {"language_model.model.", "model."},
                            {"model.visual.", "visual."},
+                           {"encoder.visual.merger.mlp_0.", "visual.merger.mlp.0."}, /* mflux */
+                           {"encoder.visual.merger.mlp_1.", "visual.merger.mlp.2."},
                            {"encoder.visual.", "visual."},
                            {"encoder.", "model."},
                            {NULL, NULL}};
-    return mica_weights_rename(w, map_prefix, rules, err);
+    MICA_TRY(mica_weights_rename(w, map_prefix, rules, err));
+    if (mica_weights_is_channels_last(mica_weights_find(w, "visual.patch_embed.proj.weight")))
+        return mica_weights_channels_first(w, err);
+    return MICA_OK;
 }
 
 /* ------------------------------------------------------------------- shapes -- */

@@ -1,7 +1,10 @@
-/* qwen_image_vae_names.c - the two spellings of the autoencoder's tensors.
+/* qwen_image_vae_names.c - the spellings of the autoencoder's tensors.
  *
  *     decoder.upsamples.5.residual.2.weight  ──►  decoder.up_blocks.1.resnets.1.conv1.weight
  *     Wan, ComfyUI: one flat list                 diffusers: a block per resolution
+ *
+ * mflux (qwen_weight_mapping.py) has `decoder.up_block1.resnets.1.conv1.conv3d.weight`, the encoder's blocks per
+ * resolution too, norms' `weight` for `gamma`, and channels last.
  *
  * Reference: diffusers loaders/single_file_utils.py, convert_wan_vae_to_diffusers. A level of the
  * decoder is R residual blocks and an upsampling, R + 1 entries of the flat list; R is found
@@ -107,6 +110,83 @@ static bool map_half(const char *half, const char *rest, int period, char *out, 
     return used < cap;
 }
 
+/* ---- mflux ---- */
+
+static const name_pair MFLUX_LAYERS[] = {{"norm1.weight", "norm1.gamma"},
+                                         {"norm2.weight", "norm2.gamma"},
+                                         {"norm.weight", "norm.gamma"},
+                                         {"norm_out.weight", "norm_out.gamma"},
+                                         {"skip_conv.weight", "conv_shortcut.weight"},
+                                         {"skip_conv.bias", "conv_shortcut.bias"},
+                                         {"resample_conv.weight", "resample.1.weight"},
+                                         {"resample_conv.bias", "resample.1.bias"}};
+
+/* The last layer of a name as diffusers calls it; without ".conv3d". */
+static void map_layer(char *name, size_t cap)
+{
+    char *wrapped = strstr(name, ".conv3d.");
+    if (wrapped)
+        memmove(wrapped, wrapped + strlen(".conv3d"), strlen(wrapped + strlen(".conv3d")) + 1);
+    for (size_t i = 0; i < MICA_ARRAY_LEN(MFLUX_LAYERS); i++) {
+        const size_t n = strlen(name), m = strlen(MFLUX_LAYERS[i].from);
+        if (n > m && name[n - m - 1] == '.' && strcmp(name + n - m, MFLUX_LAYERS[i].from) == 0) {
+            snprintf(name + n - m, cap - (n - m), "%s", MFLUX_LAYERS[i].to);
+            return;
+        }
+    }
+}
+
+/* period: entries of one resolution in the encoder's flat list. */
+static bool map_mflux(void *user, const char *name, char *out, size_t cap)
+{
+    const int period = *(const int *)user;
+    const char *bare = without_prefix(name), *list, *layer, *inner;
+    int l, r;
+    size_t used;
+    if ((list = behind(bare, "decoder.up_block")) && (layer = read_index(list, &l)))
+        used = (size_t)snprintf(out, cap, "decoder.up_blocks.%d.%s", l, layer);
+    else if ((list = behind(bare, "encoder.down_blocks.")) && (layer = read_index(list, &l)) &&
+             (inner = behind(layer, "resnets.")) && (inner = read_index(inner, &r)))
+        used = (size_t)snprintf(out, cap, "encoder.down_blocks.%d.%s", l * period + r, inner);
+    else if (list && layer && (inner = behind(layer, "downsamplers.0.")))
+        used = (size_t)snprintf(out, cap, "encoder.down_blocks.%d.%s", (l + 1) * period - 1, inner);
+    else
+        used = (size_t)snprintf(out, cap, "%s", bare);
+    if (used < cap)
+        map_layer(out, cap);
+    return used < cap;
+}
+
+/* Residual blocks of a resolution of the encoder, and its resampling; 3 without an encoder. */
+static int mflux_period(const mica_weights *w)
+{
+    static const char FIRST[] = "encoder.down_blocks.0.resnets.";
+    int period = 0;
+    for (size_t i = 0; i < mica_weights_count(w); i++) {
+        int r;
+        const char *list = behind(without_prefix(mica_weights_name(w, i)), FIRST);
+        if (list && read_index(list, &r))
+            period = MICA_MAX(period, r + 2);
+    }
+    return period ? period : 3;
+}
+
+static bool has_name(const mica_weights *w, const char *name)
+{
+    for (size_t i = 0; i < mica_weights_count(w); i++)
+        if (strcmp(without_prefix(mica_weights_name(w, i)), name) == 0)
+            return true;
+    return false;
+}
+
+static bool is_mflux(const mica_weights *w)
+{
+    return has_name(w, "decoder.mid_block.attentions.0.to_qkv.weight") &&
+           has_name(w, "decoder.up_block0.resnets.0.norm1.weight");
+}
+
+/* ---- all ---- */
+
 static bool map_name(void *user, const char *name, char *out, size_t cap)
 {
     const int period = *(const int *)user;
@@ -137,24 +217,22 @@ static int find_period(const mica_weights *w)
 
 mica_status mica_qwen_vae_rename(mica_weights *w, mica_err *err)
 {
-    int period = find_period(w);
-    return mica_weights_rename(w, map_name, &period, err);
-}
-
-static bool has_name(const mica_weights *w, const char *name)
-{
-    for (size_t i = 0; i < mica_weights_count(w); i++)
-        if (strcmp(without_prefix(mica_weights_name(w, i)), name) == 0)
-            return true;
-    return false;
+    const bool mflux = is_mflux(w);
+    int period = mflux ? mflux_period(w) : find_period(w);
+    MICA_TRY(mica_weights_rename(w, mflux ? map_mflux : map_name, &period, err));
+    if (mica_weights_is_channels_last(mica_weights_find(w, "decoder.conv_in.weight")))
+        return mica_weights_channels_first(w, err);
+    return MICA_OK;
 }
 
 /* Other autoencoders have up_blocks and resnets as well; only this family has a joint to_qkv
- * and norms called gamma. Wan 2.2's nests `upsamples` and is not taken. */
+ * and norms called gamma (mflux: blocks without a dot before their number). Wan 2.2's nests
+ * `upsamples` and is not taken. */
 bool mica_qwen_vae_probe(const mica_weights *w)
 {
     return (has_name(w, "decoder.mid_block.attentions.0.to_qkv.weight") &&
             has_name(w, "decoder.up_blocks.0.resnets.0.norm1.gamma")) ||
            (has_name(w, "decoder.middle.1.to_qkv.weight") &&
-            has_name(w, "decoder.upsamples.0.residual.0.gamma"));
+            has_name(w, "decoder.upsamples.0.residual.0.gamma")) ||
+           is_mflux(w);
 }

@@ -30,28 +30,38 @@ static void add_conv3(mica_vae_table *t, mica_nn_linear *place, char out, char i
     mica_vae_table_conv(t, place, out, in, "333", full);
 }
 
+/* Scale of a norm, [C] with three ones behind it, in attention two, in mflux's files none. */
+static void add_gamma(mica_vae_table *t, mica_weight *place, char width, int ones, const char *of,
+                      const char *norm)
+{
+    char name[MICA_WEIGHT_NAME + 16], shape[] = {width, '1', '1', '1', '\0'};
+    snprintf(name, sizeof name, "%s.%s.gamma", of, norm);
+    const mica_tensor *g = t->files ? mica_weights_find(t->files, name) : NULL;
+    shape[g && g->ndim == 1 ? 1 : 1 + ones] = '\0';
+    mica_vae_table_add(t, place, shape, "%s", name);
+}
+
 static void add_res(mica_vae_table *t, mica_vae_res *res, char in, char out, bool widens,
                     const char *name)
 {
-    const char gamma_in[] = {in, '1', '1', '1', '\0'}, gamma_out[] = {out, '1', '1', '1', '\0'};
     char shortcut[MICA_WEIGHT_NAME];
     snprintf(shortcut, sizeof shortcut, "%s.conv_shortcut", name);
     if (widens)
         mica_vae_table_conv(t, &res->shortcut, out, in, "111", shortcut);
-    mica_vae_table_add(t, &res->norm1, gamma_in, "%s.norm1.gamma", name);
+    add_gamma(t, &res->norm1, in, 3, name, "norm1");
     add_conv3(t, &res->conv1, out, in, name, "conv1");
-    mica_vae_table_add(t, &res->norm2, gamma_out, "%s.norm2.gamma", name);
+    add_gamma(t, &res->norm2, out, 3, name, "norm2");
     add_conv3(t, &res->conv2, out, out, name, "conv2");
 }
 
 static void add_mid(mica_vae_table *t, mica_vae_mid *mid, const char *half)
 {
     const char m = (char)('a' + vae_of(t)->config.levels - 1);
-    const char gamma[] = {m, '1', '1', '\0'};
     char name[MICA_WEIGHT_NAME];
     snprintf(name, sizeof name, "%s.mid_block.resnets.0", half);
     add_res(t, &mid->res[0], m, m, false, name);
-    mica_vae_table_add(t, &mid->norm, gamma, "%s.mid_block.attentions.0.norm.gamma", half);
+    snprintf(name, sizeof name, "%s.mid_block.attentions.0", half);
+    add_gamma(t, &mid->norm, m, 2, name, "norm");
     snprintf(name, sizeof name, "%s.mid_block.attentions.0.to_qkv", half);
     mica_vae_table_conv(t, &mid->qkv, 'Q', m, "11", name);
     snprintf(name, sizeof name, "%s.mid_block.attentions.0.proj", half);
@@ -62,8 +72,7 @@ static void add_mid(mica_vae_table *t, mica_vae_mid *mid, const char *half)
 
 static void add_head(mica_vae_table *t, mica_vae_half *h, char in, char out, const char *half)
 {
-    const char gamma[] = {in, '1', '1', '1', '\0'};
-    mica_vae_table_add(t, &h->norm_out, gamma, "%s.norm_out.gamma", half);
+    add_gamma(t, &h->norm_out, in, 3, half, "norm_out");
     add_conv3(t, &h->conv_out, out, in, half, "conv_out");
 }
 
@@ -101,6 +110,14 @@ static void add_decoder(mica_vae_table *t)
     add_head(t, h, 'a', 'R', "decoder");
 }
 
+/* Never computed for single frames; mflux leaves one of the encoder's out. */
+static bool has_time(const mica_vae_table *t, const char *name)
+{
+    char weight[MICA_WEIGHT_NAME + 8];
+    snprintf(weight, sizeof weight, "%s.weight", name);
+    return !t->files || mica_weights_find(t->files, weight);
+}
+
 /* Down blocks are one flat list: num_res_blocks and a resampling per resolution. */
 static void add_down_level(mica_vae_table *t, mica_vae_level *level, int l)
 {
@@ -119,7 +136,7 @@ static void add_down_level(mica_vae_table *t, mica_vae_level *level, int l)
     snprintf(name, sizeof name, "encoder.down_blocks.%d.resample.1", start + c->num_res_blocks);
     mica_vae_table_conv(t, &level->resample, out, out, "33", name);
     snprintf(name, sizeof name, "encoder.down_blocks.%d.time_conv", start + c->num_res_blocks);
-    if (c->temporal_[l])
+    if (c->temporal_[l] && has_time(t, name))
         mica_vae_table_conv(t, &level->time, out, out, "311", name);
 }
 

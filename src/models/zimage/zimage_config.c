@@ -61,7 +61,10 @@ static void spell(const char *name, char *out, size_t cap)
     static const name_rule STARTS[] = {{"x_embedder.", "all_x_embedder.2-1."},
                                        {"final_layer.ada_ln_modulation.", FINAL "1."},
                                        {"all_final_layer.2-1.ada_ln_modulation.", FINAL "1."},
-                                       {"final_layer.", "all_final_layer.2-1."}};
+                                       {"final_layer.", "all_final_layer.2-1."},
+                                       {FINAL "0.", FINAL "1."}, /* mflux */
+                                       {"t_embedder.linear1.", "t_embedder.mlp.0."},
+                                       {"t_embedder.linear2.", "t_embedder.mlp.2."}};
     static const name_rule INSIDE[] = {{".attention.out.", ".attention.to_out.0."},
                                        {".attention.to_out.weight", ".attention.to_out.0.weight"},
                                        {".ada_ln_modulation.weight", ".adaLN_modulation.0.weight"},

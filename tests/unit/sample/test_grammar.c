@@ -71,6 +71,7 @@ static void test_forms(void **state)
     expect("root ::= (\"a\" | \"b\" \"c\")* # remark\n", TEXTS("", "a", "abcbc", NULL, "b", "ac"));
     expect("root ::= \"x\"{2,3} \"y\"{1} \"z\"{1,}",
            TEXTS("xxyz", "xxxyzz", NULL, "xyz", "xxxxyz", "xxy", "xxyyz"));
+    expect("root ::= \"\"? \"a\" (\"\" | \"b\")?", TEXTS("a", "ab", NULL, "", "b"));
     expect("root ::= \"(\" root \")\" | \"\"", TEXTS("", "()", "((()))", NULL, "(", "(()", ")"));
     expect("root ::= list\nlist ::= item (\",\" item)*\nitem ::= [0-9]{1,2} | \"[\" list? \"]\"",
            TEXTS("1", "1,22,[3,[]]", NULL, "1,", "[", "123"));
@@ -98,6 +99,26 @@ static void test_characters(void **state)
     mica_grammar_close(&g);
 }
 
+/* Characters named twice, ranges that overlap or touch: one way to fit, so that long tokens stay cheap. */
+static void test_repeated_characters(void **state)
+{
+    (void)state;
+    char text[600] = "root ::= [";
+    for (int i = 0; i < 200; i++) /* as many as a class may name */
+        strcat(text, i % 2 ? "p" : "o");
+    strcat(text, "o-r]+");
+    expect(text, TEXTS("op", "rrrr", NULL, "n", "s", ""));
+    expect("root ::= [^p-pa-co-qb]", TEXTS("d", "n", "r", NULL, "a", "c", "o", "q"));
+    mica_grammar *g = parse_ok(text);
+    mica_grammar_state s = {0};
+    mica_err err = {0};
+    assert_int_equal(mica_grammar_state_init(&s, g, &err), MICA_OK);
+    assert_true(s.stack_count < 4);
+    assert_true(mica_grammar_allows(&s, "popopopopopopopopopopopopopopopo", 32));
+    mica_grammar_state_deinit(&s);
+    mica_grammar_close(&g);
+}
+
 static void refuse(const char *text, const char *why)
 {
     mica_err err = {0};
@@ -115,6 +136,7 @@ static void test_refusals(void **state)
     refuse("root ::= x", "\"x\" is not defined");
     refuse("root ::= root \"a\" | \"b\"", "begin with itself");
     refuse("root ::= a\na ::= \"\" b\nb ::= \"x\"* a", "begin with itself");
+    refuse("root ::= \"\"* \"a\"", "begin with itself");
     refuse("root ::= (\"a\"", "group does not end");
     refuse("root ::= \"a", "literal does not end");
     refuse("root ::= [a-", "class does not end");
@@ -264,10 +286,15 @@ static void test_out_of_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_forms),           cmocka_unit_test(test_characters),
-        cmocka_unit_test(test_refusals),        cmocka_unit_test(test_schemas),
-        cmocka_unit_test(test_nested_schemas),  cmocka_unit_test(test_many_members),
-        cmocka_unit_test(test_schema_refusals), cmocka_unit_test(test_out_of_memory),
+        cmocka_unit_test(test_forms),
+        cmocka_unit_test(test_characters),
+        cmocka_unit_test(test_repeated_characters),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_schemas),
+        cmocka_unit_test(test_nested_schemas),
+        cmocka_unit_test(test_many_members),
+        cmocka_unit_test(test_schema_refusals),
+        cmocka_unit_test(test_out_of_memory),
     };
     return cmocka_run_group_tests_name("grammar", tests, NULL, NULL);
 }
