@@ -1,7 +1,8 @@
-/* bench_vae.c - the Qwen-Image autoencoder at full size, random weights.
+/* bench_vae.c - the Qwen-Image autoencoder at full size, or the one of FLUX.2 or Z-Image, random weights.
  *
- *     bench_vae [--threads N] [--precision f32|bf16] [--rows N] [--encode] [--repeat N] [SIZE ...]
+ *     bench_vae [--kl Z] [--threads N] [--precision f32|bf16] [--rows N] [--encode] [--repeat N] [SIZE ...]
  *
+ * --kl: the KL autoencoder with Z latent channels, 32: FLUX.2, 16: Z-Image.
  * Per SIZE (side of a square picture, default 256 and 512): seconds of the first run, which also
  * packs the weights, and of the best of all; GFLOP/s over convolutions, linears and attention (2
  * per multiply-add) and their share of the best matrix product measured between the runs; the
@@ -12,6 +13,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "models/qwen_image/qwen_image_vae.h"
+#include "nn/kl_vae.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,7 +24,9 @@ typedef struct bench {
     mica_vae_run_args args;
     bool encode;
     int repeat;
+    int kl; /* latent channels; 0: Qwen-Image's */
     mica_qwen_vae *vae;
+    mica_kl_vae *kl_vae;
     mica_backend *be;
 } bench;
 
@@ -62,19 +66,26 @@ static double run_once(bench *b, mica_tensor *z, mica_tensor *picture)
 {
     mica_err err = {0};
     const double start = mica_clock_seconds();
-    check(b->encode ? mica_qwen_vae_encode(b->vae, b->be, picture, z, NULL, &b->args, &err)
-                    : mica_qwen_vae_decode(b->vae, b->be, z, picture, &b->args, &err),
-          &err);
+    if (b->kl_vae)
+        check(b->encode ? mica_kl_vae_encode(b->kl_vae, b->be, picture, z, NULL, &b->args, &err)
+                        : mica_kl_vae_decode(b->kl_vae, b->be, z, picture, &b->args, &err),
+              &err);
+    else
+        check(b->encode ? mica_qwen_vae_encode(b->vae, b->be, picture, z, NULL, &b->args, &err)
+                        : mica_qwen_vae_decode(b->vae, b->be, z, picture, &b->args, &err),
+              &err);
     return mica_clock_seconds() - start;
 }
 
 static void bench_size(bench *b, int side)
 {
-    const mica_qwen_vae_config *c = mica_qwen_vae_get_config(b->vae);
-    const int scale = mica_qwen_vae_scale(c);
+    const mica_qwen_vae_config *c = b->kl ? NULL : mica_qwen_vae_get_config(b->vae);
+    const int scale =
+        c ? mica_qwen_vae_scale(c) : mica_kl_vae_scale(mica_kl_vae_get_config(b->kl_vae));
+    const int64_t z_dim = c ? c->z_dim : b->kl;
     const mica_pool_mark mark = mica_pool_get_mark(b->be, MICA_POOL_SESSION);
     mica_tensor z = mica_state_tensor(b->be, MICA_POOL_SESSION, 3,
-                                      (const int64_t[]){side / scale, side / scale, c->z_dim});
+                                      (const int64_t[]){side / scale, side / scale, z_dim});
     mica_tensor picture =
         mica_state_tensor(b->be, MICA_POOL_SESSION, 3, (const int64_t[]){side, side, 3});
     fill_noise(b->be, b->encode ? &picture : &z);
@@ -120,6 +131,8 @@ static int read_arguments(bench *b, int argc, char **argv, int *sizes)
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--threads") == 0)
             b->options.threads = number(argc, argv, &i);
+        else if (strcmp(argv[i], "--kl") == 0)
+            b->kl = number(argc, argv, &i);
         else if (strcmp(argv[i], "--rows") == 0)
             b->args.tile_rows = number(argc, argv, &i);
         else if (strcmp(argv[i], "--repeat") == 0)
@@ -142,13 +155,20 @@ int main(int argc, char **argv)
     bench b = {.options = {.precision = MICA_PRECISION_BF16}, .repeat = 2};
     int sizes[16] = {256, 512}, count = read_arguments(&b, argc, argv, sizes);
     const mica_qwen_vae_config config = mica_qwen_vae_config_default();
+    const mica_kl_vae_config kl_config = mica_kl_vae_config_default(b.kl);
     mica_weights *files = NULL;
     mica_arena arena;
     mica_err err = {0};
+    if (b.kl != 0 && b.kl != 16 && b.kl != 32)
+        die("--kl takes 16 or 32");
     mica_arena_init(&arena, 1 << 20);
     check(mica_weights_open_empty(&files, &err), &err);
-    check(mica_qwen_vae_fill(&config, files, &arena, &err), &err);
-    check(mica_qwen_vae_open(&b.vae, &config, files, &err), &err);
+    check(b.kl ? mica_kl_vae_fill(&kl_config, files, &arena, &err)
+               : mica_qwen_vae_fill(&config, files, &arena, &err),
+          &err);
+    check(b.kl ? mica_kl_vae_open(&b.kl_vae, &kl_config, files, &err)
+               : mica_qwen_vae_open(&b.vae, &config, files, &err),
+          &err);
     check(mica_backend_open(&b.be, &b.options, &err), &err);
     printf("%s, %.1f million weights\n", mica_backend_name(b.be),
            (double)mica_weights_parameters(files) * 1e-6);
@@ -156,6 +176,7 @@ int main(int argc, char **argv)
         bench_size(&b, sizes[i]);
     mica_backend_close(&b.be);
     mica_qwen_vae_close(&b.vae);
+    mica_kl_vae_close(&b.kl_vae);
     mica_weights_close(&files);
     mica_arena_deinit(&arena);
     return 0;

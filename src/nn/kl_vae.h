@@ -8,8 +8,9 @@
  * so are the latent batch norm and the packing of FLUX.2.
  *
  * Norms are over groups of channels of the whole picture. Layers therefore follow each other over
- * whole pictures, two of which are in memory, and inside a layer bands of rows pass: nothing is
- * computed twice and the bands do not change the result (kl_vae_internal.h has the picture).
+ * whole pictures, and inside a layer bands of rows pass: nothing is computed twice and the bands do not
+ * change the result. The largest picture, 256 channels at full size in the released models, is what a decode takes
+ * (kl_vae_internal.h has the picture).
  *
  * Reference: diffusers models/autoencoders/{autoencoder_kl,autoencoder_kl_flux2,vae}.py. Not
  * supported: other block types than {Down,Up}{En,De}coderBlock2D, latents_mean/std. */

@@ -15,6 +15,14 @@
  * Only the normed band is scratch. Layers that change the size work in place as well: from the top
  * when rows get smaller, from the bottom when they grow, so that no row is overwritten unread.
  *
+ * Where a block of the decoder halves the channels at least, x has room for both: band by band its rows give way
+ * to those of its shortcut and of h (slots), and both stay there until the level ends. At the last level x is the
+ * largest that there is, so it and a band are all the memory that a decode takes; before, h lies at the end of
+ * x's store. On devices, with whole pictures and with taps every plane has a store of its own.
+ *
+ *      rows of x |<- n rows, 2 C channels ->|<-            ->|...      n: rows of a band
+ *                | n rows of s | n rows of h| n rows of s |  |...      s: x of the block's end, in place
+ *
  * A run goes through its layers twice: counting (planes and scratch: how large; progress: how many
  * layers), then computing. So there is one description of the network. */
 #ifndef MICA_NN_KL_VAE_INTERNAL_H
@@ -81,6 +89,9 @@ typedef struct mica_kl_plane {
     mica_tensor moments; /* [rows, G, 2]; data NULL: not wanted */
     int64_t Y, X, C;
     int64_t most, most_rows; /* counted: elements and rows it ever holds */
+    /* Rows in slots of `band` rows, `pitch` elements from one to the next, the first at `offset` of the store;
+     * band 0: all behind each other. */
+    int64_t band, pitch, offset;
 } mica_kl_plane;
 
 typedef struct mica_kl_run {
@@ -92,6 +103,9 @@ typedef struct mica_kl_run {
     mica_kl_plane x, h;
     mica_tensor scratch; /* [elements] */
     int64_t most_scratch;
+    bool shares;           /* x and h have one store */
+    mica_tensor h_store;   /* h's when it has none of x's slots */
+    int64_t most_beside_h; /* elements of x while h lies behind it */
     int64_t latent_rows; /* of the picture under way: a tile of N of them is N rows in this many */
     int64_t most_band;   /* elements of scratch that an automatic band may take */
     int done, total;
@@ -117,6 +131,8 @@ mica_status mica_kl_conv_1x1(mica_kl_run *r, mica_nn_linear *conv, int64_t out,
                              const mica_kl_plane *from, mica_kl_plane *to);
 /* Residual block on x, `out` channels behind it. */
 mica_status mica_kl_res_run(mica_kl_run *r, mica_kl_res *res, int64_t out);
+/* After the last block of a level: h leaves x's slots. */
+void mica_kl_leave_slots(mica_kl_run *r);
 /* Single-head attention over all pixels of x. */
 mica_status mica_kl_attention(mica_kl_run *r, mica_kl_mid *mid);
 /* A plane as a tensor [Y, X, C]. */

@@ -21,13 +21,21 @@ mica_tensor mica_kl_plane_view(const mica_kl_plane *p)
     return mica_tensor_3d(p->store.data, p->store.dtype, p->Y, p->X, p->C);
 }
 
-/* Rows [first, first + rows) of a plane as if it were rows of X x C. */
+/* Rows [first, first + rows) of a plane as if it were rows of X x C; of one slot. */
 static mica_tensor rows_of(const mica_kl_plane *p, int64_t X, int64_t C, int64_t first,
                            int64_t rows)
 {
     char *data = p->store.data;
     const int64_t size = mica_dtype_get(p->store.dtype)->size;
-    return mica_tensor_3d(data + first * X * C * size, p->store.dtype, rows, X, C);
+    const int64_t slot = p->band ? first / p->band : 0;
+    const int64_t at = p->offset + slot * p->pitch + (first - slot * p->band) * X * C;
+    return mica_tensor_3d(data + at * size, p->store.dtype, rows, X, C);
+}
+
+/* How many of `rows` rows from `first` on lie behind each other. */
+static int64_t rows_together(const mica_kl_plane *p, int64_t first, int64_t rows)
+{
+    return p->band ? MICA_MIN(rows, p->band - first % p->band) : rows;
 }
 
 static mica_tensor scratch_of(const mica_kl_run *r, int64_t *used, int64_t rows, int64_t X,
@@ -45,7 +53,8 @@ static void resize_plane(mica_kl_plane *p, int64_t Y, int64_t X, int64_t C)
     p->Y = Y;
     p->X = X;
     p->C = C;
-    p->most = MICA_MAX(p->most, Y * X * C);
+    if (!p->band)
+        p->most = MICA_MAX(p->most, Y * X * C);
     p->most_rows = MICA_MAX(p->most_rows, Y);
 }
 
@@ -128,6 +137,7 @@ typedef struct conv_pass {
     int64_t Y, X;             /* of the result */
     int64_t stride, pad;      /* pad: zeros above and left */
     int64_t rows;             /* of a band */
+    mica_kl_plane result;     /* `to`, as it will be: what changes its size leaves the slots */
 } conv_pass;
 
 static bool needs_scratch(const conv_pass *c)
@@ -172,7 +182,10 @@ static conv_pass plan_conv(mica_kl_run *r, const mica_kl_layer *l, mica_kl_plane
                    .pad = l->size == MICA_KL_HALF ? 0 : 1};
     c.Y = c.in_Y / shrink;
     c.X = c.in_X / shrink;
-    c.rows = band_rows(&c);
+    c.result = *to;
+    if (l->size != MICA_KL_SAME)
+        c.result.band = c.result.offset = 0;
+    c.rows = c.result.band ? c.result.band : band_rows(&c);
     return c;
 }
 
@@ -182,19 +195,27 @@ static mica_tensor load_band(const conv_pass *c, int64_t first, int64_t count, i
     mica_backend *be = c->r->be;
     if (c->l->size == MICA_KL_TWICE) {
         const int64_t low = first / 2, high = (first + count + 1) / 2;
-        const mica_tensor src = rows_of(c->from, c->from->X, c->in_C, low, high - low);
-        mica_tensor twice = scratch_of(c->r, used, 2 * (high - low), c->in_X, c->in_C);
-        mica_upsample_nearest2(be, &src, &twice);
+        const mica_tensor twice = scratch_of(c->r, used, 2 * (high - low), c->in_X, c->in_C);
+        for (int64_t y = low, n; y < high; y += n) {
+            n = rows_together(c->from, y, high - y);
+            const mica_tensor src = rows_of(c->from, c->from->X, c->in_C, y, n);
+            mica_tensor part = mica_tensor_rows(&twice, 2 * (y - low), 2 * n);
+            mica_upsample_nearest2(be, &src, &part);
+        }
         return mica_tensor_rows(&twice, first - 2 * low, count);
     }
-    const mica_tensor src = rows_of(c->from, c->in_X, c->in_C, first, count);
     if (!needs_scratch(c))
-        return src;
-    mica_tensor band = scratch_of(c->r, used, count, c->in_X, c->in_C);
-    if (c->l->norm)
-        norm_rows(c->r, c->from, c->l->norm, MICA_ACT_SILU, &src, &band);
-    else
-        mica_copy(be, &src, &band);
+        return rows_of(c->from, c->in_X, c->in_C, first, count);
+    const mica_tensor band = scratch_of(c->r, used, count, c->in_X, c->in_C);
+    for (int64_t y = first, n; y < first + count; y += n) {
+        n = rows_together(c->from, y, first + count - y);
+        const mica_tensor src = rows_of(c->from, c->in_X, c->in_C, y, n);
+        mica_tensor part = mica_tensor_rows(&band, y - first, n);
+        if (c->l->norm)
+            norm_rows(c->r, c->from, c->l->norm, MICA_ACT_SILU, &src, &part);
+        else
+            mica_copy(be, &src, &part);
+    }
     return band;
 }
 
@@ -214,7 +235,7 @@ static void run_band(const conv_pass *c, int64_t y, int64_t n)
 {
     const int64_t top = y * c->stride - c->pad, end = top + (n - 1) * c->stride + 3;
     const int64_t first = MICA_MAX(top, 0), last = MICA_MIN(end, c->in_Y);
-    mica_tensor residual, out = rows_of(c->to, c->X, c->l->out, y, n);
+    mica_tensor residual, out = rows_of(&c->result, c->X, c->l->out, y, n);
     int64_t used = 0;
     if (c->l->add)
         residual = load_shortcut(c, y, n, &used);
@@ -232,6 +253,13 @@ static void run_band(const conv_pass *c, int64_t y, int64_t n)
     take_moments(c->r, c->to, &out, y);
 }
 
+/* What x takes while h is there, too. */
+static void note_x(mica_kl_run *r, const mica_kl_plane *from, const mica_kl_plane *to)
+{
+    if ((from == &r->h || to == &r->h) && !r->x.band)
+        r->most_beside_h = MICA_MAX(r->most_beside_h, r->x.Y * r->x.X * r->x.C);
+}
+
 mica_status mica_kl_conv(mica_kl_run *r, const mica_kl_layer *l, mica_kl_plane *from,
                          mica_kl_plane *to)
 {
@@ -247,7 +275,11 @@ mica_status mica_kl_conv(mica_kl_run *r, const mica_kl_layer *l, mica_kl_plane *
             run_band(&c, y, MICA_MIN(c.rows, c.Y - y));
         }
     }
+    to->band = c.result.band;
+    to->offset = c.result.offset;
+    note_x(r, from, to);
     resize_plane(to, c.Y, c.X, l->out);
+    note_x(r, from, to);
     return finish(r);
 }
 
@@ -263,18 +295,103 @@ mica_status mica_kl_conv_1x1(mica_kl_run *r, mica_nn_linear *conv, int64_t out,
     return finish(r);
 }
 
+/* --------------------------------------------------------------------- slots -- */
+
+/* The plane of a block's new x (lane 0) or h (lane 1) in the store of x. */
+static mica_kl_plane lane_of(const mica_kl_plane *x, const mica_kl_plane *old, int lane,
+                             int64_t out, int64_t band)
+{
+    mica_kl_plane p = *old;
+    p.store = x->store;
+    p.Y = x->Y;
+    p.X = x->X;
+    p.C = out;
+    p.band = band;
+    p.pitch = band * x->X * x->C;
+    p.offset = lane * band * x->X * out;
+    p.most_rows = MICA_MAX(p.most_rows, p.Y);
+    return p;
+}
+
+/* One band: h = conv1 of the normed rows, s = the shortcut of the rows, both where the rows were. `above`: the
+ * normed row above, which is gone from x; becomes that above the next band. */
+static void narrow_band(const conv_pass *c, mica_nn_linear *shortcut, const mica_kl_plane *x,
+                        const mica_kl_plane *h, int64_t y, int64_t n, mica_tensor *above)
+{
+    mica_backend *be = c->r->be;
+    const int64_t top = y > 0, below = y + n < c->Y;
+    int64_t used = c->X * c->in_C; /* `above` */
+    const mica_tensor s = scratch_of(c->r, &used, n, c->X, c->l->out);
+    const mica_tensor in = scratch_of(c->r, &used, top + n + below, c->X, c->in_C);
+    const mica_tensor rows = rows_of(c->from, c->X, c->in_C, y, n);
+    const mica_tensor read = rows_of(c->from, c->X, c->in_C, y, n + below);
+    mica_tensor normed = mica_tensor_rows(&in, top, n + below);
+    if (top) {
+        mica_tensor first = mica_tensor_rows(&in, 0, 1);
+        mica_copy(be, above, &first);
+    }
+    norm_rows(c->r, c->from, c->l->norm, MICA_ACT_SILU, &read, &normed);
+    const mica_tensor last = mica_tensor_rows(&in, top + n - 1, 1);
+    mica_copy(be, &last, above);
+    mix_channels(c->r, shortcut, &rows, &s);
+    mica_tensor new_x = rows_of(x, c->X, c->l->out, y, n);
+    mica_tensor new_h = rows_of(h, c->X, c->l->out, y, n);
+    mica_copy(be, &s, &new_x);
+    mica_conv2d(be, &(mica_conv2d_args){.x_YXC = &in,
+                                        .w_OCYX = &c->l->conv->w,
+                                        .bias_O = &c->l->conv->b,
+                                        .stride = 1,
+                                        .pad_top = (int)(1 - top),
+                                        .pad_bottom = (int)(1 - below),
+                                        .pad_left = 1,
+                                        .pad_right = 1,
+                                        .y_YXO = &new_h});
+    take_moments(c->r, h, &new_h, y);
+}
+
+/* The first half of a residual block that leaves x half its channels or less. */
+static mica_status narrow(mica_kl_run *r, mica_kl_res *res, int64_t out)
+{
+    const mica_kl_layer l = {
+        .norm = &res->norm1, .conv = &res->conv1, .out = out, .shortcut = &res->shortcut};
+    const conv_pass c = plan_conv(r, &l, &r->x, &r->x);
+    const mica_kl_plane x = lane_of(&r->x, &r->x, 0, out, c.rows);
+    const mica_kl_plane h = lane_of(&r->x, &r->h, 1, out, c.rows);
+    const int64_t slots = (c.Y + c.rows - 1) / c.rows, row = c.X * c.in_C;
+    r->most_scratch = MICA_MAX(r->most_scratch, row + band_scratch(&c, c.rows));
+    if (!r->counting) {
+        int64_t used = 0;
+        mica_tensor above = scratch_of(r, &used, 1, c.X, c.in_C);
+        for (int64_t y = 0; y < c.Y; y += c.rows)
+            narrow_band(&c, &res->shortcut, &x, &h, y, MICA_MIN(c.rows, c.Y - y), &above);
+    }
+    const int64_t most = MICA_MAX(r->x.most, slots * c.rows * row);
+    r->h = h;
+    r->x = x;
+    r->x.most = most;
+    return finish(r);
+}
+
+void mica_kl_leave_slots(mica_kl_run *r)
+{
+    r->h.store = r->h_store;
+    r->h.band = r->h.offset = 0;
+}
+
 /* -------------------------------------------------------------------- blocks -- */
 
 mica_status mica_kl_res_run(mica_kl_run *r, mica_kl_res *res, int64_t out)
 {
     const bool widens = r->x.C != out;
+    /* More than three times: the doubling behind the level would overtake its input (mica_kl_conv). */
+    const bool narrows = r->shares && !r->x.band && r->x.C >= 2 * out && r->x.C <= 3 * out;
     const mica_kl_layer first = {.norm = &res->norm1, .conv = &res->conv1, .out = out};
     const mica_kl_layer second = {.norm = &res->norm2,
                                   .conv = &res->conv2,
                                   .out = out,
                                   .add = &r->x,
-                                  .shortcut = widens ? &res->shortcut : NULL};
-    MICA_TRY(mica_kl_conv(r, &first, &r->x, &r->h));
+                                  .shortcut = widens && !narrows ? &res->shortcut : NULL};
+    MICA_TRY(narrows ? narrow(r, res, out) : mica_kl_conv(r, &first, &r->x, &r->h));
     return mica_kl_conv(r, &second, &r->h, &r->x);
 }
 
@@ -282,7 +399,9 @@ mica_status mica_kl_attention(mica_kl_run *r, mica_kl_mid *mid)
 {
     const int64_t P = r->x.Y * r->x.X, C = r->x.C;
     resize_plane(&r->h, r->x.Y, r->x.X, C);
-    r->most_scratch = MICA_MAX(r->most_scratch, 3 * P * C);
+    r->most_beside_h = MICA_MAX(r->most_beside_h, (r->shares ? 4 : 1) * P * C);
+    if (!r->shares)
+        r->most_scratch = MICA_MAX(r->most_scratch, 3 * P * C);
     if (r->counting)
         return finish(r);
     mica_nn_linear *const linears[] = {&mid->q, &mid->k, &mid->v};
@@ -292,7 +411,7 @@ mica_status mica_kl_attention(mica_kl_run *r, mica_kl_mid *mid)
     norm_rows(r, &r->x, &mid->norm, MICA_ACT_NONE, &x, &h);
     const mica_tensor h_PC = mica_tensor_2d(h.data, h.dtype, P, C);
     for (int i = 0; i < 3; i++) {
-        part[i] = scratch_of(r, &used, P, 1, C);
+        part[i] = r->shares ? rows_of(&r->x, 1, C, (i + 1) * P, P) : scratch_of(r, &used, P, 1, C);
         mica_tensor y_PC = mica_tensor_2d(part[i].data, part[i].dtype, P, C);
         mica_nn_linear_run(r->be, linears[i], &h_PC, MICA_ACT_NONE, &y_PC);
     }

@@ -42,8 +42,10 @@ static mica_status run_decoder(mica_kl_run *r, mica_kl_plane *z, mica_kl_plane *
         for (int b = 0; b < mica_kl_level_blocks(c, decoder); b++)
             MICA_TRY(mica_kl_res_run(r, &level->res[b], out));
         const mica_kl_layer up = {.conv = &level->resample, .out = out, .size = MICA_KL_TWICE};
-        if (i < c->levels - 1)
+        if (i < c->levels - 1) {
             MICA_TRY(mica_kl_conv(r, &up, &r->x, &r->x));
+            mica_kl_leave_slots(r);
+        }
         mica_kl_tap(r, &r->x, "probe.decoder.up_blocks.%d", i);
     }
     const mica_kl_layer last = {
@@ -90,21 +92,44 @@ static mica_kl_plane plane_of(const mica_tensor *t_YXC)
     return (mica_kl_plane){.store = *t_YXC, .Y = n[0], .X = n[1], .C = n[2]};
 }
 
-static void make_plane(const mica_kl_run *r, mica_kl_plane *p)
+static void make_plane(const mica_kl_run *r, mica_kl_plane *p, bool has_store)
 {
     const int64_t moments[] = {p->most_rows, r->vae->config.groups, 2};
-    p->store = mica_act_tensor(r->be, MICA_POOL_STEP, 1, &p->most);
+    p->band = p->offset = 0;
+    if (has_store)
+        p->store = mica_act_tensor(r->be, MICA_POOL_STEP, 1, &p->most);
     p->moments = mica_state_tensor(r->be, MICA_POOL_STEP, 3, moments);
+}
+
+/* The elements of a store for both planes: x alone in its slots, or x and h at its end. */
+static int64_t shared_size(const mica_kl_run *r)
+{
+    return MICA_MAX(r->x.most, r->most_beside_h + r->h.most);
 }
 
 /* The moments of a picture are those of its rows and no others. */
 static mica_status make_planes(mica_kl_run *r)
 {
-    make_plane(r, &r->x);
-    make_plane(r, &r->h);
+    if (r->shares)
+        r->x.most = shared_size(r);
+    make_plane(r, &r->x, true);
+    make_plane(r, &r->h, !r->shares);
+    if (r->shares) {
+        const mica_tensor end = mica_tensor_rows(&r->x.store, r->x.most - r->h.most, r->h.most);
+        r->h.store = end;
+    }
+    r->h_store = r->h.store;
     r->scratch = mica_act_tensor(r->be, MICA_POOL_STEP, 1, &r->most_scratch);
     r->counting = false;
     return mica_backend_check(r->be, r->err);
+}
+
+/* Whether x and h have one store: on the CPU, in bands, where nobody wants to see whole planes. */
+static bool can_share(mica_backend *be, const mica_vae_run_args *args)
+{
+    const mica_backend_memory m =
+        be ? mica_backend_get_memory(be, false) : (mica_backend_memory){0};
+    return !m.total && args->tile_rows >= 0 && !args->taps;
 }
 
 /* Scratch of a band when nothing else is asked. On the CPU larger bands save nothing, a layer's weights
@@ -136,6 +161,7 @@ static mica_kl_run begin(mica_kl_vae *vae, mica_backend *be, const mica_vae_run_
 static mica_status decode(mica_kl_run *r, const mica_tensor *z_YXC, mica_tensor *picture_YXC)
 {
     mica_kl_plane z = plane_of(z_YXC), picture = plane_of(picture_YXC);
+    r->shares = can_share(r->be, r->args);
     MICA_TRY(run_decoder(r, &z, &picture));
     MICA_TRY(make_planes(r));
     return run_decoder(r, &z, &picture);
@@ -215,7 +241,8 @@ uint64_t mica_kl_vae_decode_bytes(const mica_kl_vae_config *config, int64_t Y, i
     mica_kl_vae vae = {.config = *config};
     mica_kl_run r = begin(&vae, NULL, NULL, Y, NULL);
     mica_kl_plane z = {.Y = Y, .X = X, .C = config->z_dim}, picture = {0};
+    r.shares = true;
     if (run_decoder(&r, &z, &picture))
         return 0;
-    return (uint64_t)(r.x.most + r.h.most + r.most_scratch) * sizeof(float);
+    return (uint64_t)(shared_size(&r) + r.most_scratch) * sizeof(float);
 }

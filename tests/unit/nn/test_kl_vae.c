@@ -14,6 +14,7 @@ typedef struct fixture {
     mica_kl_vae_config config;
     mica_kl_vae *vae;
     vae_case v;
+    mica_arena arena; /* made-up weights */
 } fixture;
 
 static mica_status run_decode(void *vae, mica_backend *be, const mica_tensor *z,
@@ -52,12 +53,37 @@ static void fixture_open(fixture *f, const char *folder, int threads)
     assert_ok(mica_backend_open(&f->v.be, &options, &err), err);
 }
 
+/* Random weights; levels that halve their channels, as the released models have them, and one that takes a
+ * third. x and h share their store there. */
+static void fixture_make(fixture *f, mica_precision precision, int dim0, int dim1, int dim2)
+{
+    mica_err err = {0};
+    const mica_backend_options options = {.precision = precision, .threads = 2};
+    memset(f, 0, sizeof *f);
+    f->config = mica_kl_vae_config_default(16);
+    f->config.levels = 3;
+    f->config.groups = 8;
+    f->config.num_res_blocks = 1;
+    for (int i = 0; i < 3; i++)
+        f->config.encoder_dim_[i] = f->config.decoder_dim_[i] = i == 0   ? dim0
+                                                                : i == 1 ? dim1
+                                                                         : dim2;
+    mica_arena_init(&f->arena, 1 << 16);
+    assert_ok(mica_weights_open_empty(&f->files, &err), err);
+    assert_ok(mica_kl_vae_fill(&f->config, f->files, &f->arena, &err), err);
+    assert_ok(mica_kl_vae_open(&f->vae, &f->config, f->files, &err), err);
+    f->v = (vae_case){
+        .vae = f->vae, .scale = 4, .z_dim = 16, .decode = run_decode, .encode = run_encode};
+    assert_ok(mica_backend_open(&f->v.be, &options, &err), err);
+}
+
 static void fixture_close(fixture *f)
 {
     mica_backend_close(&f->v.be);
     mica_kl_vae_close(&f->vae);
     mica_weights_close(&f->files);
     mica_weights_close(&f->expected);
+    mica_arena_deinit(&f->arena);
 }
 
 /* ------------------------------------------------------------------- golden -- */
@@ -109,6 +135,34 @@ static void test_bands(void **state)
         check_bands(&f.v, 17, 3);
         fixture_close(&f);
     }
+}
+
+static void test_slots(void **state)
+{
+    (void)state;
+    static const int dims[][3] = {
+        {8, 16, 32}, {16, 16, 32}, {8, 24, 24}, {8, 32, 64}, {16, 16, 16}};
+    for (size_t i = 0; i < MICA_ARRAY_LEN(dims); i++) {
+        fixture f;
+        fixture_make(&f, i == 1 ? MICA_PRECISION_BF16 : MICA_PRECISION_F32, dims[i][0], dims[i][1],
+                     dims[i][2]);
+        check_bands(&f.v, 4, 6);
+        check_bands(&f.v, 1, 1);
+        check_bands(&f.v, 17, 3);
+        fixture_close(&f);
+    }
+}
+
+/* At the last level x of twice the channels is all; with h beside it, half as much again. */
+static void test_slots_save_memory(void **state)
+{
+    (void)state;
+    fixture f;
+    fixture_make(&f, MICA_PRECISION_F32, 16, 32, 32);
+    const uint64_t peak = decode_peak(&f.v, 1), x = 96 * 4 * 8 * 4 * 32 * sizeof(float);
+    assert_true(peak >= x && peak < x + x / 4);
+    assert_true(mica_kl_vae_decode_bytes(&f.config, 96, 8) >= x);
+    fixture_close(&f);
 }
 
 /* Bands save the normed copies and the doubled pictures; two pictures stay. */
@@ -192,6 +246,8 @@ int main(void)
         cmocka_unit_test(test_golden_flux1),
         cmocka_unit_test(test_bands),
         cmocka_unit_test(test_bands_save_memory),
+        cmocka_unit_test(test_slots),
+        cmocka_unit_test(test_slots_save_memory),
         cmocka_unit_test(test_memory_is_known),
         cmocka_unit_test(test_threads),
         cmocka_unit_test(test_progress_and_cancel),
