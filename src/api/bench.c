@@ -243,6 +243,12 @@ static void say_measured(const api_bench *b, const mica_session *s, const char *
                   m->stats.block_allocations, m->stats.block_waits, m->stats.step_waits);
 }
 
+static mica_status run_one_step(const api_bench *b, mica_session *s, void *user)
+{
+    (void)user;
+    return api_bench_once(b, s, 1);
+}
+
 static mica_status bench_variant(const api_bench *b, mica_engine *e, const char *variant)
 {
     mica_session *s = NULL;
@@ -255,7 +261,7 @@ static mica_status bench_variant(const api_bench *b, mica_engine *e, const char 
     if (!st)
         say_measured(b, s, variant, &m);
     if (!st && b->options.profile)
-        st = api_bench_profile(b, s);
+        st = api_bench_profile(b, s, run_one_step, NULL);
     mica_text_add(&b->report->json, "}");
     mica_session_close(&s);
     return st;

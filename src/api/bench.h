@@ -17,8 +17,9 @@ mica_image_options api_bench_picture(const api_bench *b, char prompt[64], int st
 /* A run of `steps` steps on s. */
 mica_status api_bench_once(const api_bench *b, mica_session *s, int steps);
 
-/* bench_profile.c: a run of one step, operation by operation; ,"profile":[...] into the JSON. */
-mica_status api_bench_profile(const api_bench *b, mica_session *s);
+/* bench_profile.c: one more run, operation by operation; ,"profile":[...] into the JSON. */
+typedef mica_status api_bench_run(const api_bench *b, mica_session *s, void *user);
+mica_status api_bench_profile(const api_bench *b, mica_session *s, api_bench_run *run, void *user);
 
 /* An operand of small numbers from the session's pool. */
 mica_tensor api_bench_ones(mica_backend *be, int ndim, const int64_t *shape);

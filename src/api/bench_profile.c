@@ -2,7 +2,8 @@
  *
  *     linear 4096 x 3072 x 12288        60 calls     25.412 ms    423.5 us each    22 %
  *
- * One run of one step, text encoder and VAE included: what belongs to the denoiser tells by its sizes. */
+ * Of a picture: one run of one step, text encoder and VAE included: what belongs to the denoiser tells by its
+ * sizes. Of speech: one sentence. */
 #include "api/bench.h"
 
 #include "base/mem.h"
@@ -30,14 +31,14 @@ static void say_rows(const api_bench *b, const mica_profile_row *rows, int count
     mica_text_add(&b->report->json, "]");
 }
 
-mica_status api_bench_profile(const api_bench *b, mica_session *s)
+mica_status api_bench_profile(const api_bench *b, mica_session *s, api_bench_run *run, void *user)
 {
     mica_profile_row *rows = mica_mem_calloc(MOST_ROWS, sizeof *rows);
     if (!rows)
         return MICA_FAIL(&b->report->err, MICA_E_NOMEM, "no memory for a profile");
     mica_status st = mica_backend_profile_start(s->be, &b->report->err);
     if (!st)
-        st = api_bench_once(b, s, 1);
+        st = run(b, s, user);
     const int count = mica_backend_profile_stop(s->be, rows, MOST_ROWS);
     if (!st)
         st = mica_backend_check(s->be, &b->report->err);

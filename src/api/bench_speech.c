@@ -65,6 +65,12 @@ static mica_status run_once(const api_bench *b, mica_session *s, speech_cost *c)
     return MICA_OK;
 }
 
+static mica_status run_profiled(const api_bench *b, mica_session *s, void *user)
+{
+    speech_cost unused = {.count = *(const int *)user};
+    return run_once(b, s, &unused);
+}
+
 static mica_status run_together(const api_bench *b, mica_session *s, speech_cost *c)
 {
     mica_speech_result r;
@@ -139,7 +145,7 @@ static void report(const api_bench *b, const mica_session *s, const speech_cost 
                   "\"tokens\":%d,\"sound_seconds\":%.6f,\"length\":%.6f,\"conv_flops\":%.6g,"
                   "\"conv_seconds\":%.6f,\"peak_flops\":%.6g,\"real_time\":%.6f,"
                   "\"first_seconds\":%.6f,\"together_seconds\":%.6f,\"token_bytes\":%.0f,"
-                  "\"memory_bytes_per_second\":%.0f}",
+                  "\"memory_bytes_per_second\":%.0f",
                   mica_backend_precision(s->be) == MICA_PRECISION_F32 ? "f32" : "bf16", c->text,
                   c->tokens, c->count, c->sound, c->length, c->conv_flops, c->conv_seconds, c->peak,
                   all / c->length, c->first, c->together, c->row_bytes / c->count, c->bandwidth);
@@ -164,8 +170,12 @@ mica_status api_bench_speech(const api_bench *b, mica_engine *e)
         c.peak = fmax(c.peak, peak);
         c.bandwidth = fmax(c.bandwidth, mica_backend_measure_bandwidth(s->be));
     }
-    if (!st)
+    if (!st) {
         report(b, s, &c);
+        if (b->options.profile)
+            st = api_bench_profile(b, s, run_profiled, &c.count);
+        mica_text_add(&b->report->json, "}");
+    }
     mica_session_close(&s);
     return st;
 }

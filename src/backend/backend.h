@@ -64,7 +64,7 @@ typedef struct mica_weight {
     mica_tensor tensor;
     const char *name; /* canonical name, for messages; borrowed */
     bool sensitive;   /* never computed below bf16 (norm-adjacent, first and last layers) */
-    bool exact;       /* in f32 whatever the precision, where activations are f32 (CPU) */
+    bool exact;       /* linears and conv1d: in f32 whatever the precision; not of packed numbers */
     bool constant;    /* shared by several users, keep when dropping; outlives the backend */
     bool mapped;      /* data lies in a read-only file mapping: its pages may be dropped and
                           come back from the file. False (memory of its own): never touched */

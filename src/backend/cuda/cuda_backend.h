@@ -402,6 +402,7 @@ struct mica_cuda_product {
      * side_rank 0: nothing, else a multiple of 8. */
     const void *down, *up;
     int64_t side_rank;
+    bool exact;  /* computed in f32, of a weight in f32 (mica_weight.exact) */
     bool direct; /* decided by plan */
     bool convert_x;
 };

@@ -185,8 +185,8 @@ static mica_status run_plain(mica_cuda_backend *be, const mica_linear_args *args
 static bool is_few(const mica_cuda_backend *be, const mica_linear_args *args,
                    const mica_cuda_product *p)
 {
-    return args->by_row && be->fuse && !p->gate && p->x.dims == 1 && p->x.wide &&
-           p->x.rows <= MICA_CUDA_TILE_ROWS;
+    return args->by_row && be->fuse && !args->w_OD->exact && !p->gate && p->x.dims == 1 &&
+           p->x.wide && p->x.rows <= MICA_CUDA_TILE_ROWS;
 }
 
 static bool takes_tiles(const mica_cuda_backend *be, const mica_linear_args *args,

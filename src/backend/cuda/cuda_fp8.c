@@ -109,7 +109,7 @@ bool mica_cuda_fp8_fits(const mica_cuda_backend *be, const mica_linear_args *arg
 {
     const mica_tensor *w = &args->w_OD->tensor;
     const mica_cuda_view x = mica_cuda_view_of(args->x_MD), y = mica_cuda_view_of(args->y_MO);
-    return be->fp8 && !args->w_OD->sensitive && !args->w_OD->adapters &&
+    return be->fp8 && !args->w_OD->sensitive && !args->w_OD->exact && !args->w_OD->adapters &&
            mica_dtype_get(w->dtype)->is_float && y.type == MICA_CUDA_BF16 &&
            w->shape_[0] % 16 == 0 && can_be_twin(&x) && x.n == w->shape_[1] && y.dims == 1 &&
            y.wide && y.n == w->shape_[0];

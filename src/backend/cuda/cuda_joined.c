@@ -17,7 +17,7 @@
 static bool is_simple(const mica_linear_args *a, const mica_linear_args *first)
 {
     const mica_tensor *w = &a->w_OD->tensor;
-    return a->act == MICA_ACT_NONE && !a->residual_MO && !a->by_row &&
+    return a->act == MICA_ACT_NONE && !a->residual_MO && !a->by_row && !a->w_OD->exact &&
            mica_dtype_get(w->dtype)->is_float && w->ndim == 2 && w->stride_[1] == 1 &&
            w->shape_[0] % 16 == 0 && !a->bias_O == !first->bias_O &&
            a->x_MD->data == first->x_MD->data && a->y_MO->dtype == first->y_MO->dtype;

@@ -21,6 +21,11 @@ static bool aligned(const mica_cuda_view *v)
            (v->rows == 1 || (size_t)v->stride[0] * mica_cuda_type_size(v->type) % 16 == 0);
 }
 
+static mica_cuda_type type_of(const mica_cuda_backend *be, const mica_cuda_product *p)
+{
+    return p->exact ? MICA_CUDA_F32 : mica_cuda_compute_type(be);
+}
+
 /* Leading dimension of an aligned view; one row has no stride of its own. */
 static int64_t ld_of(const mica_cuda_view *v)
 {
@@ -31,21 +36,21 @@ static size_t x_bytes(const mica_cuda_backend *be, const mica_cuda_product *p)
 {
     if (!p->convert_x)
         return 0;
-    return mica_cuda_align((size_t)(p->x.rows * p->ld) *
-                           mica_cuda_type_size(mica_cuda_compute_type(be)));
+    return mica_cuda_align((size_t)(p->x.rows * p->ld) * mica_cuda_type_size(type_of(be, p)));
 }
 
 /* Type of the sums: that of y where it is wider; f32 where more is added to them. */
 static mica_cuda_type sum_type(const mica_cuda_backend *be, const mica_cuda_product *p)
 {
-    const bool narrow = be->bf16 && p->y.type == MICA_CUDA_BF16 && !p->side_rank;
+    const bool narrow =
+        type_of(be, p) == MICA_CUDA_BF16 && p->y.type == MICA_CUDA_BF16 && !p->side_rank;
     return narrow ? MICA_CUDA_BF16 : MICA_CUDA_F32;
 }
 
 static size_t side_bytes(const mica_cuda_backend *be, const mica_cuda_product *p)
 {
     return mica_cuda_align((size_t)(p->y.rows * p->side_rank) *
-                           mica_cuda_type_size(mica_cuda_compute_type(be)));
+                           mica_cuda_type_size(type_of(be, p)));
 }
 
 size_t mica_cuda_product_plan(mica_cuda_backend *be, mica_cuda_product *p)
@@ -53,11 +58,11 @@ size_t mica_cuda_product_plan(mica_cuda_backend *be, mica_cuda_product *p)
     const bool rest = p->bias || p->act != MICA_ACT_NONE || p->residual.data || p->gate;
     /* What cuBLASLt's epilogue does exactly as the contract says. */
     const bool fits =
-        be->bf16 && be->fuse && p->y.type == MICA_CUDA_BF16 && !p->gate &&
+        type_of(be, p) == MICA_CUDA_BF16 && be->fuse && p->y.type == MICA_CUDA_BF16 && !p->gate &&
         (p->act == MICA_ACT_NONE || (p->act == MICA_ACT_GELU_TANH && !p->residual.data)) &&
         (!p->residual.data || (p->residual.type == MICA_CUDA_BF16 && aligned(&p->residual)));
     p->direct = aligned(&p->y) && (!rest || fits) && !p->side_rank && sum_type(be, p) == p->y.type;
-    p->convert_x = p->x.type != mica_cuda_compute_type(be) || !aligned(&p->x) || p->ld != p->x.n;
+    p->convert_x = p->x.type != type_of(be, p) || !aligned(&p->x) || p->ld != p->x.n;
     const size_t sums =
         (size_t)(p->y.rows * mica_cuda_round8(p->outputs)) * mica_cuda_type_size(sum_type(be, p));
     return x_bytes(be, p) + (p->direct ? 0 : mica_cuda_align(sums)) + side_bytes(be, p);
@@ -67,7 +72,7 @@ size_t mica_cuda_product_plan(mica_cuda_backend *be, mica_cuda_product *p)
 static mica_status convert_x(mica_cuda_backend *be, const mica_cuda_product *p, void *to,
                              mica_err *err)
 {
-    const mica_cuda_type type = mica_cuda_compute_type(be);
+    const mica_cuda_type type = type_of(be, p);
     if (p->ld != p->x.n)
         MICA_TRY(mica_cuda_check(cudaMemsetAsync(to, 0, x_bytes(be, p), be->stream),
                                  "padding an input", err));
@@ -114,7 +119,7 @@ static mica_status add_side(mica_cuda_backend *be, const mica_cuda_product *p,
 mica_status mica_cuda_product_run(mica_cuda_backend *be, const mica_cuda_product *p, void *scratch,
                                   mica_err *err)
 {
-    const mica_cuda_type type = mica_cuda_compute_type(be);
+    const mica_cuda_type type = type_of(be, p);
     void *sums = (uint8_t *)scratch + x_bytes(be, p);
     mica_cuda_gemm g = {.m = p->outputs,
                         .n = p->y.rows,
@@ -176,7 +181,8 @@ mica_status mica_cuda_op_linear(mica_backend *base, const mica_linear_args *args
                            .outputs = w->shape_[0],
                            .bias = args->bias_O,
                            .gate = args->gate_O ? args->gate_O->data : NULL,
-                           .act = args->act};
+                           .act = args->act,
+                           .exact = args->w_OD->exact && !mica_cuda_is_packed(w)};
     void *scratch;
     if (mica_cuda_fp8_fits(be, args))
         return mica_cuda_linear_fp8(be, args, err);

@@ -570,6 +570,7 @@ static mica_cuda_prepared model_of(const mica_cuda_backend *be, const mica_weigh
                                 .type = is_bytes && !has_side         ? MICA_CUDA_F8_E4M3
                                         : form == MICA_CUDA_FORM_F32  ? MICA_CUDA_F32
                                         : form == MICA_CUDA_FORM_BF16 ? MICA_CUDA_BF16
+                                        : w->exact                    ? MICA_CUDA_F32
                                                                       : mica_cuda_compute_type(be),
                                 .tensor = w->tensor,
                                 .adapters =

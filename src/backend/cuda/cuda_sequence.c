@@ -39,7 +39,8 @@ static mica_cuda_product product_of(const conv1d_job *j, int64_t first, int64_t 
                            .ld = j->ld,
                            .outputs = a->w_OCYX->tensor.shape_[0],
                            .bias = a->bias_O,
-                           .act = a->act};
+                           .act = a->act,
+                           .exact = a->w_OCYX->exact};
     p.x = j->point ? rows_of(a->x_RC, first, count)
                    : mica_cuda_view_matrix(windows, j->type, count, j->ld, j->ld);
     if (a->residual_RO)
@@ -79,7 +80,7 @@ mica_status mica_cuda_op_conv1d(mica_backend *base, const mica_conv1d_args *a, m
 {
     const mica_tensor *w = &a->w_OCYX->tensor;
     conv1d_job j = {.be = mica_cuda_from(base), .args = a, .total = a->y_RO->shape_[0]};
-    j.type = mica_cuda_compute_type(j.be);
+    j.type = a->w_OCYX->exact ? MICA_CUDA_F32 : mica_cuda_compute_type(j.be);
     j.ld = mica_cuda_round8(w->shape_[1] * w->shape_[3]);
     j.point = w->shape_[3] == 1 && a->stride == 1 && a->pad_left + a->pad_right == 0 && !a->leaky;
     const int64_t row_bytes = j.ld * (int64_t)mica_cuda_type_size(j.type);

@@ -14,7 +14,7 @@ static void run_layers(mica_gs_flow *f, mica_backend *be, const mica_tensor *shi
                        mica_tensor *sum)
 {
     const int64_t R = h->shape_[0], H = h->shape_[1];
-    mica_tensor both = mica_gs_scratch(be, R, 2 * H), gate = mica_gs_scratch(be, R, H);
+    mica_tensor both = mica_gs_state(be, R, 2 * H), gate = mica_gs_state(be, R, H);
     for (int i = 0; i < MICA_GS_WN; i++) {
         mica_gs_conv_same(be, &f->in[i], h, 1, NULL, NULL, &both);
         mica_gate(be, true, &both, &shifts[i], &gate);
@@ -37,8 +37,8 @@ void mica_gs_flow_run(mica_gs_synth *s, mica_backend *be, const mica_gs_style *s
         mica_gs_flow *f = &s->flows[i];
         const mica_tensor from = mica_gs_columns(z, reversed ? half : 0, half);
         mica_tensor to = mica_gs_columns(z, reversed ? 0 : half, half);
-        mica_tensor h = mica_gs_scratch(be, R, s->config.hidden);
-        mica_tensor sum = mica_gs_scratch(be, R, s->config.hidden);
+        mica_tensor h = mica_gs_state(be, R, s->config.hidden);
+        mica_tensor sum = mica_gs_state(be, R, s->config.hidden);
         mica_nn_linear_run(be, &f->pre, &from, MICA_ACT_NONE, &h);
         run_layers(f, be, style->flow_N[i], &h, &sum);
         mica_nn_linear_gated(be, &f->post, &sum, NULL, &to);

@@ -16,6 +16,11 @@ mica_tensor mica_gs_scratch(mica_backend *be, int64_t rows, int64_t columns)
     return mica_act_tensor(be, MICA_POOL_STEP, 2, (const int64_t[]){rows, columns});
 }
 
+mica_tensor mica_gs_state(mica_backend *be, int64_t rows, int64_t columns)
+{
+    return mica_state_tensor(be, MICA_POOL_STEP, 2, (const int64_t[]){rows, columns});
+}
+
 mica_tensor mica_gs_heads(const mica_tensor *x, int64_t heads)
 {
     mica_tensor t = *x;
