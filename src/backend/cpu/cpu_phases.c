@@ -8,7 +8,9 @@
  * memory would be idle each time. Here a phase has one counter of tasks done. Tasks are cut into one range for
  * each thread, in order, so that a thread knows what it will read next and asks for it while others still work
  * at the phase before; who has finished takes tasks of the others. Nobody waits for a thread that has not come
- * (cpu_team.c): its range is taken, and when it comes it goes through the phases that are over.
+ * (cpu_team.c): its range is taken, and when it comes it goes through the phases that are over. Where others have
+ * work for the processors too, a thread may lose its own in the middle of a task. Spinning then only takes
+ * time away from it: after LOOKS helpers leave until the next region and the caller naps.
  *
  *     next[thread][phase]   tasks taken of the thread's range; in lines of its own
  *     done[phase]           tasks finished; added to once a thread and phase */
@@ -16,14 +18,15 @@
 
 #include "base/compiler.h"
 
-#include <sched.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <time.h>
 
 #define LINE  64
 #define EARLY (4 << 10)  /* bytes asked for before the first look at the phase before */
 #define MOST  (32 << 10) /* and while waiting, at most */
-#define LOOKS 4096       /* before the processor is offered to others */
+#define LOOKS 4096       /* at the phase before: some 50 us */
+#define NAP   50000      /* nanoseconds */
 
 typedef struct phases_job {
     const mica_cpu_phases *p;
@@ -50,22 +53,30 @@ static void ask(const phases_job *j, int phase, int thread, size_t from, size_t 
         MICA_PREFETCH(data + i);
 }
 
-static void wait_for(const phases_job *j, int phase, int thread)
+/* Until the phase before is over; false: it takes long. */
+static bool wait_for(const phases_job *j, int phase, int thread)
 {
     const int tasks = j->p->tasks(j->p->user, phase - 1);
     atomic_int *done = &j->done[phase - 1];
     size_t asked = EARLY;
-    if (atomic_load_explicit(done, memory_order_acquire) == tasks)
-        return;
-    for (int looks = 0; atomic_load_explicit(done, memory_order_acquire) != tasks; looks++) {
+    for (int looks = 0; looks < LOOKS; looks++) {
+        if (atomic_load_explicit(done, memory_order_acquire) == tasks)
+            return true;
         if (asked < MOST) {
             ask(j, phase, thread, asked, asked + 4 * LINE);
             asked += 4 * LINE;
         }
         MICA_RELAX();
-        if (looks % LOOKS == LOOKS - 1)
-            sched_yield();
     }
+    return false;
+}
+
+static void nap_until(const phases_job *j, int phase)
+{
+    const struct timespec nap = {0, NAP};
+    const int tasks = j->p->tasks(j->p->user, phase);
+    while (atomic_load_explicit(&j->done[phase], memory_order_acquire) != tasks)
+        nanosleep(&nap, NULL);
 }
 
 /* Runs what is left of a range; returns how many tasks. */
@@ -92,8 +103,11 @@ static void take_part(void *user, int64_t index, int thread)
     (void)index;
     for (int phase = 0; phase < j->p->count; phase++) {
         int ran = 0;
-        if (phase > 0)
-            wait_for(j, phase, thread);
+        if (phase > 0 && !wait_for(j, phase, thread)) {
+            if (thread > 0)
+                return;
+            nap_until(j, phase - 1);
+        }
         for (int i = 0; i < j->threads; i++)
             ran += run_range(j, phase, (thread + i) % j->threads, thread);
         if (ran > 0)
