@@ -6,6 +6,7 @@
 #include "format/torch_zip.h"
 
 #include "base/checked.h"
+#include "base/names.h"
 #include "format/safetensors.h"
 #include "format/zip_directory.h"
 
@@ -31,18 +32,12 @@ static mica_status no_memory(const reader *r)
     return MICA_FAIL(r->err, MICA_E_NOMEM, "%s: out of memory for the tensor directory", r->path);
 }
 
-static bool ends_with(const char *s, const char *suffix)
-{
-    const size_t n = strlen(s), m = strlen(suffix);
-    return n >= m && strcmp(s + n - m, suffix) == 0;
-}
-
 static const mica_zip_entry *find_pickle(reader *r)
 {
     for (size_t i = 0; i < r->zip.count; i++) {
         const mica_zip_entry *e = &r->zip.entries[i];
         const size_t n = strlen(e->name) - MICA_MIN(strlen(e->name), strlen(PICKLE_NAME));
-        if (!ends_with(e->name, PICKLE_NAME) || (n > 0 && e->name[n - 1] != '/'))
+        if (!mica_name_ends(e->name, PICKLE_NAME) || (n > 0 && e->name[n - 1] != '/'))
             continue;
         r->prefix = mica_arena_strndup(r->arena, e->name, n);
         return r->prefix ? e : NULL;

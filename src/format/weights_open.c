@@ -14,6 +14,7 @@
  * Every problem of an index is listed (up to MAX_LISTED), so that one download repairs it. */
 #include "base/json.h"
 #include "base/mem.h"
+#include "base/names.h"
 #include "format/safetensors.h"
 #include "format/weights_internal.h"
 
@@ -63,12 +64,6 @@ static mica_status report(const problems *p, const char *path, mica_status statu
 }
 
 /* ---- small path helpers ---- */
-
-static bool ends_with(const char *s, const char *suffix)
-{
-    const size_t n = strlen(s), m = strlen(suffix);
-    return n >= m && memcmp(s + n - m, suffix, m) == 0;
-}
 
 static mica_status no_memory(const char *path, mica_err *err)
 {
@@ -256,7 +251,7 @@ static bool is_variant(const folder_list *f, const char *name, const char *ext)
 /* Hidden files are left out: macOS puts "._x.safetensors" beside files on foreign disks. */
 static bool is_candidate(const folder_list *f, const char *name, const char *ext)
 {
-    return name[0] != '.' && ends_with(name, ext) && !is_variant(f, name, ext);
+    return name[0] != '.' && mica_name_ends(name, ext) && !is_variant(f, name, ext);
 }
 
 static size_t count_candidates(const folder_list *f, const char *ext, const char **first)
@@ -276,7 +271,7 @@ static int shard_total(const char *name, const char *ext, size_t *stem)
 {
     int part = 0, total = 0, length = 0;
     const size_t tail = strlen("00002-of-00005") + strlen(ext), n = strlen(name);
-    if (!ends_with(name, ext) || n <= tail || name[n - tail - 1] != '-')
+    if (!mica_name_ends(name, ext) || n <= tail || name[n - tail - 1] != '-')
         return 0;
     *stem = n - tail;
     if (sscanf(name + *stem, "%5d-of-%5d%n", &part, &total, &length) != 2 || length != 14)
@@ -316,7 +311,7 @@ static mica_status fail_empty(const folder_list *f, mica_err *err)
                 "parts are the folders inside",
                 f->path);
         for (size_t k = 0; k < MICA_ARRAY_LEN(OTHER); k++)
-            if (ends_with(f->names[i], OTHER[k]))
+            if (mica_name_ends(f->names[i], OTHER[k]))
                 return MICA_FAIL(err, MICA_E_UNSUPPORTED,
                                  "%s: no .safetensors file, only others such as %s; use the "
                                  "safetensors form of the model",
@@ -371,7 +366,7 @@ static mica_status open_gguf_of(mica_weights *w, const folder_list *f, mica_err 
     const char *first = NULL, *last = NULL;
     size_t stem = 0, count = 0;
     for (size_t i = 0; i < f->count; i++) {
-        if (f->names[i][0] == '.' || !ends_with(f->names[i], GGUF_EXT))
+        if (f->names[i][0] == '.' || !mica_name_ends(f->names[i], GGUF_EXT))
             continue;
         last = f->names[i];
         first = first ? first : last;
@@ -439,9 +434,9 @@ static mica_status open_path(mica_weights *w, const char *path, mica_err *err)
         return open_folder(w, path, err);
     if (!mica_path_is_file(path))
         return MICA_FAIL(err, MICA_E_MISSING, "%s: no such file or folder", path);
-    if (ends_with(path, ".json"))
+    if (mica_name_ends(path, ".json"))
         return open_index(w, path, err);
-    if (ends_with(path, GGUF_EXT))
+    if (mica_name_ends(path, GGUF_EXT))
         return open_gguf_file(w, path, err);
     MICA_TRY(mica_weights_take_file(w, path, err));
     return mica_weights_index(w, err);

@@ -16,6 +16,7 @@
  * Nunchaku, bitsandbytes, DFloat11, block scales, rotated int8) are refused by name: read as
  * plain numbers they would give noise. */
 #include "base/json.h"
+#include "base/names.h"
 #include "format/safetensors.h"
 #include "format/weights_internal.h"
 
@@ -39,12 +40,6 @@ static const struct {
     {".encoded_exponent", "DFloat11"},
 };
 
-static bool ends_with(const char *s, const char *suffix)
-{
-    const size_t n = strlen(s), m = strlen(suffix);
-    return n >= m && memcmp(s + n - m, suffix, m) == 0;
-}
-
 /* "a.b" of "a.b.weight_scale" with another ending: the sibling's entry or NULL. */
 static mica_weights_entry *find_sibling(const mica_weights *w, const char *stem, size_t n,
                                         const char *suffix)
@@ -62,7 +57,7 @@ static mica_weights_entry *find_sibling(const mica_weights *w, const char *stem,
 static mica_weights_entry *find_weight_of(const mica_weights *w, const char *name,
                                           const char *suffix)
 {
-    if (!ends_with(name, suffix))
+    if (!mica_name_ends(name, suffix))
         return NULL;
     return find_sibling(w, name, strlen(name) - strlen(suffix), ".weight");
 }
@@ -171,7 +166,7 @@ static mica_status apply_declarations(const mica_weights *w, mica_err *err)
     for (size_t i = 0; i < w->file_count; i++)
         MICA_TRY(apply_metadata(w, &w->files[i], err));
     for (size_t i = 0; i < w->count; i++)
-        if (ends_with(w->list[i]->name, ".comfy_quant"))
+        if (mica_name_ends(w->list[i]->name, ".comfy_quant"))
             MICA_TRY(read_declaration(w, w->list[i], err));
     return MICA_OK;
 }
@@ -215,7 +210,7 @@ static mica_status attach_one(const mica_weights *w, mica_weights_entry *e, mica
 {
     static const char *const SCALES[] = {".weight_scale", ".scale_weight"};
     static const char *const UNUSED[] = {".input_scale", ".scale_input"};
-    if (strcmp(e->name, "scaled_fp8") == 0 || ends_with(e->name, ".scaled_fp8"))
+    if (strcmp(e->name, "scaled_fp8") == 0 || mica_name_ends(e->name, ".scaled_fp8"))
         e->is_hidden = true;
     for (size_t i = 0; i < MICA_ARRAY_LEN(UNUSED); i++)
         if (find_weight_of(w, e->name, UNUSED[i]) != NULL)
@@ -232,7 +227,7 @@ static mica_status refuse_foreign(const mica_weights *w, const mica_weights_entr
 {
     const char *encoding = NULL;
     for (size_t i = 0; i < MICA_ARRAY_LEN(FOREIGN) && encoding == NULL; i++)
-        if (ends_with(e->name, FOREIGN[i].suffix))
+        if (mica_name_ends(e->name, FOREIGN[i].suffix))
             encoding = FOREIGN[i].encoding;
     if (encoding == NULL)
         return MICA_OK;
@@ -245,7 +240,7 @@ static mica_status refuse_foreign(const mica_weights *w, const mica_weights_entr
 mica_weights_entry *mica_weights_find_sibling(const mica_weights *w, const char *name,
                                               const char *suffix, const char *other)
 {
-    if (!ends_with(name, suffix))
+    if (!mica_name_ends(name, suffix))
         return NULL;
     return find_sibling(w, name, strlen(name) - strlen(suffix), other);
 }

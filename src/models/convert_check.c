@@ -3,21 +3,16 @@
 
 #include "base/file.h"
 #include "base/folder.h"
+#include "base/names.h"
 
 #include <string.h>
-
-static bool ends_with(const char *s, const char *suffix)
-{
-    const size_t n = strlen(s), m = strlen(suffix);
-    return n >= m && strcmp(s + n - m, suffix) == 0;
-}
 
 /* Names of files that are not written: more likely a mistake than a folder's name. */
 static bool is_other_file(const char *path)
 {
     static const char *const ENDS[] = {".bin", ".ckpt", ".pth", ".pt", ".onnx", ".json", ".npz"};
     for (size_t i = 0; i < MICA_ARRAY_LEN(ENDS); i++)
-        if (ends_with(path, ENDS[i]))
+        if (mica_name_ends(path, ENDS[i]))
             return true;
     return false;
 }
@@ -71,7 +66,7 @@ static mica_status check_file(const mica_convert_request *r, mica_err *err)
 
 mica_status mica_convert_check(const mica_convert_request *r, bool *folder, mica_err *err)
 {
-    *folder = !ends_with(r->output, ".safetensors") && !mica_stream_is_gguf(r->output);
+    *folder = !mica_name_ends(r->output, ".safetensors") && !mica_stream_is_gguf(r->output);
     MICA_TRY(check_types(r, err));
     if (!mica_path_is_dir(r->input) && !mica_path_is_file(r->input))
         return MICA_FAIL(err, MICA_E_MISSING, "%s: no such file or folder", r->input);

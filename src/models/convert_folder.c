@@ -15,6 +15,7 @@
 
 #include "base/file.h"
 #include "base/folder.h"
+#include "base/names.h"
 #include "models/convert.h"
 
 #include <stdio.h>
@@ -28,19 +29,13 @@ static mica_status no_memory(const mica_convert_folder *f, mica_err *err)
     return MICA_FAIL(err, MICA_E_NOMEM, "%s: no memory to convert it", f->input);
 }
 
-static bool ends_with(const char *s, const char *suffix)
-{
-    const size_t n = strlen(s), m = strlen(suffix);
-    return n >= m && strcmp(s + n - m, suffix) == 0;
-}
-
 /* Files that hold weights or say where they are. */
 static bool is_weights(const char *name)
 {
     static const char *const ENDS[] = {".safetensors", ".gguf", ".ckpt", ".pth",     ".pt",
                                        ".bin",         ".onnx", ".h5",   ".msgpack", ".index.json"};
     for (size_t i = 0; i < MICA_ARRAY_LEN(ENDS); i++)
-        if (ends_with(name, ENDS[i]))
+        if (mica_name_ends(name, ENDS[i]))
             return true;
     return false;
 }
@@ -319,14 +314,14 @@ static bool is_left(const mover *m, const char *folder, const char *name)
     const bool converted = part_in(m, folder) != NULL || folder[0] == '\0';
     if (name[0] == '.')
         return true;
-    if (m->f->is_speech && ends_with(name, ".onnx") && !part_in(m, folder)) /* not g2pW's */
+    if (m->f->is_speech && mica_name_ends(name, ".onnx") && !part_in(m, folder)) /* not g2pW's */
         return false;
     if (converted && is_weights(name))
         return true;
     if (part_in(m, folder) && !m->f->is_speech && strcmp(name, "config.json") == 0)
         return true;
-    return m->f->is_speech && (ends_with(name, ".ckpt") || ends_with(name, ".pth") ||
-                               ends_with(name, ".pt") || ends_with(name, ".safetensors"));
+    return m->f->is_speech && (mica_name_ends(name, ".ckpt") || mica_name_ends(name, ".pth") ||
+                               mica_name_ends(name, ".pt") || mica_name_ends(name, ".safetensors"));
 }
 
 static mica_status move_file(mover *m, const char *from, const char *to)

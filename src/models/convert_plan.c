@@ -6,6 +6,7 @@
  * of FLUX.2 and Z-Image have ComfyUI's names, with fused q, k and v. */
 #include "models/convert.h"
 
+#include "base/names.h"
 #include "format/safetensors.h"
 #include "models/mixtral/mixtral_convert.h"
 #include "models/qwen_image/qwen_image_config.h"
@@ -23,12 +24,6 @@ mica_status mica_convert_no_memory(const mica_convert_plan *p, mica_err *err)
 const mica_weights *mica_convert_tensors(const mica_convert_source *s)
 {
     return s->view ? s->view : s->weights;
-}
-
-static bool ends_with(const char *s, const char *suffix)
-{
-    const size_t n = strlen(s), m = strlen(suffix);
-    return n >= m && strcmp(s + n - m, suffix) == 0;
 }
 
 const char *mica_convert_join(mica_convert_plan *p, const char *stem, size_t n, const char *suffix)
@@ -53,7 +48,7 @@ static void add_tensor(mica_convert_plan *p, const char *name, mica_dtype dtype,
 static mica_status add_outputs(mica_convert_plan *p, mica_convert_item *item, mica_err *err)
 {
     const char *name = item->name;
-    const size_t stem = ends_with(name, ".weight") ? strlen(name) - strlen(".weight") : 0;
+    const size_t stem = mica_name_ends(name, ".weight") ? strlen(name) - strlen(".weight") : 0;
     int64_t shape[MICA_MAX_DIMS];
     memcpy(shape, item->shape_, sizeof shape);
     item->first = p->tensor_count;

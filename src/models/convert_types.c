@@ -11,6 +11,8 @@
  * read. Types of 256 need rows of a multiple of 256, else their relatives of 32 stand in (q4_k: q4_0). */
 #include "models/convert.h"
 
+#include "base/names.h"
+
 #include <string.h>
 
 typedef enum keep { PACK = 0, EIGHT_BITS, KEEP } keep;
@@ -74,12 +76,6 @@ const mica_convert_type *mica_convert_type_find(const char *name)
     return NULL;
 }
 
-static bool ends_with(const char *s, const char *suffix)
-{
-    const size_t n = strlen(s), m = strlen(suffix);
-    return n >= m && strcmp(s + n - m, suffix) == 0;
-}
-
 /* The convolutions of these decide about the sound, and their matrices are few and small. */
 static bool is_never_packed(mica_model_part part)
 {
@@ -103,7 +99,7 @@ static bool can_pack(const mica_convert_item *item)
 {
     const mica_tensor *t = item->parts[0];
     return item->ndim >= 2 && item->ndim <= 3 && mica_tensor_is_weight(t) &&
-           ends_with(item->name, ".weight") && t->shape_[t->ndim - 1] % 32 == 0 &&
+           mica_name_ends(item->name, ".weight") && t->shape_[t->ndim - 1] % 32 == 0 &&
            t->shape_[0] > 0 && mica_tensor_count(t) > 0;
 }
 

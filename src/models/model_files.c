@@ -5,6 +5,7 @@
 #include "models/model_files.h"
 
 #include "base/file.h"
+#include "base/names.h"
 #include "format/safetensors.h"
 #include "nn/lm_gguf.h"
 
@@ -47,12 +48,6 @@ void mica_model_parts_deinit(mica_model_parts *parts)
 static mica_status out_of_memory(mica_err *err)
 {
     return MICA_FAIL(err, MICA_E_NOMEM, "no memory to look for the parts of the model");
-}
-
-static bool ends_with(const char *s, const char *suffix)
-{
-    const size_t n = strlen(s), m = strlen(suffix);
-    return n >= m && strcmp(s + n - m, suffix) == 0;
 }
 
 /* Folder part of a path, "." without one; mica_mem_free. */
@@ -151,10 +146,11 @@ static mica_status take_file(mica_model_parts *parts, const char *path, bool is_
 static bool is_weight_file(const char *name)
 {
     const char *of = strstr(name, "-of-");
-    if (ends_with(name, ".safetensors"))
+    if (mica_name_ends(name, ".safetensors"))
         return true;
     /* Of a GGUF file in numbered parts the first stands for all. */
-    return ends_with(name, ".gguf") && (!of || of - name < 5 || strncmp(of - 5, "00001", 5) == 0);
+    return mica_name_ends(name, ".gguf") &&
+           (!of || of - name < 5 || strncmp(of - 5, "00001", 5) == 0);
 }
 
 /* Every .safetensors and .gguf of a folder; a folder without any is no error. */
@@ -218,7 +214,7 @@ static mica_status has_index(const char *dir, bool *found, mica_err *err)
         return MICA_OK;
     MICA_TRY(mica_path_list(dir, &names, &count, err));
     for (size_t i = 0; i < count; i++)
-        *found |= ends_with(names[i], ".safetensors.index.json");
+        *found |= mica_name_ends(names[i], ".safetensors.index.json");
     mica_path_list_free(&names, count);
     return MICA_OK;
 }
@@ -341,8 +337,8 @@ static mica_status find_config(mica_model_parts *p, int part, mica_err *err)
     const char *path = p->path[part];
     if (!path)
         return MICA_OK;
-    const char *ext = ends_with(path, ".gguf") ? ".gguf" : ".safetensors";
-    if (ends_with(path, ext)) {
+    const char *ext = mica_name_ends(path, ".gguf") ? ".gguf" : ".safetensors";
+    if (mica_name_ends(path, ext)) {
         char *json = mica_mem_alloc(strlen(path) + 1);
         if (!json)
             return out_of_memory(err);

@@ -14,6 +14,7 @@
 #include "models/model_files.h"
 
 #include "base/file.h"
+#include "base/names.h"
 
 #include <string.h>
 
@@ -28,17 +29,11 @@ typedef struct finder {
     mica_err *err;
 } finder;
 
-static bool ends_with(const char *s, const char *suffix)
-{
-    const size_t n = strlen(s), m = strlen(suffix);
-    return n >= m && strcmp(s + n - m, suffix) == 0;
-}
-
 static bool is_checkpoint(const char *name)
 {
     static const char *const ENDS[] = {".ckpt", ".pth", ".pt", ".safetensors", ".onnx"};
     for (size_t i = 0; i < MICA_ARRAY_LEN(ENDS); i++)
-        if (name[0] != '.' && ends_with(name, ENDS[i]))
+        if (name[0] != '.' && mica_name_ends(name, ENDS[i]))
             return true;
     return false;
 }

@@ -7,6 +7,8 @@
  * more (`conv_in.conv2d`) and has channels last.
  * Reference: diffusers loaders/single_file_utils.py, convert_ldm_vae_checkpoint. */
 #include "nn/kl_vae.h"
+
+#include "base/names.h"
 #include "nn/weight_table.h"
 
 #include <stdio.h>
@@ -41,28 +43,10 @@ static const name_pair PARTS[] = {
     {"conv_norm_out.norm.", "conv_norm_out."},
 };
 
-/* Behind `prefix`, or NULL. */
-static const char *behind(const char *name, const char *prefix)
-{
-    const size_t n = strlen(prefix);
-    return strncmp(name, prefix, n) == 0 ? name + n : NULL;
-}
-
-/* "12.rest": the number and the rest, or NULL. */
-static const char *read_index(const char *s, int *index)
-{
-    int n = 0;
-    const char *p = s;
-    for (; *p >= '0' && *p <= '9' && n < 10000; p++)
-        n = n * 10 + (*p - '0');
-    *index = n;
-    return p > s && *p == '.' ? p + 1 : NULL;
-}
-
 static const char *without_prefix(const char *name)
 {
-    const char *rest = behind(name, "vae.");
-    rest = rest ? rest : behind(name, "first_stage_model.");
+    const char *rest = mica_name_behind(name, "vae.");
+    rest = rest ? rest : mica_name_behind(name, "first_stage_model.");
     return rest ? rest : name;
 }
 
@@ -71,11 +55,12 @@ static bool map_level(const char *half, const char *list, const char *to, int bl
                       const char *resampled, const char *sampler, char *out, size_t cap)
 {
     int r;
-    const char *res = behind(list, "block."), *rest = res ? read_index(res, &r) : NULL;
-    const char *sample = behind(list, resampled);
+    const char *res = mica_name_behind(list, "block."),
+               *rest = res ? mica_name_index(res, &r) : NULL;
+    const char *sample = mica_name_behind(list, resampled);
     size_t used = cap;
     if (rest) {
-        const char *shortcut = behind(rest, "nin_shortcut.");
+        const char *shortcut = mica_name_behind(rest, "nin_shortcut.");
         used = (size_t)snprintf(out, cap, "%s.%s.%d.resnets.%d.%s%s", half, to, block, r,
                                 shortcut ? "conv_shortcut." : "", shortcut ? shortcut : rest);
     } else if (sample) {
@@ -90,11 +75,12 @@ static bool map_half(const char *half, const char *rest, int levels, char *out, 
     int l;
     const char *list, *inside;
     for (size_t i = 0; i < MICA_ARRAY_LEN(PARTS); i++)
-        if ((inside = behind(rest, PARTS[i].from)))
+        if ((inside = mica_name_behind(rest, PARTS[i].from)))
             return (size_t)snprintf(out, cap, "%s.%s%s", half, PARTS[i].to, inside) < cap;
-    if ((list = behind(rest, "down.")) && (inside = read_index(list, &l)))
+    if ((list = mica_name_behind(rest, "down.")) && (inside = mica_name_index(list, &l)))
         return map_level(half, inside, "down_blocks", l, "downsample.", "downsamplers", out, cap);
-    if ((list = behind(rest, "up.")) && (inside = read_index(list, &l)) && l < levels)
+    if ((list = mica_name_behind(rest, "up.")) && (inside = mica_name_index(list, &l)) &&
+        l < levels)
         return map_level(half, inside, "up_blocks", levels - 1 - l, "upsample.", "upsamplers", out,
                          cap);
     return false;
@@ -105,13 +91,13 @@ static bool map_name(void *user, const char *name, char *out, size_t cap)
 {
     const int levels = *(const int *)user;
     const char *bare = without_prefix(name), *rest;
-    if ((rest = behind(bare, "encoder.quant_conv.")))
+    if ((rest = mica_name_behind(bare, "encoder.quant_conv.")))
         return (size_t)snprintf(out, cap, "quant_conv.%s", rest) < cap;
-    if ((rest = behind(bare, "decoder.post_quant_conv.")))
+    if ((rest = mica_name_behind(bare, "decoder.post_quant_conv.")))
         return (size_t)snprintf(out, cap, "post_quant_conv.%s", rest) < cap;
-    if ((rest = behind(bare, "encoder.")) && map_half("encoder", rest, levels, out, cap))
+    if ((rest = mica_name_behind(bare, "encoder.")) && map_half("encoder", rest, levels, out, cap))
         return true;
-    if ((rest = behind(bare, "decoder.")) && map_half("decoder", rest, levels, out, cap))
+    if ((rest = mica_name_behind(bare, "decoder.")) && map_half("decoder", rest, levels, out, cap))
         return true;
     return bare != name && (size_t)snprintf(out, cap, "%s", bare) < cap;
 }
@@ -122,8 +108,8 @@ static int count_levels(const mica_weights *w)
     int levels = 0;
     for (size_t i = 0; i < mica_weights_count(w); i++) {
         int l;
-        const char *list = behind(without_prefix(mica_weights_name(w, i)), "decoder.up.");
-        if (list && read_index(list, &l))
+        const char *list = mica_name_behind(without_prefix(mica_weights_name(w, i)), "decoder.up.");
+        if (list && mica_name_index(list, &l))
             levels = MICA_MAX(levels, l + 1);
     }
     return levels;

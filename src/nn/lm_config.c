@@ -4,20 +4,15 @@
  * files beside the published weights. */
 #include "nn/lm_config.h"
 
+#include "base/names.h"
 #include "nn/lm_gguf.h"
 
 #include <string.h>
 
-static bool ends_with(const char *name, const char *suffix)
-{
-    const size_t n = strlen(name), m = strlen(suffix);
-    return n >= m && strcmp(name + n - m, suffix) == 0;
-}
-
 bool mica_config_has_suffix(const mica_weights *w, const char *suffix)
 {
     for (size_t i = 0; i < mica_weights_count(w); i++)
-        if (ends_with(mica_weights_name(w, i), suffix))
+        if (mica_name_ends(mica_weights_name(w, i), suffix))
             return true;
     return false;
 }

@@ -5,6 +5,7 @@
 #include "nn/lora_keys.h"
 
 #include "base/compiler.h"
+#include "base/names.h"
 
 #include <string.h>
 
@@ -59,12 +60,6 @@ static const char *const PREFIXES[] = {"base_model.model.", "model.diffusion_mod
 static const char *const FLAT_PREFIXES[] = {"lora_unet_", "lora_transformer_", "lycoris_"};
 static const char *const TEXT_PREFIXES[] = {"text_encoder", "lora_te", "te_model.", "text_model."};
 
-static const char *behind(const char *name, const char *prefix)
-{
-    const size_t n = strlen(prefix);
-    return strncmp(name, prefix, n) == 0 ? name + n : NULL;
-}
-
 /* Removes a suffix of SUFFIXES from text[0..n); 0 when none fits. */
 static size_t cut_suffix(const char *text, size_t n, mica_lora_role *role)
 {
@@ -95,15 +90,15 @@ static const char *skip_prefixes(const char *name, mica_lora_key *out)
 {
     const char *rest;
     for (size_t i = 0; i < MICA_ARRAY_LEN(PREFIXES); i++)
-        if ((rest = behind(name, PREFIXES[i])))
+        if ((rest = mica_name_behind(name, PREFIXES[i])))
             return skip_prefixes(rest, out);
     for (size_t i = 0; i < MICA_ARRAY_LEN(FLAT_PREFIXES); i++)
-        if ((rest = behind(name, FLAT_PREFIXES[i]))) {
+        if ((rest = mica_name_behind(name, FLAT_PREFIXES[i]))) {
             out->is_flat = true;
             return rest;
         }
     for (size_t i = 0; i < MICA_ARRAY_LEN(TEXT_PREFIXES); i++)
-        out->is_text |= behind(name, TEXT_PREFIXES[i]) != NULL;
+        out->is_text |= mica_name_behind(name, TEXT_PREFIXES[i]) != NULL;
     return name;
 }
 

@@ -7,6 +7,8 @@
  * Reference: diffusers loaders/single_file_utils.py, convert_flux2_transformer_checkpoint_to_diffusers. */
 #include "models/flux2/flux2_config.h"
 
+#include "base/names.h"
+
 #include <stdio.h>
 #include <string.h>
 
@@ -62,17 +64,10 @@ static const name_pair SINGLE[] = {
     {"norm.key_norm.", "attn.norm_k."},
 };
 
-/* Behind `prefix`, or NULL. */
-static const char *behind(const char *name, const char *prefix)
-{
-    const size_t n = strlen(prefix);
-    return strncmp(name, prefix, n) == 0 ? name + n : NULL;
-}
-
 static const char *without_prefix(const char *name)
 {
     for (size_t i = 0; i < MICA_ARRAY_LEN(PREFIXES); i++) {
-        const char *rest = behind(name, PREFIXES[i].from);
+        const char *rest = mica_name_behind(name, PREFIXES[i].from);
         if (rest)
             return rest;
     }
@@ -83,7 +78,7 @@ static const char *without_prefix(const char *name)
 static bool map_begin(const name_pair *pairs, size_t count, const char *name, char *out, size_t cap)
 {
     for (size_t i = 0; i < count; i++) {
-        const char *rest = behind(name, pairs[i].from);
+        const char *rest = mica_name_behind(name, pairs[i].from);
         if (rest)
             return (size_t)snprintf(out, cap, "%s%s", pairs[i].to,
                                     strcmp(rest, "scale") == 0 ? "weight" : rest) < cap;
@@ -105,13 +100,13 @@ static bool map_name(void *user, const char *name, char *out, size_t cap)
 {
     const char *bare = without_prefix(name), *rest;
     (void)user;
-    if ((rest = behind(bare, "double_blocks.")) &&
+    if ((rest = mica_name_behind(bare, "double_blocks.")) &&
         map_block(rest, "transformer_blocks", DOUBLE, MICA_ARRAY_LEN(DOUBLE), out, cap))
         return true;
-    if ((rest = behind(bare, "single_blocks.")) &&
+    if ((rest = mica_name_behind(bare, "single_blocks.")) &&
         map_block(rest, "single_transformer_blocks", SINGLE, MICA_ARRAY_LEN(SINGLE), out, cap))
         return true;
-    if ((rest = behind(bare, "transformer_blocks.")) &&
+    if ((rest = mica_name_behind(bare, "transformer_blocks.")) &&
         map_block(rest, "transformer_blocks", MFLUX, MICA_ARRAY_LEN(MFLUX), out, cap))
         return true;
     if (map_begin(REST, MICA_ARRAY_LEN(REST), bare, out, cap))
@@ -190,7 +185,7 @@ mica_status mica_flux2_rename(mica_weights *w, mica_err *err)
 static bool map_back(const name_pair *pairs, size_t count, const char *name, char *out, size_t cap)
 {
     for (size_t i = 0; i < count; i++) {
-        const char *rest = behind(name, pairs[i].to);
+        const char *rest = mica_name_behind(name, pairs[i].to);
         if (rest)
             return (size_t)snprintf(out, cap, "%s%s", pairs[i].from,
                                     strstr(pairs[i].from, "_norm.") ? "scale" : rest) < cap;
@@ -235,7 +230,7 @@ static bool fuse(const fusion *list, size_t count, const char *rest, const char 
 static void spell_block(const char *name, const char *list, const char *to, const name_pair *pairs,
                         size_t count, const fusion *fused, size_t fused_count, mica_fused_name *out)
 {
-    const char *number = behind(name, list);
+    const char *number = mica_name_behind(name, list);
     const int digits = (int)strspn(number, "0123456789");
     char block[64], from[96];
     if (digits == 0 || digits > 5 || number[digits] != '.')
@@ -255,10 +250,10 @@ void mica_flux2_bfl_name(const char *name, mica_fused_name *out)
     *out = (mica_fused_name){.count = 1};
     snprintf(out->name, sizeof out->name, "%s", name);
     snprintf(out->parts[0], sizeof out->parts[0], "%s", name);
-    if (behind(name, "transformer_blocks."))
+    if (mica_name_behind(name, "transformer_blocks."))
         spell_block(name, "transformer_blocks.", "double_blocks.", DOUBLE, MICA_ARRAY_LEN(DOUBLE),
                     FUSED_DOUBLE, MICA_ARRAY_LEN(FUSED_DOUBLE), out);
-    else if (behind(name, "single_transformer_blocks."))
+    else if (mica_name_behind(name, "single_transformer_blocks."))
         spell_block(name, "single_transformer_blocks.", "single_blocks.", SINGLE,
                     MICA_ARRAY_LEN(SINGLE), FUSED_SINGLE, MICA_ARRAY_LEN(FUSED_SINGLE), out);
     else if (!fuse(FUSED_REST, MICA_ARRAY_LEN(FUSED_REST), name, "", "", out))

@@ -7,6 +7,8 @@
  * which dimension is kept: 0 for convolutions, 2 for HuBERT's positional one. */
 #include "models/gpt_sovits/gpt_sovits_layers.h"
 
+#include "base/names.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -18,12 +20,6 @@ static const suffix_pair NORMED[] = {
     {".weight_v", ".weight_g"},
     {".parametrizations.weight.original1", ".parametrizations.weight.original0"},
 };
-
-static bool ends_with(const char *s, const char *suffix)
-{
-    const size_t n = strlen(s), m = strlen(suffix);
-    return n >= m && strcmp(s + n - m, suffix) == 0;
-}
 
 /* name without its suffix, with another one; false when it is too long. */
 static bool exchange(const char *name, const char *suffix, const char *with,
@@ -113,9 +109,10 @@ static mica_status add_entry(const builder *b, size_t i, mica_err *err)
     for (size_t k = 0; k < MICA_ARRAY_LEN(NORMED); k++) {
         char other[MICA_WEIGHT_NAME], plain[MICA_WEIGHT_NAME];
         mica_tensor folded;
-        if (ends_with(name, NORMED[k].g))
+        if (mica_name_ends(name, NORMED[k].g))
             return MICA_OK; /* with its v */
-        if (!ends_with(name, NORMED[k].v) || !exchange(name, NORMED[k].v, NORMED[k].g, other) ||
+        if (!mica_name_ends(name, NORMED[k].v) ||
+            !exchange(name, NORMED[k].v, NORMED[k].g, other) ||
             !exchange(name, NORMED[k].v, ".weight", plain))
             continue;
         const mica_tensor *g = mica_weights_find(b->files, other);

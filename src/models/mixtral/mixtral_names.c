@@ -10,6 +10,8 @@
  * Files of the last three store the rows of q and k for rotary pairs that are neighbours. */
 #include "models/mixtral/mixtral_weights.h"
 
+#include "base/names.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,12 +48,6 @@ static const renaming LAYER[] = {
     {"mlp.gate.weight", "block_sparse_moe.gate.weight"},
 };
 
-static const char *behind(const char *name, const char *prefix)
-{
-    const size_t n = strlen(prefix);
-    return strncmp(name, prefix, n) == 0 ? name + n : NULL;
-}
-
 static const char *find(const renaming *table, size_t count, const char *name)
 {
     for (size_t i = 0; i < count; i++)
@@ -64,12 +60,12 @@ static const char *find(const renaming *table, size_t count, const char *name)
 static bool map_expert(const char *rest, int layer, char *out, size_t cap)
 {
     static const renaming parts[] = {{"ffn_gate", "w1"}, {"ffn_up", "w3"}, {"ffn_down", "w2"}};
-    const char *own = behind(rest, "feed_forward.experts.");
+    const char *own = mica_name_behind(rest, "feed_forward.experts.");
     if (own)
         return (size_t)snprintf(out, cap, "model.layers.%d.block_sparse_moe.experts.%s", layer,
                                 own) < cap;
     for (size_t i = 0; i < MICA_ARRAY_LEN(parts); i++) {
-        const char *number = behind(rest, parts[i].from);
+        const char *number = mica_name_behind(rest, parts[i].from);
         char *end = NULL;
         if (!number || number[0] != '.' || number[1] < '0' || number[1] > '9')
             continue;
@@ -85,13 +81,14 @@ static bool map_expert(const char *rest, int layer, char *out, size_t cap)
 static bool map_name(void *user, const char *name, char *out, size_t cap)
 {
     (void)user;
-    const char *to = find(REST, MICA_ARRAY_LEN(REST), name), *rest = behind(name, "model.layers.");
+    const char *to = find(REST, MICA_ARRAY_LEN(REST), name),
+               *rest = mica_name_behind(name, "model.layers.");
     if (to)
         return (size_t)snprintf(out, cap, "%s", to) < cap;
     if (!rest)
-        rest = behind(name, "layers.");
+        rest = mica_name_behind(name, "layers.");
     if (!rest)
-        rest = behind(name, "blk.");
+        rest = mica_name_behind(name, "blk.");
     char *end = NULL;
     const long layer = rest && *rest >= '0' && *rest <= '9' ? strtol(rest, &end, 10) : -1;
     if (layer < 0 || layer > 9999 || *end != '.')

@@ -11,6 +11,8 @@
  * from the first upsampling, so any depth is taken. The encoder's list is flat in both. */
 #include "models/qwen_image/qwen_image_vae.h"
 
+#include "base/names.h"
+
 #include <stdio.h>
 #include <string.h>
 
@@ -61,28 +63,10 @@ static const char *layer_name(const char *name)
     return to ? to : name;
 }
 
-/* Behind `prefix`, or NULL. */
-static const char *behind(const char *name, const char *prefix)
-{
-    const size_t n = strlen(prefix);
-    return strncmp(name, prefix, n) == 0 ? name + n : NULL;
-}
-
-/* "12.rest": the number and the rest, or NULL. */
-static const char *read_index(const char *s, int *index)
-{
-    int n = 0;
-    const char *p = s;
-    for (; *p >= '0' && *p <= '9' && n < 10000; p++)
-        n = n * 10 + (*p - '0');
-    *index = n;
-    return p > s && *p == '.' ? p + 1 : NULL;
-}
-
 static const char *without_prefix(const char *name)
 {
-    const char *rest = behind(name, "vae.");
-    rest = rest ? rest : behind(name, "first_stage_model.");
+    const char *rest = mica_name_behind(name, "vae.");
+    rest = rest ? rest : mica_name_behind(name, "first_stage_model.");
     return rest ? rest : name;
 }
 
@@ -94,12 +78,13 @@ static bool map_half(const char *half, const char *rest, int period, char *out, 
     size_t used = cap;
     if (whole)
         used = (size_t)snprintf(out, cap, "%s.%s", half, whole);
-    else if ((list = behind(rest, "middle.")) && (layer = read_index(list, &n)) && n % 2 == 0)
+    else if ((list = mica_name_behind(rest, "middle.")) && (layer = mica_name_index(list, &n)) &&
+             n % 2 == 0)
         used = (size_t)snprintf(out, cap, "%s.mid_block.resnets.%d.%s", half, n / 2,
                                 layer_name(layer));
-    else if ((list = behind(rest, "downsamples.")) && (layer = read_index(list, &n)))
+    else if ((list = mica_name_behind(rest, "downsamples.")) && (layer = mica_name_index(list, &n)))
         used = (size_t)snprintf(out, cap, "%s.down_blocks.%d.%s", half, n, layer_name(layer));
-    else if (!(list = behind(rest, "upsamples.")) || !(layer = read_index(list, &n)))
+    else if (!(list = mica_name_behind(rest, "upsamples.")) || !(layer = mica_name_index(list, &n)))
         return false;
     else if (n % period == period - 1)
         used =
@@ -143,12 +128,13 @@ static bool map_mflux(void *user, const char *name, char *out, size_t cap)
     const char *bare = without_prefix(name), *list, *layer, *inner;
     int l, r;
     size_t used;
-    if ((list = behind(bare, "decoder.up_block")) && (layer = read_index(list, &l)))
+    if ((list = mica_name_behind(bare, "decoder.up_block")) && (layer = mica_name_index(list, &l)))
         used = (size_t)snprintf(out, cap, "decoder.up_blocks.%d.%s", l, layer);
-    else if ((list = behind(bare, "encoder.down_blocks.")) && (layer = read_index(list, &l)) &&
-             (inner = behind(layer, "resnets.")) && (inner = read_index(inner, &r)))
+    else if ((list = mica_name_behind(bare, "encoder.down_blocks.")) &&
+             (layer = mica_name_index(list, &l)) && (inner = mica_name_behind(layer, "resnets.")) &&
+             (inner = mica_name_index(inner, &r)))
         used = (size_t)snprintf(out, cap, "encoder.down_blocks.%d.%s", l * period + r, inner);
-    else if (list && layer && (inner = behind(layer, "downsamplers.0.")))
+    else if (list && layer && (inner = mica_name_behind(layer, "downsamplers.0.")))
         used = (size_t)snprintf(out, cap, "encoder.down_blocks.%d.%s", (l + 1) * period - 1, inner);
     else
         used = (size_t)snprintf(out, cap, "%s", bare);
@@ -164,8 +150,8 @@ static int mflux_period(const mica_weights *w)
     int period = 0;
     for (size_t i = 0; i < mica_weights_count(w); i++) {
         int r;
-        const char *list = behind(without_prefix(mica_weights_name(w, i)), FIRST);
-        if (list && read_index(list, &r))
+        const char *list = mica_name_behind(without_prefix(mica_weights_name(w, i)), FIRST);
+        if (list && mica_name_index(list, &r))
             period = MICA_MAX(period, r + 2);
     }
     return period ? period : 3;
@@ -194,9 +180,9 @@ static bool map_name(void *user, const char *name, char *out, size_t cap)
     const char *rest, *top = find_pair(TOP, MICA_ARRAY_LEN(TOP), bare);
     if (top)
         return (size_t)snprintf(out, cap, "%s", top) < cap;
-    if ((rest = behind(bare, "encoder.")) && map_half("encoder", rest, period, out, cap))
+    if ((rest = mica_name_behind(bare, "encoder.")) && map_half("encoder", rest, period, out, cap))
         return true;
-    if ((rest = behind(bare, "decoder.")) && map_half("decoder", rest, period, out, cap))
+    if ((rest = mica_name_behind(bare, "decoder.")) && map_half("decoder", rest, period, out, cap))
         return true;
     return bare != name && (size_t)snprintf(out, cap, "%s", bare) < cap;
 }
@@ -207,9 +193,10 @@ static int find_period(const mica_weights *w)
     int period = 0;
     for (size_t i = 0; i < mica_weights_count(w); i++) {
         int n;
-        const char *list = behind(without_prefix(mica_weights_name(w, i)), "decoder.upsamples.");
-        const char *layer = list ? read_index(list, &n) : NULL;
-        if (layer && behind(layer, "resample.") && (period == 0 || n + 1 < period))
+        const char *list =
+            mica_name_behind(without_prefix(mica_weights_name(w, i)), "decoder.upsamples.");
+        const char *layer = list ? mica_name_index(list, &n) : NULL;
+        if (layer && mica_name_behind(layer, "resample.") && (period == 0 || n + 1 < period))
             period = n + 1;
     }
     return period ? period : 4;
