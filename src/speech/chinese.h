@@ -18,6 +18,8 @@ typedef struct mica_chinese {
     int32_t unknown;             /* symbol UNK */
 } mica_chinese;
 
+/* Behind a number at the end of a text: it is an amount, whatever its length (U+2060). */
+#define MICA_CHINESE_AMOUNT "\xe2\x81\xa0"
 mica_status mica_chinese_init(mica_chinese *c, const mica_symbols *symbols, mica_err *err);
 void mica_chinese_deinit(mica_chinese *c);
 

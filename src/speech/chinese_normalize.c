@@ -104,6 +104,22 @@ static void clock_time(mica_text *out, const mica_match *m)
     put_time(out, m, 1);
 }
 
+/* "10:30am", "3pm" (+) */
+static void half_day(mica_text *out, const mica_match *m)
+{
+    const mica_slice said = mica_match_group(m, 1);
+    const char half = mica_match_group(m, 4).text[0];
+    if (said.size > 0)
+        mica_rule_put_slice(out, said);
+    else
+        mica_rule_put(out, half == 'a' || half == 'A' ? "上午" : "下午");
+    mica_rule_put_slice(out, mica_match_group(m, 2));
+    if (mica_match_group(m, 3).size > 0)
+        mica_rule_put_slice(out, mica_match_group(m, 3));
+    else
+        mica_rule_put(out, "点");
+}
+
 static void time_range(mica_text *out, const mica_match *m)
 {
     put_time(out, m, 1);
@@ -155,7 +171,12 @@ static void measure(mica_text *out, const mica_match *m)
                                            {"MHz", "兆赫兹"},
                                            {"kHz", "千赫兹"},
                                            {"Hz", "赫兹"},
-                                           {"kW", "千瓦"}};
+                                           {"kWh", "千瓦时"},
+                                           {"kW", "千瓦"},
+                                           {"W", "瓦"},
+                                           {"V", "伏"},
+                                           {"mAh", "毫安时"},
+                                           {"Mbps", "兆比特每秒"}};
     const mica_slice sign = mica_match_group(m, 1);
     for (size_t i = 0; i < MICA_ARRAY_LEN(names); i++)
         if (mica_slice_is(sign, names[i][0])) {
@@ -163,9 +184,10 @@ static void measure(mica_text *out, const mica_match *m)
             return;
         }
 }
-#define MEASURES                                                                                        \
-    "(km/h|m/"                                                                                          \
-    "s|GHz|MHz|kHz|Hz|kW|cm2|cm²|cm3|cm³|km2|km²|m2|m²|m3|m³|cm|mm|km|kg|mg|ml|db|dB|ds|ms|m|g|L|" \
+#define MEASURES                                                                                       \
+    "(km/h|m/"                                                                                         \
+    "s|GHz|MHz|kHz|Hz|kWh|kW|W|V|mAh|Mbps|cm2|cm²|cm3|cm³|km2|km²|m2|m²|m3|m³|cm|mm|km|kg|mg|ml|" \
+    "db|dB|ds|ms|m|g|L|"                                                                               \
     "s|h)"
 
 static void money(mica_text *out, const mica_match *m)
@@ -263,6 +285,14 @@ static void rank(mica_text *out, const mica_match *m)
     mica_chinese_cardinal(out, mica_match_group(m, 1));
 }
 
+/* "第3-5页" (+) */
+static void rank_range(mica_text *out, const mica_match *m)
+{
+    rank(out, m);
+    mica_rule_put(out, "到");
+    mica_chinese_cardinal(out, mica_match_group(m, 2));
+}
+
 static void score(mica_text *out, const mica_match *m)
 {
     mica_chinese_cardinal(out, mica_match_group(m, 1));
@@ -315,7 +345,7 @@ static void bare_digits(mica_text *out, const mica_match *m)
     "天|周|星期|季度|季|小时|分钟|秒钟|秒|分|刻|点|夜|千米|"                   \
     "公里|厘米|毫米|分米|纳米|微米|米|里|尺|寸|丈|平方|立方|"                 \
     "公顷|亩|平米|吨|公斤|千克|毫克|克|斤|两|毫升|升|度|瓦|"                   \
-    "千瓦|伏|赫兹|兆|万亿|千亿|百亿|十亿|亿|千万|百万|十万|"                  \
+    "千瓦|伏|赫兹|毫安|兆|万亿|千亿|百亿|十亿|亿|千万|百万|十万|"           \
     "万|千|百|美元|欧元|英镑|日元|元|角|毛|倍|成|折|克拉|"                      \
     "英里|英尺|英寸|海里|光年|卡路里|卡|字节|像素|票|分贝)"
 
@@ -341,12 +371,17 @@ static const mica_rule rules[] = {
      NULL},
     {"(?<![0-9])([0-9]{4})([-/])([1-9]|1[0-2])\\2(3[01]|[12][0-9]|[1-9])(?![0-9])", short_date,
      NULL},
+    {"(上午|下午|早上|晚上|中午|凌晨)?(?<![0-9])([01]?[0-9]|2[0-3])(:[0-5][0-9])?([AaPp])[Mm](?![A-"
+     "Za-z])",
+     half_day, NULL},
     {"(?<![0-9])" CLOCK "[~～-]" CLOCK "(?![0-9])", time_range, NULL},
     {"(?<![0-9])" CLOCK "(?![0-9])", clock_time, NULL},
     {"([0-9](?:%|°C|℃|度|摄氏度|" UNITS_OF_RANGES "))[~～](?=-?[0-9])", unit_range, NULL},
     {"(?<![0-9])([0-9]{1,3})[:：]([0-9]{1,3})(?![0-9])", score, NULL},
     {"(-?)" NUMBER "(°C|°F|℃|℉|度|摄氏度)", temperature, NULL},
-    {"(?<=[0-9])" MEASURES "(?![A-Za-z])", measure, NULL},
+    {"(?<=[0-9])L/100km(?![A-Za-z])", NULL, "升每百公里"},
+    {"(?<=[0-9]米)([0-9]{2})(?![0-9.])", digits_group, NULL}, /* 1米75 (+) */
+    {"(?<=[0-9])" MEASURES "(?![A-Za-z0-9])", measure, NULL},
     {OPERAND "(-)(?=[0-9]+(?:\\.[0-9]+)?[⁰¹²³⁴⁵⁶⁷⁸⁹]*=|[A-Za-z])", operation, NULL},
     {OPERAND "([+×÷=*])(?=-?[0-9.]|[A-Za-z])", operation, NULL},
     {RAISED, power, NULL},
@@ -357,12 +392,14 @@ static const mica_rule rules[] = {
      telephone, NULL},
     {"(?<![0-9])400-?[0-9]{3}-?[0-9]{4}(?![0-9])", telephone, NULL},
     {"(?<![0-9])0(?:10|2[0-9]|[3-9][0-9]{2})-?[1-9][0-9]{6,7}(?![0-9])", telephone, NULL},
+    {"第([0-9]+)[-~～]([0-9]+)", rank_range, NULL},
     {"第([0-9]+)", rank, NULL},
     {"(?<![0-9.+×÷=-])(-?)" NUMBER "[-~～](-?)" NUMBER "(?![0-9.+×÷=-])", range, NULL},
     {"(?<![0-9.])[0-9]+(?:\\.[0-9]+){2,}", version, NULL},
     {"(-)([0-9]+(?:\\.[0-9]+)?)", signed_number, NULL},
     {"()([0-9]*\\.[0-9]+)", signed_number, NULL},
     {"(?<![0-9])([0-9]+)([多余几来+])?" MEASURE_WORDS, quantity, NULL},
+    {"([0-9]+)" MICA_CHINESE_AMOUNT, cardinal_group, NULL},
     {"[0-9]{3,}", bare_digits, NULL},
     {"([0-9]+)", cardinal_group, NULL},
     {"/", NULL, "每"},
@@ -420,6 +457,22 @@ const mica_rule *mica_chinese_rules(size_t *count)
     return rules;
 }
 
+/* Units that are one character. */
+static bool put_square(uint32_t cp, mica_text *out)
+{
+    static const struct {
+        uint32_t cp;
+        const char *text;
+    } squares[] = {{0x33a1, "m²"}, {0x33a5, "m³"}, {0x339d, "cm"}, {0x339c, "mm"},
+                   {0x339e, "km"}, {0x338f, "kg"}, {0x338e, "mg"}, {0x33a0, "cm²"}};
+    for (size_t i = 0; i < MICA_ARRAY_LEN(squares); i++)
+        if (squares[i].cp == cp) {
+            mica_rule_put(out, squares[i].text);
+            return true;
+        }
+    return false;
+}
+
 /* Blanks go, wide letters and digits become narrow, characters simplified. */
 static void fold(const mica_chinese *c, const char *text, size_t size, mica_text *out)
 {
@@ -434,6 +487,8 @@ static void fold(const mica_chinese *c, const char *text, size_t size, mica_text
             cp -= 0xfee0;
         if (mica_is_han(cp))
             cp = mica_chinese_dict_simplify(&c->dict, cp);
+        if (put_square(cp, out))
+            continue;
         mica_text_add_bytes(out, bytes, mica_utf8_encode(cp, bytes));
     }
 }

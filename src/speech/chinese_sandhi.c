@@ -96,8 +96,8 @@ static bool counts(const word *w, size_t i)
 {
     const uint32_t before = i > 0 ? w->chars[i - 1] : w->before, behind = w->chars[i + 1];
     const uint32_t next = i + 2 < w->size ? w->chars[i + 2] : w->behind;
-    if (behind == 0x70b9u /* 点 */ && (is_numeral(next) || mica_utf8_holds("钟半整", next)))
-        return true; /* 一点七五, 一点半 */
+    if (behind == 0x70b9u /* 点 */ && is_numeral(next))
+        return true; /* 一点七五; not 一点半 */
     if (mica_utf8_holds("加减乘除", behind) || mica_utf8_holds("加减乘除比", before))
         return true;
     if (behind == 0x7b49u /* 等 */ && mica_utf8_holds("奖品功座舱", next))
@@ -105,12 +105,25 @@ static bool counts(const word *w, size_t i)
     if (mica_utf8_holds("月号楼", behind) ||
         (before == 0x6708u /* 月 */ && behind == 0x65e5u /* 日 */))
         return true;
-    return is_numeral(before) && !mica_utf8_holds("百千万亿", behind);
+    return is_numeral(before) && !mica_utf8_holds("百千", behind);
+}
+
+/* 一百, 三千一百, 一万; not 第一百, 二十一万. */
+static bool heads_unit(const word *w, size_t i)
+{
+    const uint32_t before = i > 0 ? w->chars[i - 1] : w->before, behind = w->chars[i + 1];
+    return w->chars[i] == HAN_YI && before != 0x7b2cu /* 第 */ &&
+           (mica_utf8_holds("百千", behind) ||
+            (mica_utf8_holds("万亿", behind) && !is_numeral(before)));
 }
 
 static void yi_sandhi(word *w)
 {
-    if (all_numerals(w))
+    const bool number = all_numerals(w);
+    for (size_t i = 0; number && i + 1 < w->size; i++)
+        if (heads_unit(w, i))
+            set_tone(w, i, tone(w, i + 1) == 4 ? 2 : 4);
+    if (number)
         return;
     if (w->size == 3 && w->chars[1] == HAN_YI && w->chars[0] == w->chars[2]) {
         set_tone(w, 1, 5);

@@ -10,6 +10,7 @@
 #include "speech/english.h"
 
 #include "speech/english_numbers.h"
+#include "speech/english_shortened.h"
 
 #include "base/utf8.h"
 
@@ -127,6 +128,7 @@ static const struct unit {
     {"mm", "millimeter", "millimeters"},
     {"ml", "milliliter", "milliliters"},
     {"ms", "millisecond", "milliseconds"},
+    {"mi", "mile", "miles"},
     {"ft", "foot", "feet"},
     {"oz", "ounce", "ounces"},
     {"GHz", "gigahertz", "gigahertz"},
@@ -150,12 +152,22 @@ static const struct unit {
     {"m", "meter", "meters"},
     {"g", "gram", "grams"},
     {"L", "liter", "liters"},
+    {"l", "liter", "liters"},
     {"h", "hour", "hours"},
     {"s", "second", "seconds"},
 };
 #define UNIT_PATTERN                                                                               \
-    "(km/h|mph|m/s|tbsp|tsp|min|lbs|lb|km|kg|mg|cm|mm|ml|ms|ft|oz|GHz|MHz|kHz|Hz|GB|MB|KB|TB|kW|"  \
-    "°C|°F|℃|℉|°|m|g|L|h|s)"
+    "(km/h|mph|m/"                                                                                 \
+    "s|tbsp|tsp|min|lbs|lb|km|kg|mg|cm|mm|ml|ms|mi|ft|oz|GHz|MHz|kHz|Hz|GB|MB|KB|TB|kW|"           \
+    "°C|°F|℃|℉|°|m|g|L|l|h|s)"
+
+/* "3h 45m" (+), behind the 3 */
+static void hours_minutes(mica_text *out, const mica_match *m)
+{
+    mica_rule_put(out, " hours ");
+    mica_rule_put_slice(out, mica_match_group(m, 1));
+    mica_rule_put(out, " minutes");
+}
 
 static void measure(mica_text *out, const mica_match *m)
 {
@@ -209,13 +221,27 @@ static void money_before(mica_text *out, const mica_match *m)
     put_money(out, mica_match_group(m, 1), mica_match_group(m, 2));
 }
 
+/* "million", or "M" (+) */
+static void put_scale(mica_text *out, mica_slice s)
+{
+    static const char *const names[][2] = {{"k", "thousand"}, {"K", "thousand"}, {"M", "million"},
+                                           {"m", "million"},  {"mn", "million"}, {"B", "billion"},
+                                           {"bn", "billion"}, {"tn", "trillion"}};
+    for (size_t i = 0; i < MICA_ARRAY_LEN(names); i++)
+        if (mica_slice_is(s, names[i][0])) {
+            mica_rule_put(out, names[i][1]);
+            return;
+        }
+    mica_rule_put_slice(out, s);
+}
+
 /* "$3.5 million": the number is read before the currency. */
 static void big_money(mica_text *out, const mica_match *m)
 {
     const mica_slice sign = mica_match_group(m, 1);
     mica_rule_put_slice(out, mica_match_group(m, 2));
     mica_rule_put(out, " ");
-    mica_rule_put_slice(out, mica_match_group(m, 3));
+    put_scale(out, mica_match_group(m, 3));
     for (size_t i = 0; i < MICA_ARRAY_LEN(currencies); i++)
         if (mica_slice_is(sign, currencies[i].sign))
             mica_text_add(out, " %s", currencies[i].many);
@@ -290,6 +316,14 @@ static void ordinal(mica_text *out, const mica_match *m)
     mica_english_ordinal(out, n.text, n.size);
 }
 
+/* "abc123456" (+) */
+static void code_digits(mica_text *out, const mica_match *m)
+{
+    const mica_slice n = mica_match_group(m, 0);
+    mica_rule_put(out, " ");
+    mica_english_digits(out, n.text, n.size);
+}
+
 static void integer(mica_text *out, const mica_match *m)
 {
     const mica_slice n = mica_match_group(m, 0);
@@ -335,6 +369,14 @@ static void range(mica_text *out, const mica_match *m)
     mica_rule_put(out, " to ");
 }
 
+/* "10^6" (+) */
+static void power(mica_text *out, const mica_match *m)
+{
+    const mica_slice n = mica_match_group(m, 1);
+    mica_rule_put(out, " to the power of ");
+    mica_english_cardinal(out, n.text, n.size);
+}
+
 static void set_apart(mica_text *out, const mica_match *m)
 {
     mica_rule_put(out, " ");
@@ -349,7 +391,11 @@ static void set_apart(mica_text *out, const mica_match *m)
 #define MONEY "(\\$|£|€|¥)"
 
 static const mica_rule rules[] = {
+    /* The mark that speech_cut.c sets before a short beginning is no decimal point: ".3.5 litres". */
+    {"^\\.(?=[0-9]{1,3}[,.?!~:：—…，。？！])", NULL, ". "},
+    {"\\bhttps?://", NULL, ""},
     {"[’‘`]", NULL, "'"},
+    {"(?<=[0-9])'\\s?(?=[0-9]{1,2}[\"”])", NULL, " foot "},
     {"[“”\"«»()\\[\\]{}<>《》]", NULL, " "},
     {"[;，；、]+|[:：]+(?![0-9])", NULL, ", "},
     {"(?<=[0-9A-Za-z])²", NULL, " squared"},
@@ -382,12 +428,35 @@ static const mica_rule rules[] = {
     {BEFORE "(?i)e\\.g\\.", NULL, "for example"},
     {BEFORE "(?i)a\\.k\\.a\\.", NULL, "also known as"},
     {BEFORE "24/7" AFTER, NULL, "twenty four seven"},
+    {BEFORE "9/11" AFTER, NULL, "nine eleven"},
+    {"(?<=[A-Za-z] )Ave\\.", NULL, "avenue"},
+    {BEFORE "Mt\\.(?= [A-Z])", NULL, "mount"},
+    {"(?<=\\b[A-G])#", NULL, " sharp"},
+    {"(?<=\\b[A-F])\\+(?![A-Za-z0-9+])", NULL, " plus"},
+    {BEFORE "(?i)ctrl" AFTER, NULL, "control"},
+    {"\\b(" MICA_ENGLISH_NUMBERED ") ([IVX]+)\\b(?!')", mica_english_roman, NULL},
+    {"\\b(" MICA_ENGLISH_RULERS ") ([IVX]{2,}|[VX])\\b(?!')", mica_english_ruler, NULL},
+    {"\\b(" MICA_ENGLISH_ACRONYMS ")\\b", mica_english_acronym, NULL},
+    {BEFORE "([1-9]|[12][0-9]|3[01])(?:st|nd|rd|th)? " MICA_ENGLISH_MONTHS "\\b" DOT,
+     mica_english_day_month, NULL},
+    {"\\b" MICA_ENGLISH_MONTHS "\\.? ([1-9]|[12][0-9]|3[01])(?:st|nd|rd|th)?"
+     "(?=\\s*(?:[,;.!?](?![0-9])|$|-|[12][0-9]{3}\\b|(?:at|and|to|in|was|is|for|with|on|from|by)"
+     "\\b))",
+     mica_english_month_day, NULL},
+    {"\\b" MICA_ENGLISH_MONTHS "\\.(?! *$| +[A-Z])", mica_english_month, NULL},
+    {"\\b(Jan|Feb|Apr|Aug|Sept?|Oct|Nov|Dec)\\b(?=\\.|\\s+[0-9])", mica_english_month, NULL},
+    {"\\b" MICA_ENGLISH_DAYS "(?:\\.-?|-)" MICA_ENGLISH_DAYS "\\b\\.?", mica_english_days, NULL},
+    {"\\b" MICA_ENGLISH_DAYS "\\.(?=,| [0-9])", mica_english_day, NULL},
     {"(?:^|(?<=[.!?\\n] ))([0-9]{1,2})\\. (?=[A-Za-z])", list_number, NULL},
     {BEFORE "([12][0-9]{3})-(0?[1-9]|1[0-2])-(0?[1-9]|[12][0-9]|3[01])" AFTER, iso_date, NULL},
     {BEFORE "(0?[1-9]|1[0-2])/(0?[1-9]|[12][0-9]|3[01])/([12][0-9]{3})" AFTER, us_date, NULL},
     {BEFORE "(?:\\+?(1)[- ])?\\(?([0-9]{3})\\)?[- ]([0-9]{3})-([0-9]{4})" AFTER, phone_number,
      NULL},
     {BEFORE "()()([0-9]{3})-([0-9]{4})" AFTER, phone_number, NULL},
+    {"(?<=[0-9])\\^([0-9]+)", power, NULL},
+    {"(?<=[0-9])\\s+x\\s+(?=[0-9])", NULL, " times "},
+    {"(?<=[0-9])x(?=[0-9])", NULL, " by "},
+    {"(?<![^\\s(])\\+(?=[0-9])", NULL, "plus "},
     {"(?<=[0-9A-Za-z])\\s+([+×÷=*])\\s+(?=[0-9A-Za-z])", operation, NULL},
     {"(?<=[0-9])\\s+(-)\\s+(?=[0-9])", operation, NULL},
     {"(?<=[0-9])([+×÷=*])(?=[0-9])", operation, NULL},
@@ -397,15 +466,20 @@ static const mica_rule rules[] = {
      NULL},
     {BEFORE "(1[0-2]|[1-9])\\s*([AaPp])\\.?[Mm]" DOT AFTER, whole_hour, NULL},
     {MONEY AMOUNT "\\s*(thousand|million|billion|trillion)", big_money, NULL},
+    {MONEY AMOUNT "(k|K|M|m|mn|B|bn|tn)" AFTER, big_money, NULL},
     {MONEY AMOUNT, money_before, NULL},
     {AMOUNT MONEY, money_behind, NULL},
+    {"(?<=[0-9])\\s?¢", NULL, " cents"},
     {BEFORE "'?([12][0-9]{2}0|[1-9]0)s" AFTER, decade, NULL},
-    {BEFORE AMOUNT "\\s?" UNIT_PATTERN AFTER, measure, NULL},
+    {"(?<=[0-9])\\s?h\\s?([0-9]{1,2})\\s?m(?:in)?" AFTER DOT, hours_minutes, NULL},
+    {BEFORE AMOUNT "\\s?" UNIT_PATTERN AFTER DOT, measure, NULL},
     {"(?<![0-9.])([0-9]+)(?:\\.[0-9]+){2,}" AFTER, version, NULL},
+    {BEFORE "([0-9]+):(?=[0-9]" AFTER ")", range, NULL}, /* 3:2, 16:9 (+) */
     {BEFORE AMOUNT "\\s?[-~]\\s?(?=[0-9]+(?:\\.[0-9]+)?" AFTER "(?!-))", range, NULL},
-    {"(?<![0-9])([0-9]*)\\.\\s?([0-9]+)", decimal, NULL},
+    {"(?<![0-9])([0-9]*)\\.([0-9]+)", decimal, NULL},
     {"(?:\\b([0-9]+) )?([0-9]+)/([0-9]+)", fraction, NULL},
     {"\\b([0-9]+)(?:st|nd|rd|th)\\b", ordinal, NULL},
+    {"(?<=[A-Za-z])[0-9]{5,}", code_digits, NULL},
     {"[0-9]+", integer, NULL},
     {"%", NULL, " percent"},
     {"(?<=[A-Za-z])\\+\\+", NULL, " plus plus"},

@@ -194,14 +194,31 @@ static int32_t find_pauses(const mica_speech_front *f, const char *text, size_t 
     return sp2 ? f->sp2 : sp3 ? f->sp3 : -1;
 }
 
+/* Letters behind a number that make it an amount: 256GB, 500G; not 1080P, 737MAX. */
+static bool begins_with_unit(const char *text, size_t size)
+{
+    static const char *const units[] = {"GB", "MB", "KB", "TB", "G", "M", "K", "T", "A"};
+    for (size_t i = 0; i < MICA_ARRAY_LEN(units); i++) {
+        const size_t n = strlen(units[i]);
+        if (size < n || memcmp(text, units[i], n) != 0)
+            continue;
+        const char next = size > n ? text[n] : ' ';
+        return !((next | 32) >= 'a' && (next | 32) <= 'z') && !(next >= '0' && next <= '9');
+    }
+    return false;
+}
+
+/* is_amount: a number at the end has its unit in the next span. */
 static mica_status read_chinese(const mica_speech_front *f, const char *text, size_t size,
-                                const mica_speech_reader *reader, mica_arena *arena,
+                                bool is_amount, const mica_speech_reader *reader, mica_arena *arena,
                                 mica_speech_span *span, mica_err *err)
 {
     mica_text marked = {0}, normal = {0};
     mica_phone_list phones = {0}, counts = {0};
     const int32_t pauses = find_pauses(f, text, size, &marked);
     mica_status status = MICA_OK;
+    if (is_amount)
+        mica_text_add(&marked, "%s", MICA_CHINESE_AMOUNT);
     if (marked.failed)
         status = MICA_FAIL(err, MICA_E_NOMEM, "no memory for the text");
     else if (marked.size > 0)
@@ -237,7 +254,10 @@ static mica_status read_spans(const mica_speech_front *f, const char *text, size
         const char *run = text + runs[i].begin;
         MICA_TRY(runs[i].language == MICA_SPEECH_EN
                      ? read_english(f, run, runs[i].size, arena, span, err)
-                     : read_chinese(f, run, runs[i].size, o->reader, arena, span, err));
+                     : read_chinese(f, run, runs[i].size,
+                                    i + 1 < count && begins_with_unit(text + runs[i + 1].begin,
+                                                                      runs[i + 1].size),
+                                    o->reader, arena, span, err));
         piece->phone_count += span->phone_count;
         piece->span_count += span->phone_count > 0;
     }

@@ -83,14 +83,15 @@ static bool digit_at(const splitter *s, size_t at)
 static size_t unit_size(const splitter *s, size_t at)
 {
     static const char *const units[] = {
-        "km/h", "m/s", "GHz", "MHz", "kHz", "Hz", "kW", "cm2", "cm²", "cm3", "cm³",
-        "km2",  "km²", "m2",  "m²",  "m3",  "m³", "cm", "mm",  "km",  "kg",  "mg",
-        "ml",   "db",  "dB",  "ds",  "ms",  "°C", "m",  "g",   "L",   "s",   "h"};
+        "L/100km", "km/h", "m/s", "GHz", "MHz", "kHz", "Hz",  "kWh", "kW",  "mAh", "Mbps",
+        "am",      "pm",   "AM",  "PM",  "V",   "W",   "cm2", "cm²", "cm3", "cm³", "km2",
+        "km²",     "m2",   "m²",  "m3",  "m³",  "cm",  "mm",  "km",  "kg",  "mg",  "ml",
+        "db",      "dB",   "ds",  "ms",  "°C",  "m",   "g",   "L",   "s",   "h"};
     for (size_t i = 0; i < MICA_ARRAY_LEN(units); i++) {
         const size_t n = strlen(units[i]);
         size_t next;
         if (at + n <= s->size && memcmp(s->text + at, units[i], n) == 0 &&
-            !is_latin(char_at(s, at + n, &next)))
+            !is_latin(char_at(s, at + n, &next)) && !digit_at(s, at + n))
             return n;
     }
     return 0;

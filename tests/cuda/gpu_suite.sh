@@ -119,7 +119,7 @@ pictures() {
 
 voices() {
     has VOICE_TESTS || return
-    for name in encoders semantic synthesizer chain precision; do
+    for name in encoders semantic check g2pw synthesizer chain precision; do
         step 120 "voices $name" env MICA_TEST_DEVICE=cuda "$VOICE_TESTS/test_gpt_sovits_$name"
     done
 }
