@@ -89,7 +89,7 @@ typedef enum mica_cpu_level {
     MICA_CPU_LEVEL_V4_AMX        /* these with the matrix unit: AMX_TILE, AMX_BF16 and AMX_INT8 */
 } mica_cpu_level;
 
-/* A LoRA, LoHa or LoKr file and how much of it: scale 1 is as it was trained; it may be negative. 0: 1. */
+/* A LoRA, DoRA, LoHa or LoKr file and how much of it: scale 1 is as it was trained; it may be negative. 0: 1. */
 typedef struct mica_lora_input {
     const char *path;
     double scale;
@@ -140,6 +140,7 @@ typedef struct mica_engine_options {
 /* Opens and checks a model: every tensor's name, shape, dtype and range, without
  * reading weight data. *out is set even on failure (NULL only when memory ran out). */
 MICA_API mica_status mica_engine_open(mica_engine **out, const mica_engine_options *options);
+/* Sessions are closed before; results stay. */
 MICA_API void mica_engine_close(mica_engine **engine);
 MICA_API const char *mica_engine_errmsg(const mica_engine *engine);
 /* What opening has to tell beside success: one line per remark (layers of a LoRA that the model does not
@@ -148,6 +149,8 @@ MICA_API const char *mica_engine_notes(const mica_engine *engine);
 
 /* --------------------------------------------------------------- session -- */
 
+/* A session of an engine, which it must not outlive: scratch memory and threads, on the device of the engine's
+ * options. *out is set even on failure (NULL only when memory ran out). */
 MICA_API mica_status mica_session_open(mica_session **out, mica_engine *engine);
 MICA_API void mica_session_close(mica_session **session);
 MICA_API const char *mica_session_errmsg(const mica_session *session);
@@ -284,8 +287,8 @@ MICA_API int mica_image_width(const mica_image *image);
 MICA_API int mica_image_height(const mica_image *image);
 MICA_API int mica_image_channels(const mica_image *image); /* 3, or 4: layers have transparency */
 MICA_API uint64_t mica_image_seed(const mica_image *image, int index);
-/* RGB or RGBA, 8 bits, rows top to bottom without padding; borrowed. NULL when index is out of
- * range. */
+/* height * width * channels bytes: RGB or RGBA, rows top to bottom without padding; borrowed. NULL
+ * when index is out of range. */
 MICA_API const uint8_t *mica_image_rgb(const mica_image *image, int index);
 /* Writes one picture by the extension of `path` (.png, .jpg, .jpeg, .webp) with its
  * recipe in the metadata; the file appears whole or not at all. `message` (may be
@@ -315,6 +318,7 @@ typedef struct mica_run_stats {
     uint64_t streamed_weights; /* bytes that did not fit and were copied for every use */
     uint64_t step_waits;       /* waits in the denoising loop that let the device run dry: 0 */
 } mica_run_stats;
+/* Before the first run: zeros. */
 MICA_API mica_status mica_session_stats(const mica_session *session, mica_run_stats *stats);
 
 /* Channels of the pictures that the session's model makes: 3, or 4 with transparency, which a JPEG
@@ -577,8 +581,9 @@ MICA_API mica_status mica_completion_stats(const mica_completion *completion,
 
 /* --------------------------------------------------------------- inspect -- */
 
-/* Says what a path is: model folder or file (family, parts, tensors, dtypes, memory
- * needed, what is missing) or a picture made by Mica (its recipe). Reads headers only. */
+/* Says what a path is: a model's folder or file (family, parts, tensors, dtypes, memory needed, what is
+ * missing), a LoRA, a .voice file, or a picture (PNG, JPEG, WebP; its recipe). Of weights headers alone are
+ * read. *out is set even on failure (NULL only when memory ran out). */
 MICA_API mica_status mica_inspect(const char *path, mica_report **out);
 MICA_API const char *mica_report_text(const mica_report *report); /* for people, several lines */
 MICA_API const char *mica_report_json(const mica_report *report); /* one JSON object */

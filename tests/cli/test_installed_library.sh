@@ -1,5 +1,5 @@
-# test_installed_library.sh PREFIX SOURCE CC [SANITIZERS] - docs/example.c against the installed
-# library, found once through pkg-config and once through the CMake package, and run both times.
+# test_installed_library.sh PREFIX SOURCE CC [SANITIZERS] - the examples of docs/ against the installed
+# library, found through pkg-config, example.c also through the CMake package, and run.
 set -eu
 prefix=$1
 source=$2
@@ -24,6 +24,23 @@ $cc -std=c11 -Wall -Wextra -Werror -pedantic $sanitize "$source/docs/example.c" 
     $(pkg-config --cflags --libs mica) -o "$work/by-pkg-config"
 run_example "$work/by-pkg-config"
 
+for example in example_text example_speech; do
+    # shellcheck disable=SC2046,SC2086
+    $cc -std=c11 -Wall -Wextra -Werror -pedantic $sanitize "$source/docs/$example.c" \
+        $(pkg-config --cflags --libs mica) -o "$work/$example"
+done
+text=$(LD_LIBRARY_PATH=$libdir "$work/example_text" "$prefix/share/mica/models/demo_text" \
+    'What is a computer?' 'What is a dog?')
+[ "$(echo "$text" | grep -c .)" -ge 2 ] || { echo "example_text wrote '$text'" >&2; exit 1; }
+voice=$MICA_GOLDEN/../speech/recordings/ref4.flac
+speech=$MICA_GOLDEN/../gpt_sovits/models
+mkdir "$work/speech"
+for part in s1.ckpt sovits_v2.pth chinese-hubert-base chinese-roberta-wwm-ext-large; do
+    ln -s "$speech/$part" "$work/speech/$part"
+done
+LD_LIBRARY_PATH=$libdir "$work/example_speech" "$work/speech" "$voice" 'Hello.' "$work/hello.wav"
+[ -s "$work/hello.wav" ] || { echo "example_speech made no sound" >&2; exit 1; }
+
 # CMake package
 mkdir "$work/project"
 cat >"$work/project/CMakeLists.txt" <<END
@@ -41,4 +58,4 @@ run_example "$work/project/build/example"
 # An installed tree may be moved.
 cp -R "$prefix" "$work/moved"
 "$work/moved/bin/mica" --version
-echo "example.c works through pkg-config and CMake"
+echo "the examples work through pkg-config, example.c through CMake"
