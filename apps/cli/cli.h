@@ -64,6 +64,8 @@ mica_status cli_output_name(const char *path, int index, int count, char **out, 
 /* Resolves the text of -p and -n: "@FILE" is a file's content, "@@x" is "@x", "-" is standard
  * input; one final line break is dropped. *out is freed with mica_mem_free; NULL stays NULL. */
 mica_status cli_text_read(const char *argument, char **out, mica_err *err);
+/* A note when a text (NULL: none) is not UTF-8; `what` it is. */
+void cli_note_invalid_text(const char *what, const char *text, bool quiet);
 
 /* ---- cli_engine.c ---- */
 typedef struct cli_engine_args {

@@ -6,6 +6,7 @@
 
 #include "base/file.h"
 #include "base/mem.h"
+#include "base/utf8.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -69,4 +70,13 @@ mica_status cli_text_read(const char *argument, char **out, mica_err *err)
     else
         *out = data;
     return status;
+}
+
+void cli_note_invalid_text(const char *what, const char *text, bool quiet)
+{
+    if (!text || quiet || mica_utf8_is_valid(text, strlen(text)))
+        return;
+    mica_err err = {0};
+    MICA_FAIL(&err, MICA_OK, "the %s is not valid UTF-8; bad bytes are read as U+FFFD", what);
+    cli_note(err.text);
 }

@@ -117,23 +117,14 @@ static void run_deinit(image_run *run)
     mica_mem_free(run->negative);
 }
 
-static void note_invalid_text(const image_run *run, const char *what, const char *text)
-{
-    if (!text || run->args->common.quiet || mica_utf8_is_valid(text, strlen(text)))
-        return;
-    mica_err err = {0};
-    MICA_FAIL(&err, MICA_OK, "the %s is not valid UTF-8; bad bytes are read as U+FFFD", what);
-    cli_note(err.text);
-}
-
 static mica_status read_prompts(image_run *run, mica_err *err)
 {
     for (int i = 0; i < run->args->prompts.count; i++) {
         MICA_TRY(cli_text_read(run->args->prompts.values[i], &run->prompts[i], err));
-        note_invalid_text(run, "prompt", run->prompts[i]);
+        cli_note_invalid_text("prompt", run->prompts[i], run->args->common.quiet);
     }
     MICA_TRY(cli_text_read(run->args->negative, &run->negative, err));
-    note_invalid_text(run, "negative prompt", run->negative);
+    cli_note_invalid_text("negative prompt", run->negative, run->args->common.quiet);
     return MICA_OK;
 }
 

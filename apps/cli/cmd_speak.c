@@ -156,6 +156,7 @@ mica_status speak_find_voices(speak_run *run, int wants, mica_err *err)
         run->voices[i].path = run->voice_paths[i];
     }
     MICA_TRY(cli_text_read(a->voice_text, &run->voice_text, err));
+    cli_note_invalid_text("transcript", run->voice_text, a->common.quiet);
     run->voices[0].text = run->voice_text;
     run->voices[0].language = a->voice_language;
     return MICA_OK;
@@ -266,6 +267,7 @@ static mica_status run_speak(speak_run *run, mica_text *result, mica_err *err)
     MICA_TRY(check_args(a, run->model, err));
     MICA_TRY(speak_find_voices(run, a->tokens && a->phones ? 0 : 1, err));
     MICA_TRY(cli_text_read(a->text, &run->text, err));
+    cli_note_invalid_text("text", run->text, a->common.quiet);
     MICA_TRY(speak_open(run, err));
     MICA_TRY(generate(run, err));
     if (writes_file(a))

@@ -68,6 +68,8 @@ done
 fails 1 'Japanese \(ja\) is not spoken yet' speak $parts -t 好 --voice "$ref" --voice-text 好 --voice-lang ja
 fails 1 'the language is en, but the text has "你"' speak $parts -t '你好' --lang en --voice "$ref"
 fails 2 'no language "xx"' speak $parts -t 好 --lang xx --voice "$ref"
+works speak $parts $few -t "$(printf 'bad \377 bytes')" --voice "$ref" -o bad.wav
+check 'a note tells of bytes that are no text' grep -q 'note: the text is not valid UTF-8' "$err"
 works speak $parts $few -t '😀你好🎉, world 3.5kg!' --voice "$ref" -o emoji.wav --json
 check 'emoji are passed over' test "$(json_get sentences.0.text <"$out")" = '😀你好🎉,'
 printf '\357\273\277你好，世界。' >bom.txt
@@ -144,6 +146,7 @@ printf 'One. Two three four five. \n' >text.txt
 works speak $parts $said -t @text.txt --voice "$ref" -o t.wav --cut cut0 --json
 check 'one sentence without cuts' test "$("$MICA_TOOLS/json_get" sentences.0.tokens <"$out")" = 20
 works speak $parts $said -t 'Hello out there.' --voice "$recordings/ref25.flac" -o t.wav
+check 'a note tells what a missing transcript costs' grep -q 'note: the words of the recording are not known' "$err"
 check 'a note names the part of a long recording' grep -Eq 'note: .*ref25.flac: 25.0 s long; 1[12].[0-9]+ to [12][0-9].[0-9]+ s are used' "$err"
 fails 1 'Japanese letters' speak $parts -t 'こんにちは' --voice "$ref"
 fails 1 'Japanese .ja. is not spoken' speak $parts -t x --voice "$ref" --lang ja

@@ -215,9 +215,10 @@ static mica_status choose_window(recording *r, const char *path, mica_text *note
     size_t first, count;
     MICA_TRY(mica_audio_find_window(a, path, &first, &count, err));
     if (count < a->count)
-        mica_text_add(notes, "%s%s: %.1f s long; %.2f to %.2f s are used", notes->data ? "\n" : "",
-                      path, (double)a->count / a->rate, (double)first / a->rate,
-                      (double)(first + count) / a->rate);
+        mica_text_add(
+            notes, "%s%s: %.1f s long; %.2f to %.2f s are used, and a transcript must be of those",
+            notes->data ? "\n" : "", path, (double)a->count / a->rate, (double)first / a->rate,
+            (double)(first + count) / a->rate);
     memmove(a->samples, a->samples + first, count * sizeof *a->samples);
     a->count = count;
     return MICA_OK;

@@ -91,6 +91,18 @@ static mica_status prepare(void *user, int index, mica_err *err)
     return MICA_OK;
 }
 
+/* What will be worse than it need be. */
+static void note_transcript(const mica_gs_session *s, const mica_gs_request *r, mica_gs_input *in)
+{
+    if (r->continues || r->tokens || s->model->is_synthetic)
+        return;
+    mica_text_add(
+        &in->notes,
+        "%sthe words of the recording are not known: the voice is imitated less well, and "
+        "lost words are found less surely",
+        in->notes.data ? "\n" : "");
+}
+
 static mica_status speak(mica_gs_session *s, mica_run *run, const mica_speech_options *o,
                          mica_gs_input *in, mica_speech_result *result, mica_err *err)
 {
@@ -110,6 +122,7 @@ static mica_status speak(mica_gs_session *s, mica_run *run, const mica_speech_op
     r.prepare_user = &(preparer){in, s, run};
     r.tokens = in->tokens;
     r.token_count = in->token_count;
+    note_transcript(s, &r, in);
     if (r.tokens && r.count != 1)
         return MICA_FAIL(err, MICA_E_USAGE, "given tokens are one sentence, the text has %d",
                          r.count);
