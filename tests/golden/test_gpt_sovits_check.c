@@ -188,6 +188,44 @@ static void test_words(void **state)
     close_bench(&b);
 }
 
+/* Of bad attempts the best is kept, of two alike the later one; a good one beats all. */
+static void test_best_attempt(void **state)
+{
+    (void)state;
+    bench b;
+    mica_err err = {0};
+    int32_t codes[3][200];
+    int64_t n[3];
+    open_bench(&b);
+    n[0] = go(codes[0], 0, 0, 3); /* leaves out 13 phones */
+    n[0] = go(codes[0], n[0], 16, OWN);
+    n[1] = go(codes[1], 0, 0, 4); /* 10 */
+    n[1] = go(codes[1], n[1], 14, OWN);
+    n[2] = go(codes[2], 0, 0, OWN);
+    for (int k = 0; k < 3; k++) {
+        /* worse then better, better then worse, bad then good */
+        const int first = k == 0 ? 0 : 1, second = k == 0 ? 1 : k == 1 ? 0 : 2;
+        const int best = k == 2 ? 2 : 1;
+        mica_gs_job j = finished(&b, codes[first], n[first]);
+        gs_ok(mica_gs_job_check(&j, &b.s, &b.run, &b.request, &err), &err);
+        assert_true(j.doubts & MICA_SPEECH_DROPPED);
+        gs_ok(mica_gs_job_keep(&j, &err), &err);
+        mica_gs_sentence_deinit(&j.sentence);
+        const mica_gs_attempt kept = j.best;
+        j = finished(&b, codes[second], n[second]);
+        j.best = kept;
+        gs_ok(mica_gs_job_check(&j, &b.s, &b.run, &b.request, &err), &err);
+        gs_ok(mica_gs_job_take_best(&j, &err), &err);
+        assert_int_equal(j.sentence.count, n[best]);
+        assert_memory_equal(j.sentence.codes + j.sentence.prompt_count, codes[best],
+                            (size_t)n[best] * sizeof(int32_t));
+        assert_int_equal(j.doubts, best == 2 ? 0 : MICA_SPEECH_DROPPED);
+        mica_mem_free(j.best.codes);
+        mica_gs_sentence_deinit(&j.sentence);
+    }
+    close_bench(&b);
+}
+
 /* Without a transcript, or with a wrong one, nobody follows, and nothing is said. */
 static void test_nobody_to_ask(void **state)
 {
@@ -274,6 +312,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_words),
         cmocka_unit_test(test_nobody_to_ask),
+        cmocka_unit_test(test_best_attempt),
         cmocka_unit_test(test_shares),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -7,8 +7,8 @@
  * the sentences of a batch in one call at the usual speed, where cross attention looks into the
  * neighbours' phones. The peak rule and the pause are upstream's (TTS.py audio_postprocess).
  *
- * A sentence whose tokens do not fit its phones (far too few, far too many, a loop) is drawn
- * again, with noise of its own, at most `retries` times; then the last is kept and marked. */
+ * A sentence whose tokens do not fit its phones (gpt_sovits_check.c) is drawn again, with noise of its own, at
+ * most `retries` times; then the best attempt is kept and marked. */
 #include "models/gpt_sovits/gpt_sovits_job.h"
 
 #include "base/mem.h"
@@ -193,6 +193,7 @@ static void job_deinit(job *j)
 {
     mica_mem_free(j->phones);
     mica_mem_free(j->features);
+    mica_mem_free(j->best.codes);
     mica_gs_sentence_deinit(&j->sentence);
     *j = (job){0};
 }
@@ -280,6 +281,8 @@ static mica_status make_tokens(job *jobs, int count, mica_gs_session *s, mica_ru
         bool again = false;
         for (int i = 0; i < count; i++)
             if (round == 0 || jobs[i].doubts) {
+                if (round > 0)
+                    MICA_TRY(mica_gs_job_keep(&jobs[i], err));
                 jobs[i].attempt = round;
                 MICA_TRY(mica_gs_job_begin(&jobs[i], s, run, r, err));
             }
@@ -292,6 +295,8 @@ static mica_status make_tokens(job *jobs, int count, mica_gs_session *s, mica_ru
         if (!again || r->sampling.greedy) /* which would only repeat itself */
             break;
     }
+    for (int i = 0; i < count; i++)
+        MICA_TRY(mica_gs_job_take_best(&jobs[i], err));
     return MICA_OK;
 }
 

@@ -233,6 +233,49 @@ mica_status mica_gs_job_check(mica_gs_job *j, mica_gs_session *s, mica_run *run,
     return st;
 }
 
+/* How bad: first the kinds of doubt, then the phones and codes in question. */
+static int64_t badness(unsigned doubts, const mica_gs_alignment *a)
+{
+    int64_t kinds = 0;
+    for (unsigned left = doubts; left; left &= left - 1)
+        kinds++;
+    return kinds * 100000 + MICA_MIN(a->dropped + a->repeated + a->stalled, (int64_t)99999);
+}
+
+mica_status mica_gs_job_keep(mica_gs_job *j, mica_err *err)
+{
+    const mica_gs_sentence *t = &j->sentence;
+    mica_gs_attempt *b = &j->best;
+    if (b->codes && badness(b->doubts, &b->alignment) < badness(j->doubts, &j->alignment))
+        return MICA_OK;
+    int32_t *codes = mica_mem_alloc((size_t)(t->count + 1) * sizeof *codes);
+    if (!codes)
+        return MICA_FAIL(err, MICA_E_NOMEM, "no memory for %lld codes", (long long)t->count);
+    memcpy(codes, t->codes + t->prompt_count, (size_t)t->count * sizeof *codes);
+    mica_mem_free(b->codes);
+    *b = (mica_gs_attempt){codes, t->count, j->doubts, j->alignment};
+    return MICA_OK;
+}
+
+mica_status mica_gs_job_take_best(mica_gs_job *j, mica_err *err)
+{
+    mica_gs_sentence *t = &j->sentence;
+    const mica_gs_attempt *b = &j->best;
+    if (!b->codes || badness(b->doubts, &b->alignment) >= badness(j->doubts, &j->alignment))
+        return MICA_OK;
+    const int64_t all = t->prompt_count + b->count;
+    int32_t *codes = mica_mem_realloc(t->codes, (size_t)(all + 1) * sizeof *codes);
+    if (!codes)
+        return MICA_FAIL(err, MICA_E_NOMEM, "no memory for %lld codes", (long long)all);
+    memcpy(codes + t->prompt_count, b->codes, (size_t)b->count * sizeof *codes);
+    t->codes = codes;
+    t->cap = all + 1;
+    t->count = b->count;
+    j->doubts = b->doubts;
+    j->alignment = b->alignment;
+    return MICA_OK;
+}
+
 /* Names of own phones [first, first + count), with blanks between. */
 static char *name_phones(const mica_gs_job *j, const mica_gs_model *m, int64_t first, int64_t count)
 {

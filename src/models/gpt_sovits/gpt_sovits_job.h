@@ -5,6 +5,14 @@
 
 #include "models/gpt_sovits/gpt_sovits.h"
 
+/* An attempt at a sentence that was not good, kept in case no later one is better. */
+typedef struct mica_gs_attempt {
+    int32_t *codes;
+    int64_t count;
+    unsigned doubts;
+    mica_gs_alignment alignment;
+} mica_gs_attempt;
+
 typedef struct mica_gs_job {
     int index, attempt;
     int32_t *phones; /* prompt's, then its own */
@@ -13,6 +21,7 @@ typedef struct mica_gs_job {
     mica_gs_sentence sentence;
     unsigned doubts; /* mica_speech_doubt, or-ed */
     mica_gs_alignment alignment;
+    mica_gs_attempt best; /* codes NULL: none */
 } mica_gs_job;
 
 /* Reads the prefix and draws the first code. */
@@ -21,6 +30,10 @@ mica_status mica_gs_job_begin(mica_gs_job *j, mica_gs_session *s, mica_run *run,
 /* Whether its codes can be its text: their number, loops, and where they looked (gpt_sovits_check.c). */
 mica_status mica_gs_job_check(mica_gs_job *j, mica_gs_session *s, mica_run *run,
                               const mica_gs_request *r, mica_err *err);
+/* Before it is drawn again: keeps it unless an earlier attempt was better. After the last one: takes the best
+ * back. Of two alike the later counts. */
+mica_status mica_gs_job_keep(mica_gs_job *j, mica_err *err);
+mica_status mica_gs_job_take_best(mica_gs_job *j, mica_err *err);
 /* The first two alone. */
 unsigned mica_gs_job_count_doubts(const mica_gs_job *j);
 /* Frame f of the latent gets the same noise, however many frames there are. */
