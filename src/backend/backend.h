@@ -174,6 +174,10 @@ mica_backend_memory mica_backend_get_memory(mica_backend *be, bool restart);
 /* Host <-> tensor. Both wait for queued work; sizes must match; src/dst are f32. */
 void mica_upload_f32(mica_backend *be, const mica_tensor *dst, const float *src);
 void mica_download_f32(mica_backend *be, float *dst, const mica_tensor *src);
+/* A picture of -1 .. 1 as bytes: dst[Y][X][C] = round(255 clamp(src / 2 + 1/2)), halves to even, NaN is 0; every
+ * backend gives the same byte for the same f32. src: contiguous rows of pixels (X C numbers), stride_[0] may be more.
+ * Waits for queued work. */
+void mica_download_pixels(mica_backend *be, uint8_t *dst, const mica_tensor *src_YXC);
 
 /* Hints that the weights are needed soon / not any more. drop frees prepared forms and
  * tells the page cache; a dropped weight may be used again (it is prepared anew). */

@@ -254,6 +254,18 @@ void mica_download_f32(mica_backend *be, float *dst, const mica_tensor *src)
         keep(be, be->ops->download_f32(be, dst, src, &be->error));
 }
 
+void mica_download_pixels(mica_backend *be, uint8_t *dst, const mica_tensor *src_YXC)
+{
+    const int64_t *shape = src_YXC->shape_, *stride = src_YXC->stride_;
+    if (!mica_backend_begin(be) || mica_tensor_count(src_YXC) == 0)
+        return;
+    if (src_YXC->ndim != 3 || src_YXC->dtype != MICA_DTYPE_F32 || stride[2] != 1 ||
+        stride[1] != shape[2])
+        keep(be, MICA_FAIL(&be->error, MICA_E_INTERNAL, "pixels: rows of f32 must be contiguous"));
+    else
+        keep(be, be->ops->download_pixels(be, dst, src_YXC, &be->error));
+}
+
 void mica_backend_prefetch_weights(mica_backend *be, mica_weight *const *weights, int count)
 {
     if (!mica_backend_failed(be))

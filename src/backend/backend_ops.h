@@ -31,6 +31,8 @@ typedef struct mica_backend_ops {
                               mica_err *err);
     mica_status (*download_f32)(mica_backend *be, float *dst, const mica_tensor *src,
                                 mica_err *err);
+    mica_status (*download_pixels)(mica_backend *be, uint8_t *dst, const mica_tensor *src_YXC,
+                                   mica_err *err);
     void (*prefetch_weights)(mica_backend *be, mica_weight *const *weights, int count);
     void (*drop_weights)(mica_backend *be, mica_weight *const *weights, int count);
     /* May be NULL: the host's memory. */

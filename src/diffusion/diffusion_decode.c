@@ -57,12 +57,11 @@ static mica_status tap_channels_last(mica_diffusion *d, const float *x_YXC, int 
 
 /* --------------------------------------------------------------------- decode -- */
 
-/* Host buffers of the phase; pictures are kept where a tap wants them all. */
+/* Host buffers of the phase. */
 typedef struct decode_buffers {
-    float *rows_PC; /* all pictures */
-    float *z_YXc;   /* all pictures, channels last */
-    float *picture; /* one picture [Y, X, 3 or 4], or all that are decoded */
-    bool keeps_pictures;
+    float *rows_PC;  /* all pictures */
+    float *z_YXc;    /* all pictures, channels last */
+    float *pictures; /* all that are decoded [Y, X, 3 or 4] where a tap wants them, or NULL */
 } decode_buffers;
 
 static mica_status buffers_init(decode_buffers *b, const mica_diffusion *d, mica_err *err)
@@ -72,13 +71,14 @@ static mica_status buffers_init(decode_buffers *b, const mica_diffusion *d, mica
     const size_t channels = (size_t)d->traits.picture_channels, shown = n - (size_t)p->hidden;
     const size_t pixels = (size_t)p->width * (size_t)p->height;
     const size_t out = (size_t)p->out_width * (size_t)p->out_height;
-    *b = (decode_buffers){.keeps_pictures = mica_tap_wants(d->run.taps, "vae_decode.output")};
+    const bool keeps_pictures = mica_tap_wants(d->run.taps, "vae_decode.output");
+    *b = (decode_buffers){0};
     b->rows_PC = mica_mem_calloc(values * n, sizeof(float));
     b->z_YXc = mica_mem_calloc(values * n, sizeof(float));
-    b->picture =
-        mica_mem_calloc(pixels * channels * (b->keeps_pictures ? shown : 1), sizeof(float));
+    if (keeps_pictures)
+        b->pictures = mica_mem_calloc(pixels * channels * shown, sizeof(float));
     d->result->rgb = mica_mem_calloc(out * channels, shown);
-    if (!b->rows_PC || !b->z_YXc || !b->picture || !d->result->rgb)
+    if (!b->rows_PC || !b->z_YXc || (keeps_pictures && !b->pictures) || !d->result->rgb)
         return MICA_FAIL(err, MICA_E_NOMEM, "no memory for %d pictures of %d x %d", p->pictures,
                          p->width, p->height);
     return MICA_OK;
@@ -88,7 +88,7 @@ static void buffers_deinit(decode_buffers *b)
 {
     mica_mem_free(b->rows_PC);
     mica_mem_free(b->z_YXc);
-    mica_mem_free(b->picture);
+    mica_mem_free(b->pictures);
 }
 
 /* Some of the reference's decoders end so; it shows in the taps only, because bytes clamp as well.
@@ -99,8 +99,9 @@ static void clamp(float *x, size_t n)
         x[i] = x[i] < -1.0f ? -1.0f : x[i] > 1.0f ? 1.0f : x[i];
 }
 
-static mica_status run_decoder(mica_diffusion *d, const float *z_YXc, float *picture, int index,
-                               mica_err *err)
+/* The upper left part of the picture as bytes; the whole of it as floats where `picture` is not NULL. */
+static mica_status run_decoder(mica_diffusion *d, const float *z_YXc, float *picture, uint8_t *rgb,
+                               int index, mica_err *err)
 {
     const mica_diffusion_plan *p = &d->plan;
     const mica_pool_mark mark = mica_pool_get_mark(d->be, MICA_POOL_SESSION);
@@ -115,20 +116,15 @@ static mica_status run_decoder(mica_diffusion *d, const float *z_YXc, float *pic
         st = MICA_FAIL(err, MICA_E_NUMERIC,
                        "VAE: the decoded picture holds NaN or Inf; the weights are damaged or the "
                        "precision is too low (try f32)");
-    mica_download_f32(d->be, picture, &picture_YXC);
+    if (picture)
+        mica_download_f32(d->be, picture, &picture_YXC);
+    mica_tensor shown_YXC = mica_tensor_rows(&picture_YXC, 0, p->out_height);
+    shown_YXC.shape_[1] = p->out_width;
+    mica_download_pixels(d->be, rgb, &shown_YXC);
     if (!st)
         st = mica_backend_check(d->be, err);
     mica_pool_release(d->be, MICA_POOL_SESSION, mark);
     return st;
-}
-
-/* The upper left part of the picture, as bytes. */
-static void to_bytes(const mica_diffusion_plan *p, int channels, const float *picture, uint8_t *rgb)
-{
-    for (int y = 0; y < p->out_height; y++)
-        mica_pixels_to_8bit(picture + (int64_t)y * p->width * channels,
-                            rgb + (int64_t)y * p->out_width * channels,
-                            (size_t)p->out_width * (size_t)channels);
 }
 
 /* index counts what is decoded. */
@@ -138,12 +134,12 @@ static mica_status decode_one(mica_diffusion *d, decode_buffers *b, int index, m
     const int channels = d->traits.picture_channels;
     const int64_t values = (int64_t)p->width * p->height * channels;
     const int64_t out = (int64_t)p->out_width * p->out_height * channels;
-    float *picture = b->picture + (b->keeps_pictures ? index * values : 0);
+    float *picture = b->pictures ? b->pictures + index * values : NULL;
     uint8_t *rgb = d->result->rgb + index * out;
-    MICA_TRY(run_decoder(d, b->z_YXc + (p->hidden + index) * p->P * p->C, picture, index, err));
-    if (d->traits.clamps)
+    MICA_TRY(
+        run_decoder(d, b->z_YXc + (p->hidden + index) * p->P * p->C, picture, rgb, index, err));
+    if (picture && d->traits.clamps)
         clamp(picture, (size_t)values);
-    to_bytes(p, channels, picture, rgb);
     mica_diffusion_restore_masked(d, rgb);
     return MICA_OK;
 }
@@ -153,8 +149,8 @@ static mica_status tap_pictures(mica_diffusion *d, const decode_buffers *b, mica
     const mica_diffusion_plan *p = &d->plan;
     const int n = p->pictures - p->hidden, channels = d->traits.picture_channels;
     const int64_t bytes[] = {n, p->out_height, p->out_width, channels};
-    if (b->keeps_pictures)
-        MICA_TRY(tap_channels_last(d, b->picture, n, channels, p->height, p->width,
+    if (b->pictures)
+        MICA_TRY(tap_channels_last(d, b->pictures, n, channels, p->height, p->width,
                                    "vae_decode.output", err));
     const mica_tensor u8 = n == 1 ? mica_tensor_make(d->result->rgb, MICA_DTYPE_U8, 3, bytes + 1)
                                   : mica_tensor_make(d->result->rgb, MICA_DTYPE_U8, 4, bytes);

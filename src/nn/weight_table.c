@@ -184,6 +184,12 @@ int64_t mica_nn_piece(int64_t L, int64_t most)
     return (L + pieces - 1) / pieces;
 }
 
+void mica_nn_next_feeds(mica_backend *be, const mica_nn_linear *l)
+{
+    if (!l->w.sensitive)
+        mica_next_is_operand(be);
+}
+
 void mica_nn_linear_gated(mica_backend *be, mica_nn_linear *l, const mica_tensor *in_MD,
                           const mica_tensor *gate_O, mica_tensor *x_MO)
 {

@@ -76,6 +76,9 @@ void mica_nn_linear_again(mica_backend *be, mica_nn_linear *l, const mica_tensor
 #define MICA_NN_LINEARS 4
 void mica_nn_linears_run(mica_backend *be, mica_nn_linear *const *l, int count,
                          const mica_tensor *x_MD, const mica_tensor *all_MN, mica_tensor *y);
+/* A promise about the next operation: l and the linears beside it alone read what it makes (mica_next_is_operand).
+ * Without effect for sensitive weights, whose x stays above fp8 as well. */
+void mica_nn_next_feeds(mica_backend *be, const mica_nn_linear *l);
 /* x += gate * (in w^T + b), in place; gate NULL: x += in w^T + b. */
 void mica_nn_linear_gated(mica_backend *be, mica_nn_linear *l, const mica_tensor *in_MD,
                           const mica_tensor *gate_O, mica_tensor *x_MO);

@@ -77,6 +77,37 @@ static void groups(cmp *c)
     cmp_weight_free(c, &beta);
 }
 
+/* Bytes of the upper left part; values on and around the halves between them, beyond the ends, and NaN. */
+static void bytes(cmp *c)
+{
+    enum { MOST = 40 * 70 * 4 };
+    const int Y = cmp_int(c, 1, 40), X = cmp_int(c, 1, 70), C = cmp_int(c, 3, 4);
+    const int shown_Y = cmp_int(c, 1, Y), shown_X = cmp_int(c, 1, X);
+    const size_t count = (size_t)shown_Y * (size_t)shown_X * (size_t)C;
+    float *values = cmp_alloc((size_t)(Y * X * C) * sizeof *values);
+    uint8_t *got[2] = {cmp_alloc(MOST), cmp_alloc(MOST)};
+    snprintf(c->what, sizeof c->what, "%d x %d of %d x %d x %d", shown_Y, shown_X, Y, X, C);
+    cmp_tensor x = cmp_output(c, true, 3, CMP_SHAPE(Y, X, C));
+    for (int i = 0; i < Y * X * C; i++)
+        values[i] =
+            cmp_u32(c) % 3 ? 1.3f * cmp_normal(c) : (float)cmp_int(c, -20, 530) / 255.0f - 1.0f;
+    values[cmp_int(c, 0, Y * X * C - 1)] = NAN;
+    for (int i = 0; i < 2; i++) {
+        mica_upload_f32(c->be[i], &x.t[i], values);
+        mica_tensor shown = mica_tensor_rows(&x.t[i], 0, shown_Y);
+        shown.shape_[1] = shown_X;
+        mica_download_pixels(c->be[i], got[i], &shown);
+    }
+    for (size_t i = 0; i < count; i++)
+        if (got[0][i] != got[1][i]) {
+            cmp_fail(c, "a byte differs", (double)got[1][i], (double)got[0][i]);
+            break;
+        }
+    free(values);
+    free(got[0]);
+    free(got[1]);
+}
+
 static void doubling(cmp *c)
 {
     const int Y = cmp_int(c, 1, 20), X = cmp_int(c, 1, 20), C = width(c);
@@ -126,11 +157,10 @@ static void convolution(cmp *c)
     cmp_weight_free(c, &bias);
 }
 
-const cmp_op cmp_picture_ops[] = {{"picture_unit_rows", unit_rows, 30},
-                                  {"picture_groups", groups, 30},
-                                  {"picture_doubling", doubling, 12},
-                                  {"picture_conv2d", convolution, 24},
-                                  {NULL, NULL, 0}};
+const cmp_op cmp_picture_ops[] = {
+    {"picture_unit_rows", unit_rows, 30}, {"picture_groups", groups, 30},
+    {"picture_bytes", bytes, 20},         {"picture_doubling", doubling, 12},
+    {"picture_conv2d", convolution, 24},  {NULL, NULL, 0}};
 
 /* ---------------------------------------------------------------- timings -- */
 

@@ -148,6 +148,7 @@ static const mica_backend_ops cpu_ops = {
     .buffer_free = cpu_buffer_free,
     .upload_f32 = mica_cpu_upload_f32,
     .download_f32 = mica_cpu_download_f32,
+    .download_pixels = mica_cpu_download_pixels,
     .prefetch_weights = cpu_prefetch_weights,
     .drop_weights = cpu_drop_weights,
     .release_pages = cpu_release_pages,

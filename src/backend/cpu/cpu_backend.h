@@ -219,6 +219,8 @@ MICA_CPU_SLOT(measure_bandwidth, double *bytes);
 MICA_CPU_SLOT(post_norm_step, const mica_post_norm_args *args, bool *taken);
 MICA_CPU_SLOT(upload_f32, const mica_tensor *dst, const float *src);
 
+mica_status mica_cpu_download_pixels(mica_backend *be, uint8_t *dst, const mica_tensor *src_YXC,
+                                     mica_err *err);
 mica_status mica_cpu_download_f32(mica_backend *be, float *dst, const mica_tensor *src,
                                   mica_err *err);
 mica_status mica_cpu_pool_alloc(mica_backend *be, mica_pool pool, size_t size, void **out,

@@ -12,6 +12,7 @@
 #include "backend/cpu/cpu_backend.h"
 
 #include "kernels/kernels.h"
+#include "media/resize.h"
 
 #include <string.h>
 
@@ -233,6 +234,30 @@ mica_status mica_cpu_download_f32(mica_backend *be, float *dst, const mica_tenso
 {
     mica_tensor host = mica_tensor_make(dst, MICA_DTYPE_F32, src->ndim, src->shape_);
     return mica_cpu_copy(be, src, &host, err);
+}
+
+typedef struct pixel_job {
+    const mica_tensor *src_YXC;
+    uint8_t *dst;
+} pixel_job;
+
+static void pixel_task(void *user, int64_t y, int thread)
+{
+    const pixel_job *j = user;
+    const mica_tensor *src = j->src_YXC;
+    const int64_t width = src->shape_[1] * src->shape_[2];
+    (void)thread;
+    mica_pixels_to_8bit((const float *)src->data + y * src->stride_[0], j->dst + y * width,
+                        (size_t)width);
+}
+
+mica_status mica_cpu_download_pixels(mica_backend *be, uint8_t *dst, const mica_tensor *src_YXC,
+                                     mica_err *err)
+{
+    (void)err;
+    pixel_job j = {src_YXC, dst};
+    mica_cpu_parallel(mica_cpu_from(be), src_YXC->shape_[0], pixel_task, &j);
+    return MICA_OK;
 }
 
 /* ----------------------------------------------------------------- rows -- */

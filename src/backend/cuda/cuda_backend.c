@@ -59,7 +59,7 @@ static void cuda_drop_weights(mica_backend *be, mica_weight *const *weights, int
 }
 
 /* A slot that backend_ops.h gains must not be forgotten here: it would be NULL. */
-enum { SLOTS = 58 };
+enum { SLOTS = 59 };
 _Static_assert(sizeof(mica_backend_ops) == SLOTS * sizeof(void (*)(void)), "implement new slots");
 
 static const mica_backend_ops cuda_ops = {
@@ -73,6 +73,7 @@ static const mica_backend_ops cuda_ops = {
     .buffer_free = mica_cuda_buffer_free,
     .upload_f32 = mica_cuda_op_upload_f32,
     .download_f32 = mica_cuda_op_download_f32,
+    .download_pixels = mica_cuda_op_download_pixels,
     .get_memory = mica_cuda_get_memory,
     .prefetch_weights = mica_cuda_prefetch_weights,
     .drop_weights = cuda_drop_weights,

@@ -319,6 +319,18 @@ struct mica_cuda_prepared {
     mica_cuda_prepared *next; /* in its bucket */
 };
 
+/* Where the scales of an fp8 form begin, behind its rows; and where they are. */
+static inline size_t mica_cuda_scales_at(const mica_cuda_prepared *p)
+{
+    return mica_cuda_align((size_t)(p->rows * p->ld));
+}
+static inline float *mica_cuda_scales_of(const mica_cuda_prepared *p)
+{
+    return p->slab ? p->scales : (float *)(void *)((uint8_t *)p->data + mica_cuda_scales_at(p));
+}
+/* What the process has read of a file it need not hold. */
+void mica_cuda_release_pages(const mica_weight *w);
+
 void mica_cuda_prefetch_weights(mica_backend *be, mica_weight *const *weights, int count);
 /* True: a form of w has to lie in its group's window. */
 bool mica_cuda_is_streamed(const mica_weight *w);
@@ -425,20 +437,13 @@ mica_status mica_cuda_residual_settle(mica_cuda_backend *be, int branch, mica_er
 
 /* ------------------------------------------------------- cuDNN attention -- */
 
-/* softmax(scale q k^T) v of bf16 [L, H, K] tensors by cuDNN; strides in elements. */
-typedef struct mica_cuda_sdpa_args {
-    int64_t L, M;
-    int H, G, K;
-    float scale;
-    const void *q, *k, *v;
-    void *out;
-    int64_t q_stride[2], k_stride[2], v_stride[2], out_stride[2]; /* token, head */
-} mica_cuda_sdpa_args;
+/* mica_cuda_attend_args without a mask, K a multiple of 8 up to 128. */
 void mica_cuda_sdpa_open(mica_cuda_backend *be); /* leaves be->sdpa NULL where cuDNN cannot do it */
 void mica_cuda_sdpa_close(mica_cuda_backend *be);
 /* *workspace of a plan for these shapes; false: no plan, use the products. */
-bool mica_cuda_sdpa_plan(mica_cuda_backend *be, const mica_cuda_sdpa_args *args, size_t *workspace);
-mica_status mica_cuda_sdpa_run(mica_cuda_backend *be, const mica_cuda_sdpa_args *args,
+bool mica_cuda_sdpa_plan(mica_cuda_backend *be, const mica_cuda_attend_args *args,
+                         size_t *workspace);
+mica_status mica_cuda_sdpa_run(mica_cuda_backend *be, const mica_cuda_attend_args *args,
                                void *workspace, mica_err *err);
 /* 91900 for 9.19.0; 0: built without cuDNN. */
 int mica_cuda_sdpa_version(void);
@@ -549,6 +554,8 @@ void mica_cuda_profile_deinit(mica_cuda_backend *be);
 MICA_CUDA_SLOT(upload_f32, const mica_tensor *dst, const float *src);
 mica_status mica_cuda_op_download_f32(mica_backend *be, float *dst, const mica_tensor *src,
                                       mica_err *err);
+mica_status mica_cuda_op_download_pixels(mica_backend *be, uint8_t *dst, const mica_tensor *src_YXC,
+                                         mica_err *err);
 
 mica_status mica_cuda_buffer_alloc(mica_backend *be, size_t size, void **out, mica_err *err);
 void mica_cuda_buffer_free(mica_backend *be, void *buffer);

@@ -1,5 +1,5 @@
 /* cuda_device.cuh - what the kernels of this folder share: loads and stores of 1 or 8 elements of
- * a tagged type, row offsets of a view, sums over a warp or a block, activations, launch shapes.
+ * a tagged type, row offsets of a view, sums and maxima over a warp or a block, activations, launch shapes.
  *
  *     load<8>   bf16: one 16-byte access       f32: two of them
  *
@@ -204,6 +204,22 @@ template <int G, typename T> static __device__ __forceinline__ T group_sum(T v)
     for (int w = 0; w < BLOCK / 32; w++)
         total += part[w];
     return total;
+}
+
+/* Largest over the block of at most BLOCK threads, the same for every one of them; once in a kernel. */
+static __device__ __forceinline__ float block_max(float v)
+{
+    __shared__ float part[BLOCK / 32];
+#pragma unroll
+    for (int step = 16; step > 0; step >>= 1)
+        v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, step));
+    if (threadIdx.x % 32 == 0)
+        part[threadIdx.x / 32] = v;
+    __syncthreads();
+    v = part[0];
+    for (unsigned w = 1; w < blockDim.x / 32; w++)
+        v = fmaxf(v, part[w]);
+    return v;
 }
 
 /* --------------------------------------------------------------- launches -- */

@@ -6,9 +6,7 @@
  *                          bias [1, O, 1, 1] ─ + ─► y          without either where not asked for
  *
  * A plan is made when a shape appears first and kept, also the knowledge that there is none: then the
- * caller takes the convolution alone, and without that the product with patches. Plans are made from
- * the heuristics' list in its order and never by timing, so that a machine computes the same bytes
- * every time.
+ * caller takes the convolution alone, and without that the product with patches.
  *
  * The order of the sums and a bias in bf16 are what cuDNN 9.19 has compiled kernels for on compute
  * capability 9.0: no time to make a plan, 0.37 ms for 1,024 x 1,024 pixels of 96 channels with bias and
@@ -22,7 +20,7 @@
 
 #include <string.h>
 
-#define MOST_CONFIGS   8
+#define MOST_ENGINES   8
 #define MOST_WORKSPACE ((int64_t)512 << 20)
 
 enum { UID_X = 1, UID_W, UID_BIAS, UID_RESIDUAL, UID_Y, UID_SUM, UID_SUMS };
@@ -30,8 +28,7 @@ enum { UID_X = 1, UID_W, UID_BIAS, UID_RESIDUAL, UID_Y, UID_SUM, UID_SUMS };
 typedef struct conv_plan {
     struct conv_plan *next;
     mica_cuda_conv_shape shape;
-    mica_dnn plan; /* NULL: there is none for this shape */
-    int64_t workspace;
+    mica_dnn_plan plan;
 } conv_plan;
 
 struct mica_cuda_dnn_conv {
@@ -42,15 +39,12 @@ struct mica_cuda_dnn_conv {
 /* ------------------------------------------------------------------ graph -- */
 
 typedef struct conv_parts {
-    mica_dnn tensor[7], conv, add[2], op[3], graph, heuristics, config[MOST_CONFIGS];
+    mica_dnn tensor[7], conv, add[2], op[3], graph;
     int ops;
 } conv_parts;
 
 static void parts_destroy(conv_parts *p)
 {
-    for (int i = 0; i < MOST_CONFIGS; i++)
-        mica_dnn_destroy(&p->config[i]);
-    mica_dnn_destroy(&p->heuristics);
     mica_dnn_destroy(&p->graph);
     for (int i = 0; i < 3; i++)
         mica_dnn_destroy(&p->op[i]);
@@ -139,61 +133,18 @@ static bool make_graph(conv_parts *p, cudnnHandle_t handle, const mica_cuda_conv
     return make_tensors(p, s) && make_conv(p, s, sum) &&
            (!s->residual || make_add(p, sum, UID_RESIDUAL, both)) &&
            (!s->bias || make_add(p, both, UID_BIAS, UID_Y)) &&
-           mica_dnn_create(&p->graph, CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR) &&
-           mica_dnn_set(p->graph, CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, 1,
-                        &handle) &&
-           mica_dnn_set(p->graph, CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_TYPE_BACKEND_DESCRIPTOR,
-                        p->ops, p->op) &&
-           mica_dnn_finalize(p->graph);
+           mica_dnn_graph(&p->graph, handle, p->op, p->ops);
 }
 
 /* ------------------------------------------------------------------- plan -- */
 
-static int list_configs(conv_parts *p, cudnnBackendHeurMode_t mode)
-{
-    int64_t found = 0;
-    if (!mica_dnn_create(&p->heuristics, CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR) ||
-        !mica_dnn_set_descriptor(p->heuristics, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, p->graph) ||
-        !mica_dnn_set(p->heuristics, CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, 1, &mode) ||
-        !mica_dnn_finalize(p->heuristics))
-        return 0;
-    for (int i = 0; i < MOST_CONFIGS; i++)
-        if (!p->config[i] && !mica_dnn_create(&p->config[i], CUDNN_BACKEND_ENGINECFG_DESCRIPTOR))
-            return 0;
-    if (cudnnBackendGetAttribute(p->heuristics, CUDNN_ATTR_ENGINEHEUR_RESULTS,
-                                 CUDNN_TYPE_BACKEND_DESCRIPTOR, MOST_CONFIGS, &found,
-                                 p->config) != CUDNN_STATUS_SUCCESS)
-        return 0;
-    return (int)MICA_MIN(found, (int64_t)MOST_CONFIGS);
-}
-
-static bool make_plan(cudnnHandle_t handle, mica_dnn config, conv_plan *out)
-{
-    int64_t filled = 0;
-    return mica_dnn_create(&out->plan, CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR) &&
-           mica_dnn_set(out->plan, CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, 1,
-                        &handle) &&
-           mica_dnn_set_descriptor(out->plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, config) &&
-           mica_dnn_finalize(out->plan) &&
-           cudnnBackendGetAttribute(out->plan, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE,
-                                    CUDNN_TYPE_INT64, 1, &filled,
-                                    &out->workspace) == CUDNN_STATUS_SUCCESS &&
-           out->workspace <= MOST_WORKSPACE;
-}
-
 static void build(cudnnHandle_t handle, conv_plan *plan)
 {
     conv_parts p;
-    bool made = false;
     memset(&p, 0, sizeof p);
-    if (make_graph(&p, handle, &plan->shape)) {
-        const int count = list_configs(&p, CUDNN_HEUR_MODE_A);
-        for (int i = 0; i < count && !made; i++) {
-            made = make_plan(handle, p.config[i], plan);
-            if (!made)
-                mica_dnn_destroy(&plan->plan);
-        }
-    }
+    if (make_graph(&p, handle, &plan->shape))
+        (void)mica_dnn_plan_make(&plan->plan, handle, p.graph, CUDNN_HEUR_MODE_A, MOST_ENGINES,
+                                 MOST_WORKSPACE);
     parts_destroy(&p);
 }
 
@@ -201,20 +152,12 @@ static void build(cudnnHandle_t handle, conv_plan *plan)
 
 void mica_cuda_dnn_conv_open(mica_cuda_backend *be)
 {
-    be->conv = NULL;
-    if (cudnnGetVersion() < 91301)
-        return;
-    mica_cuda_dnn_conv *c = mica_mem_calloc(1, sizeof *c);
-    if (!c)
-        return;
-    if (cudnnCreate(&c->handle) != CUDNN_STATUS_SUCCESS ||
-        cudnnSetStream(c->handle, be->stream) != CUDNN_STATUS_SUCCESS) {
-        if (c->handle)
-            (void)cudnnDestroy(c->handle);
-        mica_mem_free(c);
-        return;
-    }
-    be->conv = c;
+    const cudnnHandle_t handle = mica_dnn_open(be->stream);
+    be->conv = handle ? mica_mem_calloc(1, sizeof *be->conv) : NULL;
+    if (be->conv)
+        be->conv->handle = handle;
+    else if (handle)
+        (void)cudnnDestroy(handle);
 }
 
 void mica_cuda_dnn_conv_close(mica_cuda_backend *be)
@@ -225,7 +168,7 @@ void mica_cuda_dnn_conv_close(mica_cuda_backend *be)
     while (c->plans) {
         conv_plan *p = c->plans;
         c->plans = p->next;
-        mica_dnn_destroy(&p->plan);
+        mica_dnn_destroy(&p->plan.plan);
         mica_mem_free(p);
     }
     (void)cudnnDestroy(c->handle);
@@ -255,8 +198,8 @@ bool mica_cuda_dnn_conv_plan(mica_cuda_backend *be, const mica_cuda_conv_shape *
                              size_t *workspace)
 {
     const conv_plan *p = be->conv ? plan_get(be, shape) : NULL;
-    *workspace = p && p->plan ? (size_t)p->workspace : 0;
-    return p && p->plan;
+    *workspace = p && p->plan.plan ? (size_t)p->plan.workspace : 0;
+    return p && p->plan.plan;
 }
 
 mica_status mica_cuda_dnn_conv_run(mica_cuda_backend *be, const mica_cuda_conv_shape *shape,
@@ -266,7 +209,6 @@ mica_status mica_cuda_dnn_conv_run(mica_cuda_backend *be, const mica_cuda_conv_s
     int64_t uids[5] = {UID_X, UID_W, UID_Y};
     const void *pointers[5] = {d->x, d->w, d->y};
     int count = 3;
-    mica_dnn pack = NULL;
     if (shape->bias) {
         uids[count] = UID_BIAS;
         pointers[count++] = d->bias;
@@ -275,17 +217,9 @@ mica_status mica_cuda_dnn_conv_run(mica_cuda_backend *be, const mica_cuda_conv_s
         uids[count] = UID_RESIDUAL;
         pointers[count++] = d->residual;
     }
-    const bool ready =
-        p && p->plan && mica_dnn_create(&pack, CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR) &&
-        mica_dnn_set(pack, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, count, uids) &&
-        mica_dnn_set(pack, CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, count,
-                     pointers) &&
-        mica_dnn_set(pack, CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, 1,
-                     &d->workspace) &&
-        mica_dnn_finalize(pack);
     const cudnnStatus_t status =
-        ready ? cudnnBackendExecute(be->conv->handle, p->plan, pack) : CUDNN_STATUS_NOT_INITIALIZED;
-    mica_dnn_destroy(&pack);
+        p ? mica_dnn_plan_run(&p->plan, be->conv->handle, count, uids, pointers, d->workspace)
+          : CUDNN_STATUS_ALLOC_FAILED;
     if (status != CUDNN_STATUS_SUCCESS)
         return MICA_FAIL(err, MICA_E_INTERNAL, "%s: a convolution of cuDNN failed: %s", name,
                          cudnnGetErrorString(status));

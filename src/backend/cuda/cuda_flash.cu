@@ -182,7 +182,7 @@ static __device__ __forceinline__ void soften(float (&s)[TILE / 8][4], float (&o
 }
 
 template <int K>
-static __device__ __forceinline__ void store_rows(const mica_cuda_flash_args &a, int head,
+static __device__ __forceinline__ void store_rows(const mica_cuda_attend_args &a, int head,
                                                   int64_t first, const float (&o)[K / 8][4],
                                                   const float (&sum)[2])
 {
@@ -205,7 +205,7 @@ static __device__ __forceinline__ void store_rows(const mica_cuda_flash_args &a,
 }
 
 template <int K>
-static __global__ void __launch_bounds__(THREADS) flash_kernel(const mica_cuda_flash_args a)
+static __global__ void __launch_bounds__(THREADS) flash_kernel(const mica_cuda_attend_args a)
 {
     extern __shared__ __align__(128)
         uint8_t memory[]; /* queries; then keys, values of two stages */
@@ -259,7 +259,7 @@ static __global__ void __launch_bounds__(THREADS) flash_kernel(const mica_cuda_f
     store_rows<K>(a, head, first + warp * 16, o, sum);
 }
 
-template <int K> static cudaError_t launch(const mica_cuda_flash_args *a, cudaStream_t stream)
+template <int K> static cudaError_t launch(const mica_cuda_attend_args *a, cudaStream_t stream)
 {
     const int bytes = 5 * TILE * K * 2;
     const cudaError_t error =
@@ -271,7 +271,7 @@ template <int K> static cudaError_t launch(const mica_cuda_flash_args *a, cudaSt
     return cudaGetLastError();
 }
 
-extern "C" cudaError_t mica_cuda_flash(const mica_cuda_flash_args *args, cudaStream_t stream)
+extern "C" cudaError_t mica_cuda_flash(const mica_cuda_attend_args *args, cudaStream_t stream)
 {
     return args->K == 64 ? launch<64>(args, stream) : launch<128>(args, stream);
 }

@@ -298,9 +298,12 @@ typedef struct mica_cuda_quantize_weight_args {
 cudaError_t mica_cuda_quantize_weight(const mica_cuda_quantize_weight_args *args,
                                       cudaStream_t stream);
 
-/* softmax(scale q k^T) v of bf16 [L, H, K] arrays, K 64 or 128, G divides H, scale > 0; starts and strides
- * (token, head; in elements) are multiples of 16 bytes. causal: query i sees keys <= i + M - L. */
-typedef struct mica_cuda_flash_args {
+/* out[row][i] = round(255 clamp(x[row][i] / 2 + 1/2)); x in f32. */
+cudaError_t mica_cuda_pixels(const mica_cuda_view *x, uint8_t *out, cudaStream_t stream);
+
+/* softmax(scale q k^T) v of bf16 [L, H, K] arrays, G divides H, scale > 0; starts and strides (token, head; in
+ * elements) are multiples of 16 bytes. causal: query i sees keys <= i + M - L. */
+typedef struct mica_cuda_attend_args {
     int64_t L, M;
     int H, G, K;
     float scale;
@@ -308,8 +311,9 @@ typedef struct mica_cuda_flash_args {
     const void *q, *k, *v;
     void *out;
     int64_t q_stride[2], k_stride[2], v_stride[2], out_stride[2];
-} mica_cuda_flash_args;
-cudaError_t mica_cuda_flash(const mica_cuda_flash_args *args, cudaStream_t stream);
+} mica_cuda_attend_args;
+/* K 64 or 128. */
+cudaError_t mica_cuda_flash(const mica_cuda_attend_args *args, cudaStream_t stream);
 
 /* p[b][i][:] = softmax(scale * s[b][i][0..visible)), zeros behind, for i in [0, rows).
  * visible = M, or with causal min(M, first + i + M - L + 1). A row that sees nothing is zero. With a window

@@ -1,8 +1,8 @@
 /* cuda_norm.cu - norms of rows with the vectors of an adaptive norm, and QK norm with rotation.
  *
  *     bf16, up to 4,096 wide    a warp (n <= 1024) or 128 threads per row, the row in registers as it
- *                               came: every element is read once. Optionally the result goes out in fp8
- *                               too, or only (cuda_fp8.c)
+ *                               came (cuda_row.cuh): every element is read once. Optionally the result
+ *                               goes out in fp8 too, or only (cuda_fp8.c)
  *     the rest                  one warp (n <= 1024) or one block of 256 threads per row:
  *         pass 1   sum of x, or of x^2          from memory
  *         pass 2   sum of (x - mean)^2          from L1   (layer norm only)
@@ -15,7 +15,7 @@
  * elements each, which keep their angles for several heads of one token; else one warp per token and
  * head, where every lane owns the same pairs in both passes, so no lane reads what another writes.
  * 4,352 x 24 x 128 in bf16: 53 MB of traffic, 18 us. */
-#include "backend/cuda/cuda_device.cuh"
+#include "backend/cuda/cuda_row.cuh"
 
 template <int V, int G> static __global__ void norm_kernel(const mica_cuda_norm_args a)
 {
@@ -77,127 +77,54 @@ template <int V, int G> static __global__ void norm_kernel(const mica_cuda_norm_
 
 /* ------------------------------------------------------- rows in registers -- */
 
-#define ROW_BLOCK 128
-
-/* Over the T threads of a row, the same for each of them. part: of this reduction alone. */
-template <int T, bool LARGEST>
-static __device__ __forceinline__ float over_row(float v, float *part)
+/* y += gate * (x * factor * w) */
+template <int N, int T>
+static __device__ __forceinline__ void add_row(const mica_cuda_norm_args &a, int64_t row,
+                                               const uint4 (&raw)[N], float factor)
 {
-#pragma unroll
-    for (int step = 16; step > 0; step >>= 1) {
-        const float other = __shfl_xor_sync(0xffffffffu, v, step);
-        v = LARGEST ? fmaxf(v, other) : v + other;
-    }
-    if (T == 32)
-        return v;
-    if (threadIdx.x % 32 == 0)
-        part[threadIdx.x / 32] = v;
-    __syncthreads();
-    v = part[0];
-#pragma unroll
-    for (int w = 1; w < T / 32; w++)
-        v = LARGEST ? fmaxf(v, part[w]) : v + part[w];
-    return v;
-}
-
-/* A row of n <= 8 N T elements by T threads, N pieces of 8 each; a piece beyond the row is left out.
- * SILU is a parameter: with a choice of activations at each place the code leaves the instruction
- * cache (96 us instead of 22). */
-template <int N, int T, bool SILU, bool FP8>
-static __global__ void norm_row_kernel(const mica_cuda_norm_args a)
-{
-    __shared__ float part[3][ROW_BLOCK / 32];
-    const int64_t row =
-        T == 32 ? (int64_t)blockIdx.x * (ROW_BLOCK / 32) + threadIdx.x / 32 : (int64_t)blockIdx.x;
-    const int first = (int)(threadIdx.x % T) * 8, n = (int)a.x.n;
-    if (T == 32 && row >= a.x.rows)
-        return;
-    const uint4 *x = (const uint4 *)((const __nv_bfloat16 *)a.x.data + row_offset(a.x, row));
+    const int first = row_first<T>(), n = (int)a.x.n;
     const int64_t y_at = row_offset(a.y, row);
-    const bool layer = a.kind == MICA_CUDA_NORM_LAYER;
-    uint4 raw[N];
-#pragma unroll
-    for (int j = 0; j < N; j++)
-        raw[j] = first + j * T * 8 < n ? x[first / 8 + j * T] : make_uint4(0, 0, 0, 0);
-    float sum = 0.0f, mean = 0.0f, factor, largest = 0.0f;
-#pragma unroll
-    for (int j = 0; j < N; j++) {
-        float v[8];
-        unpack(raw[j], v);
-#pragma unroll
-        for (int k = 0; k < 8; k++)
-            sum += layer ? v[k] : v[k] * v[k];
-    }
-    sum = over_row<T, false>(sum, part[0]);
-    if (layer) {
-        float squares = 0.0f;
-        mean = sum / (float)n;
-#pragma unroll
-        for (int j = 0; j < N; j++) {
-            float v[8];
-            unpack(raw[j], v);
-            if (first + j * T * 8 < n)
-#pragma unroll
-                for (int k = 0; k < 8; k++)
-                    squares += (v[k] - mean) * (v[k] - mean);
-        }
-        factor = 1.0f / sqrtf(over_row<T, false>(squares, part[1]) / (float)n + a.eps);
-    } else if (a.kind == MICA_CUDA_NORM_L2) {
-        factor = sqrtf((float)n) / fmaxf(sqrtf(sum), 1e-12f);
-    } else {
-        factor = 1.0f / sqrtf(sum / (float)n + a.eps);
-    }
 #pragma unroll
     for (int j = 0; j < N; j++) {
         const int i = first + j * T * 8;
-        float v[8], w[8], scale[8], shift[8];
+        float v[8], w[8], gate[8], y[8];
         if (i >= n)
             break;
         unpack(raw[j], v);
         load_vector<8>(a.w, i, 1.0f, w);
-        load_vector<8>(a.scale, i, a.kind == MICA_CUDA_NORM_GATED ? 1.0f : 0.0f, scale);
-        if (a.kind == MICA_CUDA_NORM_GATED) {
-            float y[8];
-            load<8>(a.y.data, a.y.type, y_at + i, y);
+        load_vector<8>(a.scale, i, 1.0f, gate);
+        load<8>(a.y.data, a.y.type, y_at + i, y);
 #pragma unroll
-            for (int k = 0; k < 8; k++)
-                v[k] = y[k] + v[k] * factor * w[k] * scale[k];
-        } else {
-            load_vector<8>(a.shift, i, 0.0f, shift);
-#pragma unroll
-            for (int k = 0; k < 8; k++) {
-                v[k] = (v[k] - mean) * factor * w[k] * (1.0f + scale[k]) + shift[k];
-                v[k] = SILU ? silu(v[k]) : v[k];
-            }
-        }
-        if (!FP8 || !a.q_only)
-            store<8>(a.y.data, a.y.type, y_at + i, v);
-        if (FP8) {
-#pragma unroll
-            for (int k = 0; k < 8; k++)
-                largest = fmaxf(largest, fabsf(v[k]));
-            store<8>(&raw[j], MICA_CUDA_BF16, 0, v);
-        }
+        for (int k = 0; k < 8; k++)
+            v[k] = y[k] + v[k] * factor * w[k] * gate[k];
+        store<8>(a.y.data, a.y.type, y_at + i, v);
     }
-    if (!FP8)
+}
+
+/* A row of n <= 8 N T elements by T threads. */
+template <int N, int T, bool SILU, bool FP8>
+static __global__ void norm_row_kernel(const mica_cuda_norm_args a)
+{
+    __shared__ float part[3][ROW_WARPS];
+    const int64_t row =
+        T == 32 ? (int64_t)blockIdx.x * ROW_WARPS + threadIdx.x / 32 : (int64_t)blockIdx.x;
+    uint4 raw[N];
+    float mean, factor;
+    if (T == 32 && row >= a.x.rows)
         return;
-    largest = fmaxf(over_row<T, true>(largest, part[2]), 1e-30f);
-    if (first == 0)
-        a.q_scale[row] = largest / FP8_LARGEST;
-#pragma unroll
-    for (int j = 0; j < N; j++) {
-        float v[8];
-        unpack(raw[j], v);
-        if (first + j * T * 8 < n)
-            *(uint2 *)(a.q + row * a.q_ld + first + j * T * 8) = pack_fp8(v, FP8_LARGEST / largest);
-    }
+    load_row<N, T>(a.x, row, raw);
+    measure_row<N, T>(a, raw, mean, factor, part[0], part[1]);
+    if (!FP8 && a.kind == MICA_CUDA_NORM_GATED)
+        add_row<N, T>(a, row, raw, factor);
+    else
+        write_row<N, T, SILU, FP8>(a, row, raw, mean, factor, part[2]);
 }
 
 template <bool SILU, bool FP8>
 static void launch_norm_row(const mica_cuda_norm_args *args, cudaStream_t stream)
 {
     const unsigned rows = (unsigned)args->x.rows;
-    const unsigned blocks = (rows + ROW_BLOCK / 32 - 1) / (ROW_BLOCK / 32);
+    const unsigned blocks = (rows + ROW_WARPS - 1) / ROW_WARPS;
     const int64_t n = args->x.n;
     if (n <= 512)
         norm_row_kernel<2, 32, SILU, FP8><<<blocks, ROW_BLOCK, 0, stream>>>(*args);

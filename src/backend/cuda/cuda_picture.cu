@@ -312,3 +312,23 @@ extern "C" bool mica_cuda_double_pixels(const void *x, void *y, int Y, int X, in
     *error = cudaGetLastError();
     return true;
 }
+
+/* ------------------------------------------------------------------ bytes -- */
+
+static __global__ void pixels_kernel(const mica_cuda_view x, uint8_t *out, int64_t items)
+{
+    const int64_t step = (int64_t)gridDim.x * BLOCK;
+    for (int64_t i = (int64_t)blockIdx.x * BLOCK + threadIdx.x; i < items; i += step) {
+        const parts at = divide(i, x.n);
+        const float v = ((const float *)x.data)[row_offset(x, at.quotient) + at.rest];
+        /* x / 2 is exact, so a multiply-add rounds as the sum does; fmaxf gives 0 for NaN. */
+        out[i] = (uint8_t)rintf(fminf(fmaxf(v / 2.0f + 0.5f, 0.0f), 1.0f) * 255.0f);
+    }
+}
+
+extern "C" cudaError_t mica_cuda_pixels(const mica_cuda_view *x, uint8_t *out, cudaStream_t stream)
+{
+    const int64_t items = x->rows * x->n;
+    pixels_kernel<<<grid_for(items), BLOCK, 0, stream>>>(*x, out, items);
+    return cudaGetLastError();
+}

@@ -16,21 +16,6 @@
 
 #include <cuda_fp16.h>
 
-/* Largest of all threads of the block, at most 256; the same for every thread. */
-static __device__ __forceinline__ float block_largest(float v)
-{
-    __shared__ float part[BLOCK / 32];
-#pragma unroll
-    for (int step = 16; step > 0; step >>= 1)
-        v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, step));
-    if (threadIdx.x % 32 == 0)
-        part[threadIdx.x / 32] = v;
-    __syncthreads();
-    for (unsigned w = 0; w < blockDim.x / 32; w++)
-        v = fmaxf(v, part[w]);
-    return v;
-}
-
 template <mica_cuda_operand KIND>
 static __device__ __forceinline__ void produce(const mica_cuda_quantize_args &a, int64_t row,
                                                int64_t col, float (&v)[8])
@@ -78,7 +63,7 @@ static __global__ void __launch_bounds__(T, 1024 / T)
                 largest = fmaxf(largest, fabsf(v[k]));
         }
     }
-    largest = fmaxf(block_largest(largest), 1e-30f);
+    largest = fmaxf(block_max(largest), 1e-30f);
     const float inverse = FP8_LARGEST / largest;
     if (threadIdx.x == 0)
         a.scale[row] = largest / FP8_LARGEST;
@@ -201,7 +186,7 @@ static __global__ void quantize_weight_kernel(const mica_cuda_quantize_weight_ar
     float largest = 0.0f;
     for (int64_t i = threadIdx.x; i < a.cols; i += BLOCK)
         largest = fmaxf(largest, fabsf(number_at(a, row, i)));
-    largest = fmaxf(block_largest(largest), 1e-30f);
+    largest = fmaxf(block_max(largest), 1e-30f);
     for (int64_t i = threadIdx.x; i < a.ld; i += BLOCK)
         q[i] = i < a.cols ? __nv_cvt_float_to_fp8(number_at(a, row, i) * (FP8_LARGEST / largest),
                                                   __NV_SATFINITE, __NV_E4M3)

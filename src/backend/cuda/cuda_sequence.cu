@@ -120,22 +120,6 @@ extern "C" cudaError_t mica_cuda_gate(bool is_tanh, const mica_cuda_view *x, con
 
 /* ----------------------------------------------------- relative attention -- */
 
-static __device__ float block_max(float v)
-{
-    __shared__ float part[BLOCK / 32];
-#pragma unroll
-    for (int step = 16; step > 0; step >>= 1)
-        v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, step));
-    if (threadIdx.x % 32 == 0)
-        part[threadIdx.x / 32] = v;
-    __syncthreads();
-    v = part[0];
-#pragma unroll
-    for (int w = 1; w < BLOCK / 32; w++)
-        v = fmaxf(v, part[w]);
-    return v;
-}
-
 /* Floats of shared memory for n numbers: the compiler reads them four at a time, behind the last one too. */
 static __host__ __device__ inline int fours(int n)
 {

@@ -2,6 +2,7 @@
  *
  *     upload     host f32 ─► pinned slots ─► device f32 ─(type, strides)─► tensor      queued
  *     download   tensor ─(type, strides)─► device f32 ─► pinned slots ─► host f32      waits
+ *     pixels     picture ─► device bytes ─► pinned slots ─► host bytes, a quarter    waits
  *     embed      rows of the mapped table ─► pinned slots ─► tensor                    queued
  *
  * A table of embeddings stays in its file: a prompt needs a few hundred of its 150,000 rows, 3 MB
@@ -44,6 +45,22 @@ mica_status mica_cuda_op_upload_f32(mica_backend *base, const mica_tensor *dst, 
     return plain(dst) ? MICA_OK : mica_cuda_copy_tensor(be, &twin, dst, err);
 }
 
+static mica_status download(mica_cuda_backend *be, void *to, const void *from, size_t size,
+                            mica_err *err)
+{
+    for (size_t done = 0; done < size; done += MICA_CUDA_STAGE_SIZE) {
+        const size_t part = MICA_MIN(MICA_CUDA_STAGE_SIZE, size - done);
+        void *host;
+        MICA_TRY(mica_cuda_stage_open(be, &host, err));
+        MICA_TRY(mica_cuda_check(cudaMemcpyAsync(host, (const uint8_t *)from + done, part,
+                                                 cudaMemcpyDeviceToHost, be->stream),
+                                 "downloading", err));
+        MICA_TRY(mica_cuda_wait(be, "downloading", err));
+        memcpy((uint8_t *)to + done, host, part);
+    }
+    return MICA_OK;
+}
+
 mica_status mica_cuda_op_download_f32(mica_backend *base, float *dst, const mica_tensor *src,
                                       mica_err *err)
 {
@@ -52,18 +69,20 @@ mica_status mica_cuda_op_download_f32(mica_backend *base, float *dst, const mica
     MICA_TRY(f32_twin(be, src, &twin, err));
     if (!plain(src))
         MICA_TRY(mica_cuda_copy_tensor(be, src, &twin, err));
-    const size_t size = mica_tensor_size(&twin);
-    for (size_t done = 0; done < size; done += MICA_CUDA_STAGE_SIZE) {
-        const size_t part = MICA_MIN(MICA_CUDA_STAGE_SIZE, size - done);
-        void *host;
-        MICA_TRY(mica_cuda_stage_open(be, &host, err));
-        MICA_TRY(mica_cuda_check(cudaMemcpyAsync(host, (const uint8_t *)twin.data + done, part,
-                                                 cudaMemcpyDeviceToHost, be->stream),
-                                 "downloading", err));
-        MICA_TRY(mica_cuda_wait(be, "downloading", err));
-        memcpy((uint8_t *)dst + done, host, part);
-    }
-    return MICA_OK;
+    return download(be, dst, twin.data, mica_tensor_size(&twin), err);
+}
+
+mica_status mica_cuda_op_download_pixels(mica_backend *base, uint8_t *dst,
+                                         const mica_tensor *src_YXC, mica_err *err)
+{
+    mica_cuda_backend *be = mica_cuda_from(base);
+    const int64_t width = src_YXC->shape_[1] * src_YXC->shape_[2], *stride = src_YXC->stride_;
+    const mica_cuda_view x =
+        mica_cuda_view_matrix(src_YXC->data, MICA_CUDA_F32, src_YXC->shape_[0], width, stride[0]);
+    void *bytes;
+    MICA_TRY(mica_cuda_scratch(be, (size_t)(x.rows * width), &bytes, err));
+    MICA_TRY(mica_cuda_check(mica_cuda_pixels(&x, bytes, be->stream), "a picture's bytes", err));
+    return download(be, dst, bytes, (size_t)(x.rows * width), err);
 }
 
 /* ------------------------------------------------------------------- rows -- */

@@ -142,7 +142,7 @@ static void run_attention(const block *b, mica_tensor *x_LD)
     const int64_t shape[] = {x_LD->shape_[0], 3 * x_LD->shape_[1]};
     const mica_tensor qkv_LN = mica_act_tensor(be, MICA_POOL_STEP, 2, shape);
     mica_tensor y[3]; /* q, k, v */
-    mica_next_is_operand(be);
+    mica_nn_next_feeds(be, &b->b->q);
     mica_rms_norm_modulate(be, x_LD, &b->b->attn_norm1, vector(b, MICA_ZIMAGE_ATTN_SCALE), eps,
                            &work_LD);
     mica_nn_linears_run(be, (mica_nn_linear *const[]){&b->b->q, &b->b->k, &b->b->v}, 3, &work_LD,
@@ -162,12 +162,12 @@ static void run_mlp_piece(const block *b, const mica_tensor *x_LD, mica_tensor *
                           mica_tensor *gate_LF, mica_tensor *up_LF)
 {
     mica_backend *be = b->be;
-    mica_next_is_operand(be);
+    mica_nn_next_feeds(be, &b->b->mlp_gate);
     mica_rms_norm_modulate(be, x_LD, &b->b->ffn_norm1, vector(b, MICA_ZIMAGE_MLP_SCALE),
                            (float)b->w->config.eps, y_LD);
     mica_nn_linear_run(be, &b->b->mlp_gate, y_LD, MICA_ACT_NONE, gate_LF);
     mica_nn_linear_again(be, &b->b->mlp_up, y_LD, MICA_ACT_NONE, up_LF);
-    mica_next_is_operand(be);
+    mica_nn_next_feeds(be, &b->b->mlp_down);
     mica_swiglu(be, gate_LF, up_LF, gate_LF);
     mica_nn_linear_run(be, &b->b->mlp_down, gate_LF, MICA_ACT_NONE, y_LD);
 }

@@ -97,6 +97,46 @@ static void test_transfers(void **state)
 
 /* ---------------------------------------------------------------- pools -- */
 
+/* Two columns and a row of a picture are not shown. */
+static void test_pixels(void **state)
+{
+    (void)state;
+    const float v[] = {-1.0f,
+                       1.0f,
+                       0.0f, /* 127.5 goes to even */
+                       1.0f / 255.0f - 1.0f,
+                       NAN,
+                       -INFINITY,
+                       INFINITY,
+                       0.25f,
+                       -3.0f};
+    float picture[3 * 5 * 3];
+    uint8_t got[2 * 3 * 3 + 1];
+    mica_backend *be = open_backend(MICA_PRECISION_F32, 2);
+    for (size_t i = 0; i < MICA_ARRAY_LEN(picture); i++)
+        picture[i] = v[i % MICA_ARRAY_LEN(v)];
+    mica_tensor x = mica_tensor_3d(picture, MICA_DTYPE_F32, 3, 5, 3);
+    x.shape_[0] = 2;
+    x.shape_[1] = 3;
+    memset(got, 0xa5, sizeof got);
+    mica_download_pixels(be, got, &x);
+    assert_fine(be);
+    for (int i = 0; i < 18; i++) {
+        const float f = picture[i / 9 * 15 + i % 9] / 2.0f + 0.5f;
+        const float in = f > 0.0f ? f < 1.0f ? f : 1.0f : 0.0f;
+        assert_int_equal(got[i], (uint8_t)rintf(in * 255.0f));
+    }
+    assert_int_equal(got[0], 0);
+    assert_int_equal(got[1], 255);
+    assert_int_equal(got[2], 128);
+    assert_int_equal(got[4], 0); /* NaN */
+    assert_int_equal(got[18], 0xa5);
+    x.stride_[1] = 4; /* rows must lie together */
+    mica_download_pixels(be, got, &x);
+    assert_true(mica_backend_failed(be));
+    mica_backend_close(&be);
+}
+
 static void test_pool_is_a_stack(void **state)
 {
     (void)state;
@@ -282,6 +322,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_copy),
         cmocka_unit_test(test_transfers),
+        cmocka_unit_test(test_pixels),
         cmocka_unit_test(test_pool_is_a_stack),
         cmocka_unit_test(test_trim_keeps_what_is_in_use),
         cmocka_unit_test(test_first_failure_is_kept),
