@@ -46,6 +46,9 @@ void cli_note_lines(const char *text);
 int cli_print(const char *text);
 /* The same for a text that was put together, which is freed; CLI_FAILED when it had no memory. */
 int cli_print_text(mica_text *text);
+/* How a command ends: a failure is told, and its exit status that of the signal if one stopped the run; else `text` is
+ * printed. Frees text. */
+int cli_end(mica_status status, const mica_err *err, mica_text *text);
 #define CLI_GO (-1)
 /* Reads a command line as cli_parse does. CLI_GO: the command goes on. Else it is over, with this exit
  * status: help was asked for and is printed, or the usage was wrong, which is told. */

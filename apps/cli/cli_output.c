@@ -77,6 +77,15 @@ int cli_print_text(mica_text *text)
     return exit_status;
 }
 
+int cli_end(mica_status status, const mica_err *err, mica_text *text)
+{
+    if (!status)
+        return cli_print_text(text);
+    const int exit_status = cli_report_err(err);
+    mica_text_deinit(text);
+    return status == MICA_E_CANCELLED && cli_signals_caught() ? cli_signals_exit() : exit_status;
+}
+
 int cli_begin(const cli_spec *spec, int argc, char **argv, void *args, const char **operand)
 {
     mica_err err = {0};

@@ -346,15 +346,8 @@ static int run_and_print(const image_args *args, const char *model)
     image_run run = {.args = args, .model = model};
     mica_text result = {0};
     mica_err err = {0};
-    int exit_status = CLI_OK;
-    if (run_image(&run, &result, &err)) {
-        exit_status = cli_report_err(&err);
-        if (err.status == MICA_E_CANCELLED && cli_signals_caught())
-            exit_status = cli_signals_exit();
-    } else if (result.data) {
-        exit_status = cli_print(result.data);
-    }
-    mica_text_deinit(&result);
+    const mica_status status = run_image(&run, &result, &err);
+    const int exit_status = cli_end(status, &err, &result);
     run_deinit(&run);
     return exit_status;
 }

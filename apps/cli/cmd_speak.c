@@ -291,18 +291,12 @@ int cmd_speak(int argc, char **argv)
         .cut = 5, .noise_scale = SPEAK_UNSET, .pause = SPEAK_UNSET, .retries = (int)SPEAK_UNSET};
     mica_text result = {0};
     mica_err err = {0};
-    int exit_status = CLI_OK;
     speak_run run = {.args = &args};
     const int over = cli_begin(&cmd_speak_spec, argc, argv, &args, &run.model);
     if (over != CLI_GO)
         return over;
-    if (run_speak(&run, &result, &err)) {
-        exit_status = cli_report_err(&err);
-        if (err.status == MICA_E_CANCELLED && cli_signals_caught())
-            exit_status = cli_signals_exit();
-    } else if (result.data)
-        exit_status = cli_print(result.data);
-    mica_text_deinit(&result);
+    const mica_status status = run_speak(&run, &result, &err);
+    const int exit_status = cli_end(status, &err, &result);
     speak_run_deinit(&run);
     return exit_status;
 }

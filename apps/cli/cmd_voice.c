@@ -127,24 +127,18 @@ static int run_make(int argc, char **argv)
     mica_text result = {0};
     mica_err err = {0};
     char *path = NULL;
-    int exit_status = CLI_OK;
     speak_run run = {.args = &args};
     const int over = cli_begin(&cmd_voice_make_spec, argc, argv, &args, &run.model);
     if (over != CLI_GO)
         return over;
-    if (make(&run, &path, &err)) {
-        exit_status = cli_report_err(&err);
-        if (err.status == MICA_E_CANCELLED && cli_signals_caught())
-            exit_status = cli_signals_exit();
-    } else if (args.common.json) {
+    const mica_status status = make(&run, &path, &err);
+    if (!status && args.common.json) {
         mica_text_add(&result, "{\"command\":\"voice\",\"output\":");
         mica_text_add_json_string(&result, path);
         mica_text_add(&result, "}\n");
-    } else if (!args.common.quiet)
+    } else if (!status && !args.common.quiet)
         mica_text_add(&result, "%s\n", path);
-    if (result.data)
-        exit_status = cli_print(result.data);
-    mica_text_deinit(&result);
+    const int exit_status = cli_end(status, &err, &result);
     mica_mem_free(path);
     speak_run_deinit(&run);
     return exit_status;
@@ -238,8 +232,7 @@ static int run_list(int argc, char **argv)
         status = MICA_FAIL(&err, MICA_E_USAGE, "no folder for voices: HOME is not set");
     else
         status = list(folder, common.json, &result, &err);
-    const int exit_status = status ? cli_report_err(&err) : cli_print(result.data);
-    mica_text_deinit(&result);
+    const int exit_status = cli_end(status, &err, &result);
     mica_mem_free(folder);
     return exit_status;
 }
