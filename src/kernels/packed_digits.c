@@ -26,19 +26,23 @@
 #define CHUNKS  4          /* of 64 numbers, to a panel */
 #define MOST    4          /* rows of x at once */
 #define GROUP   16         /* rows of w that share a run of x */
+#define RUN     1024       /* numbers of such a run */
 #define STRIP   (44 << 10) /* bytes of one row of x in digits that stay in L1 */
 #define LARGEST (8 * 34)   /* bytes of a panel of w */
+#define AHEAD   6144       /* bytes of w that are asked for before they are read */
 #define OVER    64         /* bytes behind a panel that are read with it, at most */
 
 enum { KIND_BLOCK, KIND_PLAIN, KIND_STREAM };
 
 /* Which numbers of a panel are chunk c of x, so that those of w come out of their bytes without more
- * moves. In all but NATURAL two chunks have numbers of the same blocks in the same lanes. */
+ * moves. In all but NATURAL two or four chunks have numbers of the same blocks in the same lanes. */
 enum {
     NATURAL, /* 64 c ...                                                                             */
     HALVES, /* the first (c even) or last 16 numbers of blocks 4 (c / 2) ... + 3                   */
     EVEN_ODD, /* the even (c even) or odd numbers of these blocks                                     */
     ALTERNATE, /* the first (c even) or last 16 numbers of every other block, from c / 2              */
+    QUARTERS, /* numbers 8 c ... 8 c + 7 of every block                                            */
+    FOURTHS, /* every fourth number, from c                                                         */
 };
 
 /* scale, least: of the panel's 16 units; NULL in streams, whose groups have them. */
@@ -55,6 +59,7 @@ typedef struct digit_kind {
     float offset;          /* factor of the second sum */
     open_panel *open;
     read_panel *read;
+    ptrdiff_t ahead; /* with one row of x: bytes to what is read later and asked for now */
 } digit_kind;
 
 /* ------------------------------------------------------------- blocks of 32 -- */
@@ -67,13 +72,13 @@ MICA_VEC vb nibbles(vb bytes, int c)
 /* Four blocks of `size` bytes whose nibbles begin at `at`. */
 MICA_VEC vb read_nibbles(const uint8_t *b, int size, int at, int c)
 {
-    return nibbles(vb_four(b + 4 * size * (c / 2) + at, size), c);
+    return nibbles(vb_four(b + 4 * size * (c / 2), size, at), c);
 }
 /* The same with the fifth bits of a 32-bit word at `word`. */
 MICA_VEC vb read_fifth(const uint8_t *b, int size, int at, int word, int c)
 {
-    const uint64_t bits = vec_4_words(b + 4 * size * (c / 2) + word + 2 * (c % 2), size);
-    return vb_add_16_where(read_nibbles(b, size, at, c), bits);
+    return vb_add_16_where(read_nibbles(b, size, at, c), b + 4 * size * (c / 2), size,
+                           word + 2 * (c % 2));
 }
 MICA_VEC uint32_t word_at(const uint8_t *p)
 {
@@ -91,55 +96,40 @@ MICA_VEC uint32_t word_at(const uint8_t *p)
     {                                                                                              \
         return what;                                                                               \
     }
-OPEN(q8_0, (void)least; *scale = vf_from_8_f16(b, 34))
-READ(q8_0, vb_xor(vb_halves(b + 68 * c + 2, b + 68 * c + 36), vb_set1(128)))
-OPEN(q4_0, (void)least; *scale = vf_from_8_f16(b, 18))
+OPEN(q8_0, (void)least; *scale = vf_from_8_of_34(b))
+READ(q8_0, vb_xor(vb_two_of_34(b + 68 * c), vb_set1(128)))
+OPEN(q4_0, (void)least; *scale = vf_from_8_blocks(b, 18, 0))
 READ(q4_0, read_nibbles(b, 18, 2, c))
-OPEN(q4_1, (void)least; *scale = vf_from_8_pairs(b, 20))
+OPEN(q4_1, (void)least; *scale = vf_from_8_blocks(b, 20, 2))
 READ(q4_1, read_nibbles(b, 20, 4, c))
-OPEN(q5_0, (void)least; *scale = vf_from_8_f16(b, 22))
+OPEN(q5_0, (void)least; *scale = vf_from_8_blocks(b, 22, 0))
 READ(q5_0, read_fifth(b, 22, 6, 2, c))
-OPEN(q5_1, (void)least; *scale = vf_from_8_pairs(b, 24))
+OPEN(q5_1, (void)least; *scale = vf_from_8_blocks(b, 24, 2))
 READ(q5_1, read_fifth(b, 24, 8, 4, c))
 
 /* The tables of packed_blocks.h, raised above 0. */
 static const uint8_t IQ4_RAISED[16] = {1,   24,  45,  63,  79,  93,  106, 118,
                                        129, 141, 153, 166, 181, 197, 217, 241};
 static const uint8_t E2M1_RAISED[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
-OPEN(iq4_nl, (void)least; *scale = vf_from_8_f16(b, 18))
+OPEN(iq4_nl, (void)least; *scale = vf_from_8_blocks(b, 18, 0))
 READ(iq4_nl, vb_table(IQ4_RAISED, read_nibbles(b, 18, 2, c)))
 
 /* 2^(e - 128), as the table holds twice the numbers. */
-MICA_VEC void open_mxfp4(const uint8_t *b, vf *scale, vf *least)
-{
-    uint64_t e = 0;
-    MICA_UNROLL(8)
-    for (int i = 0; i < 8; i++)
-        e |= (uint64_t)b[17 * i] << 8 * i;
-    (void)least;
-    *scale = vf_power2_of_8(e);
-}
+OPEN(mxfp4, (void)least; *scale = vf_power2(vi_from_8_bytes_of_17(b)))
 READ(mxfp4, vb_table(E2M1_RAISED, read_nibbles(b, 17, 1, c)))
 
 /* ------------------------------------------------------------ blocks of 256 -- */
 
-OPEN(q2_k, vf s[2]; vf_from_16_nibbles(b, s); *scale = vf_mul(s[0], vf_set1(vec_f16(b + 80)));
-     *least = vf_mul(s[1], vf_set1(-vec_f16(b + 82))))
+OPEN(q2_k, vf s[2]; vf_from_16_nibbles(b, s); *scale = vf_mul(s[0], vf_from_f16_once(b + 80));
+     *least = vf_sub(vf_zero(), vf_mul(s[1], vf_from_f16_once(b + 82))))
 READ(q2_k, vb_move(vb_twice(b + 16 + 32 * (c / 2)), vb_rule(4 * (c % 2), 2, 0),
                    vb_rule(4 * (c % 2) + 2, 2, 0)))
 
 /* 16 scales of 6 bits from 12 bytes, less 32. */
 MICA_VEC void open_q3_k(const uint8_t *b, vf *scale, vf *least)
 {
-    const uint32_t in[3] = {word_at(b + 96), word_at(b + 100), word_at(b + 104)};
-    uint32_t out[4];
-    MICA_UNROLL(4)
-    for (int i = 0; i < 4; i++) {
-        const uint32_t low = in[i % 2] >> (i < 2 ? 0 : 4) & UINT32_C(0x0f0f0f0f);
-        out[i] = low | (in[2] >> 2 * i & UINT32_C(0x03030303)) << 4;
-    }
-    const vi s = vi_sub(vi_from_words(out, 0), vi_set1(32));
-    *scale = vf_mul(vf_from_vi(s), vf_set1(vec_f16(b + 108)));
+    const vi s = vi_sub(vi_from_16_bytes(vec_q3_k_scales(b + 96)), vi_set1(32));
+    *scale = vf_mul(vf_from_vi(s), vf_from_f16_once(b + 108));
     *least = *scale;
 }
 READ(q3_k, vb_or(vb_move(vb_twice(b + 32 + 32 * (c / 2)), vb_rule(4 * (c % 2), 2, 0),
@@ -149,13 +139,8 @@ READ(q3_k, vb_or(vb_move(vb_twice(b + 32 + 32 * (c / 2)), vb_rule(4 * (c % 2), 2
 /* 8 scales and 8 minima of 6 bits from 12 bytes. */
 MICA_VEC void open_q4_k(const uint8_t *b, vf *scale, vf *least)
 {
-    const uint32_t in[3] = {word_at(b + 4), word_at(b + 8), word_at(b + 12)};
-    const uint32_t s1 = (in[2] & UINT32_C(0x0f0f0f0f)) | (in[0] >> 6 & UINT32_C(0x03030303)) << 4;
-    const uint32_t m1 = (in[2] >> 4 & UINT32_C(0x0f0f0f0f)) | (in[1] >> 6 & UINT32_C(0x03030303))
-                                                                  << 4;
-    const uint32_t s0 = in[0] & UINT32_C(0x3f3f3f3f), m0 = in[1] & UINT32_C(0x3f3f3f3f);
     (void)least;
-    *scale = vf_from_2_f16_u8(b, s0 | (uint64_t)s1 << 32, m0 | (uint64_t)m1 << 32);
+    *scale = vf_from_2_f16_u8(b, vec_q4_k_scales(b + 4));
 }
 /* Bytes have nibbles of blocks 2 i and 2 i + 1: chunks 0 and 1 are the halves of even blocks. */
 MICA_VEC vb read_q4_bytes(const uint8_t *qs, int c)
@@ -171,7 +156,7 @@ READ(q5_k, vb_or(read_q4_bytes(b + 48, c),
                               vb_rule(6 + c / 2, 1, 4))))
 
 OPEN(q6_k,
-     *scale = vf_mul(vf_from_vi(vi_from_s8((const int8_t *)b + 192)), vf_set1(vec_f16(b + 208)));
+     *scale = vf_mul(vf_from_vi(vi_from_s8((const int8_t *)b + 192)), vf_from_f16_once(b + 208));
      *least = *scale)
 READ(q6_k, vb_or(vb_move(vb_load(b + 64 * (c / 2)), vb_rule(4 * (c % 2), 4, 0),
                          vb_rule(4 * (c % 2), 4, 0)),
@@ -184,19 +169,19 @@ MICA_VEC void open_iq4_xs(const uint8_t *b, vf *scale, vf *least)
     const vi low = vi_fields(word_at(b + 4), 4), high = vi_fields(word_at(b) >> 16, 2);
     const vi s = vi_sub(vi_or(low, vi_shl(high, 4)), vi_set1(32));
     (void)least;
-    *scale = vf_mul(vf_from_vi(s), vf_set1(vec_f16(b)));
+    *scale = vf_mul(vf_from_vi(s), vf_from_f16_once(b));
 }
 READ(iq4_xs, vb_table(IQ4_RAISED, nibbles(vb_load(b + 8 + 64 * (c / 2)), c)))
 
 /* ------------------------------------------------------- streams and plain -- */
 
 OPEN(stream, (void)b; (void)scale; (void)least)
-/* Chunks 2 i and 2 i + 1: the halves of blocks 4 i ... 4 i + 3. */
-READ(b2, vb_stream(b + 32 * (c / 2) + 4 * (c % 2), 2, 16, 32))
-READ(b3, vb_stream(b + 48 * (c / 2) + 6 * (c % 2), 3, 16, 32))
+READ(b2, vb_move(vb_load(b), vb_rule(2 * c, 2, 0), vb_rule(2 * c, 2, 0)))
+READ(b3, vb_stream_3(b, c))
 READ(b4, nibbles(vb_load(b + 64 * (c / 2)), c))
-READ(b5, vb_stream(b + 80 * (c / 2) + 10 * (c % 2), 5, 16, 32))
-READ(b6, vb_stream(b + 48 * c, 6, 64, 64))
+/* Chunks 2 i and 2 i + 1: the halves of blocks 4 i ... 4 i + 3. */
+READ(b5, vb_stream_5(b + 80 * (c / 2), c % 2))
+READ(b6, vb_stream_6(b, c))
 READ(b8, vb_load(b + 64 * c))
 OPEN(s8, (void)b; (void)least; *scale = vf_set1(1.0f))
 READ(s8, vb_xor(vb_load(b + 64 * c), vb_set1(128)))
@@ -217,8 +202,8 @@ READ(s8, vb_xor(vb_load(b + 64 * c), vb_set1(128)))
     X(IQ4_NL, iq4_nl, iq4_nl, 8 * 18, BLOCK, HALVES, 32, true, -128)                               \
     X(IQ4_XS, iq4_xs, iq4_xs, 136, BLOCK, HALVES, 32, true, -128)                                  \
     X(MXFP4, mxfp4, mxfp4, 8 * 17, BLOCK, HALVES, 32, false, -12)                                  \
-    X(B2, stream, b2, 64, STREAM, HALVES, 32, false, 1)                                            \
-    X(B3, stream, b3, 96, STREAM, HALVES, 32, false, 1)                                            \
+    X(B2, stream, b2, 64, STREAM, FOURTHS, 32, false, 1)                                           \
+    X(B3, stream, b3, 96, STREAM, QUARTERS, 32, false, 1)                                          \
     X(B4, stream, b4, 128, STREAM, EVEN_ODD, 32, false, 1)                                         \
     X(B5, stream, b5, 160, STREAM, HALVES, 32, false, 1)                                           \
     X(B6, stream, b6, 192, STREAM, NATURAL, 32, false, 1)                                          \
@@ -237,7 +222,13 @@ MICA_VEC bool is_split(digit_kind t)
     return t.is_wide && t.digits == 3;
 }
 
-/* `chunks` of w (1 or 2) whose lanes share their scales. */
+/* How many chunks have numbers of the same blocks in the same lanes. */
+MICA_VEC int together_in(digit_kind t)
+{
+    return t.order == NATURAL ? 1 : t.order < QUARTERS ? 2 : CHUNKS;
+}
+
+/* `chunks` of w (1, 2 or 4) whose lanes share their scales. */
 MICA_VEC void add_chunks(digit_kind t, digit_sums *d, int i, int set, int chunks, const vb *w,
                          const int8_t *x, vf s)
 {
@@ -247,14 +238,14 @@ MICA_VEC void add_chunks(digit_kind t, digit_sums *d, int i, int set, int chunks
     for (int digit = 0; digit < joined; digit++) {
         if (digit)
             sum = vi_shl(sum, 8);
-        MICA_UNROLL(2)
+        MICA_UNROLL(4)
         for (int c = 0; c < chunks; c++)
             sum = vi_dot_u8s8(sum, w[c], vb_load(x + 64 * (t.digits * c + digit)));
     }
     d->sum[i][set] = vf_fma(vf_from_vi(sum), s, d->sum[i][set]);
     if (!is_split(t))
         return;
-    MICA_UNROLL(2)
+    MICA_UNROLL(4)
     for (int c = 0; c < chunks; c++)
         low = vi_dot_u8s8(low, w[c], vb_load(x + 64 * (3 * c + 2)));
     d->low[i][set] = vf_fma(vf_from_vi(low), s, d->low[i][set]);
@@ -266,6 +257,9 @@ MICA_VEC vi unit_of(digit_kind t, int c)
     typedef int32_t lanes __attribute__((vector_size(64)));
     const lanes by_4 = {0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3};
     const lanes by_8 = {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1};
+    const lanes by_2 = {0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7};
+    if (t.order >= QUARTERS)
+        return (vi)by_2;
     if (t.order == NATURAL)
         return t.unit == 16 ? (vi)(by_4 + 4 * c) : (vi)(by_8 + 2 * c);
     return t.order == ALTERNATE ? (vi)(2 * by_4 + c / 2) : (vi)(by_4 + 4 * (c / 2));
@@ -274,7 +268,7 @@ MICA_VEC vi unit_of(digit_kind t, int c)
 MICA_VEC void dot_panel(digit_kind t, const uint8_t *b, vf scale, vf least, digit_sums *d, int m,
                         const int8_t *x, ptrdiff_t ldx)
 {
-    const int together = t.order == NATURAL ? 1 : 2;
+    const int together = together_in(t);
     vf s[MOST];
     MICA_UNROLL(4)
     for (int i = 0; i < m; i++) {
@@ -285,8 +279,8 @@ MICA_VEC void dot_panel(digit_kind t, const uint8_t *b, vf scale, vf least, digi
     }
     MICA_UNROLL(4)
     for (int c = 0; c < CHUNKS; c += together) {
-        vb w[2];
-        MICA_UNROLL(2)
+        vb w[CHUNKS];
+        MICA_UNROLL(4)
         for (int i = 0; i < together; i++)
             w[i] = t.read(b, c + i);
         MICA_UNROLL(4)
@@ -340,31 +334,42 @@ MICA_VEC void start_sums(digit_sums *d, int m)
     }
 }
 
-/* The same panel of the next row: where a row, or a strip of it, ends, the processor's own read-ahead begins
- * anew. */
+/* What is read later: with one row of x arithmetic hides little of memory's latency, and where a row, or a strip of it,
+ * ends, the processor's own read-ahead begins anew. */
 MICA_VEC void ask_for(const uint8_t *b, int size)
 {
     for (int line = 0; line < size; line += 64)
         MICA_PREFETCH(b + line);
 }
 
+/* Whole panels from b on that may be read with what follows them, at most `most`. */
+MICA_VEC int readable(digit_kind t, const mica_packed_rows *w, const uint8_t *b, int most)
+{
+    const uint8_t *const end = (const uint8_t *)w->data + (w->rows - 1) * w->ld;
+    const ptrdiff_t left = end + row_bytes(t, w->n) - OVER - b;
+    return left < 0 ? 0 : left / t.size < most ? (int)(left / t.size) : most;
+}
+
 /* A row and numbers [from, from + n) of it; x from the same number on. m constant. */
 MICA_VEC void dot_run(digit_kind t, const mica_packed_rows *w, int r, int from, int n, int m,
                       const int8_t *x, ptrdiff_t ldx, digit_sums *d)
 {
-    const uint8_t *const first = w->data;
-    const uint8_t *b = first + r * w->ld + (ptrdiff_t)from / PANEL * t.size;
-    const uint8_t *const limit = first + (w->rows - 1) * w->ld + row_bytes(t, w->n) - OVER;
+    const uint8_t *b = (const uint8_t *)w->data + r * w->ld + (ptrdiff_t)from / PANEL * t.size;
+    const int whole = readable(t, w, b, n / PANEL) * PANEL;
     uint8_t end[LARGEST + OVER];
     group_scales g;
+    vf scale, least;
     if (t.kind == KIND_STREAM)
         read_scales(w, r, from, n, &g);
-    for (int k = 0; k < n; k += PANEL, b += t.size, x += MICA_DIGITS_PANEL(t.digits)) {
-        const bool is_end = k + PANEL > n || b + t.size > limit;
-        const uint8_t *panel = is_end ? copy_end(t, b, n - k, end) : b;
-        vf scale, least;
-        if (m == 1 && r + 1 < w->rows)
-            ask_for(b + w->ld, t.size);
+    int k = 0;
+    for (; k < whole; k += PANEL, b += t.size, x += MICA_DIGITS_PANEL(t.digits)) {
+        if (t.ahead)
+            ask_for(b + t.ahead, t.size);
+        take_scales(t, b, &g, k, &scale, &least);
+        dot_panel(t, b, scale, least, d, m, x, ldx);
+    }
+    for (; k < n; k += PANEL, b += t.size, x += MICA_DIGITS_PANEL(t.digits)) {
+        const uint8_t *panel = copy_end(t, b, n - k, end);
         take_scales(t, panel, &g, k, &scale, &least);
         dot_panel(t, panel, scale, least, d, m, x, ldx);
     }
@@ -382,8 +387,9 @@ MICA_VEC void finish_row(digit_kind t, const mica_packed_rows *w, int r, int m, 
 MICA_VEC void dot_part(digit_kind t, const mica_packed_rows *w, int r, int from, int to, int m,
                        const int8_t *x, ptrdiff_t ldx, digit_sums *d)
 {
-    for (; from < to; from += SCALES_RUN) {
-        const int n = to - from < SCALES_RUN ? to - from : SCALES_RUN;
+    const int run = t.kind == KIND_STREAM ? SCALES_RUN : to - from;
+    for (; from < to; from += run) {
+        const int n = to - from < run ? to - from : run;
         dot_run(t, w, r, from, n, m, x + (ptrdiff_t)from / PANEL * MICA_DIGITS_PANEL(t.digits), ldx,
                 d);
     }
@@ -410,6 +416,7 @@ MICA_VEC void dot_group(digit_kind t, const mica_packed_rows *w, int row, int st
 /* One row of x, and all of it in L1: a row of w from end to end, as memory likes it, its sums in registers. */
 MICA_VEC void dot_whole(digit_kind t, const mica_packed_rows *w, const int8_t *x, float *y)
 {
+    t.ahead = AHEAD;
     for (int r = 0; r < w->rows; r++) {
         digit_sums d;
         start_sums(&d, 1);
@@ -421,15 +428,15 @@ MICA_VEC void dot_whole(digit_kind t, const mica_packed_rows *w, const int8_t *x
 /* One row of x; a longer one in equal strips that L1 holds. */
 MICA_VEC void dot_one(digit_kind t, const mica_packed_rows *w, const int8_t *x, float *y)
 {
-    const int runs = (w->n + SCALES_RUN - 1) / SCALES_RUN;
-    const int most = STRIP / (t.digits + 1) / SCALES_RUN * SCALES_RUN;
-    const int strips = (w->n + most - 1) / most;
+    const int panels = (w->n + PANEL - 1) / PANEL, most = STRIP / (t.digits + 1) / PANEL;
+    const int strips = (panels + most - 1) / most;
     if (strips <= 1) {
         dot_whole(t, w, x, y);
         return;
     }
+    t.ahead = w->ld; /* the same panel of the next row */
     for (int row = 0; row < w->rows; row += GROUP)
-        dot_group(t, w, row, (runs + strips - 1) / strips * SCALES_RUN, 1, x, y, 0);
+        dot_group(t, w, row, (panels + strips - 1) / strips * PANEL, 1, x, y, 0);
 }
 
 /* 2 or 4 rows of x (m, constant): a run of 1024 of x stays in L1 while GROUP rows of w pass. */
@@ -437,7 +444,7 @@ MICA_VEC void dot_some(digit_kind t, const mica_packed_rows *w, int m, const int
                        ptrdiff_t ldy)
 {
     for (int row = 0; row < w->rows; row += GROUP)
-        dot_group(t, w, row, SCALES_RUN, m, x, y, ldy);
+        dot_group(t, w, row, RUN, m, x, y, ldy);
 }
 
 typedef void dot_few(const mica_packed_rows *w, int m, const int8_t *x, float *y, ptrdiff_t ldy);
@@ -458,8 +465,8 @@ MICA_VEC void dot(digit_kind t, const mica_packed_rows *w, int m, const int8_t *
     static void dot_##NAME##_##DIGITS(const mica_packed_rows *w, int m, const int8_t *x, float *y, \
                                       ptrdiff_t ldy)                                               \
     {                                                                                              \
-        const digit_kind t = {DIGITS, SIZE,   KIND_##KIND,  ORDER,       UNIT,                     \
-                              WIDE,   OFFSET, open_##OPEN_, read_##READ_};                         \
+        const digit_kind t = {DIGITS, SIZE,   KIND_##KIND,  ORDER,        UNIT,                    \
+                              WIDE,   OFFSET, open_##OPEN_, read_##READ_, 0};                      \
         dot(t, w, m, x, y, ldy);                                                                   \
     }
 #define DEFINE(...) DEFINE_FOR(1, __VA_ARGS__) DEFINE_FOR(2, __VA_ARGS__) DEFINE_FOR(3, __VA_ARGS__)
@@ -492,12 +499,19 @@ typedef struct digit_form {
     float large; /* the largest X: its digits are 127 at most, whatever the roundings of x / s */
 } digit_form;
 
-/* Where 16 numbers of block `block` go, the first (even) ones or the others. */
+/* Where 16 numbers of block `block` go, the first (even) ones or the others; of QUARTERS and FOURTHS 8 of them, and
+ * the others eight_apart bytes behind. */
+MICA_VEC int eight_apart(digit_form f)
+{
+    return f.order < QUARTERS ? 8 : 64 * f.digits * (f.order == QUARTERS ? 1 : 2);
+}
 MICA_VEC int8_t *place_of(digit_form f, int8_t *panel, int block, int second)
 {
     const int chunk = 64 * f.digits;
     if (f.order == NATURAL)
         return panel + chunk * (block / 2) + 32 * (block % 2) + 16 * second;
+    if (f.order >= QUARTERS)
+        return panel + chunk * (f.order == QUARTERS ? 2 * second : second) + 8 * block;
     if (f.order == ALTERNATE)
         return panel + chunk * (2 * (block % 2) + second) + 16 * (block / 2);
     return panel + chunk * (2 * (block / 4) + second) + 16 * (block % 4);
@@ -510,7 +524,7 @@ MICA_VEC int32_t write_digits(digit_form f, vf x, vf factor, int8_t *to)
     vi rest = whole;
     MICA_UNROLL(3)
     for (int digit = f.digits - 1; digit >= 0; digit--) {
-        vi_to_s8(to + 64 * digit, rest);
+        vi_to_s8(to + 64 * digit, to + 64 * digit + eight_apart(f), rest);
         rest = vi_sar(vi_add(rest, half), 8);
     }
     return vi_hsum(whole);
@@ -524,8 +538,12 @@ MICA_VEC void write_block(digit_form f, vf a, vf b, int8_t *panel, int block)
     const float s = !finite ? most - most : tiny ? 0.0f : most * (1.0f / f.large);
     const vf factor = vf_set1(tiny || !finite ? 0.0f : f.large / most);
     float *scale = (float *)(void *)(panel + f.digits * PANEL);
-    if (f.order == EVEN_ODD)
+    if (f.order == EVEN_ODD || f.order == FOURTHS)
         vf_unzip(&a, &b);
+    if (f.order == FOURTHS) {
+        a = vf_even_first(a);
+        b = vf_even_first(b);
+    }
     const float first = s * (float)write_digits(f, a, factor, place_of(f, panel, block, 0));
     const float second = s * (float)write_digits(f, b, factor, place_of(f, panel, block, 1));
     scale[block] = scale[16 + 2 * block] = scale[17 + 2 * block] = s;

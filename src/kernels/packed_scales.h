@@ -1,13 +1,13 @@
 /* packed_scales.h - the scales and biases of a packed row's groups (MLX), a run of numbers at a time.
  *
- *     bf16, f16 or f32, one for 32, 64 or 128 numbers  ──►  floats of 1024 numbers */
+ *     bf16, f16 or f32, one for 32, 64 or 128 numbers  ──►  floats of 4096 numbers */
 #ifndef MICA_KERNELS_PACKED_SCALES_H
 #define MICA_KERNELS_PACKED_SCALES_H
 
 #include "kernels/kernels.h"
 #include "kernels/vec.h"
 
-#define SCALES_RUN 1024 /* numbers whose scales are kept */
+#define SCALES_RUN 4096 /* numbers whose scales are kept */
 
 /* With room to load a vector from any of them. */
 typedef struct group_scales {
