@@ -37,6 +37,9 @@ static const cli_option chat_table[] = {
      .offset = AT(chat_template),
      .value = "TEXT",
      .help = "Jinja template instead of the model's; @FILE reads a file"},
+    {.name = "prompt", .letter = 'p', .kind = CLI_ELSEWHERE, .value = "a line of input"},
+    {.name = "tokens", .kind = CLI_ELSEWHERE, .value = "an option of mica complete"},
+    {.name = "logprobs", .kind = CLI_ELSEWHERE, .value = "an option of mica complete"},
     CLI_END,
 };
 #undef AT

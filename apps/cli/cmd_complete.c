@@ -199,35 +199,47 @@ static void note_finish(const complete_run *r)
 
 /* ------------------------------------------------------------------------- run -- */
 
+static void add_prompt_ids(mica_text *out, const int32_t *ids, size_t count, bool json)
+{
+    mica_text_add(out, json ? "[" : "");
+    for (size_t k = 0; k < count; k++)
+        mica_text_add(out, "%s%d", k == 0 ? "" : json ? "," : " ", (int)ids[k]);
+    mica_text_add(out, json ? "]" : "\n");
+}
+
+/* A line of ids for each prompt, or one object with a list of lists. */
 static mica_status print_tokens(complete_run *r, mica_err *err)
 {
     mica_text out = {0};
     const int32_t *ids;
-    size_t first = 0;
+    size_t first = 0, count;
+    const bool json = r->args->common.json;
+    mica_status st = MICA_OK;
     if (r->args->no_bos) /* an empty text has what stands before any */
-        MICA_TRY(text_take(mica_session_tokens(r->model.session, "", &ids, &first),
-                           mica_session_errmsg(r->model.session), err));
-    for (int i = 0; i < r->args->prompts.count; i++) {
-        size_t count;
-        const mica_status st = mica_session_tokens(r->model.session, r->prompts[i], &ids, &count);
-        if (st) {
-            mica_text_deinit(&out);
-            return text_take(st, mica_session_errmsg(r->model.session), err);
-        }
-        for (size_t k = first; k < count; k++)
-            mica_text_add(&out, "%s%d", k > first ? " " : "", (int)ids[k]);
-        mica_text_add(&out, "\n");
+        st = mica_session_tokens(r->model.session, "", &ids, &first);
+    mica_text_add(&out, json ? "{\"tokens\":[" : "");
+    for (int i = 0; i < r->args->prompts.count && !st; i++) {
+        st = mica_session_tokens(r->model.session, r->prompts[i], &ids, &count);
+        if (st)
+            break;
+        mica_text_add(&out, json && i ? "," : "");
+        add_prompt_ids(&out, ids + first, count - first, json);
     }
-    const bool fine = !out.failed && cli_print(out.data) == CLI_OK;
+    mica_text_add(&out, json ? "]}\n" : "");
+    const bool fine = !st && !out.failed && cli_print(out.data) == CLI_OK;
     mica_text_deinit(&out);
+    if (st)
+        return text_take(st, mica_session_errmsg(r->model.session), err);
     return fine ? MICA_OK : MICA_FAIL(err, MICA_E_IO, "cannot write to standard output");
 }
 
 static mica_status run(complete_run *r, const char *name, mica_err *err)
 {
     const text_args *args = r->args;
-    for (int i = 0; i < args->prompts.count; i++)
+    for (int i = 0; i < args->prompts.count; i++) {
         MICA_TRY(cli_text_read(args->prompts.values[i], &r->prompts[i], err));
+        cli_note_invalid_text("prompt", r->prompts[i], args->common.quiet);
+    }
     MICA_TRY(text_settings_make(&r->settings, args, err));
     if (args->trace)
         MICA_TRY(cli_output_check_folder(args->trace, err));
@@ -287,5 +299,7 @@ int cmd_complete(int argc, char **argv)
         return over;
     if (args.prompts.count == 0)
         return cli_report(MICA_E_USAGE, "complete needs a text to continue: -p TEXT");
+    if (args.logprobs >= 0 && !args.common.json)
+        return cli_report(MICA_E_USAGE, "--logprobs is told with --json");
     return complete(&args, model);
 }

@@ -16,6 +16,12 @@ static const cli_word cache_words[] = {{"f32", 0}, {"q8", 1}, {NULL, 0}};
         .name = spelling, .kind = CLI_INT, .offset = AT(of), .lo = least, .hi = most, .value = "N" \
     }
 
+/* What they have and is spelled otherwise here. */
+#define ELSEWHERE(theirs, ours)                                                                    \
+    {                                                                                              \
+        .name = theirs, .kind = CLI_ELSEWHERE, .value = ours                                       \
+    }
+
 #define AT(field) offsetof(text_args, field)
 const cli_option text_answer_table[] = {
     {.name = "max-tokens",
@@ -148,6 +154,37 @@ const cli_option text_choice_table[] = {
      .value = "S",
      .help = "of the draws (0); prompt k draws with S + k - 1"},
     ALSO("repeat-last-n", window, -1, 10000000),
+    {.letter = 'f', .kind = CLI_ELSEWHERE, .value = "-p @FILE"},
+    {.letter = 'm', .kind = CLI_ELSEWHERE, .value = "an operand: mica complete MODEL"},
+    {.letter = 't', .kind = CLI_ELSEWHERE, .value = "--threads"},
+    {.letter = 's', .kind = CLI_ELSEWHERE, .value = "--seed"},
+    {.letter = 'r', .kind = CLI_ELSEWHERE, .value = "--stop"},
+    {.letter = 'j', .kind = CLI_ELSEWHERE, .value = "--json-schema"},
+    {.letter = 'b', .kind = CLI_ELSEWHERE, .value = "--chunk"},
+    {.letter = 'i', .kind = CLI_ELSEWHERE, .value = "mica chat"},
+    ELSEWHERE("model", "an operand: mica complete MODEL"),
+    ELSEWHERE("file", "-p @FILE"),
+    ELSEWHERE("reverse-prompt", "--stop"),
+    ELSEWHERE("grammar-file", "--grammar @FILE"),
+    ELSEWHERE("json-schema-file", "--json-schema @FILE"),
+    ELSEWHERE("chat-template-file", "--chat-template @FILE, of mica chat"),
+    ELSEWHERE("system-prompt", "--system, of mica chat"),
+    ELSEWHERE("interactive", "mica chat"),
+    ELSEWHERE("conversation", "mica chat"),
+    ELSEWHERE("temperature", "--temp"),
+    ELSEWHERE("typical", "--typical-p"),
+    ELSEWHERE("n-probs", "--logprobs"),
+    ELSEWHERE("verbose-prompt", "--tokens"),
+    ELSEWHERE("gpu-layers", "--device, with --vram and --cpu-experts"),
+    ELSEWHERE("n-gpu-layers", "--device, with --vram and --cpu-experts"),
+    ELSEWHERE("override-tensor", "--cpu-experts"),
+    ELSEWHERE("cpu-moe", "--cpu-experts all"),
+    ELSEWHERE("cache-type-k", "--cache-type"),
+    ELSEWHERE("cache-type-v", "--cache-type"),
+    ELSEWHERE("flash-attn", "not needed: always so"),
+    ELSEWHERE("no-display-prompt", "not needed: always so"),
+    ELSEWHERE("mlock", "not there: weights are mapped"),
+    ELSEWHERE("no-mmap", "not there: weights are mapped"),
     CLI_END,
 };
 #undef AT

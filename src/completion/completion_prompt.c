@@ -42,6 +42,10 @@ mica_status completion_check_options(const mica_completion_model *m, const mica_
     MICA_TRY(check_range("prompt_count", o->prompt_count, 0, MICA_COMPLETION_BATCH, err));
     MICA_TRY(check_range("message_count", o->message_count, 0, 100000, err));
     MICA_TRY(check_range("max_tokens", o->max_tokens, 0, INT32_MAX, err));
+    if (o->context > m->context)
+        return MICA_FAIL(err, MICA_E_USAGE,
+                         "a context of %d tokens is more than the %lld that the model was made for",
+                         o->context, (long long)m->context);
     MICA_TRY(check_range("context", o->context, 0, (int)m->context, err));
     MICA_TRY(check_range("chunk", o->chunk, 0, 65536, err));
     MICA_TRY(check_range("chances", o->chances, 0,

@@ -316,11 +316,12 @@ static mica_status find_architecture(mica_convert_plan *p, mica_err *err)
             p->architecture = KNOWN[i].name;
     if (p->architecture)
         return MICA_OK;
+    const char *is = mica_weights_metadata(w, "general.architecture");
     return MICA_FAIL(
         err, MICA_E_UNSUPPORTED,
-        "%s: GGUF is written of Mixtral, of the transformers of picture models and of Qwen2.5-VL "
-        "and Qwen3 text encoders; write a .safetensors file instead",
-        p->input);
+        "%s%s%s%s: GGUF is written of Mixtral, of the transformers of picture models and of "
+        "Qwen2.5-VL and Qwen3 text encoders; write a .safetensors file instead",
+        p->input, is ? " (architecture '" : "", is ? is : "", is ? "')" : "");
 }
 
 static mica_status make(mica_convert_plan *p, const mica_convert_request *r, mica_err *err)

@@ -151,7 +151,9 @@ static void add_merges(mica_text *out, const mica_tokenizer *t)
 
 static void add_model(mica_text *out, const mica_tokenizer *t)
 {
-    bool first = true;
+    bool first = true, fallback = false;
+    for (int i = 0; i < 256; i++)
+        fallback |= t->bpe.byte_id[i] >= 0;
     mica_text_add(out, "  \"model\": {\"type\": \"BPE\", \"dropout\": null, \"unk_token\": ");
     if (t->bpe.unknown >= 0)
         add_string(out, t, t->bpe.unknown);
@@ -159,9 +161,9 @@ static void add_model(mica_text *out, const mica_tokenizer *t)
         mica_text_add(out, "null");
     mica_text_add(out,
                   ", \"continuing_subword_prefix\": null, \"end_of_word_suffix\": null, "
-                  "\"fuse_unk\": %s, \"byte_fallback\": true, \"ignore_merges\": %s,\n"
+                  "\"fuse_unk\": %s, \"byte_fallback\": %s, \"ignore_merges\": %s,\n"
                   "    \"vocab\": {",
-                  flag(t->bpe.fuse_unknown), flag(t->bpe.ignore_merges));
+                  flag(t->bpe.fuse_unknown), flag(fallback), flag(t->bpe.ignore_merges));
     for (int32_t id = 0; id < mica_tokenizer_vocab_size(t); id++)
         if (mica_vocab_get(&t->vocab, id)) {
             mica_text_add(out, "%s\n      ", first ? "" : ",");

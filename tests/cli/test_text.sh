@@ -92,6 +92,20 @@ check 'history goes on' sh -c 'grep -c role h.json | grep -qx 4'
 printf '/nonsense\n' | "$MICA" chat >"$out" 2>"$err"
 check 'unknown command' grep -q '/help' "$err"
 
+# Ids as JSON, a note about bytes that are no text.
+works complete "$folder/hf" -p 'A red fox' -p a --tokens --no-bos --json
+check 'ids as JSON' test "$(cat "$out")" = '{"tokens":[[326,310,376,281,387,396],[260]]}'
+works complete "$folder/hf" -p "$(printf 'caf\351')" --max-tokens 1
+check 'a note about bytes' grep -q 'the prompt is not valid UTF-8' "$err"
+
+# What llama.cpp spells otherwise is told, not guessed.
+fails 2 '^mica: -f is -p @FILE here$' complete -f x
+fails 2 '^mica: --grammar-file is --grammar @FILE here$' complete -p a --grammar-file x
+fails 2 '^mica: -t is --threads here$' chat -t 2
+fails 2 '^mica: -p is a line of input here$' chat -p a
+fails 2 'told with --json' complete "$folder/hf" -p a --logprobs 2
+fails 2 'a context of 40000 tokens is more than the 32768' complete "$folder/hf" -p a --context 40000
+
 # Refusals.
 fails 2 'needs a text' complete "$folder/hf"
 fails 2 'ID=BIAS' complete "$folder/hf" -p a --logit-bias 5

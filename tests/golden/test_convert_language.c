@@ -5,6 +5,7 @@
  *     a.gguf ─► b.safetensors      the bytes of hf/: rows of q and k back in their order, stacks cut
  *     a.gguf ─► folder/            config.json and tokenizer from inside the file */
 #include "convert_support.h"
+#include "golden_layout.h"
 
 #include "base/file.h"
 #include "completion/completion.h"
@@ -255,19 +256,25 @@ static void test_mlx_folder(void **state)
     golden_remove_folder(p.dir);
 }
 
+/* `to` over the bytes `at` behind where `mark` begins in the file's head. */
+static void patch(const char *path, const void *mark, size_t size, long at, const char *to)
+{
+    static char data[1 << 16];
+    FILE *f = fopen(path, "r+b");
+    assert_non_null(f);
+    const size_t n = fread(data, 1, sizeof data, f);
+    const char *found = memmem(data, n, mark, size);
+    assert_non_null(found);
+    fseek(f, (long)(found - data) + at, SEEK_SET);
+    assert_int_equal(fwrite(to, 1, strlen(to), f), strlen(to));
+    fclose(f);
+}
+
 /* Our own files carry the original config.json; those of others do not. */
 static void forget_config(const char *path)
 {
     static const char KEY[] = "\x06\0\0\0\0\0\0\0config\x08\0\0\0"; /* its name, and a text */
-    FILE *f = fopen(path, "r+b");
-    static char data[1 << 16];
-    assert_non_null(f);
-    const size_t n = fread(data, 1, sizeof data, f);
-    const char *at = memmem(data, n, KEY, sizeof KEY - 1);
-    assert_non_null(at);
-    fseek(f, (long)(at - data) + 8, SEEK_SET);
-    assert_int_equal(fputc('k', f), 'k');
-    fclose(f);
+    patch(path, KEY, sizeof KEY - 1, 8, "k");
 }
 
 /* The folder is whole: sizes, tokenizer and chat template come from the file. */
@@ -346,6 +353,14 @@ static void test_refusals(void **state)
                   "only a GGUF file of a language model", p.dir);
     convert_fails(&(mica_convert_request){.input = p.path[0], .output = folder, .type = "q8"},
                   "ends in .safetensors or .gguf", p.dir);
+    /* another mixture of experts has the same names of tensors */
+    static const char KEY[] = "general.architecture\x08\0\0\0\x05\0\0\0\0\0\0\0llama";
+    static const char *const WORDS[] = {"GGUF architecture 'grok9'", NULL};
+    convert_ok(SOURCE, p.path[1], "bf16", 0);
+    patch(p.path[1], KEY, sizeof KEY - 1, (long)sizeof KEY - 1 - 5, "grok9");
+    golden_expect_refused(
+        &(mica_engine_options){.size = sizeof(mica_engine_options), .model = p.path[1]},
+        MICA_E_UNSUPPORTED, WORDS);
     golden_remove_folder(p.dir);
 }
 

@@ -147,11 +147,15 @@ mica_status mica_mixtral_rename(mica_weights *w, bool *interleaved, mica_err *er
     return MICA_OK;
 }
 
+/* Other mixtures of experts have the same names in GGUF; their networks differ. */
 bool mica_mixtral_probe(const mica_weights *w)
 {
+    const char *architecture = mica_weights_metadata(w, "general.architecture");
     static const char *const names[] = {
         "model.layers.0.block_sparse_moe.gate.weight", "layers.0.feed_forward.experts.0.w1.weight",
         "blk.0.ffn_gate_inp.weight", "model.layers.0.mlp.experts.gate_up_proj"};
+    if (architecture && strcmp(architecture, "llama") != 0)
+        return false;
     for (size_t i = 0; i < MICA_ARRAY_LEN(names); i++)
         if (mica_weights_find(w, names[i]))
             return true;
