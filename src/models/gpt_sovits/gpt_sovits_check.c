@@ -10,7 +10,7 @@
  * to ask, and where there are none (no transcript, a wrong one, a model that has learnt nothing) attention is
  * not asked. They are sought in the prompt alone, so that they do not depend on the sentence.
  *
- * A pass over finished codes costs a tenth of making them, needs nothing of the steps and is the same on every
+ * A pass over finished codes costs less than a tenth of making them, needs nothing of the steps and is the same on every
  * device. */
 #include "models/gpt_sovits/gpt_sovits_job.h"
 
