@@ -239,13 +239,24 @@ static void test_nobody_to_ask(void **state)
     assert_false(part.followed);
     assert_int_equal(part.doubts, 0);
     b.request.continues = true;
-    b.s.heads = (mica_gs_followers){0};
+    b.s.heads.are_sought = false; /* as at the beginning of a run */
     for (int i = 0; i < 3 * PROMPT; i++)
         b.prompt_codes[i] = i * 7 % PROMPT; /* to and fro */
     part = check_codes(&b, codes, n);
     assert_int_equal(b.s.heads.count, 0);
     assert_false(part.followed);
     assert_int_equal(part.doubts, 0);
+    b.s.heads.best[0].score = 9.0f; /* the next run with this voice keeps what was found */
+    b.s.heads.are_sought = false;
+    check_codes(&b, codes, n);
+    assert_true(b.s.heads.are_sought && b.s.heads.best[0].score == 9.0f);
+    b.s.heads.are_sought = false; /* one with another voice does not */
+    for (int i = 0; i < 3 * PROMPT; i++)
+        b.prompt_codes[i] = i / 3;
+    part = check_codes(&b, codes, n);
+    assert_int_equal(b.s.heads.count, 1);
+    assert_true(b.s.heads.best[0].score < 1.0f);
+    free_part(&part);
     close_bench(&b);
 }
 

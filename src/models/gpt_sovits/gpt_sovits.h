@@ -48,7 +48,9 @@ typedef struct mica_gs_model {
 /* Heads of text to semantic that are seen to follow the voice's own transcript (gpt_sovits_check.c). */
 #define MICA_GS_HEADS 6
 typedef struct mica_gs_followers {
-    bool are_sought;   /* of the run's voice */
+    bool are_sought; /* in this run */
+    bool are_kept;   /* of the voice of `key`, for the next run */
+    uint64_t key;
     int count, layers; /* best first; layers that they need */
     struct {
         int layer, head;

@@ -62,6 +62,20 @@ static int64_t find_phone(const float *row, int64_t phones, float *best)
     return at;
 }
 
+/* Whether a code looks at some phone for certain; *focus (may be NULL): the share of its window. */
+static bool looks_at(const float *row, int64_t phones, int64_t *at, float *focus)
+{
+    float best, total = 0.0f;
+    for (int64_t j = 0; j < phones; j++)
+        total += row[j];
+    if (!(total >= LEAST_SHARE))
+        return false;
+    *at = find_phone(row, phones, &best);
+    if (focus)
+        *focus = best;
+    return best >= LEAST_FOCUS * total;
+}
+
 static int64_t median_of(const int64_t *at, int64_t count, int64_t i)
 {
     int64_t v[5];
@@ -85,15 +99,12 @@ static void mark_seen(path *p, int64_t at, int64_t phones)
 static void find_path(const float *shares_RT, int64_t rows, int64_t phones, path *p)
 {
     for (int64_t r = 0; r < rows; r++) {
-        const float *row = shares_RT + r * phones;
-        float best, total = 0.0f;
-        const int64_t at = find_phone(row, phones, &best);
-        for (int64_t j = 0; j < phones; j++)
-            total += row[j];
-        if (!(total >= LEAST_SHARE) || !(best >= LEAST_FOCUS * total))
+        float focus;
+        int64_t at;
+        if (!looks_at(shares_RT + r * phones, phones, &at, &focus))
             continue;
         p->at[p->count++] = at;
-        p->focus += (double)best;
+        p->focus += (double)focus;
         mark_seen(p, at, phones);
     }
     for (int64_t i = 0; i < p->count; i++)
@@ -225,11 +236,24 @@ static bool follows(const path *p, int64_t rows, int64_t phones)
            correlation(p) >= SCORE_CORRELATION;
 }
 
+/* Most heads look nowhere for certain, as every eighth code shows already. */
+static bool may_follow(const float *shares_RT, int64_t rows, int64_t phones)
+{
+    int64_t asked = 0, certain = 0;
+    for (int64_t r = 0; r < rows; r += 8, asked++) {
+        int64_t at;
+        certain += looks_at(shares_RT + r * phones, phones, &at, NULL);
+    }
+    return 2 * certain >= asked;
+}
+
 mica_status mica_gs_alignment_score(const float *shares_RT, int64_t rows, int64_t phones,
                                     float *score, mica_err *err)
 {
     path p;
     *score = 0.0f;
+    if (!may_follow(shares_RT, rows, phones))
+        return MICA_OK;
     MICA_TRY(path_init(&p, shares_RT, rows, phones, err));
     if (follows(&p, rows, phones))
         *score = (float)p.focus;

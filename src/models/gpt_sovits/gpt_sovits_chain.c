@@ -443,7 +443,7 @@ mica_status mica_gs_chain_run(mica_gs_session *s, mica_run *run, const mica_gs_r
 {
     mica_gs_style style;
     *result = (mica_speech_result){.rate = s->synth.config.rate};
-    s->heads = (mica_gs_followers){0};
+    s->heads.are_sought = false;
     if (!r->voice || r->voice->style_width != s->synth.config.gin)
         return MICA_FAIL(
             err, MICA_E_USAGE, "a voice of another model: its style has %lld numbers, not %lld",

@@ -8,10 +8,11 @@
  * Nobody says which heads follow a text, and checkpoints differ. The voice says it: its transcript and its
  * codes are known to belong together, so the heads that read that transcript once from end to end are the ones
  * to ask, and where there are none (no transcript, a wrong one, a model that has learnt nothing) attention is
- * not asked. They are sought in the prompt alone, so that they do not depend on the sentence.
+ * not asked. They are sought in the prompt alone, so that they do not depend on the sentence, and kept for the
+ * next run with the same voice.
  *
- * A pass over finished codes costs less than a tenth of making them, needs nothing of the steps and is the same on every
- * device. */
+ * A pass over finished codes costs less than a tenth of making them, needs nothing of the steps and is the same
+ * on every device. */
 #include "models/gpt_sovits/gpt_sovits_job.h"
 
 #include "base/mem.h"
@@ -119,6 +120,29 @@ static mica_status search_prompt(search *find, mica_gs_session *s, mica_run *run
     return st;
 }
 
+/* FNV-1a */
+static uint64_t hash_bytes(uint64_t h, const void *data, size_t size)
+{
+    const uint8_t *p = data;
+    for (size_t i = 0; i < size; i++)
+        h = (h ^ p[i]) * UINT64_C(1099511628211);
+    return h;
+}
+
+/* Of all that heads are found by: codes, phones and features of the prompt. */
+static uint64_t key_of(const mica_gs_session *s, const mica_gs_request *r, const mica_gs_job *j)
+{
+    uint64_t h = UINT64_C(14695981039346656037);
+    if (!r->continues)
+        return h;
+    h = hash_bytes(h, r->voice->codes, (size_t)r->voice->code_count * sizeof *r->voice->codes);
+    h = hash_bytes(h, j->phones, (size_t)j->prompt_phones * sizeof *j->phones);
+    if (j->features)
+        h = hash_bytes(h, j->features,
+                       (size_t)(j->prompt_phones * s->semantic.bert_width) * sizeof *j->features);
+    return h;
+}
+
 static mica_status find_heads(mica_gs_session *s, mica_run *run, const mica_gs_request *r,
                               const mica_gs_job *j, mica_err *err)
 {
@@ -127,9 +151,15 @@ static mica_status find_heads(mica_gs_session *s, mica_run *run, const mica_gs_r
                    .codes = r->voice->code_count,
                    .phones = j->prompt_phones,
                    .width = s->semantic.stack.heads};
+    const uint64_t key = key_of(s, r, j);
     h->are_sought = true;
-    if (!r->continues || find.codes < LEAST_CODES || find.phones < LEAST_PHONES)
+    if (h->are_kept && h->key == key)
         return MICA_OK;
+    *h = (mica_gs_followers){.are_sought = true, .key = key};
+    if (!r->continues || find.codes < LEAST_CODES || find.phones < LEAST_PHONES) {
+        h->are_kept = true;
+        return MICA_OK;
+    }
     find.shares_RT = mica_mem_alloc((size_t)(find.codes * find.phones) * sizeof(float));
     if (!find.shares_RT)
         return MICA_FAIL(err, MICA_E_NOMEM, "no memory for the attention of %lld codes",
@@ -138,10 +168,13 @@ static mica_status find_heads(mica_gs_session *s, mica_run *run, const mica_gs_r
     mica_mem_free(find.shares_RT);
     /* Random weights follow nothing; what asking costs is measured all the same. */
     if (s->model->is_synthetic)
-        *h = (mica_gs_followers){
-            .are_sought = true, .count = 1, .best = {{.layer = s->semantic.stack.count * 3 / 4}}};
+        *h = (mica_gs_followers){.are_sought = true,
+                                 .key = key,
+                                 .count = 1,
+                                 .best = {{.layer = s->semantic.stack.count * 3 / 4}}};
     for (int i = 0; i < h->count; i++)
         h->layers = MICA_MAX(h->layers, h->best[i].layer + 1);
+    h->are_kept = st == MICA_OK;
     return st;
 }
 

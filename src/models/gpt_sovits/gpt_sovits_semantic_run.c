@@ -27,6 +27,8 @@ typedef struct pass {
     mica_gs_sentence *const *list; /* of a step; prefix: one */
     int count;
     const mica_gs_watch *watch; /* NULL: none */
+    mica_tensor
+        *picks_MHK; /* of a watch: values by which attention tells its shares, K phones each */
 } pass;
 
 static void linear(const pass *p, mica_nn_linear *l, const mica_tensor *x, mica_tensor *y,
@@ -79,33 +81,53 @@ static void attend_all(const pass *p, int layer, const mica_tensor *q, const mic
 }
 
 /* Attention by itself, without an operation for it: with values that are 1 in column c for phone first + c and
- * 0 elsewhere, the outputs of a head are its shares of K phones. */
-static void watch_phones(const pass *p, int layer, const mica_tensor *q, int64_t first,
-                         int64_t count, float *work, float *shares_LHT)
+ * 0 elsewhere, the outputs of a head are its shares of K phones. The same values serve all layers. */
+static mica_status make_picks(pass *p, int64_t keys, mica_err *err)
+{
+    const mica_gs_watch *w = p->watch;
+    const int64_t H = p->list[0]->cache.heads, K = p->list[0]->cache.width;
+    const int64_t count = (w->phones + K - 1) / K;
+    float *host = mica_mem_alloc((size_t)(keys * H * K) * sizeof *host);
+    p->picks_MHK = mica_mem_calloc((size_t)count + 1, sizeof *p->picks_MHK);
+    if (!host || !p->picks_MHK) {
+        mica_mem_free(host);
+        return MICA_FAIL(err, MICA_E_NOMEM, "no memory for the attention of %lld rows",
+                         (long long)keys);
+    }
+    for (int64_t n = 0; n < count; n++) {
+        memset(host, 0, (size_t)(keys * H * K) * sizeof *host);
+        for (int64_t j = 0; j < MICA_MIN(K, w->phones - n * K); j++)
+            for (int64_t h = 0; h < H; h++)
+                host[((w->first_phone + n * K + j) * H + h) * K + j] = 1.0f;
+        p->picks_MHK[n] = mica_act_tensor(p->be, MICA_POOL_STEP, 3, (const int64_t[]){keys, H, K});
+        mica_upload_f32(p->be, &p->picks_MHK[n], host);
+    }
+    mica_mem_free(host);
+    return mica_backend_check(p->be, err);
+}
+
+/* Shares of the phones of picks n, into their columns of shares_LHT. */
+static void watch_phones(const pass *p, int layer, const mica_tensor *q, int64_t n, float *work,
+                         float *shares_LHT)
 {
     const mica_gs_watch *w = p->watch;
     const mica_kv_cache *c = &p->list[0]->cache;
-    const int64_t L = q->shape_[0], M = c->count + L, H = c->heads, K = c->width;
+    const int64_t L = q->shape_[0], H = c->heads, K = c->width;
+    const int64_t count = MICA_MIN(K, w->phones - n * K);
     const mica_pool_mark mark = mica_pool_get_mark(p->be, MICA_POOL_STEP);
-    mica_tensor values = mica_act_tensor(p->be, MICA_POOL_STEP, 3, (const int64_t[]){M, H, K});
     mica_tensor out = mica_gs_scratch(p->be, L, H * K), out_LHK = mica_gs_heads(&out, H);
     const mica_tensor q_LHK = mica_gs_heads(q, H);
-    const mica_tensor keys = mica_kv_cache_rows(c, layer, MICA_KV_KEYS, 0, M);
-    memset(work, 0, (size_t)(M * H * K) * sizeof *work);
-    for (int64_t j = 0; j < count; j++)
-        for (int64_t h = 0; h < H; h++)
-            work[((w->first_phone + first + j) * H + h) * K + j] = 1.0f;
-    mica_upload_f32(p->be, &values, work);
+    const mica_tensor keys = mica_kv_cache_rows(c, layer, MICA_KV_KEYS, 0, c->count + L);
     mica_attention(p->be, &(mica_attention_args){.segments = 1,
                                                  .q_LHK = {&q_LHK},
                                                  .k_MGK = {&keys},
-                                                 .v_MGK = {&values},
+                                                 .v_MGK = {&p->picks_MHK[n]},
                                                  .out_LHK = {&out_LHK},
                                                  .causal = true,
                                                  .once = true});
     mica_download_f32(p->be, work, &out);
     for (int64_t i = 0; i < L * H; i++)
-        memcpy(shares_LHT + i * w->phones + first, work + i * K, (size_t)count * sizeof *work);
+        memcpy(shares_LHT + i * w->phones + n * K, work + i * K, (size_t)count * sizeof *work);
     mica_pool_release(p->be, MICA_POOL_STEP, mark);
 }
 
@@ -114,14 +136,14 @@ static mica_status watch_layer(const pass *p, int layer, const mica_tensor *q, m
     const mica_gs_watch *w = p->watch;
     const mica_kv_cache *c = &p->list[0]->cache;
     const int64_t L = q->shape_[0], H = c->heads, K = c->width, T = w->phones;
-    float *work = mica_mem_alloc((size_t)((c->count + L) * H * K) * sizeof *work);
+    float *work = mica_mem_alloc((size_t)(L * H * K) * sizeof *work);
     float *shares = mica_mem_alloc((size_t)(L * H * T) * sizeof *shares);
     mica_status st = work && shares
                          ? MICA_OK
                          : MICA_FAIL(err, MICA_E_NOMEM, "no memory for the attention of %lld codes",
                                      (long long)L);
-    for (int64_t first = 0; first < T && !st; first += K) {
-        watch_phones(p, layer, q, first, MICA_MIN(K, T - first), work, shares);
+    for (int64_t n = 0; n * K < T && !st; n++) {
+        watch_phones(p, layer, q, n, work, shares);
         st = mica_backend_check(p->be, err);
     }
     if (!st)
@@ -486,13 +508,14 @@ mica_status mica_gs_sentences_step(mica_gs_sentence *const *list, int count, mic
 
 /* ------------------------------------------------------------------- watch -- */
 
-static mica_status run_watch(const pass *p, const int32_t *codes, int64_t count, float *work,
+static mica_status run_watch(pass *p, const int32_t *codes, int64_t count, float *work,
                              mica_err *err)
 {
     mica_gs_sentence *t = p->list[0];
     mica_tensor x = mica_gs_scratch(p->be, count, p->s->stack.width);
     t->cache.count = t->text_count + t->prompt_count;
     MICA_TRY(mica_kv_cache_reserve(&t->cache, count, err));
+    MICA_TRY(make_picks(p, t->cache.count + count, err));
     embed_codes(p, codes, t->prompt_count, count, work, &x);
     for (int n = 0; n < p->watch->layers && n < p->s->stack.count; n++)
         MICA_TRY(run_block(p, n, &x, err));
@@ -504,7 +527,7 @@ mica_status mica_gs_sentence_watch(mica_gs_sentence *t, mica_gs_semantic *s, mic
                                    mica_err *err)
 {
     mica_gs_sentence *const list[] = {t};
-    const pass p = {.s = s, .be = be, .list = list, .count = 1, .watch = watch};
+    pass p = {.s = s, .be = be, .list = list, .count = 1, .watch = watch};
     if (count < 1)
         return MICA_OK;
     float *work = mica_mem_calloc((size_t)(count * s->stack.width), sizeof *work);
@@ -513,6 +536,7 @@ mica_status mica_gs_sentence_watch(mica_gs_sentence *t, mica_gs_semantic *s, mic
     const mica_pool_mark mark = mica_pool_get_mark(be, MICA_POOL_STEP);
     const mica_status st = run_watch(&p, codes, count, work, err);
     mica_pool_release(be, MICA_POOL_STEP, mark);
+    mica_mem_free(p.picks_MHK);
     mica_mem_free(work);
     return st;
 }
