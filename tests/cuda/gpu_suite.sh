@@ -45,6 +45,20 @@ step() {
     fi
 }
 
+# judged NAME function...: a function of this file that holds its own time
+judged() {
+    name=$1
+    shift
+    begin=$(date +%s)
+    if "$@" >>"$log" 2>&1; then
+        passed=$((passed + 1))
+        echo "ok      $(($(date +%s) - begin))s $name" | tee -a "$work/summary"
+    else
+        failed=$((failed + 1))
+        echo "FAILED  $(($(date +%s) - begin))s $name" | tee -a "$work/summary"
+    fi
+}
+
 operations() {
     step 60 'operations f32' "$COMPARE" cpu:f32 cuda:f32 --rounds 3
     # One round: cuDNN compiles a kernel for every shape of attention.
@@ -136,16 +150,8 @@ refused() {
 
 failures() {
     has DEMO LOST || return
-    begin=$(date +%s)
-    if refused '--vram' "$MICA" image "$DEMO" -p fox --steps 2 --vram 70M --device cuda --quiet -o "$work/x.png" \
-        >>"$log" 2>&1; then
-        passed=$((passed + 1))
-        echo "ok      $(($(date +%s) - begin))s no memory is told" | tee -a "$work/summary"
-    else
-        failed=$((failed + 1))
-        echo "FAILED  $(($(date +%s) - begin))s no memory is told" | tee -a "$work/summary"
-        cat "$work/refused"
-    fi
+    judged 'no memory is told' refused '--vram' "$MICA" image "$DEMO" -p fox --steps 2 --vram 70M --device cuda \
+        --quiet -o "$work/x.png"
     step 60 'a lost device' "$LOST"
     step 60 'a run with progress' "$MICA" image "$DEMO" -p fox --steps 8 --device cuda --json -o "$work/x.png"
     cp "$work/out" "$work/run.json"
@@ -165,14 +171,7 @@ same_tokens() {
 
 text() {
     for model in hf mlx_q4 mlx_q8; do
-        begin=$(date +%s)
-        if same_tokens "$DATA/mixtral/$model" >>"$log" 2>&1; then
-            passed=$((passed + 1))
-            echo "ok      $(($(date +%s) - begin))s text $model" | tee -a "$work/summary"
-        else
-            failed=$((failed + 1))
-            echo "FAILED  $(($(date +%s) - begin))s text $model" | tee -a "$work/summary"
-        fi
+        judged "text $model" same_tokens "$DATA/mixtral/$model"
     done
     step 60 'text bf16' "$MICA" complete "$DATA/mixtral/hf" -p 'a b c' --max-tokens 300 --ignore-eos --device cuda
     step 90 'bench mixtral-8x7b, 2 layers' "$MICA" bench --synthetic mixtral-8x7b:layers=2 --steps 2 --device cuda
@@ -207,24 +206,11 @@ same_sound() {
     [ "$((differ * 50))" -lt "$(wc -c <"$work/sound.wav")" ]
 }
 
-speech_step() {
-    name=$1
-    shift
-    begin=$(date +%s)
-    if "$@" >>"$log" 2>&1; then
-        passed=$((passed + 1))
-        echo "ok      $(($(date +%s) - begin))s speech $name" | tee -a "$work/summary"
-    else
-        failed=$((failed + 1))
-        echo "FAILED  $(($(date +%s) - begin))s speech $name" | tee -a "$work/summary"
-    fi
-}
-
 speech() {
-    speech_step greedy same_speech --greedy --max-tokens 60
-    speech_step drawn same_speech --seed 3 --max-tokens 60
-    speech_step 'drawn, top p' same_speech --seed 4 --max-tokens 300 --top-p 0.9 --temperature 0.8
-    speech_step 'a step ahead' same_sound
+    judged 'speech greedy' same_speech --greedy --max-tokens 60
+    judged 'speech drawn' same_speech --seed 3 --max-tokens 60
+    judged 'speech drawn, top p' same_speech --seed 4 --max-tokens 300 --top-p 0.9 --temperature 0.8
+    judged 'speech a step ahead' same_sound
     for model in gpt-sovits-v2 gpt-sovits-v2pro; do
         step 90 "bench $model" "$MICA" bench --synthetic $model --device cuda
     done

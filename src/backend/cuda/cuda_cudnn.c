@@ -6,8 +6,8 @@
  *
  * Needs cuDNN 9.13.1, whose graphs know attention as one operation. A plan is made when a shape
  * appears first and kept, also the knowledge that there is none: then attention goes by two products
- * (cuda_attention.c). Making one takes about a second, since the engines that 9.19 offers for
- * compute capability 9.0 compile their kernel: a new prompt length costs that once. Causal masks
+ * (cuda_attention.c). The engines that 9.19 offers for compute capability 9.0 compile their kernel:
+ * 0.04 to 0.07 s for a shape, 0.6 s where the compiler has to come from the disk first. Causal masks
  * are not part of the operation before 9.21 and take the other way too.
  *
  * Napkin: 24 x 4,352 x 128 are 233 GFLOP; 0.41 ms at the 566 TFLOP/s measured on an H100. */
