@@ -232,14 +232,19 @@ typedef struct attaching {
     double scale;
 } attaching;
 
+/* got: its sizes alone mean something. */
 static mica_status misfit(const attaching *at, const mica_lora_target *t, const mica_tensor *got,
                           const mica_tensor *want, mica_err *err)
 {
     char a[96], b[96];
-    return MICA_FAIL(err, MICA_E_FORMAT, "%s: layer %s adds %s to a layer of this model that is %s",
-                     mica_weights_path(at->lora->files), t->name,
-                     mica_tensor_describe(got, a, sizeof a),
-                     mica_tensor_describe(want, b, sizeof b));
+    mica_tensor_describe(got, a, sizeof a);
+    mica_tensor_describe(want, b, sizeof b);
+    a[strcspn(a, "]") + 1] = b[strcspn(b, "]") + 1] = '\0'; /* the dtypes do not matter */
+    return MICA_FAIL(
+        err, MICA_E_FORMAT,
+        "%s: layer %s adds %s to a layer of this model that is %s; 'mica inspect' tells "
+        "which model the file fits",
+        mica_weights_path(at->lora->files), t->name, a, b);
 }
 
 static mica_status out_of_memory(const attaching *at, mica_err *err)

@@ -48,4 +48,7 @@ END
     # Lightning: few steps with the LoRA's own noise levels.
     works image "$model" $small --steps 4 --schedule lightning --lora style.safetensors -o fast.png
 }
+# A file for another model of the same layers' names.
+fails 1 'x_embedder adds \[64, 128\] to a layer of this model that is \[64, 64\];.*mica inspect' image "$MICA_GOLDEN/../z_image/model" \
+    -p x --lora "$MICA_GOLDEN/../lora/flux2_klein/lora.safetensors" --steps 1 -W 64 -H 64
 finish
