@@ -142,10 +142,3 @@ void mica_arena_release(mica_arena *a, mica_arena_mark mark)
         mark.chunk->used = mark.used;
     a->in_use = mark.in_use;
 }
-
-void mica_arena_trim(mica_arena *a)
-{
-    mica_arena_chunk **link = spares(a);
-    free_chunks(*link);
-    *link = NULL;
-}

@@ -5,7 +5,7 @@
  *
  * A stack: allocate upwards, mark, release back to the mark. Released chunks stay
  * for reuse, so a loop that repeats the same allocations touches the heap only the
- * first time; trim gives unused chunks back (technique 8). Not thread-safe: one owner. */
+ * first time. Not thread-safe: one owner. */
 #ifndef MICA_BASE_ARENA_H
 #define MICA_BASE_ARENA_H
 
@@ -33,6 +33,5 @@ void *mica_arena_calloc(mica_arena *a, size_t count, size_t size);
 char *mica_arena_strndup(mica_arena *a, const char *s, size_t n);
 mica_arena_mark mica_arena_get_mark(const mica_arena *a);
 void mica_arena_release(mica_arena *a, mica_arena_mark mark);
-void mica_arena_trim(mica_arena *a); /* frees chunks above the current one */
 
 #endif

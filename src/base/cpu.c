@@ -5,9 +5,6 @@
  * level in use is one atomic word, written before the first engine opens. */
 #include "base/cpu.h"
 
-#include "base/file.h"
-#include "base/mem.h"
-
 #include <stdatomic.h>
 #include <string.h>
 #include <unistd.h>
@@ -197,25 +194,4 @@ int mica_cpu_count(void)
 #endif
     const long count = sysconf(_SC_NPROCESSORS_ONLN);
     return count > 0 ? (int)count : 1;
-}
-
-const char *mica_cpu_name(void)
-{
-    static char name[128] = "unknown";
-    static atomic_flag is_read = ATOMIC_FLAG_INIT;
-    char *text = NULL;
-    size_t size = 0;
-    if (atomic_flag_test_and_set(&is_read) ||
-        mica_file_read("/proc/cpuinfo", (size_t)4 << 20, &text, &size, NULL) != MICA_OK)
-        return name;
-    const char *line = strstr(text, "model name");
-    const char *value = line ? strchr(line, ':') : NULL;
-    if (value) {
-        value += 1 + strspn(value + 1, " \t");
-        const size_t length = MICA_MIN(strcspn(value, "\n"), sizeof name - 1);
-        memcpy(name, value, length);
-        name[length] = '\0';
-    }
-    mica_mem_free(text);
-    return name;
 }

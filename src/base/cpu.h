@@ -17,7 +17,6 @@ bool mica_cpu_has_bf16(void); /* AVX512_BF16 present and level V4_BF16_VNNI or h
 bool mica_cpu_has_amx(void);  /* AMX_TILE, AMX_BF16, AMX_INT8 usable and level is V4_AMX */
 const char *mica_cpu_level_name(mica_cpu_level level); /* "v4", ...; also what --cpu-level takes */
 bool mica_cpu_level_parse(const char *name, mica_cpu_level *out);
-int mica_cpu_count(void);        /* cores this process may run on */
-const char *mica_cpu_name(void); /* model name as the system tells it, or "unknown" */
+int mica_cpu_count(void); /* cores this process may run on */
 
 #endif

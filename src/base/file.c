@@ -74,28 +74,18 @@ void mica_file_map_close(mica_file_map *m)
     *m = (mica_file_map){0};
 }
 
-/* Hints grow to whole pages (willneed) or shrink to them (dontneed: a neighbour stays). */
-static void advise(const mica_file_map *m, size_t offset, size_t size, int advice, bool shrink)
+/* Whole pages alone: a neighbour stays. */
+void mica_file_map_dontneed(const mica_file_map *m, size_t offset, size_t size)
 {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
     if (!m->data || offset >= m->size)
         return;
     size_t first = offset, last = size < m->size - offset ? offset + size : m->size;
-    first = shrink ? (first + page - 1) / page * page : first / page * page;
-    if (shrink && last != m->size)
+    first = (first + page - 1) / page * page;
+    if (last != m->size)
         last = last / page * page;
     if (first < last)
-        (void)madvise((void *)(uintptr_t)(m->data + first), last - first, advice);
-}
-
-void mica_file_map_willneed(const mica_file_map *m, size_t offset, size_t size)
-{
-    advise(m, offset, size, MADV_WILLNEED, false);
-}
-
-void mica_file_map_dontneed(const mica_file_map *m, size_t offset, size_t size)
-{
-    advise(m, offset, size, MADV_DONTNEED, true);
+        (void)madvise((void *)(uintptr_t)(m->data + first), last - first, MADV_DONTNEED);
 }
 
 /* Reads until the end or until `cap` bytes are there. Files of /proc tell size 0, so the size

@@ -12,9 +12,7 @@ typedef struct mica_file_map {
 
 mica_status mica_file_map_open(mica_file_map *m, const char *path, mica_err *err);
 void mica_file_map_close(mica_file_map *m);
-/* Page-cache hints for a byte range of the map; rounding to pages is done inside.
- * Hints never fail visibly. */
-void mica_file_map_willneed(const mica_file_map *m, size_t offset, size_t size);
+/* Lets the whole pages of a range go, which come back from the file; never fails visibly. */
 void mica_file_map_dontneed(const mica_file_map *m, size_t offset, size_t size);
 
 /* Whole file into memory, NUL-terminated behind its size bytes; at most `limit` bytes.

@@ -496,14 +496,6 @@ static const mica_file_map *find_map(const mica_weights *w, const mica_tensor *t
     return NULL;
 }
 
-void mica_weights_willneed(const mica_weights *w, const mica_tensor *t)
-{
-    size_t offset;
-    const mica_file_map *map = find_map(w, t, &offset);
-    if (map != NULL)
-        mica_file_map_willneed(map, offset, MICA_MIN(mica_tensor_size(t), map->size - offset));
-}
-
 void mica_weights_dontneed(const mica_weights *w, const mica_tensor *t)
 {
     size_t offset;

@@ -96,8 +96,7 @@ bool mica_weights_is_channels_last(const mica_tensor *t);
 /* Every tensor of 4 or 5 dimensions from the first order to the second: copies, within a budget (weights_axes.c). */
 mica_status mica_weights_channels_first(mica_weights *w, mica_err *err);
 
-/* Page-cache hints for one tensor's bytes (no-op for tensors outside the mappings). */
-void mica_weights_willneed(const mica_weights *w, const mica_tensor *t);
+/* Lets the pages of one tensor go; nothing happens to tensors outside the mappings. */
 void mica_weights_dontneed(const mica_weights *w, const mica_tensor *t);
 /* True when the tensor's data lies in a mapped file (and so comes back after its pages went). */
 bool mica_weights_is_mapped(const mica_weights *w, const mica_tensor *t);

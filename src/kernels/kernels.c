@@ -106,13 +106,6 @@ const mica_kernels *mica_kernels_get(void)
     return k ? k : &table_base;
 }
 
-const mica_kernels *mica_kernels_get_level(mica_cpu_level level)
-{
-    if (level == MICA_CPU_LEVEL_AUTO)
-        return mica_kernels_get();
-    return level <= mica_cpu_best_level() ? find_table(level) : NULL;
-}
-
 int mica_kernels_list(const mica_kernels *tables[MICA_KERNELS_MAX])
 {
     int n = 0;

@@ -486,9 +486,6 @@ typedef struct mica_kernels {
 
 /* The table for mica_cpu_get_level(). Never NULL; valid for the life of the process. */
 const mica_kernels *mica_kernels_get(void);
-/* The table of one level (AUTO: as mica_kernels_get). NULL when this build or this machine does
- * not have it. The level V4 uses VNNI where the machine has it. */
-const mica_kernels *mica_kernels_get_level(mica_cpu_level level);
 /* Every table this build has and this machine can run, slowest first; returns how many. For
  * tests and benchmarks. */
 #define MICA_KERNELS_MAX 7

@@ -194,11 +194,6 @@ static const codec *find_codec(const char *path)
     return NULL;
 }
 
-bool mica_picture_kind_known(const char *path)
-{
-    return find_codec(path) != NULL;
-}
-
 const char *mica_picture_find_parameters(const mica_picture_job *job)
 {
     for (size_t i = 0; i < job->text_count; i++)

@@ -33,8 +33,6 @@ mica_status mica_picture_decode(mica_picture *p, const char *name, const uint8_t
 mica_status mica_picture_write(const mica_picture *p, const char *path,
                                const mica_picture_text *texts, size_t text_count, int quality,
                                mica_err *err);
-/* True when `path` ends in a kind that mica_picture_write knows. */
-bool mica_picture_kind_known(const char *path);
 /* "PNG", "JPEG" or "WebP", by content; NULL: no such file. */
 const char *mica_picture_kind(const char *path);
 /* The text entries of a PNG file; of a JPEG or WebP its EXIF UserComment as "parameters". *texts: key/value

@@ -122,14 +122,6 @@ mica_status mica_lm_bind(mica_lm *lm, const mica_weights *weights, const char *p
     return mica_weight_binder_finish(&b, err);
 }
 
-size_t mica_lm_tensor_count(const mica_lm *lm)
-{
-    const size_t per_layer = MICA_ARRAY_LEN(LAYER_ROWS) +
-                             (lm->config.qkv_bias ? MICA_ARRAY_LEN(QKV_BIAS_ROWS) : 0) +
-                             (lm->config.qk_norm ? MICA_ARRAY_LEN(QK_NORM_ROWS) : 0);
-    return model_rows(&lm->config) + (size_t)mica_lm_layers(&lm->config) * per_layer;
-}
-
 mica_status mica_lm_copy(mica_lm *out, const mica_lm *lm, mica_arena *arena, mica_err *err)
 {
     const size_t n = (size_t)mica_lm_layers(&lm->config);

@@ -55,8 +55,6 @@ int64_t mica_lm_result_width(const mica_lm_config *c);
 /* Binds every tensor that is needed; `lm->config` is set. Layers come from `arena`. */
 mica_status mica_lm_bind(mica_lm *lm, const mica_weights *weights, const char *part,
                          mica_arena *arena, mica_err *err);
-/* Tensors mica_lm_bind looks at, for counting strangers. */
-size_t mica_lm_tensor_count(const mica_lm *lm);
 /* A copy with preparations of its own, for another session. */
 mica_status mica_lm_copy(mica_lm *out, const mica_lm *lm, mica_arena *arena, mica_err *err);
 /* Adds random weights of that configuration to an empty directory. */

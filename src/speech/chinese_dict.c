@@ -80,14 +80,6 @@ void mica_chinese_class_name(const mica_chinese_dict *d, uint8_t word_class, cha
         memcpy(out, d->classes + (size_t)CLASS * word_class, CLASS);
 }
 
-uint8_t mica_chinese_class_find(const mica_chinese_dict *d, const char *name)
-{
-    for (uint32_t i = 0; i < d->class_count; i++)
-        if (strncmp((const char *)d->classes + (size_t)CLASS * i, name, CLASS) == 0)
-            return (uint8_t)i;
-    return MICA_CHINESE_NO_CLASS;
-}
-
 uint32_t mica_chinese_dict_simplify(const mica_chinese_dict *d, uint32_t cp)
 {
     for (uint32_t low = 0, high = d->traditional_count; low < high;) {

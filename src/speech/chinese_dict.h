@@ -38,8 +38,6 @@ int mica_chinese_dict_reading_of(const mica_chinese_dict *d, const char *syllabl
 const char *mica_chinese_dict_syllable(const mica_chinese_dict *d, int reading);
 /* "n", "v", "nr", ...; "" when unknown. At most 4 bytes and a NUL are used of `out`. */
 void mica_chinese_class_name(const mica_chinese_dict *d, uint8_t word_class, char out[8]);
-/* The class by its name; MICA_CHINESE_NO_CLASS: none. */
-uint8_t mica_chinese_class_find(const mica_chinese_dict *d, const char *name);
 /* Simplified form of a character; itself when it has none. */
 uint32_t mica_chinese_dict_simplify(const mica_chinese_dict *d, uint32_t cp);
 

@@ -222,12 +222,6 @@ static void write_q6_k(const float *x, uint8_t *b)
     }
 }
 
-bool mica_packed_can_write(mica_dtype dtype)
-{
-    return dtype == MICA_DTYPE_Q8_0 || dtype == MICA_DTYPE_Q4_0 || dtype == MICA_DTYPE_Q5_0 ||
-           dtype == MICA_DTYPE_Q4_K || dtype == MICA_DTYPE_Q5_K || dtype == MICA_DTYPE_Q6_K;
-}
-
 void mica_packed_write_block(mica_dtype dtype, const float *x, void *block)
 {
     switch (dtype) {

@@ -7,8 +7,6 @@
 
 #include "tensor/tensor.h"
 
-/* Types that can be written: q8_0, q4_0, q5_0, q4_k, q5_k, q6_k. */
-bool mica_packed_can_write(mica_dtype dtype);
 /* One block of finite numbers; x: the type's `block` floats. */
 void mica_packed_write_block(mica_dtype dtype, const float *x, void *block);
 

@@ -66,12 +66,6 @@ static mica_status upload(mica_backend *be, const mica_weight *w, float offset, 
     return mica_backend_check(be, err);
 }
 
-mica_status mica_gs_upload_weight(mica_backend *be, const mica_weight *w, mica_tensor *out,
-                                  mica_err *err)
-{
-    return upload(be, w, 0.0f, out, err);
-}
-
 /* ------------------------------------------------------------------ norms -- */
 
 mica_status mica_gs_norm_upload(mica_gs_norm *n, mica_backend *be, mica_err *err)

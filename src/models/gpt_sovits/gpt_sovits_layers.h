@@ -38,8 +38,6 @@ void mica_gs_norm_run(mica_backend *be, const mica_gs_norm *n, float eps, const 
                       mica_tensor *y_MD);
 /* A weight vector, or host numbers, as f32 state of the session. */
 mica_tensor mica_gs_upload(mica_backend *be, mica_pool pool, const float *values, int64_t count);
-mica_status mica_gs_upload_weight(mica_backend *be, const mica_weight *w, mica_tensor *out,
-                                  mica_err *err);
 
 /* Same-size convolution of odd kernel: y = conv(f(x)) + b [+ residual]. */
 void mica_gs_conv_same(mica_backend *be, mica_nn_linear *l, const mica_tensor *x_RC, int dilation,

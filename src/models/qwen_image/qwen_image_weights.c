@@ -111,12 +111,6 @@ mica_status mica_qwen_image_weights_bind(mica_qwen_image_weights *w, const mica_
     return mica_weight_binder_finish(&b, err);
 }
 
-size_t mica_qwen_image_weights_count(const mica_qwen_image_weights *w)
-{
-    return MICA_ARRAY_LEN(REST_ROWS) + (size_t)w->config.layers * (MICA_ARRAY_LEN(BLOCK_ROWS) +
-                                                                   MICA_ARRAY_LEN(MODULATION_ROWS));
-}
-
 mica_status mica_qwen_image_weights_copy(mica_qwen_image_weights *out,
                                          const mica_qwen_image_weights *w, mica_arena *arena,
                                          mica_err *err)

@@ -35,7 +35,6 @@ typedef struct mica_qwen_image_weights {
 /* `w->config` is set; names canonical. Lists all problems. */
 mica_status mica_qwen_image_weights_bind(mica_qwen_image_weights *w, const mica_weights *files,
                                          mica_arena *arena, mica_err *err);
-size_t mica_qwen_image_weights_count(const mica_qwen_image_weights *w);
 mica_status mica_qwen_image_weights_copy(mica_qwen_image_weights *out,
                                          const mica_qwen_image_weights *w, mica_arena *arena,
                                          mica_err *err);

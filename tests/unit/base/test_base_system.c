@@ -118,7 +118,6 @@ static void test_mapping(void **state)
     write_file("a", "mapped");
     assert_int_equal(mica_file_map_open(&m, "a", &err), MICA_OK);
     assert_int_equal(m.size, 6);
-    mica_file_map_willneed(&m, 2, SIZE_MAX);
     mica_file_map_dontneed(&m, 0, 6);
     mica_file_map_dontneed(&m, 100, 6);
     assert_memory_equal(m.data, "mapped", 6);
@@ -181,7 +180,6 @@ static void test_levels(void **state)
     mica_cpu_level l;
     assert_false(mica_cpu_level_parse("v5", &l));
     assert_true(mica_cpu_count() >= 1);
-    assert_non_null(mica_cpu_name());
 }
 
 static void test_clock(void **state)

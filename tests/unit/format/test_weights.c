@@ -41,7 +41,7 @@ static void test_directory(void **state)
     assert_string_equal(mica_weights_path(w), "mem");
     assert_string_equal(mica_weights_metadata(w, "author"), "A \"B\"");
     assert_null(mica_weights_metadata(w, "absent"));
-    mica_weights_willneed(w, b); /* nothing mapped: must do nothing */
+    mica_weights_dontneed(w, b); /* nothing mapped: must do nothing */
     assert_false(mica_weights_is_mapped(w, b));
     mica_weights_close(&w);
     assert_null(w);

@@ -32,7 +32,6 @@ static void test_single_file(void **state)
     const mica_tensor *a = mica_weights_find(w, "a");
     assert_int_equal(((const uint8_t *)a->data)[7], image_byte(7));
     assert_true(mica_weights_is_mapped(w, a));
-    mica_weights_willneed(w, a);
     mica_weights_dontneed(w, a);
     assert_int_equal(((const uint8_t *)a->data)[7], image_byte(7));
     mica_weights_close(&w);

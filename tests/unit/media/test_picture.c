@@ -325,17 +325,6 @@ static void test_full_disk(void **state)
     mica_picture_deinit(&p);
 }
 
-static void test_kind_known(void **state)
-{
-    (void)state;
-    assert_true(mica_picture_kind_known("a.png"));
-    assert_true(mica_picture_kind_known("dir.x/A.JpEg"));
-    assert_true(mica_picture_kind_known("a.b.webp"));
-    assert_false(mica_picture_kind_known(".png")); /* a hidden file without a name */
-    assert_false(mica_picture_kind_known("a.tiff"));
-    assert_false(mica_picture_kind_known(""));
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -343,7 +332,6 @@ int main(void)
         cmocka_unit_test(test_lossy_round_trips), cmocka_unit_test(test_png_texts),
         cmocka_unit_test(test_texts_of_others),   cmocka_unit_test(test_exif_comment),
         cmocka_unit_test(test_write_refusals),    cmocka_unit_test(test_full_disk),
-        cmocka_unit_test(test_kind_known),
     };
     return cmocka_run_group_tests(tests, make_folder, drop_folder);
 }
