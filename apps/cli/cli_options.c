@@ -15,6 +15,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define NAME_CAP 64
 
@@ -110,16 +111,28 @@ static mica_status set_int(const assignment *a, mica_err *err)
     return MICA_OK;
 }
 
-static mica_status set_uint64(const assignment *a, mica_err *err)
+/* Short enough to be typed again: results tell which it was. */
+static mica_status draw_seed(const assignment *a, mica_err *err)
+{
+    uint32_t value;
+    if (getentropy(&value, sizeof value) != 0)
+        return MICA_FAIL(err, MICA_E_IO, "%s: the system gives no random numbers", a->spelling);
+    *(uint64_t *)a->field = value;
+    return MICA_OK;
+}
+
+static mica_status set_seed(const assignment *a, mica_err *err)
 {
     char *end = NULL;
+    if (strcmp(a->text, "random") == 0)
+        return draw_seed(a, err);
     errno = 0;
     const unsigned long long value = strtoull(a->text, &end, 10);
     /* strtoull would take " 1" and negate "-1". */
     if (!isdigit((unsigned char)a->text[0]) || *end != '\0' || errno == ERANGE)
         return MICA_FAIL(err, MICA_E_USAGE,
-                         "%s takes a whole number from 0 to %" PRIu64 "; got '%s'", a->spelling,
-                         UINT64_MAX, a->text);
+                         "%s takes a whole number from 0 to %" PRIu64 ", or random; got '%s'",
+                         a->spelling, UINT64_MAX, a->text);
     *(uint64_t *)a->field = value;
     return MICA_OK;
 }
@@ -219,8 +232,8 @@ static mica_status assign(const assignment *a, mica_err *err)
     switch (a->option->kind) {
     case CLI_INT:
         return set_int(a, err);
-    case CLI_UINT64:
-        return set_uint64(a, err);
+    case CLI_SEED:
+        return set_seed(a, err);
     case CLI_BYTES:
         return set_bytes(a, err);
     case CLI_DOUBLE:

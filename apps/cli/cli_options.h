@@ -21,7 +21,7 @@
 typedef enum cli_kind {
     CLI_FLAG,      /* bool: set to true */
     CLI_INT,       /* int in [lo, hi], or one of `words` */
-    CLI_UINT64,    /* uint64_t, decimal */
+    CLI_SEED,      /* uint64_t, decimal, or "random": below 2^32, from the system */
     CLI_BYTES,     /* uint64_t above 0: a number and its unit, 8G or 1.5GiB or 700M; of 1024 */
     CLI_DOUBLE,    /* double in [lo, hi], finite */
     CLI_TEXT,      /* const char *, borrowed from argv */

@@ -101,10 +101,10 @@ static const cli_option voice_table[] = {
 };
 static const cli_option sampling_table[] = {
     {.name = "seed",
-     .kind = CLI_UINT64,
+     .kind = CLI_SEED,
      .offset = AT(seed),
      .value = "S",
-     .help = "of sampling and of the decoder's noise (0)"},
+     .help = "of sampling and of the decoder's noise (0), or random"},
     {.name = "top-k",
      .kind = CLI_INT,
      .offset = AT(top_k),

@@ -8,12 +8,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+static const cli_word no_limit[] = {{"-1", 0}, {NULL, 0}};
 static const cli_word cache_words[] = {{"f32", 0}, {"q8", 1}, {NULL, 0}};
 
 /* What llama.cpp's programs call an option: taken, but not listed in help. */
-#define ALSO(spelling, of, least, most)                                                            \
+#define ALSO(spelling, of, least, most, or_words)                                                  \
     {                                                                                              \
-        .name = spelling, .kind = CLI_INT, .offset = AT(of), .lo = least, .hi = most, .value = "N" \
+        .name = spelling, .kind = CLI_INT, .offset = AT(of), .lo = least, .hi = most,              \
+        .words = or_words, .value = "N"                                                            \
     }
 
 /* What they have and is spelled otherwise here. */
@@ -30,8 +32,9 @@ const cli_option text_answer_table[] = {
      .offset = AT(max_tokens),
      .lo = 1,
      .hi = 10000000,
+     .words = no_limit,
      .value = "N",
-     .help = "end an answer after so many tokens; until its end or that of the context"},
+     .help = "end an answer after so many tokens; its own end or that of the context"},
     {.name = "stop",
      .kind = CLI_TEXTS,
      .offset = AT(stops),
@@ -72,10 +75,10 @@ const cli_option text_answer_table[] = {
      .hi = 65536,
      .value = "N",
      .help = "tokens of a prompt that are read at a time (1024)"},
-    ALSO("n-predict", max_tokens, 1, 10000000),
-    ALSO("predict", max_tokens, 1, 10000000),
-    ALSO("ctx-size", context, 2, 16777216),
-    ALSO("batch-size", chunk, 1, 65536),
+    ALSO("n-predict", max_tokens, 1, 10000000, no_limit),
+    ALSO("predict", max_tokens, 1, 10000000, no_limit),
+    ALSO("ctx-size", context, 2, 16777216, NULL),
+    ALSO("batch-size", chunk, 1, 65536, NULL),
     CLI_END,
 };
 
@@ -149,11 +152,11 @@ const cli_option text_choice_table[] = {
      .value = "ID=BIAS",
      .help = "added to a token's logit; may be repeated"},
     {.name = "seed",
-     .kind = CLI_UINT64,
+     .kind = CLI_SEED,
      .offset = AT(seed),
      .value = "S",
-     .help = "of the draws (0); prompt k draws with S + k - 1"},
-    ALSO("repeat-last-n", window, -1, 10000000),
+     .help = "of the draws (0), or random; prompt k draws with S + k - 1"},
+    ALSO("repeat-last-n", window, -1, 10000000, NULL),
     {.letter = 'f', .kind = CLI_ELSEWHERE, .value = "-p @FILE"},
     {.letter = 'm', .kind = CLI_ELSEWHERE, .value = "an operand: mica complete MODEL"},
     {.letter = 't', .kind = CLI_ELSEWHERE, .value = "--threads"},

@@ -98,6 +98,12 @@ check 'ids as JSON' test "$(cat "$out")" = '{"tokens":[[326,310,376,281,387,396]
 works complete "$folder/hf" -p "$(printf 'caf\351')" --max-tokens 1
 check 'a note about bytes' grep -q 'the prompt is not valid UTF-8' "$err"
 
+works complete "$folder/hf" -p "$prompt" -n -1 --context 45 --ignore-eos --json
+check 'no limit but the context' test "$(json_get finish <"$out")" = context
+fails 2 'from 1 to 10000000' complete "$folder/hf" -p a -n 0
+works complete "$folder/hf" -p a -n 1 --seed random --json
+check 'the seed is told' grep -Eq '"seed":[0-9]+' "$out"
+
 # What llama.cpp spells otherwise is told, not guessed.
 fails 2 '^mica: -f is -p @FILE here$' complete -f x
 fails 2 '^mica: --grammar-file is --grammar @FILE here$' complete -p a --grammar-file x

@@ -27,7 +27,7 @@ fails 2 "--steps takes a whole number; got '4x'" image -p x --steps 4x
 fails 2 '-W must be from 16 to 16384; got 0' image -p x -W 0
 fails 2 '-W must be from 16 to 16384; got 100000' image -p x -W 100000
 fails 2 '-H must be from 16 to 16384; got -64' image -p x -H -64
-fails 2 "--seed takes a whole number from 0 to 18446744073709551615; got '-1'" image -p x --seed -1
+fails 2 "--seed takes a whole number from 0 to 18446744073709551615, or random; got '-1'" image -p x --seed -1
 fails 2 "--guidance takes a number from 0 to 1000; got 'nan'" image -p x --guidance nan
 fails 2 '--precision takes one of auto, f32' image -p x --precision f64
 fails 2 '--cpu-level takes one of auto' image -p x --cpu-level v7

@@ -38,7 +38,7 @@ static const cli_option table[] = {
      .help = "a number or"},
     {.name = "width", .kind = CLI_INT, .offset = AT(count), .lo = 16, .hi = 16384, .help = "w"},
     {.name = "mode", .kind = CLI_WORD, .offset = AT(mode), .words = mode_words, .help = "a mode"},
-    {.name = "seed", .kind = CLI_UINT64, .offset = AT(seed), .help = "a seed"},
+    {.name = "seed", .kind = CLI_SEED, .offset = AT(seed), .help = "a seed"},
     {.name = "bytes", .kind = CLI_BYTES, .offset = AT(bytes), .help = "a size"},
     {.name = "scale", .kind = CLI_DOUBLE, .offset = AT(scale), .lo = 0, .hi = 10, .help = "s"},
     {.name = "text", .letter = 't', .kind = CLI_TEXT, .offset = AT(text), .help = "a text"},
@@ -110,6 +110,10 @@ static void test_values(void **state)
     assert_int_equal(PARSE("--count", "off").values.count, -1);
     assert_int_equal(PARSE("--mode", "fast").values.mode, 2);
     assert_true(PARSE("--seed", "18446744073709551615").values.seed == UINT64_MAX);
+    const uint64_t drawn = PARSE("--seed", "random").values.seed;
+    assert_true(drawn <= UINT32_MAX);
+    assert_true(PARSE("--seed", "random").values.seed != drawn ||
+                PARSE("--seed", "random").values.seed != drawn);
     assert_true(PARSE("--bytes", "8G").values.bytes == (uint64_t)8 << 30);
     assert_true(PARSE("--bytes", "1.5GiB").values.bytes == (uint64_t)3 << 29);
     assert_true(PARSE("--bytes", "700MB").values.bytes == (uint64_t)700 << 20);
