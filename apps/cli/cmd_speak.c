@@ -79,10 +79,6 @@ static mica_status check_stream(const speak_args *a, mica_err *err)
         return MICA_FAIL(err, MICA_E_USAGE, "--stream and --json both want standard output");
     if (a->chunk_tokens && !a->stream)
         return MICA_FAIL(err, MICA_E_USAGE, "--chunk-tokens is for streams: --stream wav or pcm");
-    if (a->chunk_tokens && a->speed != 0.0 && a->speed != 1.0)
-        return MICA_FAIL(err, MICA_E_USAGE,
-                         "--chunk-tokens has the usual speed, not %g; stream sentence by sentence",
-                         a->speed);
     if (a->stream && isatty(STDOUT_FILENO))
         return MICA_FAIL(err, MICA_E_USAGE,
                          "--stream writes sound to standard output; send it to a file or player");

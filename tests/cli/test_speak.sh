@@ -20,7 +20,6 @@ fails 2 'must end in .wav' speak $parts -t x --voice "$ref" -o a.png
 fails 2 '--float is for .wav' speak $parts -t x --voice "$ref" -o a.flac --float
 fails 2 'must end in .srt or .json' speak $parts -t x --voice "$ref" --timestamps a.txt
 fails 2 '--chunk-tokens is for streams' speak $parts -t x --voice "$ref" --chunk-tokens 20
-fails 2 '--chunk-tokens has the usual speed' speak $parts -t x --voice "$ref" --stream pcm --chunk-tokens 20 --speed 2
 fails 2 'chunk-tokens' speak $parts -t x --voice "$ref" --stream pcm --chunk-tokens 5
 fails 2 'both want standard output' speak $parts -t x --voice "$ref" --stream wav --json
 fails 2 'recording it belongs to' speak $parts -t x --voice-text y
@@ -133,6 +132,10 @@ works speak $parts $phones --voice "$ref" --stream pcm --chunk-tokens 1000
 check 'a sentence of one chunk is what it would be without' cmp "$out" a.pcm
 works speak $parts $phones --voice "$ref" --stream pcm --chunk-tokens 16
 check 'chunks add up to the length of the sentence' test "$(wc -c <"$out")" = "$(wc -c <a.pcm)"
+works speak $parts $phones --voice "$ref" --stream pcm --speed 1.3
+cp "$out" fast.pcm
+works speak $parts $phones --voice "$ref" --stream pcm --chunk-tokens 16 --speed 1.3
+check 'at another speed too' test "$(wc -c <"$out")" = "$(wc -c <fast.pcm)"
 
 # ---- text
 said="--max-tokens 20 --retries 0"

@@ -60,8 +60,8 @@ static void close_speaker(speaker *s)
     golden_model_close(&s->model);
 }
 
-static mica_status speak(speaker *s, int chunk_tokens, listener *l, mica_speech_result *r,
-                         mica_err *err)
+static mica_status speak(speaker *s, double speed, int chunk_tokens, listener *l,
+                         mica_speech_result *r, mica_err *err)
 {
     static const mica_voice_input voice = {.path = VOICE};
     const mica_speech_options o = {.size = sizeof o,
@@ -70,6 +70,7 @@ static mica_status speak(speaker *s, int chunk_tokens, listener *l, mica_speech_
                                    .phones_path = PHONES,
                                    .codes_path = PHONES,
                                    .seed = 3,
+                                   .speed = speed,
                                    .pause = 0.1,
                                    .retries = -1,
                                    .max_tokens = TOKENS,
@@ -79,10 +80,10 @@ static mica_status speak(speaker *s, int chunk_tokens, listener *l, mica_speech_
     return s->model->kind->speak(s->session, &o, NULL, r, err);
 }
 
-static void speak_ok(speaker *s, int chunk_tokens, listener *l, mica_speech_result *r)
+static void speak_ok(speaker *s, double speed, int chunk_tokens, listener *l, mica_speech_result *r)
 {
     mica_err err = {0};
-    if (speak(s, chunk_tokens, l, r, &err))
+    if (speak(s, speed, chunk_tokens, l, r, &err))
         fail_msg("%s", err.text);
     assert_true(l->ended);
     assert_int_equal(l->count, r->count); /* the stream is the result */
@@ -107,17 +108,17 @@ static void test_stream_is_the_sentence(void **state)
     listener whole = {0}, small = {0}, one = {0};
     mica_speech_result r, streamed, single;
     open_speaker(&s);
-    speak_ok(&s, 0, &whole, &r);
+    speak_ok(&s, 1.0, 0, &whole, &r);
     assert_int_equal(r.parts[0].count, SAMPLES);
     assert_int_equal(whole.calls, 1);
-    speak_ok(&s, 20, &small, &streamed);
+    speak_ok(&s, 1.0, 20, &small, &streamed);
     assert_int_equal(streamed.parts[0].count, SAMPLES);
     assert_int_equal(streamed.count, r.count);
     assert_true(small.calls >= 4); /* 20, 40, 60, the rest */
     const double l2 = distance(streamed.samples, r.samples, r.count);
     if (l2 > 0.05) /* -26 dB: the prior sees the codes so far, not those to come */
         fail_msg("the stream is %.3g away from the sentence", l2);
-    speak_ok(&s, 200, &one, &single);
+    speak_ok(&s, 1.0, 200, &one, &single);
     assert_int_equal(one.calls, 1);
     assert_memory_equal(single.samples, r.samples, r.count * sizeof *r.samples);
     mica_speech_result_deinit(&r);
@@ -129,6 +130,35 @@ static void test_stream_is_the_sentence(void **state)
     close_speaker(&s);
 }
 
+/* Frames of a stream stand where its speed says, whatever the chunks: two cuts of one sentence are one sound, as
+ * long as the whole. */
+static void test_speed(void **state)
+{
+    (void)state;
+    static const double SPEEDS[] = {0.7, 1.3, 3.0};
+    speaker s;
+    open_speaker(&s);
+    for (int i = 0; i < 3; i++) {
+        listener heard[4] = {{0}};
+        mica_speech_result r[4];
+        static const int CHUNKS[] = {0, 20, 35, 200};
+        for (int k = 0; k < 4; k++) {
+            speak_ok(&s, SPEEDS[i], CHUNKS[k], &heard[k], &r[k]);
+            assert_int_equal(r[k].parts[0].count, ((int)(2 * TOKENS / SPEEDS[i]) + 1) * 640);
+        }
+        assert_true(heard[1].calls > 1 && heard[2].calls > 1);
+        assert_memory_equal(r[3].samples, r[0].samples, r[0].count * sizeof *r[0].samples);
+        const double l2 = distance(r[1].samples, r[2].samples, r[1].count);
+        if (l2 > 0.05)
+            fail_msg("at speed %g chunks of 20 and of 35 are %.3g apart", SPEEDS[i], l2);
+        for (int k = 0; k < 4; k++) {
+            mica_speech_result_deinit(&r[k]);
+            free(heard[k].samples);
+        }
+    }
+    close_speaker(&s);
+}
+
 static void test_listener_goes_away(void **state)
 {
     (void)state;
@@ -137,12 +167,12 @@ static void test_listener_goes_away(void **state)
     mica_speech_result r;
     mica_err err = {0};
     open_speaker(&s);
-    assert_int_equal(speak(&s, 16, &l, &r, &err), MICA_E_CANCELLED);
+    assert_int_equal(speak(&s, 1.0, 16, &l, &r, &err), MICA_E_CANCELLED);
     assert_int_equal(l.calls, 2);
     assert_null(r.samples);
     free(l.samples);
     l = (listener){0};
-    speak_ok(&s, 16, &l, &r); /* the session can go on */
+    speak_ok(&s, 1.0, 16, &l, &r); /* the session can go on */
     mica_speech_result_deinit(&r);
     free(l.samples);
     close_speaker(&s);
@@ -152,6 +182,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_stream_is_the_sentence),
+        cmocka_unit_test(test_speed),
         cmocka_unit_test(test_listener_goes_away),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -62,7 +62,7 @@ static float *speak(sound_bench *t, double speed, int64_t *count)
     const mica_tensor *phones = gs_expected(&t->b, "phone_ids");
     gs_ok(mica_gs_synth_prior(&t->s, t->b.be, &t->b.run, &t->style, codes->data,
                               mica_tensor_count(codes), phones->data, mica_tensor_count(phones),
-                              speed, &l, &err),
+                              &(mica_gs_pace){.speed = speed}, &l, &err),
           &err);
     *count = l.frames * t->s.config.hop;
     float *out = mica_mem_calloc((size_t)*count, sizeof *out);

@@ -385,11 +385,12 @@ static mica_status make_sound(job *j, mica_gs_session *s, mica_run *run, const m
     const int64_t count = r->tokens ? r->token_count : t->count;
     const size_t first = result->count;
     size_t samples = 0;
+    const mica_gs_pace pace = {.speed = r->speed};
     mica_gs_latent latent;
     mica_gs_tap_ids(run->taps, codes, 3, (const int64_t[]){1, 1, count}, "semantic_tokens");
     MICA_TRY(mica_gs_synth_prior(&s->synth, s->be, run, style, codes, count,
                                  j->phones + j->prompt_phones, j->phone_count - j->prompt_phones,
-                                 r->speed, &latent, err));
+                                 &pace, &latent, err));
     mica_gs_job_add_noise(r, j, &latent, s->synth.config.inter);
     const mica_status st = append_sound(s, run, style, &latent, r, &samples, result, err);
     mica_mem_free(latent.m);
@@ -448,12 +449,6 @@ mica_status mica_gs_chain_run(mica_gs_session *s, mica_run *run, const mica_gs_r
         return MICA_FAIL(
             err, MICA_E_USAGE, "a voice of another model: its style has %lld numbers, not %lld",
             r->voice ? (long long)r->voice->style_width : 0LL, (long long)s->synth.config.gin);
-    if (r->chunk_tokens > 0 && r->speed != 1.0)
-        return MICA_FAIL(
-            err, MICA_E_UNSUPPORTED,
-            "streams within sentences have the usual speed, not %g; stream sentence by "
-            "sentence instead",
-            r->speed);
     result->parts = mica_mem_calloc((size_t)r->count + 1, sizeof *result->parts);
     if (!result->parts)
         return MICA_FAIL(err, MICA_E_NOMEM, "no memory for %d sentences", r->count);

@@ -88,15 +88,15 @@ static void cross_attention(mica_gs_synth *s, mica_backend *be, const mica_gs_st
 
 /* ------------------------------------------------------------------- speed -- */
 
-/* Rows of x at (i + 1/2) R / count - 1/2, between neighbours; beyond the ends the end. */
-static mica_status stretch(mica_backend *be, const mica_tensor *x, mica_tensor *y, mica_err *err)
+/* Rows of x at (i + 1/2) step - 1/2, between neighbours; beyond the ends the end. */
+static mica_status stretch(mica_backend *be, const mica_tensor *x, float step, mica_tensor *y,
+                           mica_err *err)
 {
     const int64_t R = x->shape_[0], D = x->shape_[1], count = y->shape_[0];
     float *from = mica_mem_calloc((size_t)((R + count) * D), sizeof *from);
     if (!from)
         return MICA_FAIL(err, MICA_E_NOMEM, "no memory to change the speed");
     float *to = from + R * D;
-    const float step = (float)R / (float)count;
     mica_download_f32(be, from, x);
     for (int64_t i = 0; i < count; i++) {
         const float at = MICA_MAX(step * ((float)i + 0.5f) - 0.5f, 0.0f);
@@ -153,7 +153,7 @@ static mica_status take_latent(mica_gs_synth *s, mica_backend *be, mica_run *run
 
 static mica_status run_prior(mica_gs_synth *s, mica_backend *be, mica_run *run,
                              const mica_gs_style *style, const int32_t *codes, int64_t code_count,
-                             const int32_t *phones, int64_t phone_count, double speed,
+                             const int32_t *phones, int64_t phone_count, const mica_gs_pace *pace,
                              mica_gs_latent *out, mica_err *err)
 {
     const mica_gs_synth_config *c = &s->config;
@@ -173,10 +173,12 @@ static mica_status run_prior(mica_gs_synth *s, mica_backend *be, mica_run *run,
     mica_gs_tap(run->taps, be, &y, true, "probe.enc_p.encoder2");
     mica_gs_tap(run->taps, be, &y, true, "probe.enc_p.4");
     MICA_TRY(mica_run_block(run, be, 1, 3, err));
-    if (speed == 1.0)
+    if (pace->speed == 1.0)
         return take_latent(s, be, run, &y, out, err);
-    mica_tensor other = mica_gs_scratch(be, (int64_t)((double)R / speed) + 1, c->hidden);
-    MICA_TRY(stretch(be, &y, &other, err));
+    const int64_t count = (int64_t)((double)R / pace->speed) + 1;
+    const float step = pace->is_open ? (float)pace->speed : (float)R / (float)count;
+    mica_tensor other = mica_gs_scratch(be, count, c->hidden);
+    MICA_TRY(stretch(be, &y, step, &other, err));
     return take_latent(s, be, run, &other, out, err);
 }
 
@@ -200,13 +202,13 @@ static mica_status check(const mica_gs_synth *s, const int32_t *codes, int64_t c
 mica_status mica_gs_synth_prior(mica_gs_synth *s, mica_backend *be, mica_run *run,
                                 const mica_gs_style *style, const int32_t *codes,
                                 int64_t code_count, const int32_t *phones, int64_t phone_count,
-                                double speed, mica_gs_latent *out, mica_err *err)
+                                const mica_gs_pace *pace, mica_gs_latent *out, mica_err *err)
 {
     *out = (mica_gs_latent){0};
     MICA_TRY(check(s, codes, code_count, phones, phone_count, err));
     const mica_pool_mark mark = mica_pool_get_mark(be, MICA_POOL_STEP);
     const mica_status st =
-        run_prior(s, be, run, style, codes, code_count, phones, phone_count, speed, out, err);
+        run_prior(s, be, run, style, codes, code_count, phones, phone_count, pace, out, err);
     mica_pool_release(be, MICA_POOL_STEP, mark);
     if (st) {
         mica_mem_free(out->m);

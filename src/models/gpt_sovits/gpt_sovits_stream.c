@@ -10,7 +10,8 @@
  * comes next still changes them. Frames are cut exactly, none is sent twice (upstream's streaming sends
  * those behind a cut again); the seam is a cross-fade between two decodings of the same frames.
  *
- * A sentence of one chunk is what it would be without streaming, bit for bit. What was given out cannot be
+ * A sentence of one chunk is what it would be without streaming, bit for bit. At another speed frames of several
+ * chunks are `speed` apart; those of a sentence in one piece are spread over it, up to one frame later. What was given out cannot be
  * taken back, so sentences are not made anew here, only marked. */
 #include "models/gpt_sovits/gpt_sovits_job.h"
 
@@ -107,12 +108,13 @@ static mica_status make_chunk(stream *t, const int32_t *codes, int64_t count, bo
                               mica_err *err)
 {
     const mica_gs_job *j = t->job;
+    const mica_gs_pace pace = {.speed = t->r->speed, .is_open = !last || t->given > 0};
     mica_gs_latent latent;
     const size_t from = t->result->count;
     mica_run_set_phase(t->run, MICA_PHASE_DECODE);
     MICA_TRY(mica_gs_synth_prior(&t->s->synth, t->s->be, t->run, t->style, codes, count,
                                  j->phones + j->prompt_phones, j->phone_count - j->prompt_phones,
-                                 1.0, &latent, err));
+                                 &pace, &latent, err));
     mica_gs_job_add_noise(t->r, j, &latent, t->s->synth.config.inter);
     const mica_status st = decode(t, &latent, last, err);
     mica_mem_free(latent.m);

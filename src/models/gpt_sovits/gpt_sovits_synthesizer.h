@@ -124,11 +124,16 @@ typedef struct mica_gs_latent {
     float *m, *logs; /* [frames][inter]; mica_mem_free m, logs lies behind it */
     int64_t frames;
 } mica_gs_latent;
-/* speed: frames / speed + 1 of them, unless it is 1. */
+/* frames / speed + 1 of them, unless speed is 1: spread over the sentence, as upstream has it, so `speed` less
+ * a hair apart. is_open: exactly `speed` apart, so that codes to come move none of them. */
+typedef struct mica_gs_pace {
+    double speed;
+    bool is_open;
+} mica_gs_pace;
 mica_status mica_gs_synth_prior(mica_gs_synth *s, mica_backend *be, mica_run *run,
                                 const mica_gs_style *style, const int32_t *codes,
                                 int64_t code_count, const int32_t *phones, int64_t phone_count,
-                                double speed, mica_gs_latent *out, mica_err *err);
+                                const mica_gs_pace *pace, mica_gs_latent *out, mica_err *err);
 /* z [frames][inter] through the inverse flow and the vocoder: frames * hop samples into out. */
 mica_status mica_gs_synth_sound(mica_gs_synth *s, mica_backend *be, mica_run *run,
                                 const mica_gs_style *style, const float *z, int64_t frames,
