@@ -149,7 +149,7 @@ static void test_speed(void **state)
         assert_true(heard[1].calls > 1 && heard[2].calls > 1);
         assert_memory_equal(r[3].samples, r[0].samples, r[0].count * sizeof *r[0].samples);
         const double l2 = distance(r[1].samples, r[2].samples, r[1].count);
-        if (l2 > 0.05)
+        if (l2 > 3e-3) /* 2e-3; spread over what is known so far it would be 3.4e-3 to 7.5e-3 */
             fail_msg("at speed %g chunks of 20 and of 35 are %.3g apart", SPEEDS[i], l2);
         for (int k = 0; k < 4; k++) {
             mica_speech_result_deinit(&r[k]);
