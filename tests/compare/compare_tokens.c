@@ -18,6 +18,26 @@
 
 /* ---------------------------------------------------------------- embedding -- */
 
+/* MLX's 4 bits as files have them most: groups of 64, bf16 scales and biases. */
+static cmp_weight mlx4(cmp *c, int rows, int width)
+{
+    mica_tensor t = mica_tensor_2d(NULL, MICA_DTYPE_MLX4, rows, width);
+    const size_t bytes = mica_tensor_size(&t), groups = (size_t)rows * (size_t)width / 64;
+    uint8_t *data = cmp_alloc(bytes);
+    uint16_t *scales = cmp_alloc(2 * groups * sizeof *scales);
+    for (size_t i = 0; i < bytes; i++)
+        data[i] = (uint8_t)cmp_u32(c);
+    for (size_t i = 0; i < groups; i++) {
+        const float scale = 0.004f * (0.5f + 0.01f * (float)cmp_int(c, 0, 100));
+        scales[i] = mica_f32_to_bf16(scale);
+        scales[groups + i] = mica_f32_to_bf16(-scale * (float)cmp_int(c, 5, 10));
+    }
+    t.data = data;
+    t.scale = (mica_tensor_scale){
+        .data = scales, .dtype = MICA_DTYPE_BF16, .group = 64, .bias = scales + groups};
+    return (cmp_weight){{{.tensor = t, .name = "mlx4"}, {.tensor = t, .name = "mlx4"}}};
+}
+
 /* Integers in memory of each backend: from the host as the tokens that a draw leaves. */
 typedef struct ids {
     mica_tensor t[2];
@@ -57,11 +77,14 @@ static ids drawn_ids(cmp *c, int count, int V, int32_t *want)
 
 static void embed_drawn(cmp *c)
 {
-    const int V = cmp_int(c, 2, 300), D = cmp_int(c, 1, 80), L = cmp_int(c, 1, 5);
-    const bool adds = cmp_u32(c) & 1;
+    const bool adds = cmp_u32(c) & 1, packed = cmp_u32(c) & 1;
+    const int V = cmp_int(c, 2, 300), L = cmp_int(c, 1, 5);
+    const int D = packed ? 64 * cmp_int(c, 1, 3) : cmp_int(c, 1, 80);
     int32_t want[8];
-    snprintf(c->what, sizeof c->what, "%d of %d x %d%s", L, V, D, adds ? ", added" : "");
-    cmp_weight w = cmp_weight_make(c, MICA_DTYPE_BF16, 1.0f, 0, 2, CMP_SHAPE(V, D));
+    snprintf(c->what, sizeof c->what, "%d of %d x %d%s%s", L, V, D, packed ? ", packed" : "",
+             adds ? ", added" : "");
+    cmp_weight w =
+        packed ? mlx4(c, V, D) : cmp_weight_make(c, MICA_DTYPE_BF16, 1.0f, 0, 2, CMP_SHAPE(V, D));
     cmp_tensor add = cmp_state(c, 1.0f, 2, CMP_SHAPE(L, D));
     cmp_tensor y = cmp_output(c, false, 2, CMP_SHAPE(L, D));
     ids d = drawn_ids(c, L, V, want);
@@ -253,26 +276,6 @@ static void race_draw(cmp *c)
 }
 
 /* ------------------------------------------------------- language models -- */
-
-/* MLX's 4 bits as files have them most: groups of 64, bf16 scales and biases. */
-static cmp_weight mlx4(cmp *c, int rows, int width)
-{
-    mica_tensor t = mica_tensor_2d(NULL, MICA_DTYPE_MLX4, rows, width);
-    const size_t bytes = mica_tensor_size(&t), groups = (size_t)rows * (size_t)width / 64;
-    uint8_t *data = cmp_alloc(bytes);
-    uint16_t *scales = cmp_alloc(2 * groups * sizeof *scales);
-    for (size_t i = 0; i < bytes; i++)
-        data[i] = (uint8_t)cmp_u32(c);
-    for (size_t i = 0; i < groups; i++) {
-        const float scale = 0.004f * (0.5f + 0.01f * (float)cmp_int(c, 0, 100));
-        scales[i] = mica_f32_to_bf16(scale);
-        scales[groups + i] = mica_f32_to_bf16(-scale * (float)cmp_int(c, 5, 10));
-    }
-    t.data = data;
-    t.scale = (mica_tensor_scale){
-        .data = scales, .dtype = MICA_DTYPE_BF16, .group = 64, .bias = scales + groups};
-    return (cmp_weight){{{.tensor = t, .name = "mlx4"}, {.tensor = t, .name = "mlx4"}}};
-}
 
 static void token_linear(cmp *c)
 {

@@ -5,6 +5,7 @@
  *
  * Other types cost what their rounding costs. Converted files convert again, and lose nothing by it. */
 #include "convert_support.h"
+#include "gpt_sovits_support.h"
 
 #include "base/file.h"
 #include "base/mem.h"
@@ -36,7 +37,7 @@ static void write_reference(const char *path)
 static mica_trace *speak(const mica_engine_options *engine, const char *wav)
 {
     const mica_backend_options b = {
-        .device = MICA_DEVICE_CPU, .precision = MICA_PRECISION_F32, .threads = 2};
+        .device = gs_device(), .precision = MICA_PRECISION_F32, .threads = 2};
     const mica_diffusion_switches switches = {0};
     mica_voice_input voice = {.path = wav};
     const mica_speech_options o = {.size = sizeof o,

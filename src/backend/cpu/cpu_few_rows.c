@@ -110,29 +110,44 @@ const void *mica_cpu_row_weight_at(const mica_cpu_row_weight *w, int row)
            mica_tensor_offset(w->tensor, row * w->tensor->stride_[0]);
 }
 
+/* Outputs [column, column + columns) of a weight in 8 bits. */
+static mica_packed_rows packed_rows(const mica_cpu_row_weight *w, int column, int columns)
+{
+    return (mica_packed_rows){.type = MICA_PACKED_S8,
+                              .rows = columns,
+                              .n = w->depth,
+                              .data = mica_cpu_row_weight_at(w, column),
+                              .ld = w->depth,
+                              .row_scale = w->scale + column};
+}
+
+void mica_cpu_row_weight_multiply_digits(const mica_kernels *k, const mica_cpu_row_weight *w,
+                                         int column, int columns, int digits, int rows,
+                                         const int8_t *x, float *y, ptrdiff_t ldy)
+{
+    const mica_packed_rows q = packed_rows(w, column, columns);
+    k->dot_digits(&q, digits, rows, x, y, ldy);
+}
+
 void mica_cpu_row_weight_multiply(const mica_kernels *k, const mica_cpu_row_weight *w, int column,
                                   int columns, int rows, const float *x, ptrdiff_t ldx, float *y,
                                   ptrdiff_t ldy)
 {
-    const void *a = mica_cpu_row_weight_at(w, column);
-    const mica_packed_rows q = {.type = MICA_PACKED_S8,
-                                .rows = columns,
-                                .n = w->depth,
-                                .data = a,
-                                .ld = w->depth,
-                                .row_scale = w->q ? w->scale + column : NULL};
+    if (w->q) {
+        const mica_packed_rows q = packed_rows(w, column, columns);
+        k->dot_rows(&q, rows, x, ldx, y, ldy);
+        return;
+    }
     const mica_gemv g = {.rows = columns,
                          .n = w->depth,
                          .m = rows,
-                         .a = a,
+                         .a = mica_cpu_row_weight_at(w, column),
                          .lda = (ptrdiff_t)w->tensor->stride_[0],
                          .x = x,
                          .ldx = ldx,
                          .y = y,
                          .ldy = ldy};
-    if (w->q)
-        k->dot_rows(&q, rows, x, ldx, y, ldy);
-    else if (w->tensor->dtype == MICA_DTYPE_F32)
+    if (w->tensor->dtype == MICA_DTYPE_F32)
         k->gemv_f32(&g);
     else if (w->tensor->dtype == MICA_DTYPE_BF16)
         k->gemv_bf16(&g);

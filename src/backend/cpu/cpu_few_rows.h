@@ -24,5 +24,9 @@ const void *mica_cpu_row_weight_at(const mica_cpu_row_weight *w, int row);
 void mica_cpu_row_weight_multiply(const mica_kernels *k, const mica_cpu_row_weight *w, int column,
                                   int columns, int rows, const float *x, ptrdiff_t ldx, float *y,
                                   ptrdiff_t ldy);
+/* The same of x in digits (digits_from_f32 for MICA_PACKED_S8), for weights in 8 bits. */
+void mica_cpu_row_weight_multiply_digits(const mica_kernels *k, const mica_cpu_row_weight *w,
+                                         int column, int columns, int digits, int rows,
+                                         const int8_t *x, float *y, ptrdiff_t ldy);
 
 #endif

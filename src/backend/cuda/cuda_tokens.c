@@ -4,6 +4,7 @@
  *     tokens.table     device: addresses of a step's weights and caches; sent again when they change
  *     tokens.words     device: through which the blocks of cuda_step.cu talk, tokens.round of the next
  *     tokens.pinned    host: a few integers per ticket, an event each
+ *     tokens.plain     device: the rows of a packed embedding, which the device alone knows the ids of
  *
  * Nothing here waits but fetch_finish, and that for its own ticket. */
 #include "backend/cuda/cuda_backend.h"
@@ -25,6 +26,12 @@ struct mica_cuda_tokens {
     int multiprocessors, shared; /* shared memory of a block at most */
     bool cooperates;
     int32_t *pinned; /* [MICA_FETCH_TICKETS][MICA_FETCH_MOST] */
+    struct plain_table {
+        void *rows; /* [V][ld] of the compute type */
+        size_t size;
+        const void *from; /* the weight's numbers, and be->moves when they were expanded */
+        uint64_t moves;
+    } plain;
     cudaEvent_t events[MICA_FETCH_TICKETS];
 };
 
@@ -35,6 +42,7 @@ void mica_cuda_tokens_deinit(mica_cuda_backend *be)
         return;
     mica_cuda_free(be, t->table);
     mica_cuda_free(be, t->words);
+    mica_cuda_free(be, t->plain.rows);
     for (int i = 0; i < MICA_FETCH_TICKETS; i++)
         if (t->events[i])
             (void)cudaEventDestroy(t->events[i]);
@@ -155,6 +163,40 @@ mica_status mica_cuda_op_race_draw(mica_backend *base, const mica_race_args *row
     return mica_cuda_check(mica_cuda_race(list, count, be->stream), "race_draw", err);
 }
 
+/* All rows of a packed table, once: 1,025 of 512 numbers are 1 MB. */
+static mica_status expand(mica_cuda_backend *be, struct plain_table *p, const mica_weight *w,
+                          int64_t ld, const char *name, mica_err *err)
+{
+    const mica_tensor *from = &w->tensor;
+    const mica_cuda_type type = mica_cuda_compute_type(be);
+    const int64_t V = from->shape_[0];
+    const size_t size = (size_t)(V * ld) * mica_cuda_type_size(type);
+    mica_tensor rows = mica_tensor_2d(
+        NULL, type == MICA_CUDA_F32 ? MICA_DTYPE_F32 : MICA_DTYPE_BF16, V, from->shape_[1]);
+    if (p->from == from->data && p->moves == be->moves && p->size >= size)
+        return MICA_OK;
+    p->from = NULL;
+    if (p->size < size) {
+        mica_cuda_free(be, p->rows);
+        *p = (struct plain_table){0};
+        MICA_TRY(mica_cuda_alloc(be, size, name, &p->rows, err));
+        p->size = size;
+    }
+    rows.data = p->rows;
+    rows.stride_[0] = ld;
+    int32_t *ids = mica_mem_alloc((size_t)V * sizeof *ids);
+    if (!ids)
+        return MICA_FAIL(err, MICA_E_NOMEM, "%s: no memory for %lld ids", name, (long long)V);
+    for (int64_t i = 0; i < V; i++)
+        ids[i] = (int32_t)i;
+    const mica_status st = mica_cuda_packed_embed(be, from, ids, V, &rows, name, err);
+    mica_mem_free(ids);
+    MICA_TRY(st);
+    p->from = from->data;
+    p->moves = be->moves;
+    return MICA_OK;
+}
+
 mica_status mica_cuda_op_embed_drawn(mica_backend *base, mica_weight *w_VD,
                                      const mica_tensor *ids_L, const mica_tensor *add_LD,
                                      mica_tensor *y_LD, mica_err *err)
@@ -168,10 +210,16 @@ mica_status mica_cuda_op_embed_drawn(mica_backend *base, mica_weight *w_VD,
                                  .y = mica_cuda_view_of(y_LD)};
     if (add_LD)
         args.add = mica_cuda_view_of(add_LD);
-    if (mica_cuda_is_packed(w) || args.y.n != w->shape_[1] || (add_LD && args.add.n != args.y.n))
-        return MICA_FAIL(err, MICA_E_UNSUPPORTED, "%s: no table of plain rows",
-                         w_VD->name ? w_VD->name : "embed_drawn");
-    MICA_TRY(mica_cuda_weight(be, w_VD, MICA_CUDA_FORM_MATRIX, &args.table, err));
+    const char *name = w_VD->name ? w_VD->name : "embed_drawn";
+    if (args.y.n != w->shape_[1] || (add_LD && args.add.n != args.y.n))
+        return MICA_FAIL(err, MICA_E_UNSUPPORTED, "%s: rows must be contiguous", name);
+    if (mica_cuda_is_packed(w)) {
+        mica_cuda_tokens *t;
+        MICA_TRY(tokens_of(be, &t, err));
+        MICA_TRY(expand(be, &t->plain, w_VD, args.ld, name, err));
+        args.table = t->plain.rows;
+    } else
+        MICA_TRY(mica_cuda_weight(be, w_VD, MICA_CUDA_FORM_MATRIX, &args.table, err));
     return mica_cuda_check(mica_cuda_embed_drawn(&args, be->stream), "embed_drawn", err);
 }
 

@@ -11,8 +11,9 @@
  * those behind a cut again); the seam is a cross-fade between two decodings of the same frames.
  *
  * A sentence of one chunk is what it would be without streaming, bit for bit. At another speed frames of several
- * chunks are `speed` apart; those of a sentence in one piece are spread over it, up to one frame later. What was given out cannot be
- * taken back, so sentences are not made anew here, only marked. */
+ * chunks are `speed` apart; those of a sentence in one piece are spread over it, up to one frame later.
+ *
+ * What was given out cannot be taken back, so sentences are not made anew here, only marked. */
 #include "models/gpt_sovits/gpt_sovits_job.h"
 
 #include "base/mem.h"
