@@ -45,6 +45,8 @@ cmp_tensor cmp_output(cmp *c, bool state, int ndim, const int64_t *shape);
  * on both sides. */
 cmp_weight cmp_weight_make(cmp *c, mica_dtype dtype, float scale, int scale_kind, int ndim,
                            const int64_t *shape);
+/* Random weight of any packed type (compare_packed.c), rows of up to `most` blocks or 32s. */
+cmp_weight cmp_packed_weight(cmp *c, int rows, int most);
 void cmp_weight_free(cmp *c, cmp_weight *w);
 /* Compares t[0] with t[1]: relative L2 within bound for an f32 and a bf16 backend. */
 void cmp_result(cmp *c, const cmp_tensor *t, double bound_f32, double bound_bf16);

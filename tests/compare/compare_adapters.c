@@ -1,5 +1,6 @@
 /* compare_adapters.c - linears with LoRA and its kin: every form, several at once, parts of rows; one
- * backend adds them to its form of the weight, the other computes them beside the product.
+ * backend adds them to its form of the weight (of a packed one LoRA beside the product, the others to the
+ * expanded weight), the other computes them beside the product.
  *
  * The weight is dropped and used again, so that a form without the adapters or one that has them twice
  * would show. Bound in bf16: as for a weight that is rounded once more. */
@@ -69,20 +70,18 @@ static void drop(cmp *c, cmp_weight *w)
         mica_backend_drop_weights(c->be[i], (mica_weight *[]){&w->w[i]}, 1);
 }
 
-static void adapters(cmp *c)
+/* With adapters, then without; frees w. */
+static void compare(cmp *c, cmp_weight w, double bf16_bound)
 {
     drawn d;
     memset(&d, 0, sizeof d);
-    const int M = cmp_int(c, 1, 40), D = 8 * cmp_int(c, 1, 40), O = cmp_int(c, 1, 200);
-    const int count = cmp_int(c, 1, MOST), form = cmp_int(c, 0, FORMS - 1);
-    snprintf(c->what, sizeof c->what, "%d x %d x %d, form %d and %d more", M, D, O, form,
-             count - 1);
+    const int O = (int)w.w[0].tensor.shape_[0], D = (int)w.w[0].tensor.shape_[1];
+    const int M = cmp_int(c, 1, 40), count = cmp_int(c, 1, MOST), form = cmp_int(c, 0, FORMS - 1);
+    snprintf(c->what, sizeof c->what, "%d x %d x %d, %s, form %d and %d more", M, D, O,
+             mica_dtype_get(w.w[0].tensor.dtype)->name, form, count - 1);
     for (int i = 0; i < count; i++)
         draw(c, &d, i, i ? cmp_int(c, 0, FORMS - 1) : form, O, D);
     cmp_tensor x = cmp_act(c, 1.0f, 2, CMP_SHAPE(M, D));
-    const int scaled = cmp_int(c, 0, 2);
-    cmp_weight w =
-        cmp_weight_make(c, MICA_DTYPE_BF16, scaled ? 1.0f : 0.1f, scaled, 2, CMP_SHAPE(O, D));
     for (int pass = 0; pass < 2; pass++) {
         cmp_tensor y = cmp_output(c, true, 2, CMP_SHAPE(M, O));
         for (int i = 0; i < 2; i++) {
@@ -92,7 +91,7 @@ static void adapters(cmp *c)
                                                       .act = MICA_ACT_SILU,
                                                       .y_MO = &y.t[i]});
         }
-        cmp_result(c, &y, 2e-5, 6e-3);
+        cmp_result(c, &y, 2e-5, bf16_bound);
         if (cmp_u32(c) & 1)
             drop(c, &w);
     }
@@ -103,4 +102,18 @@ static void adapters(cmp *c)
                 cmp_weight_free(c, &d.part[i][k]);
 }
 
-const cmp_op cmp_adapter_ops[] = {{"adapters", adapters, 20}, {NULL, NULL, 0}};
+static void adapters(cmp *c)
+{
+    const int D = 8 * cmp_int(c, 1, 40), O = cmp_int(c, 1, 200), scaled = cmp_int(c, 0, 2);
+    const cmp_weight w =
+        cmp_weight_make(c, MICA_DTYPE_BF16, scaled ? 1.0f : 0.1f, scaled, 2, CMP_SHAPE(O, D));
+    compare(c, w, 6e-3);
+}
+
+static void packed_adapters(cmp *c)
+{
+    compare(c, cmp_packed_weight(c, cmp_int(c, 1, 200), 6), 1.2e-2); /* seen: 7.4e-3 of 7 numbers */
+}
+
+const cmp_op cmp_adapter_ops[] = {
+    {"adapters", adapters, 20}, {"packed_adapters", packed_adapters, 30}, {NULL, NULL, 0}};

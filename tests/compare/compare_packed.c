@@ -82,6 +82,13 @@ static cmp_weight packed_weight(cmp *c, mica_dtype dtype, int64_t rows, int64_t 
     return w;
 }
 
+cmp_weight cmp_packed_weight(cmp *c, int rows, int most)
+{
+    const mica_dtype type = TYPES[cmp_int(c, 0, TYPE_COUNT - 1)];
+    const int unit = mica_dtype_get(type)->block == 256 ? 256 : 32;
+    return packed_weight(c, type, rows, unit * cmp_int(c, 1, most));
+}
+
 static void packed_linear(cmp *c)
 {
     const mica_dtype type = TYPES[cmp_int(c, 0, TYPE_COUNT - 1)];

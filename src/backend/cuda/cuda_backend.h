@@ -286,14 +286,28 @@ mica_status mica_cuda_packed_embed(mica_cuda_backend *be, const mica_tensor *w, 
 /* Bytes from the host to a place of a form, slot by slot. */
 mica_status mica_cuda_packed_send(mica_cuda_backend *be, uint8_t *to, const void *from, size_t size,
                                   mica_err *err);
-/* LoRA beside a packed weight (cuda_packed_side.c): whether the form can have them, their bytes, on their way,
- * and what a product is told of them. */
-mica_status mica_cuda_side_check(const mica_cuda_prepared *p, const char *name, mica_err *err);
+/* Adapters of a packed weight (cuda_packed_side.c): the bytes of their factors, on their way, and what a product is
+ * told of them. */
 size_t mica_cuda_side_size(const mica_cuda_prepared *p);
 mica_status mica_cuda_side_upload(mica_cuda_backend *be, const mica_cuda_prepared *p, uint8_t *to,
                                   mica_err *err);
 void mica_cuda_side_of(const mica_weight *w, const void *factors, mica_cuda_type type,
                        mica_cuda_product *p);
+/* Those of them that are no LoRA (cuda_packed_delta.c): the bytes of their factors, written to the host, scratch for
+ * their products, and the expanded weight with them. */
+bool mica_cuda_is_lora(const mica_adapter *a);
+size_t mica_cuda_delta_size(const mica_adapter *adapters);
+void mica_cuda_delta_put(const mica_adapter *adapters, uint8_t *host);
+size_t mica_cuda_delta_scratch(const mica_adapter *adapters);
+typedef struct mica_cuda_expanded {
+    const char *name;
+    void *data;
+    mica_cuda_type type;
+    int64_t cols, ld;
+} mica_cuda_expanded;
+mica_status mica_cuda_delta_add(mica_cuda_backend *be, const mica_adapter *adapters,
+                                const void *factors, const mica_cuda_expanded *w, void *scratch,
+                                mica_err *err);
 /* The scale factor of row `row`; 1 when the weight has none. */
 float mica_cuda_weight_scale(const mica_tensor *w, int64_t row);
 
@@ -414,6 +428,8 @@ struct mica_cuda_product {
      * side_rank 0: nothing, else a multiple of 8. */
     const void *down, *up;
     int64_t side_rank;
+    const void *
+        deltas; /* factors of what is added to the expanded packed weight (cuda_packed_delta.c), or NULL */
     bool exact;  /* computed in f32, of a weight in f32 (mica_weight.exact) */
     bool direct; /* decided by plan */
     bool convert_x;

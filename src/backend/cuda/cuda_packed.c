@@ -1,9 +1,9 @@
 /* cuda_packed.c - linears and tables of packed weights on the device.
  *
- *     file ──bytes──► form on the device: [rows][scales][biases][factors of LoRA]    as large as in the file
+ *     file ──bytes──► form on the device: [rows][scales][biases][adapters' factors]    as large as in the file
  *
  *     up to 8 rows of x   cuda_digits.cu multiplies by the packed rows, sums f32 ──► epilogue
- *     more, or LoRA       the weight expanded into scratch in the compute type ──► cuBLASLt, as any other
+ *     more, or adapters   the weight expanded into scratch in the compute type ──► cuBLASLt, as any other
  *
  * The expanded weight lives for one call. Napkin at 4,096 rows of x and 14,336 x 4,096: 0.65 ms of product beside
  * 0.05 ms of expanding (117 MB written); one row of x: 33 MB read in 4 bits, 11 us at 3 TB/s. */
@@ -71,7 +71,6 @@ mica_status mica_cuda_packed_describe(mica_cuda_prepared *p, const char *name, m
     if (w->ndim != 2 || !mica_tensor_is_contiguous(w) || w->shape_[1] % 32 != 0)
         return MICA_FAIL(err, MICA_E_UNSUPPORTED, "%s: %s is no packed matrix the device can take",
                          name, mica_tensor_describe(w, text, sizeof text));
-    MICA_TRY(mica_cuda_side_check(p, name, err));
     p->rows = 1;
     p->cols = p->ld = (int64_t)((layout_of(w, w->shape_[0]).size + mica_cuda_side_size(p)) /
                                 mica_cuda_type_size(p->type));
@@ -171,14 +170,21 @@ mica_status mica_cuda_packed_linear(mica_cuda_backend *be, const mica_linear_arg
     const mica_cuda_packed_rows rows = rows_of(w, w->shape_[0], form);
     mica_cuda_side_of(args->w_OD, (const uint8_t *)form + layout_of(w, w->shape_[0]).size,
                       mica_cuda_compute_type(be), p);
-    if (p->x.dims == 1 && !p->side_rank && (args->by_row || p->x.rows <= FEW_ROWS))
+    if (p->x.dims == 1 && !p->side_rank && !p->deltas && (args->by_row || p->x.rows <= FEW_ROWS))
         return multiply_few(be, &rows, p, err);
     const mica_cuda_type type = mica_cuda_compute_type(be);
     const size_t panel = mica_cuda_align((size_t)(p->outputs * p->ld) * mica_cuda_type_size(type));
+    const size_t rest =
+        MICA_MAX(mica_cuda_product_plan(be, p), mica_cuda_delta_scratch(args->w_OD->adapters));
     void *scratch;
-    MICA_TRY(mica_cuda_scratch(be, panel + mica_cuda_product_plan(be, p), &scratch, err));
+    MICA_TRY(mica_cuda_scratch(be, panel + rest, &scratch, err));
     MICA_TRY(mica_cuda_check(mica_cuda_packed_expand(&rows, scratch, type, p->ld, be->stream),
                              p->name, err));
+    if (p->deltas) {
+        const mica_cuda_expanded whole = {p->name, scratch, type, w->shape_[1], p->ld};
+        MICA_TRY(mica_cuda_delta_add(be, args->w_OD->adapters, p->deltas, &whole,
+                                     (uint8_t *)scratch + panel, err));
+    }
     p->w = scratch;
     return mica_cuda_product_run(be, p, (uint8_t *)scratch + panel, err);
 }

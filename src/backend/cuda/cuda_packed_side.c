@@ -7,7 +7,8 @@
  *
  * Numbers of 4 bits cannot take a change of a hundredth of their step in, and a copy of the weight in 16
  * bits would be four times its size. Two products of a small rank are 1 to 3 % of the weight's own at 4,096
- * rows. Both factors have the compute type. LoHa, LoKr and whole differences have no such factors: refused. */
+ * rows. Both factors have the compute type. LoHa, LoKr and whole differences have no such factors, theirs lie
+ * behind these: cuda_packed_delta.c. */
 #include "backend/cuda/cuda_backend.h"
 
 #include "base/half.h"
@@ -17,7 +18,7 @@ static int64_t rank_of(const mica_adapter *adapters)
 {
     int64_t rank = 0;
     for (const mica_adapter *a = adapters; a; a = a->next)
-        rank += a->down[0].shape_[0];
+        rank += mica_cuda_is_lora(a) ? a->down[0].shape_[0] : 0;
     return mica_cuda_round8(rank);
 }
 
@@ -26,23 +27,16 @@ static size_t down_size(const mica_tensor *w, int64_t rank, mica_cuda_type type)
     return mica_cuda_align((size_t)(rank * w->shape_[1]) * mica_cuda_type_size(type));
 }
 
-mica_status mica_cuda_side_check(const mica_cuda_prepared *p, const char *name, mica_err *err)
+static size_t up_size(const mica_tensor *w, int64_t rank, mica_cuda_type type)
 {
-    for (const mica_adapter *a = p->adapters; a; a = a->next)
-        if (!a->down[0].data || a->up[1].data || a->mix.data)
-            return MICA_FAIL(
-                err, MICA_E_UNSUPPORTED,
-                "%s: on packed weights (%s) this device takes LoRA, but not LoHa, LoKr or "
-                "whole differences; use --device cpu or bf16 weights",
-                name, mica_dtype_get(p->tensor.dtype)->name);
-    return MICA_OK;
+    return mica_cuda_align((size_t)(w->shape_[0] * rank) * mica_cuda_type_size(type));
 }
 
 size_t mica_cuda_side_size(const mica_cuda_prepared *p)
 {
     const int64_t rank = rank_of(p->adapters);
-    return down_size(&p->tensor, rank, p->type) +
-           mica_cuda_align((size_t)(p->tensor.shape_[0] * rank) * mica_cuda_type_size(p->type));
+    return down_size(&p->tensor, rank, p->type) + up_size(&p->tensor, rank, p->type) +
+           mica_cuda_delta_size(p->adapters);
 }
 
 static void put(void *to, mica_cuda_type type, int64_t i, float v)
@@ -78,13 +72,17 @@ mica_status mica_cuda_side_upload(mica_cuda_backend *be, const mica_cuda_prepare
     const int64_t rank = rank_of(p->adapters);
     const size_t size = mica_cuda_side_size(p);
     int64_t at = 0;
-    if (!rank)
+    if (!size)
         return MICA_OK;
     uint8_t *host = mica_mem_calloc(1, size);
     if (!host)
-        return MICA_FAIL(err, MICA_E_NOMEM, "no memory for %zu bytes of LoRA factors", size);
-    for (const mica_adapter *a = p->adapters; a; at += a->down[0].shape_[0], a = a->next)
-        put_factors(p, a, at, rank, host, host + down_size(&p->tensor, rank, p->type));
+        return MICA_FAIL(err, MICA_E_NOMEM, "no memory for %zu bytes of adapters' factors", size);
+    for (const mica_adapter *a = p->adapters; a; a = a->next)
+        if (mica_cuda_is_lora(a)) {
+            put_factors(p, a, at, rank, host, host + down_size(&p->tensor, rank, p->type));
+            at += a->down[0].shape_[0];
+        }
+    mica_cuda_delta_put(p->adapters, host + size - mica_cuda_delta_size(p->adapters));
     const mica_status st = mica_cuda_packed_send(be, to, host, size, err);
     mica_mem_free(host);
     return st;
@@ -96,4 +94,7 @@ void mica_cuda_side_of(const mica_weight *w, const void *factors, mica_cuda_type
     p->side_rank = rank_of(w->adapters);
     p->down = factors;
     p->up = (const uint8_t *)factors + down_size(&w->tensor, p->side_rank, type);
+    p->deltas = mica_cuda_delta_size(w->adapters)
+                    ? (const uint8_t *)p->up + up_size(&w->tensor, p->side_rank, type)
+                    : NULL;
 }
