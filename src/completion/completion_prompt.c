@@ -173,6 +173,15 @@ static mica_status read_chunk(completion_run *r, completion_writer *w, int64_t c
     return r->m->ops->forward(r->m, &r->run, &rows, 1, all_rows, r->err);
 }
 
+/* Room for the prompt and the first tokens of the answer at once: a cache that grows is copied. */
+static mica_status reserve(completion_run *r, completion_writer *w)
+{
+    const int most = r->options->max_tokens;
+    const int64_t answer = most && most < MICA_KV_STEP ? most : MICA_KV_STEP;
+    const int64_t end = MICA_MIN((int64_t)w->prompt_count + answer, r->context);
+    return mica_kv_cache_reserve(&w->cache, end - w->cache.count, r->err);
+}
+
 static void tap_ids(completion_run *r, const completion_writer *w)
 {
     const mica_tensor ids = mica_tensor_2d(w->ids, MICA_DTYPE_I32, 1, (int64_t)w->prompt_count);
@@ -188,6 +197,7 @@ mica_status completion_read(completion_run *r, completion_writer *w)
                                                              : CHUNK;
     if (traced)
         tap_ids(r, w);
+    MICA_TRY(reserve(r, w));
     while (w->cache.count < (int64_t)w->prompt_count) {
         const int64_t left = (int64_t)w->prompt_count - w->cache.count;
         MICA_TRY(read_chunk(r, w, MICA_MIN(left, chunk), traced));

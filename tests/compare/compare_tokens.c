@@ -303,10 +303,10 @@ static void token_linear(cmp *c)
 
 static void token_experts(cmp *c)
 {
-    const int E = cmp_int(c, 2, 9), A = cmp_int(c, 1, 2), L = cmp_int(c, 1, 9);
-    const int D = 256 * cmp_int(c, 1, 3), F = 256 * cmp_int(c, 1, 4);
-    cmp_weight w[3][9];
-    mica_weight list[2][3][9];
+    const int E = cmp_int(c, 2, 5), A = cmp_int(c, 1, 2), L = cmp_int(c, 1, 9);
+    const int D = 256 * cmp_int(c, 1, 9), F = 256 * cmp_int(c, 1, 10);
+    cmp_weight w[3][5];
+    mica_weight list[2][3][5];
     snprintf(c->what, sizeof c->what, "%d rows of %d, %d of %d experts of %d", L, D, A, E, F);
     for (int e = 0; e < E; e++)
         for (int k = 0; k < 3; k++) {

@@ -174,7 +174,8 @@ typedef struct mica_cuda_backend {
     int spare_count;
     size_t spare_bytes;
     mica_cuda_expert_table *experts; /* of layers (cuda_experts.c) */
-    mica_cuda_tokens *tokens;        /* of steps token by token (cuda_tokens.c), or NULL */
+    void *arrived; /* device: blocks of a head that are done, MICA_CUDA_HEADS_MOST zeros */
+    mica_cuda_tokens *tokens; /* of steps token by token (cuda_tokens.c), or NULL */
 } mica_cuda_backend;
 
 static inline mica_cuda_backend *mica_cuda_from(mica_backend *be)

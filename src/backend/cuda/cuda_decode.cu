@@ -1,30 +1,54 @@
 /* cuda_decode.cu - what a token's step needs beside its packed products: attention of one query over a cache,
  * plain products of few rows.
  *
- *     attention   grid: key heads x splits of the keys. 16 lanes hold a key of 128; up to 4 query heads that
- *                 share it are answered at once, so keys and values are read once. Then a block per head
- *                 joins the splits
+ *     attention   grid: key heads x splits of the keys; up to 4 query heads that share keys are answered at once, so
+ *                 keys and values are read once. In bf16 a warp takes 16 keys on the matrix units, in f32 16 lanes
+ *                 hold a key of 128. The block that comes last to a head joins the splits
  *     products    a warp an output, 16 bytes a lane at a time
  *
- * Napkin: 1,024 keys of 8 heads of 128 in bf16 are 4 MB, 1.4 us at 3 TB/s; launches count as much. */
+ * Napkin: 4,096 keys of 8 heads of 128 in bf16 are 17 MB, 6 us at 3 TB/s; each launch counts as much. */
 #include "backend/cuda/cuda_device.cuh"
+#include "backend/cuda/cuda_early.cuh"
 #include "backend/cuda/cuda_tiles.h"
 
-#define SHARE 4 /* query heads at once */
-#define WARPS (BLOCK / 32)
+#define SHARE  4 /* query heads at once */
+#define WARPS  (BLOCK / 32)
+#define KEYS   2 /* of a lane at once */
+#define SPLITS MICA_CUDA_DECODE_SPLITS
+static_assert(SPLITS == 32, "a lane joins a split");
 
+/* Scores are powers of two: q comes multiplied by log2 e. */
 struct sums {
     float most, sum, v[8];
 };
 
-static __device__ __forceinline__ void add_key(sums &s, float score, const float (&value)[8])
+static __device__ __forceinline__ void read_eight(const float *p, float (&v)[8])
 {
-    const float most = fmaxf(s.most, score);
-    const float old = s.most == -INFINITY ? 0.0f : expf(s.most - most), p = expf(score - most);
-    s.sum = fmaf(s.sum, old, p);
+    load<8>(p, MICA_CUDA_F32, 0, v);
+}
+
+/* Keys that are not there have score -inf; the first of a lane's is there. */
+static __device__ __forceinline__ void add_keys(sums &s, const float (&score)[KEYS],
+                                                const float (&value)[KEYS][8])
+{
+    float most = s.most, p[KEYS];
 #pragma unroll
-    for (int i = 0; i < 8; i++)
-        s.v[i] = fmaf(s.v[i], old, p * value[i]);
+    for (int k = 0; k < KEYS; k++)
+        most = fmaxf(most, score[k]);
+    const float old = exp2f(s.most - most);
+    s.sum *= old;
+#pragma unroll
+    for (int k = 0; k < KEYS; k++) {
+        p[k] = exp2f(score[k] - most);
+        s.sum += p[k];
+    }
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        s.v[i] *= old;
+#pragma unroll
+        for (int k = 0; k < KEYS; k++)
+            s.v[i] = fmaf(p[k], value[k][i], s.v[i]);
+    }
     s.most = most;
 }
 
@@ -32,8 +56,8 @@ static __device__ __forceinline__ void add_key(sums &s, float score, const float
 static __device__ __forceinline__ void merge(sums &s, float most, float sum, const float (&v)[8])
 {
     const float top = fmaxf(s.most, most);
-    const float a = s.most == -INFINITY ? 0.0f : expf(s.most - top);
-    const float b = most == -INFINITY ? 0.0f : expf(most - top);
+    const float a = s.most == -INFINITY ? 0.0f : exp2f(s.most - top);
+    const float b = most == -INFINITY ? 0.0f : exp2f(most - top);
     s.sum = s.sum * a + sum * b;
 #pragma unroll
     for (int i = 0; i < 8; i++)
@@ -41,63 +65,152 @@ static __device__ __forceinline__ void merge(sums &s, float most, float sum, con
     s.most = top;
 }
 
-/* LANES lanes hold a key of 8 LANES numbers. work: [H][splits][2 + K]. */
-template <int LANES>
-static __global__ void __launch_bounds__(BLOCK)
-    decode_kernel(const mica_cuda_decode_args a, int splits)
+/* Key heads in pieces of up to SHARE query heads; a block has one piece and one split. */
+struct piece_of_heads {
+    int g, head, heads;
+};
+
+static __device__ __forceinline__ piece_of_heads piece_of(const mica_cuda_decode_args &a)
 {
-    __shared__ float parts[WARPS][SHARE][2 + 8 * LANES];
-    const int share = a.H / a.G, chunks = (share + SHARE - 1) / SHARE;
-    const int g = blockIdx.x / chunks, head = g * share + blockIdx.x % chunks * SHARE;
-    const int heads = min(SHARE, (g + 1) * share - head), split = blockIdx.y;
+    const int share = a.H / a.G, pieces = (share + SHARE - 1) / SHARE;
+    const int g = blockIdx.x / pieces, head = g * share + blockIdx.x % pieces * SHARE;
+    return {g, head, min(SHARE, (g + 1) * share - head)};
+}
+
+/* What a block found: sums of its warps as one, to a.work [H][splits][2 + K]. */
+template <int K>
+static __device__ __forceinline__ void write_split(const mica_cuda_decode_args &a,
+                                                   const piece_of_heads &p, int splits,
+                                                   const float (*parts)[SHARE][2 + K])
+{
+    for (int i = threadIdx.x; i < p.heads * K; i += BLOCK) {
+        const int h = i / K, d = i % K;
+        float *to = a.work + ((int64_t)(p.head + h) * splits + blockIdx.y) * (2 + K);
+        float most = -INFINITY, sum = 0.0f, v = 0.0f;
+#pragma unroll
+        for (int w = 0; w < WARPS; w++)
+            most = fmaxf(most, parts[w][h][0]);
+        for (int w = 0; w < WARPS && most > -INFINITY; w++) {
+            const float factor = exp2f(parts[w][h][0] - most);
+            sum = fmaf(parts[w][h][1], factor, sum);
+            v = fmaf(parts[w][h][2 + d], factor, v);
+        }
+        to[2 + d] = v;
+        if (d == 0) {
+            to[0] = most;
+            to[1] = sum;
+        }
+    }
+}
+
+/* The splits of all heads of a piece, joined by the block that is the last to have written. */
+template <int K>
+static __device__ __forceinline__ void join_splits(const mica_cuda_decode_args &a,
+                                                   const piece_of_heads &p, int splits,
+                                                   float (*factors)[SPLITS + 1])
+{
+    __shared__ bool last;
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) /* counts up to splits and begins again at 0 */
+        last = atomicInc(a.arrived + blockIdx.x, (unsigned)splits - 1) == (unsigned)splits - 1;
+    __syncthreads();
+    if (!last)
+        return;
+    __threadfence();
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    if (warp < p.heads) {
+        const float *from = a.work + (int64_t)(p.head + warp) * splits * (2 + K);
+        const float most = lane < splits ? __ldcg(from + lane * (2 + K)) : -INFINITY;
+        const float sum = lane < splits ? __ldcg(from + lane * (2 + K) + 1) : 0.0f;
+        float top = most;
+#pragma unroll
+        for (int step = 16; step > 0; step /= 2)
+            top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, step));
+        const float factor = most == -INFINITY ? 0.0f : exp2f(most - top);
+        factors[warp][lane] = factor;
+        const float all = warp_sum(sum * factor);
+        if (lane == 0)
+            factors[warp][SPLITS] = all;
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < p.heads * K; i += BLOCK) {
+        const int h = i / K, d = i % K;
+        const float *from = a.work + (int64_t)(p.head + h) * splits * (2 + K) + 2 + d;
+        float v = 0.0f;
+#pragma unroll 16
+        for (int s = 0; s < splits; s++)
+            v = fmaf(__ldcg(from + s * (2 + K)), factors[h][s], v);
+        store1(a.out, a.type, (p.head + h) * a.out_stride + d, v / factors[h][SPLITS]);
+    }
+}
+
+/* In f32: LANES lanes hold a key of LANES x 8 numbers. */
+template <int LANES>
+static __global__ void __launch_bounds__(BLOCK, 2)
+    decode_kernel(const __grid_constant__ mica_cuda_decode_args a, int splits)
+{
+    constexpr int K = 8 * LANES, per = 32 / LANES; /* keys of a warp side by side */
+    __shared__ float parts[WARPS][SHARE][2 + K], factors[SHARE][SPLITS + 1];
+    const piece_of_heads p = piece_of(a);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, part = 8 * (lane % LANES);
-    const int64_t first = a.M * split / splits, end = a.M * (split + 1) / splits;
+    const int first = (int)(a.M * blockIdx.y / splits);
+    const int end = (int)(a.M * (blockIdx.y + 1) / splits);
+    let_next_begin();
+    wait_for_previous();
     float q[SHARE][8];
     sums s[SHARE];
 #pragma unroll
     for (int i = 0; i < SHARE; i++) {
-        load<8>(a.q, a.type, (int64_t)(head + min(i, heads - 1)) * a.q_stride + part, q[i]);
+        load<8>(a.q, a.type, (int64_t)(p.head + min(i, p.heads - 1)) * a.q_stride + part, q[i]);
         s[i] = {-INFINITY, 0.0f, {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f}};
-    }
-    const int64_t step = WARPS * (32 / LANES);
-    float k[8], v[8], next_k[8], next_v[8];
-    const auto ask = [&](int64_t at, float(&to_k)[8], float(&to_v)[8]) {
-        const int64_t j = at + lane / LANES < end ? at + lane / LANES : end - 1;
-        load<8>(a.k, a.type, j * a.k_stride[0] + g * a.k_stride[1] + part, to_k);
-        load<8>(a.v, a.type, j * a.v_stride[0] + g * a.v_stride[1] + part, to_v);
-    };
-    if (first < end)
-        ask(first + warp * (32 / LANES), next_k, next_v);
-    for (int64_t at = first + warp * (32 / LANES); at < end; at += step) {
 #pragma unroll
-        for (int i = 0; i < 8; i++) {
-            k[i] = next_k[i];
-            v[i] = next_v[i];
+        for (int c = 0; c < 8; c++)
+            q[i][c] *= a.scale * 1.4426950408889634f;
+    }
+    const float *keys = (const float *)a.k + p.g * a.k_stride[1] + part;
+    const float *values = (const float *)a.v + p.g * a.v_stride[1] + part;
+    const int step = WARPS * per;
+    for (int at = first + warp * per; at < end; at += KEYS * step) {
+        float k[KEYS][8], v[KEYS][8];
+#pragma unroll
+        for (int i = 0; i < KEYS; i++) { /* behind the last key: that again */
+            const int64_t j = min(at + i * step + lane / LANES, end - 1);
+            read_eight(keys + j * a.k_stride[0], k[i]);
+            read_eight(values + j * a.v_stride[0], v[i]);
         }
-        ask(at + step, next_k, next_v); /* behind the last: that again */
 #pragma unroll
         for (int i = 0; i < SHARE; i++) {
-            float score = 0.0f;
+            float score[KEYS];
 #pragma unroll
-            for (int c = 0; c < 8; c++)
-                score = fmaf(q[i][c], k[c], score);
+            for (int n = 0; n < KEYS; n++) {
+                score[n] = 0.0f;
 #pragma unroll
-            for (int step = LANES / 2; step > 0; step /= 2)
-                score += __shfl_xor_sync(0xffffffffu, score, step);
+                for (int c = 0; c < 8; c++)
+                    score[n] = fmaf(q[i][c], k[n][c], score[n]);
+            }
+#pragma unroll
+            for (int over = LANES / 2; over > 0; over /= 2)
+#pragma unroll
+                for (int n = 0; n < KEYS; n++)
+                    score[n] += __shfl_xor_sync(0xffffffffu, score[n], over);
+#pragma unroll
+            for (int n = 0; n < KEYS; n++)
+                score[n] = at + n * step + lane / LANES < end ? score[n] : -INFINITY;
             if (at + lane / LANES < end)
-                add_key(s[i], score * a.scale, v);
+                add_keys(s[i], score, v);
         }
     }
 #pragma unroll
     for (int i = 0; i < SHARE; i++) {
 #pragma unroll
-        for (int step = LANES; step < 32; step *= 2) {
-            const float most = __shfl_xor_sync(0xffffffffu, s[i].most, step);
-            const float sum = __shfl_xor_sync(0xffffffffu, s[i].sum, step);
+        for (int over = LANES; over < 32; over *= 2) {
+            const float most = __shfl_xor_sync(0xffffffffu, s[i].most, over);
+            const float sum = __shfl_xor_sync(0xffffffffu, s[i].sum, over);
             float v[8];
 #pragma unroll
             for (int c = 0; c < 8; c++)
-                v[c] = __shfl_xor_sync(0xffffffffu, s[i].v[c], step);
+                v[c] = __shfl_xor_sync(0xffffffffu, s[i].v[c], over);
             merge(s[i], most, sum, v);
         }
         float *to = parts[warp][i];
@@ -112,65 +225,161 @@ static __global__ void __launch_bounds__(BLOCK)
         }
     }
     __syncthreads();
-    for (int i = threadIdx.x; i < heads * 8 * LANES; i += BLOCK) {
-        const int h = i / (8 * LANES), d = i % (8 * LANES);
-        float *to = a.work + ((int64_t)(head + h) * splits + split) * (2 + 8 * LANES);
-        float most = -INFINITY, sum = 0.0f, v = 0.0f;
-        for (int w = 0; w < WARPS; w++)
-            most = fmaxf(most, parts[w][h][0]);
-        for (int w = 0; w < WARPS && most > -INFINITY; w++) {
-            const float factor = expf(parts[w][h][0] - most);
-            sum = fmaf(parts[w][h][1], factor, sum);
-            v = fmaf(parts[w][h][2 + d], factor, v);
-        }
-        to[2 + d] = v;
-        if (d == 0) {
-            to[0] = most;
-            to[1] = sum;
-        }
-    }
+    write_split<K>(a, p, splits, parts);
+    join_splits<K>(a, p, splits, factors);
 }
 
-/* Grid: heads; a thread a number, a lane a split. */
-static __global__ void join_kernel(const mica_cuda_decode_args a, int splits)
+/* ------------------------------------------------ attention on matrix units -- */
+
+static __device__ __forceinline__ void multiply(float (&d)[4], uint32_t a0, uint32_t a1,
+                                                uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1)
 {
-    const int h = blockIdx.x, d = threadIdx.x, lane = threadIdx.x % 32;
-    const float *from = a.work + (int64_t)h * splits * (2 + a.K);
-    const float own = lane < splits ? from[lane * (2 + a.K)] : -INFINITY;
-    const float weight = lane < splits ? from[lane * (2 + a.K) + 1] : 0.0f;
-    float most = own, v = 0.0f;
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, "
+                 "{%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+/* 8 x 8 numbers, two to a lane, with rows and columns exchanged. */
+static __device__ __forceinline__ uint32_t turn(uint32_t x)
+{
+    uint32_t y;
+    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
+    return y;
+}
+
+/* Over the lanes that have the same two heads. */
+template <bool LARGEST> static __device__ __forceinline__ float over_keys(float v)
+{
 #pragma unroll
-    for (int step = 16; step > 0; step /= 2)
-        most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, step));
-    const float factor = own == -INFINITY ? 0.0f : expf(own - most);
-    const float sum = warp_sum(weight * factor);
-#pragma unroll 8
-    for (int s = 0; s < splits; s++)
-        v = fmaf(from[s * (2 + a.K) + 2 + d], __shfl_sync(0xffffffffu, factor, s), v);
-    store1(a.out, a.type, h * a.out_stride + d, v / sum);
+    for (int step = 4; step < 32; step *= 2) {
+        const float other = __shfl_xor_sync(0xffffffffu, v, step);
+        v = LARGEST ? fmaxf(v, other) : v + other;
+    }
+    return v;
+}
+
+/* A warp takes 16 keys at a time. A lane has 8 neighbouring numbers in each 32 of two of them, r = lane / 4 and r + 8:
+ *     scores [16 keys, 8 heads] = k [16, K] q^T      in the order of numbers that the lanes have
+ *     v^T of 8 keys x 8 numbers by movmatrix, likewise of the shares p [16 keys, 8 heads]
+ *     out [16 numbers, 8 heads] += v^T [16, 16 keys] p
+ * A lane ends with heads 2 t and 2 t + 1, t = lane % 4, of the numbers 32 b + 8 (r / 2) + 2 j + r % 2. */
+template <int K>
+static __global__ void __launch_bounds__(BLOCK, 2)
+    decode_tiles_kernel(const __grid_constant__ mica_cuda_decode_args a, int splits)
+{
+    constexpr int blocks = K / 32;
+    __shared__ float parts[WARPS][SHARE][2 + K], factors[SHARE][SPLITS + 1];
+    const piece_of_heads p = piece_of(a);
+    const int warp = threadIdx.x / 32, r = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    const int first = (int)(a.M * blockIdx.y / splits);
+    const int end = (int)(a.M * (blockIdx.y + 1) / splits);
+    const float scale = a.scale * 1.4426950408889634f;
+    uint4 q[blocks];
+    float out[2 * blocks][4], most[2], sum[2] = {0.0f, 0.0f};
+    most[0] = most[1] = -INFINITY;
+    let_next_begin();
+    wait_for_previous();
+    const auto keys = (const __nv_bfloat16 *)a.k + p.g * a.k_stride[1] + 8 * t;
+    const auto values = (const __nv_bfloat16 *)a.v + p.g * a.v_stride[1] + 8 * t;
+    const auto queries = (const __nv_bfloat16 *)a.q + (p.head + r) * a.q_stride + 8 * t;
+#pragma unroll
+    for (int b = 0; b < blocks; b++) {
+        q[b] = r < p.heads ? *(const uint4 *)(queries + 32 * b) : make_uint4(0, 0, 0, 0);
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            out[2 * b][i] = out[2 * b + 1][i] = 0.0f;
+    }
+#pragma unroll 1
+    for (int at = first + 16 * warp; at < end; at += 16 * WARPS) {
+        uint4 k[2][blocks], v[2][blocks];
+        float s[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll
+        for (int h = 0; h < 2; h++) { /* behind the last key: that again */
+            const int64_t j = min(at + r + 8 * h, end - 1);
+#pragma unroll
+            for (int b = 0; b < blocks; b++) {
+                k[h][b] = *(const uint4 *)(keys + j * a.k_stride[0] + 32 * b);
+                v[h][b] = *(const uint4 *)(values + j * a.v_stride[0] + 32 * b);
+            }
+        }
+#pragma unroll
+        for (int b = 0; b < blocks; b++) {
+            multiply(s, k[0][b].x, k[1][b].x, k[0][b].y, k[1][b].y, q[b].x, q[b].y);
+            multiply(s, k[0][b].z, k[1][b].z, k[0][b].w, k[1][b].w, q[b].z, q[b].w);
+        }
+        float factor[2];
+#pragma unroll
+        for (int c = 0; c < 2; c++) {
+            s[c] = at + r < end ? s[c] * scale : -INFINITY;
+            s[2 + c] = at + r + 8 < end ? s[2 + c] * scale : -INFINITY;
+            const float top = fmaxf(most[c], over_keys<true>(fmaxf(s[c], s[2 + c])));
+            factor[c] = exp2f(most[c] - top);
+            most[c] = top;
+            s[c] = exp2f(s[c] - top);
+            s[2 + c] = exp2f(s[2 + c] - top);
+            sum[c] = sum[c] * factor[c] + s[c] + s[2 + c];
+        }
+        uint32_t share[2];
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const __nv_bfloat162 two = __floats2bfloat162_rn(s[2 * h], s[2 * h + 1]);
+            share[h] = turn(*(const uint32_t *)&two);
+        }
+#pragma unroll
+        for (int b = 0; b < blocks; b++) {
+            const uint32_t low[4] = {v[0][b].x, v[0][b].y, v[0][b].z, v[0][b].w};
+            const uint32_t high[4] = {v[1][b].x, v[1][b].y, v[1][b].z, v[1][b].w};
+#pragma unroll
+            for (int j = 0; j < 4; j += 2) {
+                float(&o)[4] = out[2 * b + j / 2];
+#pragma unroll
+                for (int i = 0; i < 4; i++)
+                    o[i] *= factor[i % 2];
+                multiply(o, turn(low[j]), turn(low[j + 1]), turn(high[j]), turn(high[j + 1]),
+                         share[0], share[1]);
+            }
+        }
+    }
+#pragma unroll
+    for (int c = 0; c < 2; c++) {
+        const int h = 2 * t + c;
+        const float all = over_keys<false>(sum[c]);
+        if (h >= SHARE)
+            continue;
+        float *to = parts[warp][h];
+        if (r == 0) {
+            to[0] = most[c];
+            to[1] = all;
+        }
+#pragma unroll
+        for (int i = 0; i < 2 * blocks; i++)
+#pragma unroll
+            for (int half = 0; half < 2; half++)
+                to[2 + 32 * (i / 2) + 8 * (r / 2) + 2 * (2 * (i % 2) + half) + r % 2] =
+                    out[i][2 * half + c];
+    }
+    __syncthreads();
+    write_split<K>(a, p, splits, parts);
+    join_splits<K>(a, p, splits, factors);
 }
 
 int64_t mica_cuda_decode_floats(int H, int K)
 {
-    return (int64_t)H * MICA_CUDA_DECODE_SPLITS * (2 + K);
+    return (int64_t)H * SPLITS * (2 + K);
 }
 
 extern "C" cudaError_t mica_cuda_decode(const mica_cuda_decode_args *args, cudaStream_t stream)
 {
+    const bool bf16 = args->type == MICA_CUDA_BF16, wide = args->K == 128;
     /* By the number of keys alone, so that a token does not depend on the rest. */
     const int64_t wanted = (args->M + 31) / 32;
-    const int splits = (int)(wanted < MICA_CUDA_DECODE_SPLITS ? wanted : MICA_CUDA_DECODE_SPLITS);
-    const int share = args->H / args->G, chunks = (share + SHARE - 1) / SHARE;
-    const dim3 grid((unsigned)(args->G * chunks), (unsigned)splits);
-    if (args->K == 128)
-        decode_kernel<16><<<grid, BLOCK, 0, stream>>>(*args, splits);
-    else
-        decode_kernel<8><<<grid, BLOCK, 0, stream>>>(*args, splits);
-    const cudaError_t error = cudaGetLastError();
-    if (error != cudaSuccess)
-        return error;
-    join_kernel<<<(unsigned)args->H, (unsigned)args->K, 0, stream>>>(*args, splits);
-    return cudaGetLastError();
+    const int splits = (int)(wanted < SPLITS ? wanted : SPLITS);
+    const int share = args->H / args->G, pieces = (share + SHARE - 1) / SHARE;
+    const dim3 grid((unsigned)(args->G * pieces), (unsigned)splits);
+    const auto kernel = bf16 ? (wide ? decode_tiles_kernel<128> : decode_tiles_kernel<64>)
+                             : (wide ? decode_kernel<16> : decode_kernel<8>);
+    return launch_early(kernel, grid, BLOCK, 0, stream, *args, splits);
 }
 
 /* ---------------------------------------------------------------- products -- */
@@ -182,6 +391,10 @@ static __global__ void __launch_bounds__(BLOCK) few_kernel(const mica_cuda_few_a
     const int64_t o = (int64_t)blockIdx.x * (BLOCK / G) + threadIdx.x / G;
     const int own = threadIdx.x % G, ahead = 4; /* chunks asked for at once */
     float sum[MICA_CUDA_TILE_ROWS] = {0};
+    let_next_begin();
+    for (int64_t at = 8 * own; at < a.ld && o < a.outputs; at += 8 * G)
+        ask_l2((const uint8_t *)a.w + (o * a.ld + at) * (a.type == MICA_CUDA_F32 ? 4 : 2));
+    wait_for_previous();
     if (o >= a.outputs)
         return; /* warps of their own: nobody waits for them */
     for (int64_t at = 8 * own; at < a.ld; at += 8 * G * ahead) {
@@ -226,9 +439,8 @@ static __global__ void __launch_bounds__(BLOCK) few_kernel(const mica_cuda_few_a
 extern "C" cudaError_t mica_cuda_few(const mica_cuda_few_args *args, cudaStream_t stream)
 {
     if (args->outputs <= 256)
-        few_kernel<BLOCK><<<(unsigned)args->outputs, BLOCK, 0, stream>>>(*args);
-    else
-        few_kernel<32>
-            <<<(unsigned)((args->outputs + WARPS - 1) / WARPS), BLOCK, 0, stream>>>(*args);
-    return cudaGetLastError();
+        return launch_early(few_kernel<BLOCK>, dim3((unsigned)args->outputs), BLOCK, 0, stream,
+                            *args);
+    return launch_early(few_kernel<32>, dim3((unsigned)((args->outputs + WARPS - 1) / WARPS)),
+                        BLOCK, 0, stream, *args);
 }

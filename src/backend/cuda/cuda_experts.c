@@ -31,6 +31,8 @@ void mica_cuda_experts_deinit(mica_cuda_backend *be)
         mica_cuda_free(be, t->device);
         mica_mem_free(t);
     }
+    mica_cuda_free(be, be->arrived);
+    be->arrived = NULL;
 }
 
 /* ----------------------------------------------------------------- experts -- */
@@ -62,7 +64,8 @@ static bool experts_fit(const mica_cuda_backend *be, const mica_experts_args *a)
         a->x_LD->shape_[0] > MICA_CUDA_TILE_ROWS || a->active > MICA_CUDA_ACTIVE_MOST ||
         E > MICA_CUDA_EXPERTS_MOST || a->x_LD->dtype != MICA_DTYPE_BF16 ||
         a->x_LD->stride_[1] != 1 || a->x_LD->stride_[0] % 8 != 0 ||
-        !mica_tensor_is_contiguous(a->logits_LE))
+        !mica_tensor_is_contiguous(a->logits_LE) ||
+        !mica_cuda_tile_experts_fit(a->active, a->x_LD->shape_[1], a->gate_FD[0].tensor.shape_[0]))
         return false;
     for (int64_t e = 0; e < E; e++)
         if (!tiles_fit(&a->gate_FD[e]) || !tiles_fit(&a->up_FD[e]) || !tiles_fit(&a->down_DF[e]))
@@ -236,6 +239,16 @@ mica_status mica_cuda_tile_linears(mica_cuda_backend *be, const mica_linear_args
 
 /* --------------------------------------------------------------- attention -- */
 
+static mica_status reserve_arrived(mica_cuda_backend *be, mica_err *err)
+{
+    const size_t size = MICA_CUDA_HEADS_MOST * sizeof(unsigned);
+    if (be->arrived)
+        return MICA_OK;
+    MICA_TRY(mica_cuda_alloc(be, size, "counters of attention", &be->arrived, err));
+    return mica_cuda_check(cudaMemsetAsync(be->arrived, 0, size, be->stream), "clearing counters",
+                           err);
+}
+
 mica_status mica_cuda_attend_one(mica_cuda_backend *be, const mica_attention_args *args,
                                  bool *taken, mica_err *err)
 {
@@ -245,14 +258,15 @@ mica_status mica_cuda_attend_one(mica_cuda_backend *be, const mica_attention_arg
     const mica_tensor *const all[] = {q, k, v, out};
     void *work;
     *taken = be->fuse && args->segments == 1 && q->shape_[0] == 1 && (K == 64 || K == 128) &&
-             G > 0 && H % G == 0 && args->scale >= 0.0f &&
-             (args->window == 0 || k->shape_[0] <= args->window);
+             G > 0 && H % G == 0 && H <= MICA_CUDA_HEADS_MOST && k->shape_[0] < INT32_MAX &&
+             args->scale >= 0.0f && (args->window == 0 || k->shape_[0] <= args->window);
     for (int i = 0; i < 4 && *taken; i++)
         *taken = all[i]->dtype == q->dtype && all[i]->stride_[2] == 1 &&
                  all[i]->stride_[1] % 8 == 0 && all[i]->stride_[0] % 8 == 0 &&
                  (uintptr_t)all[i]->data % 16 == 0;
     if (!*taken)
         return MICA_OK;
+    MICA_TRY(reserve_arrived(be, err));
     MICA_TRY(mica_cuda_scratch(be, (size_t)mica_cuda_decode_floats((int)H, (int)K) * sizeof(float),
                                &work, err));
     const mica_cuda_decode_args a = {.q = q->data,
@@ -270,6 +284,7 @@ mica_status mica_cuda_attend_one(mica_cuda_backend *be, const mica_attention_arg
                                      .K = (int)K,
                                      .scale =
                                          args->scale > 0.0f ? args->scale : 1.0f / sqrtf((float)K),
-                                     .work = work};
+                                     .work = work,
+                                     .arrived = be->arrived};
     return mica_cuda_check(mica_cuda_decode(&a, be->stream), "attention", err);
 }

@@ -15,7 +15,10 @@
  * elements each, which keep their angles for several heads of one token; else one warp per token and
  * head, where every lane owns the same pairs in both passes, so no lane reads what another writes.
  * 4,352 x 24 x 128 in bf16: 53 MB of traffic, 18 us. */
+#include "backend/cuda/cuda_early.cuh"
 #include "backend/cuda/cuda_row.cuh"
+
+#define FEW_ROWS 8 /* of a token's step: launched early */
 
 template <int V, int G> static __global__ void norm_kernel(const mica_cuda_norm_args a)
 {
@@ -103,13 +106,18 @@ static __device__ __forceinline__ void add_row(const mica_cuda_norm_args &a, int
 
 /* A row of n <= 8 N T elements by T threads. */
 template <int N, int T, bool SILU, bool FP8>
-static __global__ void norm_row_kernel(const mica_cuda_norm_args a)
+static __global__ void norm_row_kernel(mica_cuda_norm_args a)
 {
     __shared__ float part[3][ROW_WARPS];
     const int64_t row =
         T == 32 ? (int64_t)blockIdx.x * ROW_WARPS + threadIdx.x / 32 : (int64_t)blockIdx.x;
     uint4 raw[N];
     float mean, factor;
+    let_next_begin();
+    if (a.w && a.x.rows <= FEW_ROWS)
+        for (int i = row_first<T>(); i < (int)a.x.n; i += 8 * T)
+            ask_l2(a.w + i);
+    wait_for_previous();
     if (T == 32 && row >= a.x.rows)
         return;
     load_row<N, T>(a.x, row, raw);
@@ -126,16 +134,22 @@ static void launch_norm_row(const mica_cuda_norm_args *args, cudaStream_t stream
     const unsigned rows = (unsigned)args->x.rows;
     const unsigned blocks = (rows + ROW_WARPS - 1) / ROW_WARPS;
     const int64_t n = args->x.n;
+    const auto launch = [&](void (*kernel)(mica_cuda_norm_args), unsigned grid) {
+        if (rows <= FEW_ROWS)
+            (void)launch_early(kernel, dim3(grid), ROW_BLOCK, 0, stream, *args);
+        else
+            kernel<<<grid, ROW_BLOCK, 0, stream>>>(*args);
+    };
     if (n <= 512)
-        norm_row_kernel<2, 32, SILU, FP8><<<blocks, ROW_BLOCK, 0, stream>>>(*args);
+        launch(norm_row_kernel<2, 32, SILU, FP8>, blocks);
     else if (n <= 1024)
-        norm_row_kernel<4, 32, SILU, FP8><<<blocks, ROW_BLOCK, 0, stream>>>(*args);
+        launch(norm_row_kernel<4, 32, SILU, FP8>, blocks);
     else if (n <= 2048)
-        norm_row_kernel<2, 128, SILU, FP8><<<rows, ROW_BLOCK, 0, stream>>>(*args);
+        launch(norm_row_kernel<2, 128, SILU, FP8>, rows);
     else if (n <= 3072)
-        norm_row_kernel<3, 128, SILU, FP8><<<rows, ROW_BLOCK, 0, stream>>>(*args);
+        launch(norm_row_kernel<3, 128, SILU, FP8>, rows);
     else
-        norm_row_kernel<4, 128, SILU, FP8><<<rows, ROW_BLOCK, 0, stream>>>(*args);
+        launch(norm_row_kernel<4, 128, SILU, FP8>, rows);
 }
 
 static bool fits_row(const mica_cuda_norm_args *args)
@@ -229,6 +243,8 @@ static __global__ void rope_group_kernel(const mica_cuda_rope_args a, int querie
 {
     const int64_t job = (int64_t)blockIdx.x * (BLOCK / G) + threadIdx.x / G;
     const int lane = threadIdx.x % G;
+    let_next_begin();
+    wait_for_previous();
     const bool active = job < a.L * chunks;
     const int64_t token = active ? job / chunks : 0;
     const int chunk = active ? (int)(job % chunks) : 0;
@@ -311,12 +327,12 @@ extern "C" cudaError_t mica_cuda_rope(const mica_cuda_rope_args *args, cudaStrea
         const int chunks = queries + chunks_of(&args->part[1]);
         const int64_t threads = args->L * chunks * (args->K / 8);
         const unsigned blocks = (unsigned)((threads + BLOCK - 1) / BLOCK);
-        if (args->K == 64)
-            rope_group_kernel<8><<<blocks, BLOCK, 0, stream>>>(*args, queries, chunks);
-        else if (args->K == 128)
-            rope_group_kernel<16><<<blocks, BLOCK, 0, stream>>>(*args, queries, chunks);
-        else
-            rope_group_kernel<32><<<blocks, BLOCK, 0, stream>>>(*args, queries, chunks);
+        const auto kernel = args->K == 64    ? rope_group_kernel<8>
+                            : args->K == 128 ? rope_group_kernel<16>
+                                             : rope_group_kernel<32>;
+        if (args->L <= FEW_ROWS)
+            return launch_early(kernel, dim3(blocks), BLOCK, 0, stream, *args, queries, chunks);
+        kernel<<<blocks, BLOCK, 0, stream>>>(*args, queries, chunks);
         return cudaGetLastError();
     }
     for (int i = 0; i < 2 && args->part[i].x; i++) {

@@ -9,6 +9,7 @@ extern "C" {
 #endif
 
 /* A matrix of MLX's 4 bits in groups of 64: rows a multiple of 16, n of 256; scales and biases bf16. */
+#define MICA_CUDA_TILE_NUMBERS 32768 /* n at most: a row of x in shared memory */
 typedef struct mica_cuda_tiles {
     const void *data, *scale, *bias;
 } mica_cuda_tiles;
@@ -42,13 +43,16 @@ typedef struct mica_cuda_tile_experts {
     int64_t D, F;
     const void *x; /* bf16, rows ldx apart */
     int64_t ldx;
-    void *hidden; /* bf16 [m][A][F] */
+    void *hidden; /* bf16 [m][A][F]; within 8 numbers in an order of its own */
     mica_cuda_view y;
 } mica_cuda_tile_experts;
+/* Whether x and hidden rows have room in shared memory. */
+bool mica_cuda_tile_experts_fit(int A, int64_t D, int64_t F);
 cudaError_t mica_cuda_tile_experts_run(const mica_cuda_tile_experts *args, cudaStream_t stream);
 
-/* One query per head over M keys of a cache, bf16 or f32: splits of the keys, then joined. K 64 or 128. */
+/* One query per head over M keys of a cache, bf16 or f32: splits of the keys, then joined. K 64 or 128, M below 2^31. */
 #define MICA_CUDA_DECODE_SPLITS 32
+#define MICA_CUDA_HEADS_MOST    256
 typedef struct mica_cuda_decode_args {
     const void *q, *k, *v; /* q [H, K]; k, v [M, G, K] */
     void *out;             /* [H, K] */
@@ -57,7 +61,8 @@ typedef struct mica_cuda_decode_args {
     int64_t k_stride[2], v_stride[2]; /* token, head */
     int H, G, K;
     float scale;
-    float *work; /* mica_cuda_decode_floats of them */
+    float *work;       /* mica_cuda_decode_floats of them */
+    unsigned *arrived; /* [MICA_CUDA_HEADS_MOST], zeros; zeros again afterwards */
 } mica_cuda_decode_args;
 int64_t mica_cuda_decode_floats(int H, int K);
 cudaError_t mica_cuda_decode(const mica_cuda_decode_args *args, cudaStream_t stream);

@@ -43,13 +43,14 @@ static mica_tensor heads(const mica_tensor *x, int64_t first, int64_t count, int
     return mica_tensor_reshape(&rows, 3, (const int64_t[]){count, H, K});
 }
 
-static void rotate(const pass *p, mica_tensor *x_LHK, int64_t position)
+static void rotate(const pass *p, mica_tensor *q_LHK, mica_tensor *k_LGK, int64_t position)
 {
-    const int64_t count = x_LHK->shape_[0];
+    const int64_t count = q_LHK->shape_[0];
     const mica_tensor cos = mica_tensor_rows(&p->s->rope.cos_Lk, position, count);
     const mica_tensor sin = mica_tensor_rows(&p->s->rope.sin_Lk, position, count);
     mica_qk_norm_rope(p->be,
-                      &(mica_qk_norm_rope_args){.x_LHK = x_LHK,
+                      &(mica_qk_norm_rope_args){.x_LHK = q_LHK,
+                                                .also_LHK = k_LGK,
                                                 .cos_Lk = &cos,
                                                 .sin_Lk = &sin,
                                                 .layout = p->c->interleaved ? MICA_ROPE_INTERLEAVED
@@ -98,8 +99,7 @@ static void attend_sequence(const pass *p, int layer, int sequence, int64_t firs
     mica_tensor k = heads(&qkv[1], first, r->count, c->kv_heads, c->head_dim);
     const mica_tensor v = heads(&qkv[2], first, r->count, c->kv_heads, c->head_dim);
     mica_tensor out_LHK = heads(out, first, r->count, c->heads, c->head_dim);
-    rotate(p, &q, at);
-    rotate(p, &k, at);
+    rotate(p, &q, &k, at);
     if (!writes_into_cache(p)) {
         mica_tensor keys = mica_kv_cache_rows(r->cache, layer, MICA_KV_KEYS, at, r->count);
         mica_tensor values = mica_kv_cache_rows(r->cache, layer, MICA_KV_VALUES, at, r->count);
