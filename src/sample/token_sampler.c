@@ -45,9 +45,11 @@ mica_status mica_token_sampler_init(mica_token_sampler *s, const mica_sampler_op
     MICA_TRY(check(options, vocab, err));
     s->candidates = mica_mem_calloc((size_t)vocab, sizeof *s->candidates);
     s->seen = mica_mem_calloc((size_t)vocab, sizeof *s->seen);
-    if (!s->candidates || !s->seen)
+    s->order[0] = mica_mem_calloc((size_t)vocab, 2 * sizeof *s->order[0]);
+    if (!s->candidates || !s->seen || !s->order[0])
         return MICA_FAIL(err, MICA_E_NOMEM, "no memory to choose among %lld tokens",
                          (long long)vocab);
+    s->order[1] = s->order[0] + vocab;
     mica_mt19937_init(&s->random, (uint32_t)(options->seed ^ options->seed >> 32));
     return MICA_OK;
 }
@@ -56,6 +58,7 @@ void mica_token_sampler_deinit(mica_token_sampler *s)
 {
     mica_mem_free(s->candidates);
     mica_mem_free(s->seen);
+    mica_mem_free(s->order[0]);
     *s = (mica_token_sampler){0};
 }
 
@@ -83,14 +86,6 @@ static void penalise(mica_token_sampler *s, float *logits, const int32_t *histor
 }
 
 /* --------------------------------------------------------------------- cuts -- */
-
-static int by_logit(const void *a, const void *b)
-{
-    const mica_candidate *x = a, *y = b;
-    if (x->logit != y->logit)
-        return x->logit > y->logit ? -1 : 1;
-    return (x->id > y->id) - (x->id < y->id);
-}
 
 static void set_probabilities(mica_candidate *c, size_t n)
 {
@@ -163,7 +158,8 @@ static size_t cut(const mica_sampler_options *o, mica_candidate *c, size_t n)
 {
     if (o->top_k > 0)
         n = MICA_MIN(n, (size_t)o->top_k);
-    set_probabilities(c, n);
+    if (o->typical_p < 1.0 || o->top_p < 1.0 || o->min_p > 0.0)
+        set_probabilities(c, n);
     if (o->typical_p < 1.0) {
         n = cut_typical(c, n, o->typical_p);
         set_probabilities(c, n);
@@ -181,8 +177,12 @@ static int32_t draw(mica_token_sampler *s, const mica_candidate *c, size_t n)
 {
     const double scale = 1.0 / s->options.temperature;
     double sum = 0.0;
-    for (size_t i = 0; i < n; i++)
-        sum += exp(((double)c[i].logit - (double)c[0].logit) * scale);
+    for (size_t i = 0; i < n; i++) {
+        const double x = ((double)c[i].logit - (double)c[0].logit) * scale;
+        if (x < -38.0)
+            break; /* exp(x) < 2^-54: the sum, which is 1 at least, would not change, nor by smaller ones */
+        sum += exp(x);
+    }
     /* 53 bits, as torch and Python draw doubles. */
     const uint32_t a = mica_mt19937_next(&s->random) >> 5, b = mica_mt19937_next(&s->random) >> 6;
     double left = sum * ((a * 67108864.0 + b) / 9007199254740992.0);
@@ -194,17 +194,80 @@ static int32_t draw(mica_token_sampler *s, const mica_candidate *c, size_t n)
     return c[n - 1].id;
 }
 
-/* The best token that is allowed, without sorting all. */
+/* The largest of n > 0 numbers without NaN, by lanes that a compiler makes a vector of. */
+static float largest(const float *x, int64_t n)
+{
+    float top[16];
+    int64_t i = 0;
+    for (int k = 0; k < 16; k++)
+        top[k] = x[0];
+    for (; i + 16 <= n; i += 16)
+        for (int k = 0; k < 16; k++)
+            top[k] = x[i + k] > top[k] ? x[i + k] : top[k];
+    for (; i < n; i++)
+        top[0] = x[i] > top[0] ? x[i] : top[0];
+    for (int k = 1; k < 16; k++)
+        top[0] = top[k] > top[0] ? top[k] : top[0];
+    return top[0];
+}
+
+/* The best token that is allowed, of equal ones the first, without sorting all. */
 static int32_t best_allowed(float *logits, int64_t vocab, mica_allow_fn allowed, void *user)
 {
     for (;;) {
-        int32_t best = -1;
-        for (int64_t i = 0; i < vocab; i++)
-            if (logits[i] > -INFINITY && (best < 0 || logits[i] > logits[best]))
-                best = (int32_t)i;
-        if (best < 0 || !allowed || allowed(user, best))
+        const float top = largest(logits, vocab);
+        int32_t best = 0;
+        if (!(top > -INFINITY))
+            return -1;
+        while (logits[best] != top)
+            best++;
+        if (!allowed || allowed(user, best))
             return best;
         logits[best] = -INFINITY;
+    }
+}
+
+/* ---------------------------------------------------------------------- sort -- */
+
+#define DIGIT 11 /* bits: three passes over 32 */
+
+/* Rises as the logit falls. */
+static uint32_t rank_of(float logit)
+{
+    const float x = logit + 0.0f; /* of -0 and 0 none is before the other */
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits >> 31 ? bits : ~bits & 0x7fffffffu;
+}
+
+/* By the digit of the ranks in the high halves; equal ones keep their order. */
+static void sort_digit(const uint64_t *from, uint64_t *to, size_t n, int digit)
+{
+    const int shift = 32 + DIGIT * digit;
+    uint32_t at[1 << DIGIT] = {0}, sum = 0;
+    for (size_t i = 0; i < n; i++)
+        at[from[i] >> shift & ((1 << DIGIT) - 1)]++;
+    for (int d = 0; d < 1 << DIGIT; d++) {
+        const uint32_t count = at[d];
+        at[d] = sum;
+        sum += count;
+    }
+    for (size_t i = 0; i < n; i++)
+        to[at[from[i] >> shift & ((1 << DIGIT) - 1)]++] = from[i];
+}
+
+/* Candidates in the order of their ids by logits, the largest first, of equal ones the lower id: a radix sort, a
+ * tenth of qsort's time for 32,000 of them. */
+static void sort_candidates(mica_token_sampler *s, const float *logits, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        s->order[0][i] =
+            (uint64_t)rank_of(s->candidates[i].logit) << 32 | (uint32_t)s->candidates[i].id;
+    for (int digit = 0; digit < 3; digit++)
+        sort_digit(s->order[digit % 2], s->order[(digit + 1) % 2], n, digit);
+    for (size_t i = 0; i < n; i++) {
+        const int32_t id = (int32_t)(uint32_t)s->order[1][i];
+        s->candidates[i] = (mica_candidate){id, logits[id], 0.0};
     }
 }
 
@@ -215,19 +278,34 @@ static size_t collect(mica_token_sampler *s, const float *logits, mica_allow_fn 
         if (logits[i] > -INFINITY && (!allowed || allowed(user, (int32_t)i)))
             s->candidates[n++] = (mica_candidate){(int32_t)i, logits[i], 0.0};
     if (n > 0)
-        qsort(s->candidates, n, sizeof *s->candidates, by_logit);
+        sort_candidates(s, logits, n);
     return n;
+}
+
+/* Without a way out of the loop, so that it becomes one of vectors. */
+static bool are_finite(const float *x, int64_t n)
+{
+    uint32_t bad = 0;
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &x[i], sizeof bits);
+        bad |= (bits & 0x7f800000u) == 0x7f800000u;
+    }
+    return !bad;
 }
 
 mica_status mica_token_sampler_next(mica_token_sampler *s, float *logits, const int32_t *history,
                                     size_t count, mica_allow_fn allowed, void *user, int32_t *id,
                                     mica_err *err)
 {
-    for (int64_t i = 0; i < s->vocab; i++)
-        if (!isfinite(logits[i]))
-            return MICA_FAIL(err, MICA_E_NUMERIC,
-                             "the logit of token %lld at position %zu is not a finite number",
-                             (long long)i, count);
+    if (!are_finite(logits, s->vocab)) {
+        int64_t i = 0;
+        while (isfinite(logits[i]))
+            i++;
+        return MICA_FAIL(err, MICA_E_NUMERIC,
+                         "the logit of token %lld at position %zu is not a finite number",
+                         (long long)i, count);
+    }
     for (int i = 0; i < s->options.bias_count; i++)
         logits[s->options.bias[i].id] += (float)s->options.bias[i].bias;
     penalise(s, logits, history, count);

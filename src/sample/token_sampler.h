@@ -36,6 +36,7 @@ typedef struct mica_token_sampler {
     mica_sampler_options options;
     mica_mt19937 random;
     mica_candidate *candidates; /* [vocab] */
+    uint64_t *order[2];         /* [vocab] each, behind each other: of a sort */
     int32_t *seen;              /* [vocab] times in the window */
     int64_t vocab;
 } mica_token_sampler;

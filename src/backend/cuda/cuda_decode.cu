@@ -11,10 +11,11 @@
 #include "backend/cuda/cuda_early.cuh"
 #include "backend/cuda/cuda_tiles.h"
 
-#define SHARE  4 /* query heads at once */
-#define WARPS  (BLOCK / 32)
-#define KEYS   2 /* of a lane at once */
-#define SPLITS MICA_CUDA_DECODE_SPLITS
+#define THREADS 512
+#define SHARE   4 /* query heads at once */
+#define WARPS   (THREADS / 32)
+#define KEYS    2 /* of a lane at once */
+#define SPLITS  MICA_CUDA_DECODE_SPLITS
 static_assert(SPLITS == 32, "a lane joins a split");
 
 /* Scores are powers of two: q comes multiplied by log2 e. */
@@ -83,7 +84,7 @@ static __device__ __forceinline__ void write_split(const mica_cuda_decode_args &
                                                    const piece_of_heads &p, int splits,
                                                    const float (*parts)[SHARE][2 + K])
 {
-    for (int i = threadIdx.x; i < p.heads * K; i += BLOCK) {
+    for (int i = threadIdx.x; i < p.heads * K; i += THREADS) {
         const int h = i / K, d = i % K;
         float *to = a.work + ((int64_t)(p.head + h) * splits + blockIdx.y) * (2 + K);
         float most = -INFINITY, sum = 0.0f, v = 0.0f;
@@ -134,7 +135,7 @@ static __device__ __forceinline__ void join_splits(const mica_cuda_decode_args &
             factors[warp][SPLITS] = all;
     }
     __syncthreads();
-    for (int i = threadIdx.x; i < p.heads * K; i += BLOCK) {
+    for (int i = threadIdx.x; i < p.heads * K; i += THREADS) {
         const int h = i / K, d = i % K;
         const float *from = a.work + (int64_t)(p.head + h) * splits * (2 + K) + 2 + d;
         float v = 0.0f;
@@ -147,7 +148,7 @@ static __device__ __forceinline__ void join_splits(const mica_cuda_decode_args &
 
 /* In f32: LANES lanes hold a key of LANES x 8 numbers. */
 template <int LANES>
-static __global__ void __launch_bounds__(BLOCK, 2)
+static __global__ void __launch_bounds__(THREADS, 1)
     decode_kernel(const __grid_constant__ mica_cuda_decode_args a, int splits)
 {
     constexpr int K = 8 * LANES, per = 32 / LANES; /* keys of a warp side by side */
@@ -265,7 +266,7 @@ template <bool LARGEST> static __device__ __forceinline__ float over_keys(float 
  *     out [16 numbers, 8 heads] += v^T [16, 16 keys] p
  * A lane ends with heads 2 t and 2 t + 1, t = lane % 4, of the numbers 32 b + 8 (r / 2) + 2 j + r % 2. */
 template <int K>
-static __global__ void __launch_bounds__(BLOCK, 2)
+static __global__ void __launch_bounds__(THREADS, 1)
     decode_tiles_kernel(const __grid_constant__ mica_cuda_decode_args a, int splits)
 {
     constexpr int blocks = K / 32;
@@ -372,14 +373,15 @@ int64_t mica_cuda_decode_floats(int H, int K)
 extern "C" cudaError_t mica_cuda_decode(const mica_cuda_decode_args *args, cudaStream_t stream)
 {
     const bool bf16 = args->type == MICA_CUDA_BF16, wide = args->K == 128;
-    /* By the number of keys alone, so that a token does not depend on the rest. */
-    const int64_t wanted = (args->M + 31) / 32;
-    const int splits = (int)(wanted < SPLITS ? wanted : SPLITS);
     const int share = args->H / args->G, pieces = (share + SHARE - 1) / SHARE;
+    /* By the heads and the number of keys alone, so that a token does not depend on the rest: a block a
+     * multiprocessor, and at least 4 keys for each of its warps. */
+    const int64_t wanted = (args->M + 63) / 64, most = args->G * pieces >= 8 ? SPLITS / 2 : SPLITS;
+    const int splits = (int)(wanted < most ? wanted : most);
     const dim3 grid((unsigned)(args->G * pieces), (unsigned)splits);
     const auto kernel = bf16 ? (wide ? decode_tiles_kernel<128> : decode_tiles_kernel<64>)
                              : (wide ? decode_kernel<16> : decode_kernel<8>);
-    return launch_early(kernel, grid, BLOCK, 0, stream, *args, splits);
+    return launch_early(kernel, grid, THREADS, 0, stream, *args, splits);
 }
 
 /* ---------------------------------------------------------------- products -- */
@@ -441,6 +443,7 @@ extern "C" cudaError_t mica_cuda_few(const mica_cuda_few_args *args, cudaStream_
     if (args->outputs <= 256)
         return launch_early(few_kernel<BLOCK>, dim3((unsigned)args->outputs), BLOCK, 0, stream,
                             *args);
-    return launch_early(few_kernel<32>, dim3((unsigned)((args->outputs + WARPS - 1) / WARPS)),
-                        BLOCK, 0, stream, *args);
+    return launch_early(few_kernel<32>,
+                        dim3((unsigned)((args->outputs + (BLOCK / 32) - 1) / (BLOCK / 32))), BLOCK,
+                        0, stream, *args);
 }

@@ -4,9 +4,10 @@
  *     kernel n + 1                   ├ weights on their way ┄┄┄┄┄┄┄┄┄┄┄┤ wait │ work ──┤
  *
  * Between two kernels of a stream a Hopper is idle for 3 to 5 us: the last blocks end, the next ones start and ask for
- * their first bytes. A kernel launched by launch_early starts as soon as all blocks of the one before it are running and
- * said let_next_begin; up to wait_for_previous it may read only what no kernel of the step writes: weights. Behind that everything before it has ended and is visible, whatever the order in which kernels began,
- * because every one of them waits. On older GPUs the launch is an ordinary one and both words say nothing. */
+ * their first bytes. A kernel launched by launch_early starts as soon as all blocks of the one before it are running
+ * and said let_next_begin; up to wait_for_previous it may read only what no kernel of the step writes: weights. Behind
+ * that everything before it has ended and is visible, whatever the order in which kernels began, because every one of
+ * them waits. On older GPUs the launch is an ordinary one and both words say nothing. */
 #ifndef MICA_BACKEND_CUDA_EARLY_CUH
 #define MICA_BACKEND_CUDA_EARLY_CUH
 

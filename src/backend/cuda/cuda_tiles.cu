@@ -153,15 +153,13 @@ static __device__ __forceinline__ uint4 *x_row(int n, int m)
     return (uint4 *)((uint8_t *)room + (size_t)m * x_stride(n));
 }
 
-/* A row of x to shared memory; it may have been written in pairs. A barrier is to follow. */
-template <bool IN_PAIRS> static __device__ __forceinline__ void take_x(const void *x, int n, int m)
+/* A row of x to shared memory. A barrier is to follow. */
+static __device__ __forceinline__ void take_x(const void *x, int n, int m)
 {
     uint4 *to = x_row(n, m);
     for (int i = threadIdx.x; i < n / 8; i += BLOCK) {
-        const uint4 raw = ((const uint4 *)x)[i];
-        pairs p = {raw.x, raw.y, raw.z, raw.w};
-        if (!IN_PAIRS)
-            pair_up(raw, p);
+        pairs p;
+        pair_up(((const uint4 *)x)[i], p);
         to[i] = make_uint4(p[0], p[1], p[2], p[3]);
     }
 }
@@ -172,10 +170,10 @@ static __device__ __forceinline__ int pair_place(int o)
     return (o & ~7) | (o & 3) << 1 | (o >> 2 & 1);
 }
 
-/* This lane's numbers of a four in a row of x. */
-static __device__ __forceinline__ const uint4 *x_at(int n, int m, int four)
+/* This lane's numbers of a four in a row of x in pairs. */
+static __device__ __forceinline__ const uint4 *x_at(const uint4 *row, int four)
 {
-    return x_row(n, m) + (four * 4 * GROUP + 16 * (threadIdx.x % 4)) / 8;
+    return row + (four * 4 * GROUP + 16 * (threadIdx.x % 4)) / 8;
 }
 
 /* ------------------------------------------------------------------- units -- */
@@ -317,10 +315,10 @@ static __global__ void __launch_bounds__(BLOCK, 2)
         [&] {
             wait_for_previous();
             for (int m = 0; m < all.m; m++)
-                take_x<false>((const __nv_bfloat16 *)one.x + (all.row + m) * one.ldx, n, m);
+                take_x((const __nv_bfloat16 *)one.x + (all.row + m) * one.ldx, n, m);
             __syncthreads();
         },
-        [&](int, int four) { return column < all.m ? x_at(n, column, four) : NULL; },
+        [&](int, int four) { return column < all.m ? x_at(x_row(n, column), four) : NULL; },
         [&](int, const float(&sum)[4]) { leave(parts[side], sum); },
         [&](int tile) {
             finish_linear(all, tile, parts[side]);
@@ -410,10 +408,10 @@ static __global__ void __launch_bounds__(BLOCK, 2)
         a.A * tiles, 1, n, stretch_of(n, warp % (WARPS / 2), WARPS / 2),
         [&](int unit, int) { return strip_of(c.w[unit / tiles][is_up], n, unit % tiles * 16); },
         [&] {
-            take_x<false>((const __nv_bfloat16 *)a.x + blockIdx.y * a.ldx, n, 0);
+            take_x((const __nv_bfloat16 *)a.x + blockIdx.y * a.ldx, n, 0);
             __syncthreads();
         },
-        [&](int, int four) { return has_x ? x_at(n, 0, four) : NULL; },
+        [&](int, int four) { return has_x ? x_at(x_row(n, 0), four) : NULL; },
         [&](int, const float(&sum)[4]) { leave(parts[side], sum); },
         [&](int unit) {
             if (threadIdx.x < 16) {
@@ -441,31 +439,29 @@ static __global__ void __launch_bounds__(BLOCK, 2)
     float total[4] = {0.0f, 0.0f, 0.0f, 0.0f};
     let_next_begin();
     read_chosen(a, c);
-    run_units(
-        (int)(a.D / 16), a.A, n, stretch_of(n, threadIdx.x / 32, WARPS),
-        [&](int unit, int i) { return strip_of(c.w[i][2], n, unit * 16); },
-        [&] {
-            wait_for_previous();
-            for (int i = 0; i < a.A; i++)
-                take_x<true>((const __nv_bfloat16 *)a.hidden + (blockIdx.y * a.A + i) * a.F, n, i);
-            __syncthreads();
-        },
-        [&](int i, int four) { return has_x ? x_at(n, i, four) : NULL; },
-        [&](int i, const float(&sum)[4]) {
+    run_units((int)(a.D / 16), a.A, n, stretch_of(n, threadIdx.x / 32, WARPS),
+              [&](int unit, int i) { return strip_of(c.w[i][2], n, unit * 16); },
+              [] { wait_for_previous(); },
+              [&](int i, int four) {
+                  const auto row = (const __nv_bfloat16 *)a.hidden + (blockIdx.y * a.A + i) * a.F;
+                  return has_x ? x_at((const uint4 *)row, four) : NULL;
+              },
+              [&](int i, const float(&sum)[4]) {
 #pragma unroll
-            for (int k = 0; k < 4; k++)
-                total[k] = fmaf(c.share[i], sum[k], i ? total[k] : 0.0f);
-            if (i + 1 == a.A)
-                leave(parts[side], total);
-        },
-        [&](int unit) {
-            if (threadIdx.x < 16) {
-                const int64_t at = row_offset(a.y, blockIdx.y) + unit * 16 + threadIdx.x;
-                store1(a.y.data, a.y.type, at,
-                       load1(a.y.data, a.y.type, at) + join(parts[side], 0, WARPS, threadIdx.x));
-            }
-            side ^= 1;
-        });
+                  for (int k = 0; k < 4; k++)
+                      total[k] = fmaf(c.share[i], sum[k], i ? total[k] : 0.0f);
+                  if (i + 1 == a.A)
+                      leave(parts[side], total);
+              },
+              [&](int unit) {
+                  if (threadIdx.x < 16) {
+                      const int64_t at = row_offset(a.y, blockIdx.y) + unit * 16 + threadIdx.x;
+                      store1(a.y.data, a.y.type, at,
+                             load1(a.y.data, a.y.type, at) +
+                                 join(parts[side], 0, WARPS, threadIdx.x));
+                  }
+                  side ^= 1;
+              });
 }
 
 /* ---------------------------------------------------------------- launches -- */
@@ -500,7 +496,7 @@ static int rows_with_room(int64_t n)
 
 extern "C" bool mica_cuda_tile_experts_fit(int A, int64_t D, int64_t F)
 {
-    return A <= MICA_CUDA_ACTIVE_MOST && rows_with_room(D) >= 1 && rows_with_room(F) >= A;
+    return A <= MICA_CUDA_ACTIVE_MOST && rows_with_room(D) >= 1 && F <= MICA_CUDA_TILE_NUMBERS;
 }
 
 extern "C" cudaError_t mica_cuda_tile_linears_run(const mica_cuda_tile_linear *args, int count,
@@ -530,7 +526,5 @@ extern "C" cudaError_t mica_cuda_tile_experts_run(const mica_cuda_tile_experts *
     const mica_cuda_tile_experts &a = *args;
     const cudaError_t error =
         run_tiles(gate_up_kernel, a, a.A * (a.F / 16), a.m, x_stride(a.D), stream);
-    return error == cudaSuccess
-               ? run_tiles(down_kernel, a, a.D / 16, a.m, (size_t)a.A * x_stride(a.F), stream)
-               : error;
+    return error == cudaSuccess ? run_tiles(down_kernel, a, a.D / 16, a.m, 0, stream) : error;
 }

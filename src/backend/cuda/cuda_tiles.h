@@ -50,7 +50,7 @@ typedef struct mica_cuda_tile_experts {
 bool mica_cuda_tile_experts_fit(int A, int64_t D, int64_t F);
 cudaError_t mica_cuda_tile_experts_run(const mica_cuda_tile_experts *args, cudaStream_t stream);
 
-/* One query per head over M keys of a cache, bf16 or f32: splits of the keys, then joined. K 64 or 128, M below 2^31. */
+/* One query per head over M < 2^31 keys of a cache, bf16 or f32: splits of the keys, then joined. K 64 or 128. */
 #define MICA_CUDA_DECODE_SPLITS 32
 #define MICA_CUDA_HEADS_MOST    256
 typedef struct mica_cuda_decode_args {

@@ -218,6 +218,36 @@ static void test_seed(void **state)
     assert_memory_not_equal(ids[0], ids[2], sizeof ids[0]);
 }
 
+/* Candidates stand by their logits, of equal ones the lower id first; -0 and 0 are equal. */
+static void test_order(void **state)
+{
+    (void)state;
+    const mica_sampler_options o = plain();
+    mica_err err = {0};
+    mica_token_sampler s;
+    mica_mt19937 random;
+    float logits[5000], work[5000];
+    int32_t id;
+    mica_mt19937_init(&random, 11);
+    for (int i = 0; i < 5000; i++) {
+        const int n = (int)(mica_mt19937_next(&random) % 1001) - 500;
+        logits[i] = n ? (float)n * 0.0371f : i % 2 ? -0.0f : 0.0f;
+    }
+    logits[17] = 3e38f;
+    logits[18] = -3e38f;
+    logits[19] = 1e-40f;
+    assert_int_equal(mica_token_sampler_init(&s, &o, 5000, &err), MICA_OK);
+    memcpy(work, logits, sizeof work);
+    assert_int_equal(mica_token_sampler_next(&s, work, NULL, 0, NULL, NULL, &id, &err), MICA_OK);
+    assert_int_equal(id, 17);
+    for (int i = 0; i + 1 < 5000; i++) {
+        const mica_candidate *a = &s.candidates[i], *b = a + 1;
+        assert_true(a->logit == logits[a->id]);
+        assert_true(a->logit > b->logit || (a->logit == b->logit && a->id < b->id));
+    }
+    mica_token_sampler_deinit(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -227,6 +257,7 @@ int main(void)
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_logprobs),
         cmocka_unit_test(test_seed),
+        cmocka_unit_test(test_order),
     };
     return cmocka_run_group_tests_name("token_sampler", tests, NULL, NULL);
 }
