@@ -3,7 +3,7 @@
  * Single files are made from the tiny model of the golden vectors: BFL's names with q, k and v fused
  * and the last modulation's halves the other way round, in bf16 and fp8. An fp8 copy must give
  * what an f32 copy of its decoded values gives. */
-#include "golden_copy.h"
+#include "golden_layout.h"
 
 #include "base/mem.h"
 
@@ -295,34 +295,13 @@ static void test_fp8(void **state)
 
 /* ----------------------------------------------------------------- broken models -- */
 
-static void expect_refused(const mica_engine_options *options, mica_status status,
-                           const char *const *words)
-{
-    mica_model_parts parts;
-    const mica_model_kind *kind;
-    mica_model *m = NULL;
-    mica_err err = {0};
-    mica_status st = mica_model_parts_resolve(&parts, &kind, options, &err);
-    if (!st) {
-        st = kind->open(&m, &parts, &err);
-        assert_null(m);
-        mica_model_parts_deinit(&parts);
-    }
-    if (st != status)
-        fail_msg("got %s (%s), expected %s", mica_status_name(st), err.text,
-                 mica_status_name(status));
-    for (; *words; words++)
-        if (!strstr(err.text, *words))
-            fail_msg("\"%s\" does not say \"%s\"", err.text, *words);
-}
-
 static void expect_split_refused(const spec *s, const char *drop_text, const char *drop_vae,
                                  mica_status status, const char *const *words)
 {
     split c;
     split_make(&c, s, drop_text, drop_vae);
     const mica_engine_options o = split_options(&c);
-    expect_refused(&o, status, words);
+    golden_expect_refused(&o, status, words);
     golden_remove_folder(c.dir);
 }
 
@@ -357,17 +336,19 @@ static void test_variants_refused(void **state)
                          MICA_E_UNSUPPORTED, (const char *const[]){"FLUX.2-dev", NULL});
     const mica_engine_options wrong_vae = {
         .size = sizeof wrong_vae, .model = SOURCE, .vae = MICA_TEST_DATA "/z_image/model/vae"};
-    expect_refused(&wrong_vae, MICA_E_UNSUPPORTED,
-                   (const char *const[]){"FLUX.1", "16 latent channels", NULL});
+    golden_expect_refused(&wrong_vae, MICA_E_UNSUPPORTED,
+                          (const char *const[]){"FLUX.1", "16 latent channels", NULL});
     const mica_engine_options wrong_text = {.size = sizeof wrong_text,
                                             .model = SOURCE,
                                             .text_encoder =
                                                 MICA_TEST_DATA "/qwen_image/model/text_encoder"};
-    expect_refused(&wrong_text, MICA_E_UNSUPPORTED, (const char *const[]){"Qwen2.5-VL", NULL});
+    golden_expect_refused(&wrong_text, MICA_E_UNSUPPORTED,
+                          (const char *const[]){"Qwen2.5-VL", NULL});
     const mica_engine_options no_parts = {.size = sizeof no_parts,
                                           .transformer = SOURCE "/transformer"};
-    expect_refused(&no_parts, MICA_E_MISSING,
-                   (const char *const[]){"FLUX.2-klein", "Qwen3-4B", "--vae", "tokenizer", NULL});
+    golden_expect_refused(
+        &no_parts, MICA_E_MISSING,
+        (const char *const[]){"FLUX.2-klein", "Qwen3-4B", "--vae", "tokenizer", NULL});
 }
 
 /* A folder whose model_index.json, or another file, is replaced by `text`. */
@@ -424,8 +405,8 @@ static void test_index(void **state)
     for (size_t i = 0; i < MICA_ARRAY_LEN(BAD); i++) {
         make_folder(dir, "model_index.json", BAD[i][0]);
         const mica_engine_options e = {.size = sizeof e, .model = dir};
-        expect_refused(&e, i == 0 ? MICA_E_UNSUPPORTED : MICA_E_FORMAT,
-                       (const char *const[]){BAD[i][1], NULL});
+        golden_expect_refused(&e, i == 0 ? MICA_E_UNSUPPORTED : MICA_E_FORMAT,
+                              (const char *const[]){BAD[i][1], NULL});
         golden_remove_folder(dir);
     }
 }
