@@ -98,6 +98,8 @@ static void write_text(mica_text *t, const char *name, const convert_sums *s)
     if (s->packed)
         mica_text_add(t, "; relative error %.4f on average, %.4f at most (%s)",
                       s->error / s->numbers, s->worst, s->worst_name);
+    else if (!s->changed)
+        mica_text_add(t, "; no layer is one for this type, so nothing has changed");
     if (s->was_packed)
         mica_text_add(t, "; the input was packed before: its own error comes on top");
     mica_text_add(t, "\n");

@@ -119,4 +119,7 @@ mkdir full && cd full
 checks=$((checks + 2))
 [ -z "$(ls)" ] || complain 'a part of a file or folder was left'
 cd ..
+# An autoencoder has no layer to pack, and that is said.
+works convert "$MICA_GOLDEN/../flux2_klein/model/vae" vae.safetensors --type q8
+check 'nothing to pack' grep -q '0 packed, .* nothing has changed' "$out"
 finish
