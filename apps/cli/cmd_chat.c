@@ -67,7 +67,7 @@ typedef struct chat {
     text_settings settings;
     mica_message turns[MOST_TURNS]; /* strings are owned */
     int count;
-    cli_progress progress;
+    text_writer writer;
     bool terminal;
 } chat;
 
@@ -155,22 +155,6 @@ static mica_status save(const chat *c, const char *path, mica_err *err)
 
 /* ---------------------------------------------------------------------- answers -- */
 
-static bool print_token(void *user, const mica_text_token *token)
-{
-    chat *c = user;
-    cli_progress_end(&c->progress);
-    return fputs(token->text, stdout) != EOF && fflush(stdout) != EOF && !cli_signals_caught();
-}
-
-static bool follow(void *user, const mica_progress *now)
-{
-    chat *c = user;
-    if (now->phase == MICA_PHASE_TEXT)
-        return cli_progress_update(&c->progress, now);
-    cli_progress_end(&c->progress);
-    return true;
-}
-
 static void note_end(const chat *c, const mica_text_answer *a)
 {
     if (c->args->common.quiet)
@@ -189,18 +173,20 @@ static mica_status answer(chat *c, mica_err *err)
     mica_text_answer a = {.size = sizeof a};
     o.messages = c->turns;
     o.message_count = c->count;
-    o.token = print_token;
-    o.progress = follow;
-    o.token_user = o.progress_user = c;
-    cli_progress_init(&c->progress, c->args->common.quiet);
+    o.token = text_write_token;
+    o.progress = text_follow;
+    o.token_user = o.progress_user = &c->writer;
+    cli_progress_init(&c->writer.progress, c->args->common.quiet);
     cli_signals_install();
     mica_status st = mica_text_generate(c->model.session, &o, &done);
-    cli_progress_end(&c->progress);
+    cli_progress_end(&c->writer.progress);
     const bool stopped = cli_signals_caught() == SIGINT;
-    if (st == MICA_OK) {
+    if (st == MICA_OK && (fputs("\n", stdout) == EOF || fflush(stdout) == EOF))
+        c->writer.broken = true;
+    if (c->writer.broken) {
+        st = MICA_FAIL(err, MICA_E_IO, "cannot write to standard output");
+    } else if (st == MICA_OK) {
         mica_completion_get(done, 0, &a);
-        fputs("\n", stdout);
-        fflush(stdout);
         st = add_turn(c, "assistant", a.text, err);
         note_end(c, &a);
     } else {
@@ -315,7 +301,7 @@ static int converse(chat *c)
             status = cli_signals_exit();
         else if (st) {
             const int failed = cli_report_err(&err);
-            status = c->terminal ? CLI_OK : failed;
+            status = c->terminal && !c->writer.broken ? CLI_OK : failed;
         }
     }
     if (c->terminal)

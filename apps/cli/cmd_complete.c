@@ -75,28 +75,8 @@ typedef struct complete_run {
     text_settings settings;
     char *prompts[CLI_MAX_TEXTS];
     mica_completion *done;
-    cli_progress progress;
-    bool broken; /* standard output takes no more */
+    text_writer writer;
 } complete_run;
-
-static bool print_token(void *user, const mica_text_token *token)
-{
-    complete_run *r = user;
-    cli_progress_end(&r->progress);
-    if (fputs(token->text, stdout) == EOF || fflush(stdout) == EOF)
-        r->broken = true;
-    return !r->broken && !cli_signals_caught();
-}
-
-/* The bar is for reading prompts; writing shows itself. */
-static bool follow(void *user, const mica_progress *now)
-{
-    complete_run *r = user;
-    if (now->phase == MICA_PHASE_TEXT)
-        return cli_progress_update(&r->progress, now);
-    cli_progress_end(&r->progress);
-    return true;
-}
 
 /* ---------------------------------------------------------------------- output -- */
 
@@ -251,13 +231,13 @@ static mica_status run(complete_run *r, const char *name, mica_err *err)
     mica_text_options *o = &r->settings.options;
     o->prompts = (const char *const *)r->prompts;
     o->prompt_count = args->prompts.count;
-    o->progress = follow;
-    o->progress_user = r;
+    o->progress = text_follow;
+    o->progress_user = &r->writer;
     const bool streams = args->prompts.count == 1 && !args->common.json;
-    o->token = streams ? print_token : NULL;
-    o->token_user = r;
+    o->token = streams ? text_write_token : NULL;
+    o->token_user = &r->writer;
     const mica_status st = mica_text_generate(r->model.session, o, &r->done);
-    cli_progress_end(&r->progress);
+    cli_progress_end(&r->writer.progress);
     return text_take(st, mica_session_errmsg(r->model.session), err);
 }
 
@@ -265,7 +245,7 @@ static int complete(const text_args *args, const char *name)
 {
     complete_run r = {.args = args};
     mica_err err = {0};
-    cli_progress_init(&r.progress, args->common.quiet || args->common.json);
+    cli_progress_init(&r.writer.progress, args->common.quiet || args->common.json);
     cli_signals_install();
     const mica_status st = run(&r, name, &err);
     int status = CLI_OK;
@@ -273,7 +253,7 @@ static int complete(const text_args *args, const char *name)
         status = cli_signals_exit();
     else if (st)
         status = cli_report_err(&err);
-    else if (r.broken)
+    else if (r.writer.broken)
         status = cli_report(MICA_E_IO, "cannot write to standard output");
     else if (r.done) {
         status = print_done(&r);

@@ -52,4 +52,13 @@ mica_status text_model_open(text_model *m, const text_args *args, const char *na
 void text_model_close(text_model *m);
 mica_status text_take(mica_status status, const char *text, mica_err *err);
 
+/* An answer on its way to standard output: a bar while prompts are read, then the text as it comes. Both are the
+ * callbacks of a run, and end it on a signal or when standard output takes no more. */
+typedef struct text_writer {
+    cli_progress progress;
+    bool broken; /* standard output takes no more */
+} text_writer;
+bool text_write_token(void *writer, const mica_text_token *token); /* a mica_text_fn */
+bool text_follow(void *writer, const mica_progress *now);          /* a mica_progress_fn */
+
 #endif

@@ -5,6 +5,7 @@
 #include "base/mem.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -297,4 +298,23 @@ void text_model_close(text_model *m)
 {
     mica_session_close(&m->session);
     mica_engine_close(&m->engine);
+}
+
+bool text_write_token(void *writer, const mica_text_token *token)
+{
+    text_writer *w = writer;
+    cli_progress_end(&w->progress);
+    if (fputs(token->text, stdout) == EOF || fflush(stdout) == EOF)
+        w->broken = true;
+    return !w->broken && !cli_signals_caught();
+}
+
+/* The bar is for reading prompts; writing shows itself. */
+bool text_follow(void *writer, const mica_progress *now)
+{
+    text_writer *w = writer;
+    if (now->phase == MICA_PHASE_TEXT)
+        return cli_progress_update(&w->progress, now);
+    cli_progress_end(&w->progress);
+    return true;
 }

@@ -40,5 +40,8 @@ if [ -c /dev/full ]; then
     "$MICA" inspect "$model" --json >/dev/full 2>"$err"
     [ $? -eq 1 ] && grep -q '^mica: cannot write to standard output' "$err" ||
         complain 'inspect to /dev/full'
+    checks=$((checks + 1))
+    printf 'What is a dog?\nWhat is a cat?\n' | "$MICA" chat --temp 0 --quiet >/dev/full 2>"$err"
+    [ $? -eq 1 ] && [ "$(cat "$err")" = 'mica: cannot write to standard output' ] || complain 'chat to /dev/full'
 fi
 finish
