@@ -49,7 +49,7 @@ static double now(void)
 
 /* ------------------------------------------------------------------- terminal -- */
 
-static void become(const char *slave, char *const *words)
+static void become(const char *slave, const char *const *words)
 {
     setsid();
     const int fd = open(slave, O_RDWR);
@@ -57,11 +57,14 @@ static void become(const char *slave, char *const *words)
         _exit(120);
     for (int i = 0; i < 3; i++)
         dup2(fd, i);
-    execv(words[0], words);
+    char *copies[16] = {NULL}; /* what execv asks for */
+    for (int i = 0; words[i] && i < 15; i++)
+        copies[i] = strdup(words[i]);
+    execv(copies[0], copies);
     _exit(121);
 }
 
-static bool start(terminal *t, char *const *words)
+static bool start(terminal *t, const char *const *words)
 {
     t->size = 0;
     t->seen[0] = '\0';
@@ -183,8 +186,8 @@ static void check_history(const char *what, size_t questions)
 
 /* ---------------------------------------------------------------------- cases -- */
 
-static char *chat_words[] = {NULL,       "chat", NULL,        "--ignore-eos", "--temp", "0",
-                             "--device", "cpu",  "--history", HISTORY,        NULL};
+static const char *chat_words[] = {NULL,       "chat", NULL,        "--ignore-eos", "--temp", "0",
+                                   "--device", "cpu",  "--history", HISTORY,        NULL};
 
 /* A question, some of its answer, ^C: the prompt is there again. */
 static void ask_and_stop(terminal *t, const char *question)
@@ -237,8 +240,8 @@ static void test_prompt_without_answers(terminal *t)
 /* One that ended by itself, told by the second prompt: the marks of its signals must not outlive it. */
 static void test_prompt_after_an_answer(terminal *t)
 {
-    char *words[] = {chat_words[0], "chat",     chat_words[2], "--max-tokens",
-                     "3",           "--device", "cpu",         NULL};
+    const char *words[] = {chat_words[0], "chat",     chat_words[2], "--max-tokens",
+                           "3",           "--device", "cpu",         NULL};
     check("chat starts", start(t, words) && wait_for(t, "> "));
     for (int i = 0; i < 2; i++) {
         type(t, "question\n");
@@ -263,10 +266,10 @@ static void test_termination(terminal *t)
     check_history("the history after SIGTERM", 5);
 }
 
-static void test_complete(terminal *t, char *mica, char *model)
+static void test_complete(terminal *t, const char *mica, const char *model)
 {
-    char *words[] = {mica,     "complete", model,      "-p",  "a", "--ignore-eos",
-                     "--temp", "0",        "--device", "cpu", NULL};
+    const char *words[] = {mica,     "complete", model,      "-p",  "a", "--ignore-eos",
+                           "--temp", "0",        "--device", "cpu", NULL};
     check("complete starts", start(t, words) && wait_for_bytes(t, 100));
     type(t, CTRL_C);
     check("^C ends complete with 130", end(t) == 130);
