@@ -211,6 +211,11 @@ static mica_status add_parts(mica_convert_folder *f, const mica_convert_request 
     MICA_TRY(has(f, "transformer", &transformer, err));
     MICA_TRY(has(f, "model_index.json", &index, err));
     MICA_TRY(is_network(f, &network, err));
+    if ((transformer || index || network) && (r->semantic || r->synthesizer))
+        return MICA_FAIL(err, MICA_E_USAGE,
+                         "%s: this is no speech model, of whose parts --semantic and --synthesizer "
+                         "choose one",
+                         f->input);
     if (transformer)
         return add_picture_parts(f, r, err);
     if (index)

@@ -97,6 +97,13 @@ works convert "$gs/s1.ckpt" voice.safetensors --type f16 --synthesizer "$gs/sovi
 works inspect voice.safetensors
 check 'inspect finds both parts' test "$(grep -c 'voice.safetensors$' "$out")" = 2
 fails 2 'choose one with --synthesizer' convert "$gs" v2.safetensors --type f16
+cp -r "$gs" several && rm several/sovits_v2Pro.pth && cp several/s1.ckpt several/s1_other.ckpt
+fails 2 'choose one with --semantic' convert several v2.safetensors --type f16
+fails 1 'no such file' convert several v2.safetensors --type f16 --semantic several/nothing.ckpt
+works convert several v2.safetensors --type f16 --semantic several/s1.ckpt
+check 'the one chosen is the one by name' cmp v2.safetensors voice.safetensors
+fails 2 'chosen from a folder' convert "$gs/s1.ckpt" v2.safetensors --type f16 --semantic several/s1.ckpt
+fails 2 'this is no speech model' convert "$model" out --type q8 --semantic several/s1.ckpt
 
 # From packed to packed; what was 8 bits in GGUF is 8 bits in MLX's layout within another rounding.
 works convert t.gguf u.safetensors --type q8 --json
