@@ -203,19 +203,29 @@ static mica_status add_network(mica_convert_folder *f, const mica_convert_reques
     return add_part(f, r, "", f->input, NULL, "diffusion_pytorch_model", err);
 }
 
+static mica_status check_no_choice(const mica_convert_folder *f, const mica_convert_request *r,
+                                   mica_err *err)
+{
+    if (!r->semantic && !r->synthesizer)
+        return MICA_OK;
+    return MICA_FAIL(err, MICA_E_USAGE,
+                     "%s: this is no speech model, of whose parts --semantic and --synthesizer "
+                     "choose one",
+                     f->input);
+}
+
 static mica_status add_parts(mica_convert_folder *f, const mica_convert_request *r, mica_err *err)
 {
     bool transformer, index, network;
-    if (mica_path_is_file(f->input))
+    if (mica_path_is_file(f->input)) {
+        MICA_TRY(check_no_choice(f, r, err));
         return add_network(f, r, err);
+    }
     MICA_TRY(has(f, "transformer", &transformer, err));
     MICA_TRY(has(f, "model_index.json", &index, err));
     MICA_TRY(is_network(f, &network, err));
-    if ((transformer || index || network) && (r->semantic || r->synthesizer))
-        return MICA_FAIL(err, MICA_E_USAGE,
-                         "%s: this is no speech model, of whose parts --semantic and --synthesizer "
-                         "choose one",
-                         f->input);
+    if (transformer || index || network)
+        MICA_TRY(check_no_choice(f, r, err));
     if (transformer)
         return add_picture_parts(f, r, err);
     if (index)

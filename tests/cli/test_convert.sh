@@ -104,6 +104,8 @@ works convert several v2.safetensors --type f16 --semantic several/s1.ckpt
 check 'the one chosen is the one by name' cmp v2.safetensors voice.safetensors
 fails 2 'chosen from a folder' convert "$gs/s1.ckpt" v2.safetensors --type f16 --semantic several/s1.ckpt
 fails 2 'this is no speech model' convert "$model" out --type q8 --semantic several/s1.ckpt
+fails 2 'this is no speech model' convert l.gguf out --type q8 --synthesizer "$gs/sovits_v2.pth"
+check 'no folder of either is left' test ! -e out
 
 # From packed to packed; what was 8 bits in GGUF is 8 bits in MLX's layout within another rounding.
 works convert t.gguf u.safetensors --type q8 --json
