@@ -232,15 +232,6 @@ static __global__ void __launch_bounds__(THREADS, 1)
 
 /* ------------------------------------------------ attention on matrix units -- */
 
-static __device__ __forceinline__ void multiply(float (&d)[4], uint32_t a0, uint32_t a1,
-                                                uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1)
-{
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, "
-                 "{%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
-
 /* 8 x 8 numbers, two to a lane, with rows and columns exchanged. */
 static __device__ __forceinline__ uint32_t turn(uint32_t x)
 {
@@ -306,8 +297,8 @@ static __global__ void __launch_bounds__(THREADS, 1)
         }
 #pragma unroll
         for (int b = 0; b < blocks; b++) {
-            multiply(s, k[0][b].x, k[1][b].x, k[0][b].y, k[1][b].y, q[b].x, q[b].y);
-            multiply(s, k[0][b].z, k[1][b].z, k[0][b].w, k[1][b].w, q[b].z, q[b].w);
+            multiply(s, {k[0][b].x, k[1][b].x, k[0][b].y, k[1][b].y}, q[b].x, q[b].y);
+            multiply(s, {k[0][b].z, k[1][b].z, k[0][b].w, k[1][b].w}, q[b].z, q[b].w);
         }
         float factor[2];
 #pragma unroll
@@ -337,7 +328,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
 #pragma unroll
                 for (int i = 0; i < 4; i++)
                     o[i] *= factor[i % 2];
-                multiply(o, turn(low[j]), turn(low[j + 1]), turn(high[j]), turn(high[j + 1]),
+                multiply(o, {turn(low[j]), turn(low[j + 1]), turn(high[j]), turn(high[j + 1])},
                          share[0], share[1]);
             }
         }

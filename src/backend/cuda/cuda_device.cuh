@@ -1,5 +1,6 @@
 /* cuda_device.cuh - what the kernels of this folder share: loads and stores of 1 or 8 elements of
- * a tagged type, row offsets of a view, sums and maxima over a warp or a block, activations, launch shapes.
+ * a tagged type, row offsets of a view, sums and maxima over a warp or a block, activations, products of the
+ * matrix units, launch shapes.
  *
  *     load<8>   bf16: one 16-byte access       f32: two of them
  *
@@ -220,6 +221,18 @@ static __device__ __forceinline__ float block_max(float v)
     for (unsigned w = 1; w < blockDim.x / 32; w++)
         v = fmaxf(v, part[w]);
     return v;
+}
+
+/* ---------------------------------------------------------- matrix units -- */
+
+/* d[16 x 8] += a[16 x 16] b[16 x 8] of bf16 by a warp, sums in f32: PTX's mma.m16n8k16 says who has what. */
+static __device__ __forceinline__ void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
+                                                uint32_t b1)
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, "
+                 "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 /* --------------------------------------------------------------- launches -- */

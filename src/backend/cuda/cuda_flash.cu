@@ -47,16 +47,6 @@ static __device__ __forceinline__ void load_transposed(uint32_t (&r)[4], uint32_
                  : "r"(from));
 }
 
-/* c[16 x 8] += a[16 x 16] b[16 x 8] */
-static __device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
-                                                uint32_t b1)
-{
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, "
-                 "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
 /* 2^x to 2 ulp, 0 for -infinity. */
 static __device__ __forceinline__ float power_of_two(float x)
 {

@@ -26,15 +26,6 @@
 
 typedef uint32_t pairs[4]; /* of a word's 8 numbers: (0, 4) (1, 5) (2, 6) (3, 7) */
 
-static __device__ __forceinline__ void multiply(float (&d)[4], uint32_t a0, uint32_t a1,
-                                                uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1)
-{
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, "
-                 "{%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
-
 /* 128 + q of two nibbles. */
 static __device__ __forceinline__ uint32_t lift(uint32_t word, int shift)
 {
@@ -109,6 +100,7 @@ static __device__ __forceinline__ stretch stretch_of(int n, int w, int warps)
 static __device__ __forceinline__ void add_groups(const four_groups &f, const uint4 *x,
                                                   float (&sum)[4])
 {
+    const uint32_t one[4] = {0x3f803f80u, 0x3f803f80u, 0x3f803f80u, 0x3f803f80u};
 #pragma unroll
     for (int u = 0; u < 4; u++) {
         uint4 p[2] = {make_uint4(0, 0, 0, 0), make_uint4(0, 0, 0, 0)};
@@ -120,10 +112,10 @@ static __device__ __forceinline__ void add_groups(const four_groups &f, const ui
 #pragma unroll
         for (int h = 0; h < 2; h++) {
             const uint32_t a = h ? f.q[0][u].y : f.q[0][u].x, c = h ? f.q[1][u].y : f.q[1][u].x;
-            multiply(d, lift(a, 0), lift(c, 0), lift(a, 4), lift(c, 4), p[h].x, p[h].y);
-            multiply(ones, 0x3f803f80u, 0x3f803f80u, 0x3f803f80u, 0x3f803f80u, p[h].x, p[h].y);
-            multiply(d, lift(a, 8), lift(c, 8), lift(a, 12), lift(c, 12), p[h].z, p[h].w);
-            multiply(ones, 0x3f803f80u, 0x3f803f80u, 0x3f803f80u, 0x3f803f80u, p[h].z, p[h].w);
+            multiply(d, {lift(a, 0), lift(c, 0), lift(a, 4), lift(c, 4)}, p[h].x, p[h].y);
+            multiply(ones, one, p[h].x, p[h].y);
+            multiply(d, {lift(a, 8), lift(c, 8), lift(a, 12), lift(c, 12)}, p[h].z, p[h].w);
+            multiply(ones, one, p[h].z, p[h].w);
         }
 #pragma unroll
         for (int r = 0; r < 2; r++) {
