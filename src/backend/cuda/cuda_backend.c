@@ -10,6 +10,7 @@
 
 #include <stdio.h>
 
+#define ORDINAL          0  /* the first GPU that CUDA shows this process */
 #define LEAST_CAPABILITY 80 /* bf16 tensor cores: Ampere */
 
 /* --------------------------------------------------------------- lifetime -- */
@@ -140,10 +141,12 @@ static mica_status usable(mica_err *err)
         return MICA_FAIL(err, MICA_E_UNSUPPORTED, "device cuda: the driver shows no GPU");
     if (error != cudaSuccess)
         return MICA_FAIL(err, MICA_E_UNSUPPORTED, "device cuda: %s", cudaGetErrorString(error));
-    MICA_TRY(mica_cuda_check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0),
-                             "asking the GPU", err));
-    MICA_TRY(mica_cuda_check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0),
-                             "asking the GPU", err));
+    MICA_TRY(
+        mica_cuda_check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, ORDINAL),
+                        "asking the GPU", err));
+    MICA_TRY(
+        mica_cuda_check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, ORDINAL),
+                        "asking the GPU", err));
     if (10 * major + minor < LEAST_CAPABILITY)
         return MICA_FAIL(err, MICA_E_UNSUPPORTED,
                          "device cuda: the GPU has compute capability %d.%d, at least %d.%d is "
@@ -158,8 +161,9 @@ static mica_status check_fp8(mica_err *err)
     if (!mica_cuda_lt_has_fp8())
         return MICA_FAIL(err, MICA_E_UNSUPPORTED,
                          "precision fp8: this build's cuBLAS has no scales per row; CUDA 12.9 has");
-    MICA_TRY(mica_cuda_check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0),
-                             "asking the GPU", err));
+    MICA_TRY(
+        mica_cuda_check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, ORDINAL),
+                        "asking the GPU", err));
     if (major != 9)
         return MICA_FAIL(err, MICA_E_UNSUPPORTED,
                          "precision fp8: products with a scale per row need compute capability "
@@ -173,7 +177,8 @@ static mica_status describe(mica_cuda_backend *be, mica_err *err)
     struct cudaDeviceProp p;
     const int v = mica_cuda_sdpa_version();
     char attention[32] = "";
-    MICA_TRY(mica_cuda_check(cudaGetDeviceProperties(&p, 0), "asking the GPU", err));
+    MICA_TRY(mica_cuda_check(cudaGetDeviceProperties(&p, be->device->gpu.ordinal), "asking the GPU",
+                             err));
     if (be->sdpa)
         snprintf(attention, sizeof attention, ", cuDNN %d.%d.%d", v / 10000, v / 100 % 100,
                  v % 100);
@@ -188,7 +193,7 @@ static mica_status describe(mica_cuda_backend *be, mica_err *err)
 static mica_status open_parts(mica_cuda_backend *be, mica_err *err)
 {
     void *flag;
-    MICA_TRY(mica_cuda_device_open(be, 0, err));
+    MICA_TRY(mica_cuda_device_open(be, ORDINAL, err));
     MICA_TRY(mica_cuda_branch_open(be, err));
     MICA_TRY(mica_cuda_check(cudaStreamCreateWithFlags(&be->copies, cudaStreamNonBlocking),
                              "creating a stream", err));

@@ -28,7 +28,7 @@
  *     bf16        bf16          bf16 operands, f32 sums
  *     fp8         bf16          e4m3 operands where weights allow, f32 sums   below capability 9.0
  *
- * The device is the first one that CUDA shows this process. */
+ * The device is the first one that CUDA shows this process. Nothing of a GPU is kept but in its mica_cuda_device. */
 #ifndef MICA_BACKEND_CUDA_BACKEND_H
 #define MICA_BACKEND_CUDA_BACKEND_H
 
@@ -72,7 +72,8 @@ typedef struct mica_cuda_slot {
 /* A GPU as the backends of this process share it: its accounts and the weights on it. */
 typedef struct mica_cuda_device {
     struct mica_cuda_device *next;
-    int ordinal, users;
+    mica_cuda_gpu gpu;
+    int users;
     pthread_mutex_t lock; /* recursive; of what follows but the accounts */
     _Atomic uint64_t used, peak;
     mica_cuda_prepared *buckets[MICA_CUDA_BUCKETS];

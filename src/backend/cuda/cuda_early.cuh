@@ -11,6 +11,8 @@
 #ifndef MICA_BACKEND_CUDA_EARLY_CUH
 #define MICA_BACKEND_CUDA_EARLY_CUH
 
+#include "backend/cuda/cuda_kernels.h"
+
 #include <cuda_runtime.h>
 #include <stdint.h>
 
@@ -34,27 +36,10 @@ static __device__ __forceinline__ void ask_l2(const void *p)
     asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
 }
 
-/* What the launches below ask of the device once; all GPUs of a process that Mica uses are one. */
-static inline int device_value(cudaDeviceAttr which)
-{
-    int device = 0, value = 0;
-    return cudaGetDevice(&device) == cudaSuccess &&
-                   cudaDeviceGetAttribute(&value, which, device) == cudaSuccess
-               ? value
-               : 0;
-}
-
-static inline unsigned multiprocessors()
-{
-    static const int count = device_value(cudaDevAttrMultiProcessorCount);
-    return count > 0 ? (unsigned)count : 1;
-}
-
 template <typename... P, typename... A>
 static inline cudaError_t launch_early(void (*kernel)(P...), dim3 grid, unsigned threads,
                                        size_t shared, cudaStream_t stream, A... args)
 {
-    static const int major = device_value(cudaDevAttrComputeCapabilityMajor);
     cudaLaunchAttribute early = {};
     early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     early.val.programmaticStreamSerializationAllowed = 1;
@@ -64,7 +49,7 @@ static inline cudaError_t launch_early(void (*kernel)(P...), dim3 grid, unsigned
     config.dynamicSmemBytes = shared;
     config.stream = stream;
     config.attrs = &early;
-    config.numAttrs = major >= 9 ? 1 : 0;
+    config.numAttrs = mica_cuda_gpu_current().capability >= 90 ? 1 : 0;
     return cudaLaunchKernelEx(&config, kernel, P(args)...);
 }
 

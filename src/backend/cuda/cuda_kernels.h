@@ -34,6 +34,17 @@ typedef enum mica_cuda_act {
     MICA_CUDA_ACT_GELU_ERF
 } mica_cuda_act;
 
+/* A GPU, as far as launches depend on it. Kept per device (cuda_memory.c): a process may use several. */
+typedef struct mica_cuda_gpu {
+    int ordinal;
+    int capability; /* 90: 9.0 */
+    int multiprocessors;
+    int shared_most; /* bytes of shared memory of a block, where a kernel asks for them */
+    bool cooperates; /* cooperative launches */
+} mica_cuda_gpu;
+/* The one that this thread launches on, of those that backends have opened; zeros for any other. */
+mica_cuda_gpu mica_cuda_gpu_current(void);
+
 #define MICA_CUDA_DIMS 6
 
 /* A tensor as rows of n contiguous elements: row r begins at the offset that r has in the outer

@@ -2,6 +2,7 @@
  * when there is no room.
  *
  *     mica_cuda_device (one per GPU in use)
+ *        gpu               what launches ask of it
  *        used, peak        bytes of all backends on it
  *        forms             weights on it, shared by the backends (cuda_prepare.c)
  *     backend ─► alloc ─► fits below limit and driver? ─► memory
@@ -22,13 +23,33 @@ static mica_cuda_device *devices; /* those with open backends */
 
 /* --------------------------------------------------------------- lifetime -- */
 
-static mica_cuda_device *device_make(int ordinal)
+static mica_status describe(int ordinal, mica_cuda_gpu *gpu, mica_err *err)
+{
+    int major = 0, minor = 0, cooperates = 0;
+    const struct {
+        enum cudaDeviceAttr of;
+        int *value;
+    } ask[] = {{cudaDevAttrComputeCapabilityMajor, &major},
+               {cudaDevAttrComputeCapabilityMinor, &minor},
+               {cudaDevAttrMultiProcessorCount, &gpu->multiprocessors},
+               {cudaDevAttrMaxSharedMemoryPerBlockOptin, &gpu->shared_most},
+               {cudaDevAttrCooperativeLaunch, &cooperates}};
+    for (size_t i = 0; i < MICA_ARRAY_LEN(ask); i++)
+        MICA_TRY(mica_cuda_check(cudaDeviceGetAttribute(ask[i].value, ask[i].of, ordinal),
+                                 "asking the GPU", err));
+    gpu->ordinal = ordinal;
+    gpu->capability = 10 * major + minor;
+    gpu->cooperates = cooperates != 0;
+    return MICA_OK;
+}
+
+static mica_cuda_device *device_make(const mica_cuda_gpu *gpu)
 {
     pthread_mutexattr_t recursive;
     mica_cuda_device *d = mica_mem_calloc(1, sizeof *d);
     if (!d)
         return NULL;
-    d->ordinal = ordinal;
+    d->gpu = *gpu;
     pthread_mutexattr_init(&recursive);
     pthread_mutexattr_settype(&recursive, PTHREAD_MUTEX_RECURSIVE);
     pthread_mutex_init(&d->lock, &recursive);
@@ -38,17 +59,40 @@ static mica_cuda_device *device_make(int ordinal)
     return d;
 }
 
+/* Under the lock. */
+static mica_cuda_device *find(int ordinal)
+{
+    mica_cuda_device *d = devices;
+    while (d && d->gpu.ordinal != ordinal)
+        d = d->next;
+    return d;
+}
+
+mica_cuda_gpu mica_cuda_gpu_current(void)
+{
+    mica_cuda_gpu gpu = {0};
+    int ordinal;
+    if (cudaGetDevice(&ordinal) != cudaSuccess)
+        return gpu;
+    pthread_mutex_lock(&devices_lock);
+    const mica_cuda_device *d = find(ordinal);
+    if (d)
+        gpu = d->gpu;
+    pthread_mutex_unlock(&devices_lock);
+    return gpu;
+}
+
 mica_status mica_cuda_device_open(mica_cuda_backend *be, int ordinal, mica_err *err)
 {
     size_t free_bytes = 0, total = 0;
+    mica_cuda_gpu gpu = {0};
     MICA_TRY(mica_cuda_check(cudaSetDevice(ordinal), "choosing the GPU", err));
     MICA_TRY(mica_cuda_check(cudaMemGetInfo(&free_bytes, &total), "asking for memory", err));
+    MICA_TRY(describe(ordinal, &gpu, err));
     pthread_mutex_lock(&devices_lock);
-    mica_cuda_device *d = devices;
-    while (d && d->ordinal != ordinal)
-        d = d->next;
+    mica_cuda_device *d = find(ordinal);
     if (!d)
-        d = device_make(ordinal);
+        d = device_make(&gpu);
     if (d)
         d->users++;
     pthread_mutex_unlock(&devices_lock);

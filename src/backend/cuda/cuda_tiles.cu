@@ -470,20 +470,19 @@ template <typename Args>
 static cudaError_t run_tiles(void (*kernel)(Args), const Args &args, int64_t units, int rows,
                              size_t shared, cudaStream_t stream)
 {
-    const unsigned most = 2 * multiprocessors();
+    const int64_t most = 2 * mica_cuda_gpu_current().multiprocessors;
     const cudaError_t error = cudaFuncSetAttribute(
         (const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
     if (error != cudaSuccess)
         return error;
-    return launch_early(kernel, dim3(units < most ? (unsigned)units : most, (unsigned)rows), BLOCK,
-                        shared, stream, args);
+    return launch_early(kernel, dim3((unsigned)min(units, most), (unsigned)rows), BLOCK, shared,
+                        stream, args);
 }
 
 /* Rows of x of n numbers that have room in shared memory. */
 static int rows_with_room(int64_t n)
 {
-    static const int most = device_value(cudaDevAttrMaxSharedMemoryPerBlockOptin);
-    return (int)((most - STATIC_MOST) / (int64_t)x_stride(n));
+    return (int)((mica_cuda_gpu_current().shared_most - STATIC_MOST) / (int64_t)x_stride(n));
 }
 
 extern "C" bool mica_cuda_tile_experts_fit(int A, int64_t D, int64_t F)

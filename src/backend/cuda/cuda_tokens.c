@@ -23,8 +23,6 @@ struct mica_cuda_tokens {
     void *words;
     size_t word_count;
     uint32_t round;
-    int multiprocessors, shared; /* shared memory of a block at most */
-    bool cooperates;
     int32_t *pinned; /* [MICA_FETCH_TICKETS][MICA_FETCH_MOST] */
     struct plain_table {
         void *rows; /* [V][ld] of the compute type */
@@ -54,26 +52,8 @@ void mica_cuda_tokens_deinit(mica_cuda_backend *be)
     be->tokens = NULL;
 }
 
-static mica_status ask(mica_cuda_tokens *t, mica_err *err)
-{
-    int device = 0, cooperates = 0;
-    MICA_TRY(mica_cuda_check(cudaGetDevice(&device), "asking the GPU", err));
-    MICA_TRY(mica_cuda_check(
-        cudaDeviceGetAttribute(&t->multiprocessors, cudaDevAttrMultiProcessorCount, device),
-        "asking the GPU", err));
-    MICA_TRY(mica_cuda_check(
-        cudaDeviceGetAttribute(&t->shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
-        "asking the GPU", err));
-    MICA_TRY(
-        mica_cuda_check(cudaDeviceGetAttribute(&cooperates, cudaDevAttrCooperativeLaunch, device),
-                        "asking the GPU", err));
-    t->cooperates = cooperates != 0;
-    return MICA_OK;
-}
-
 static mica_status open(mica_cuda_backend *be, mica_cuda_tokens *t, mica_err *err)
 {
-    MICA_TRY(ask(t, err));
     be->base.counters.allocations++;
     MICA_TRY(mica_cuda_check(cudaHostAlloc((void **)&t->pinned,
                                            sizeof(int32_t) * MICA_FETCH_TICKETS * MICA_FETCH_MOST,
@@ -241,17 +221,17 @@ static bool block_fits(const mica_post_norm_block *b, int64_t D, int64_t F)
            is_plain(b->up_w, F, D) && is_plain(b->down_w, D, F);
 }
 
-static bool fits(const mica_cuda_backend *be, const mica_cuda_tokens *t,
-                 const mica_post_norm_args *a)
+static bool fits(const mica_cuda_backend *be, const mica_post_norm_args *a)
 {
+    const mica_cuda_gpu *gpu = &be->device->gpu;
     const int64_t D = a->x_LD->shape_[1], F = a->blocks[0].up_w->tensor.shape_[0];
     const int64_t H = a->heads, K = D / H;
     const int rows = (int)MICA_MIN(a->x_LD->shape_[0], (int64_t)MICA_CUDA_STEP_ROWS);
-    if (!t->cooperates || be->capturing || !mica_tensor_is_contiguous(a->x_LD) || D % 8 != 0 ||
+    if (!gpu->cooperates || be->capturing || !mica_tensor_is_contiguous(a->x_LD) || D % 8 != 0 ||
         D > MICA_CUDA_STEP_WIDTH || F % 32 != 0 || F > MICA_CUDA_STEP_FFN || (K != 16 && K != 32) ||
-        H * MICA_CUDA_STEP_SPLITS > t->multiprocessors || a->x_LD->dtype != be->base.act_dtype)
+        H * MICA_CUDA_STEP_SPLITS > gpu->multiprocessors || a->x_LD->dtype != be->base.act_dtype)
         return false;
-    if (mica_cuda_step_shared(rows) > (size_t)t->shared)
+    if (mica_cuda_step_shared(rows) > (size_t)gpu->shared_most)
         return false;
     for (int n = 0; n < a->count; n++)
         if (!block_fits(&a->blocks[n], D, F))
@@ -408,7 +388,7 @@ static mica_status run_rows(mica_cuda_backend *be, mica_cuda_tokens *t,
         .x = x.data,
         .words = t->words,
         .round = t->round,
-        .grid = t->multiprocessors};
+        .grid = be->device->gpu.multiprocessors};
     for (int m = 0; m < rows; m++)
         args.seen[m] = (int)a->seen[first + m];
     t->round += (uint32_t)a->count;
@@ -422,7 +402,7 @@ mica_status mica_cuda_op_post_norm_step(mica_backend *base, const mica_post_norm
     const int64_t L = a->x_LD->shape_[0];
     mica_cuda_tokens *t;
     MICA_TRY(tokens_of(be, &t, err));
-    *taken = be->fuse && a->count > 0 && fits(be, t, a);
+    *taken = be->fuse && a->count > 0 && fits(be, a);
     if (!*taken)
         return MICA_OK;
     MICA_TRY(fill_table(be, t, a, err));
