@@ -83,7 +83,7 @@ static const cli_group groups[] = {
     {"Parts of the model", cli_picture_table, offsetof(bench_args, engine)},
     {"Model", cli_engine_table, offsetof(bench_args, engine)},
     {"Common", cli_common_table, offsetof(bench_args, common)},
-    {NULL}};
+    {.title = NULL}};
 const cli_spec cmd_bench_spec = {
     .name = "mica bench",
     .usage = "[MODEL] [options]",

@@ -51,7 +51,7 @@ static const cli_group groups[] = {
     {"Parts of the model", cli_language_table, offsetof(text_args, engine)},
     {"Model", cli_engine_table, offsetof(text_args, engine)},
     {"Common", cli_common_table, offsetof(text_args, common)},
-    {NULL}};
+    {.title = NULL}};
 const cli_spec cmd_chat_spec = {
     .name = "mica chat",
     .usage = "[MODEL] [options]",

@@ -46,7 +46,7 @@ static const cli_option convert_table[] = {
 
 static const cli_group groups[] = {{"Options", convert_table, 0},
                                    {"Common", cli_common_table, offsetof(convert_args, common)},
-                                   {NULL}};
+                                   {.title = NULL}};
 const cli_spec cmd_convert_spec = {
     .name = "mica convert",
     .usage = "IN OUT --type T [options]",

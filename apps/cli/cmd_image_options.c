@@ -351,7 +351,7 @@ static const cli_group groups[] = {
     {"Model", cli_engine_table, offsetof(image_args, engine)},
     {"For porting and checking", porting_table, 0},
     {"Common", cli_common_table, offsetof(image_args, common)},
-    {NULL}};
+    {.title = NULL}};
 const cli_spec cmd_image_spec = {
     .name = "mica image",
     .usage = "[MODEL] -p PROMPT [options]",

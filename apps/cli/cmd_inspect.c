@@ -4,7 +4,7 @@
  * are read, so that a 40 GB model answers at once. */
 #include "cli.h"
 
-static const cli_group groups[] = {{"Common", cli_common_table, 0}, {NULL}};
+static const cli_group groups[] = {{"Common", cli_common_table, 0}, {.title = NULL}};
 const cli_spec cmd_inspect_spec = {
     .name = "mica inspect",
     .usage = "PATH [--json]",

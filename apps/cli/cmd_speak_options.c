@@ -237,7 +237,7 @@ static const cli_group groups[] = {
     {"Model", cli_engine_table, offsetof(speak_args, engine)},
     {"For porting and checking", porting_table, 0},
     {"Common", cli_common_table, offsetof(speak_args, common)},
-    {NULL}};
+    {.title = NULL}};
 const cli_spec cmd_speak_spec = {.name = "mica speak",
                                  .usage = "MODEL -t TEXT --voice FILE [options]",
                                  .about = "Says a text with the voice of a recording. MODEL is a "

@@ -55,7 +55,7 @@ static const cli_group make_groups[] = {
     {"Parts of the model", speak_parts_table, offsetof(speak_args, parts)},
     {"Model", cli_engine_table, offsetof(speak_args, engine)},
     {"Common", cli_common_table, offsetof(speak_args, common)},
-    {NULL}};
+    {.title = NULL}};
 const cli_spec cmd_voice_make_spec = {
     .name = "mica voice make",
     .usage = "MODEL --voice FILE -o NAME [options]",
@@ -206,7 +206,7 @@ static mica_status list(const char *folder, bool json, mica_text *out, mica_err 
     return out->failed ? MICA_FAIL(err, MICA_E_NOMEM, "out of memory") : MICA_OK;
 }
 
-static const cli_group list_groups[] = {{"Common", cli_common_table, 0}, {NULL}};
+static const cli_group list_groups[] = {{"Common", cli_common_table, 0}, {.title = NULL}};
 const cli_spec cmd_voice_list_spec = {
     .name = "mica voice list",
     .usage = "[FOLDER] [--json]",

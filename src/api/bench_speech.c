@@ -93,7 +93,7 @@ static mica_status run_first(const api_bench *b, mica_session *s, int skipped, s
 {
     double end = 0.0;
     const mica_speech_options o = {.size = sizeof o,
-                                   .text = SENTENCE + 3 * skipped,
+                                   .text = &SENTENCE[3 * skipped],
                                    .language = "zh",
                                    .cut = "cut0",
                                    .retries = -1,
