@@ -5,7 +5,17 @@ target_compile_options(mica_warnings INTERFACE
     -Wwrite-strings -Wpointer-arith -Wformat=2
     # Never -ffast-math: masks need infinities and NaN must survive to be reported.
     -fno-math-errno -fno-trapping-math -ffp-contract=off)
-if(MICA_WERROR)
+# AUTO, the presets' choice for optimised builds: errors with the compilers that this is developed
+# with (Debian 12's). Another version may know warnings that nobody here has seen, and those must
+# not keep a user from building.
+set(mica_werror ${MICA_WERROR})
+if(MICA_WERROR STREQUAL "AUTO")
+    set(mica_werror OFF)
+    if("${CMAKE_C_COMPILER_ID} ${CMAKE_C_COMPILER_VERSION}" MATCHES "^(GNU 12|Clang 14)\\.")
+        set(mica_werror ON)
+    endif()
+endif()
+if(mica_werror)
     target_compile_options(mica_warnings INTERFACE -Werror)
 endif()
 if(MICA_BUILD_FUZZ)
