@@ -44,14 +44,7 @@ static const cli_option chat_table[] = {
 };
 #undef AT
 
-static const cli_group groups[] = {
-    {"Conversation", chat_table, 0},
-    {"Answer", text_answer_table, 0},
-    {"Choice of tokens", text_choice_table, 0},
-    {"Parts of the model", cli_language_table, offsetof(text_args, engine)},
-    {"Model", cli_engine_table, offsetof(text_args, engine)},
-    {"Common", cli_common_table, offsetof(text_args, common)},
-    {.title = NULL}};
+static const cli_group groups[] = {{"Conversation", chat_table, 0}, TEXT_GROUPS, {.title = NULL}};
 const cli_spec cmd_chat_spec = {
     .name = "mica chat",
     .usage = "[MODEL] [options]",

@@ -52,14 +52,7 @@ static const cli_option complete_table[] = {
 };
 #undef AT
 
-static const cli_group groups[] = {
-    {"Text", complete_table, 0},
-    {"Answer", text_answer_table, 0},
-    {"Choice of tokens", text_choice_table, 0},
-    {"Parts of the model", cli_language_table, offsetof(text_args, engine)},
-    {"Model", cli_engine_table, offsetof(text_args, engine)},
-    {"Common", cli_common_table, offsetof(text_args, common)},
-    {.title = NULL}};
+static const cli_group groups[] = {{"Text", complete_table, 0}, TEXT_GROUPS, {.title = NULL}};
 const cli_spec cmd_complete_spec = {
     .name = "mica complete",
     .usage = "[MODEL] -p TEXT [options]",

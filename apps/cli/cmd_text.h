@@ -31,6 +31,14 @@ typedef struct text_args {
 } text_args;
 
 extern const cli_option text_answer_table[], text_choice_table[];
+/* The groups of both commands, behind a group of each one's own and before the end. */
+#define TEXT_GROUPS                                                                                \
+    {"Answer", text_answer_table, 0}, {"Choice of tokens", text_choice_table, 0},                  \
+        {"Parts of the model", cli_language_table, offsetof(text_args, engine)},                   \
+        {"Model", cli_engine_table, offsetof(text_args, engine)},                                  \
+    {                                                                                              \
+        "Common", cli_common_table, offsetof(text_args, common)                                    \
+    }
 
 /* Options as the library takes them, and what they point to. */
 typedef struct text_settings {
