@@ -82,18 +82,7 @@ void mica_chinese_class_name(const mica_chinese_dict *d, uint8_t word_class, cha
 
 uint32_t mica_chinese_dict_simplify(const mica_chinese_dict *d, uint32_t cp)
 {
-    for (uint32_t low = 0, high = d->traditional_count; low < high;) {
-        const uint32_t middle = (low + high) / 2;
-        const uint8_t *pair = d->traditional + 4 * (size_t)middle;
-        const uint32_t key = mica_table_u16(pair);
-        if (key == cp)
-            return mica_table_u16(pair + 2);
-        if (cp < key)
-            high = middle;
-        else
-            low = middle + 1;
-    }
-    return cp;
+    return mica_table_map(d->traditional, d->traditional_count, cp);
 }
 
 /* ---- words ---- */

@@ -65,23 +65,6 @@ void mica_chinese_hmm_deinit(mica_chinese_hmm *h)
     h->dense = NULL;
 }
 
-/* Row of a character in a sorted table whose rows begin with it; NULL: absent. */
-static const uint8_t *find_row(const uint8_t *rows, uint32_t count, size_t size, uint32_t cp)
-{
-    for (uint32_t low = 0, high = count; low < high;) {
-        const uint32_t middle = (low + high) / 2;
-        const uint8_t *row = rows + size * middle;
-        const uint32_t key = mica_table_u16(row);
-        if (key == cp)
-            return row;
-        if (cp < key)
-            high = middle;
-        else
-            low = middle + 1;
-    }
-    return NULL;
-}
-
 /* ---- begin, middle, end, single: the order of the table is B E M S ---- */
 
 typedef struct cell {
@@ -91,7 +74,7 @@ typedef struct cell {
 
 static int emission4(const mica_chinese_hmm *h, uint32_t cp, int state)
 {
-    const uint8_t *row = find_row(h->cut_chars, h->cut_count, CUT_CHAR, cp);
+    const uint8_t *row = mica_table_find_row(h->cut_chars, h->cut_count, CUT_CHAR, cp);
     return row != NULL ? cost_of(row + 2 + 2 * state) : NEVER;
 }
 
@@ -160,7 +143,7 @@ static uint32_t first_emission(const mica_chinese_hmm *h, const uint8_t *row)
 /* The states that a character can have; all of them when it is unknown. */
 static bool fill_column(const mica_chinese_hmm *h, uint32_t cp, column *c, mica_arena *arena)
 {
-    const uint8_t *row = find_row(h->tag_chars, h->tag_count, 4, cp);
+    const uint8_t *row = mica_table_find_row(h->tag_chars, h->tag_count, 4, cp);
     const uint32_t first = row != NULL ? first_emission(h, row) : 0;
     c->count = row != NULL ? mica_table_u16(row + 2) : h->state_count;
     if (first + (row != NULL ? c->count : 0) > h->emission_count)

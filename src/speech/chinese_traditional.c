@@ -88,22 +88,6 @@ static bool find_phrase(const mica_traditional *t, const uint32_t *text, size_t 
     return false;
 }
 
-static uint32_t find_char(const mica_traditional *t, uint32_t cp)
-{
-    for (uint32_t low = 0, high = t->char_count; low < high;) {
-        const uint32_t middle = low + (high - low) / 2;
-        const uint8_t *pair = t->chars + 4 * (size_t)middle;
-        const uint32_t key = mica_table_u16(pair);
-        if (key == cp)
-            return mica_table_u16(pair + 2);
-        if (cp < key)
-            high = middle;
-        else
-            low = middle + 1;
-    }
-    return cp;
-}
-
 void mica_traditional_convert(const mica_traditional *t, const uint32_t *text, size_t size,
                               uint32_t *out)
 {
@@ -113,7 +97,7 @@ void mica_traditional_convert(const mica_traditional *t, const uint32_t *text, s
         while (n > 1 && !find_phrase(t, text + at, n, &r))
             n--;
         for (size_t i = 0; i < n; i++)
-            out[at + i] = find_char(t, text[at + i]);
+            out[at + i] = mica_table_map(t->chars, t->char_count, text[at + i]);
         for (size_t i = 0; n > 1 && i < r.odd_count; i++)
             if (r.odd[3 * i] < n)
                 out[at + r.odd[3 * i]] = mica_table_u16(r.odd + 3 * i + 1);

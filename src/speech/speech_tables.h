@@ -35,6 +35,29 @@ static inline uint32_t mica_table_u32(const uint8_t *p)
 {
     return mica_table_u16(p) | mica_table_u16(p + 2) << 16;
 }
+/* The row that begins with `key`, of `count` rows of `size` bytes sorted by that 16-bit number; NULL: none. */
+static inline const uint8_t *mica_table_find_row(const uint8_t *rows, uint32_t count, size_t size,
+                                                 uint32_t key)
+{
+    for (uint32_t low = 0, high = count; low < high;) {
+        const uint32_t middle = low + (high - low) / 2;
+        const uint8_t *row = rows + size * middle;
+        const uint32_t is = mica_table_u16(row);
+        if (is == key)
+            return row;
+        if (key < is)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return NULL;
+}
+/* The second number of a pair of them that begins with `key`; key itself where there is none. */
+static inline uint32_t mica_table_map(const uint8_t *pairs, uint32_t count, uint32_t key)
+{
+    const uint8_t *pair = mica_table_find_row(pairs, count, 4, key);
+    return pair ? mica_table_u16(pair + 2) : key;
+}
 /* Words stand sorted in blocks; `offsets` has where each block begins and the last ends. false: damaged. */
 static inline bool mica_table_block(const mica_speech_table *t, const uint8_t *offsets,
                                     uint32_t block, const uint8_t **begin, const uint8_t **end)
