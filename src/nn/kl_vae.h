@@ -68,6 +68,10 @@ typedef struct mica_kl_vae mica_kl_vae;
 mica_status mica_kl_vae_open(mica_kl_vae **out, const mica_kl_vae_config *config,
                              const mica_weights *w, mica_err *err);
 void mica_kl_vae_close(mica_kl_vae **vae);
+/* What opening a model does with this part: canonical names, the configuration from json_path or
+ * (NULL) from the shapes, every tensor checked. `w` has the names of its file and was probed. */
+mica_status mica_kl_vae_read(mica_kl_vae_config *config, mica_weights *w, const char *json_path,
+                             mica_err *err);
 const mica_kl_vae_config *mica_kl_vae_get_config(const mica_kl_vae *vae);
 bool mica_kl_vae_has_encoder(const mica_kl_vae *vae);
 

@@ -15,9 +15,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#define MAX_CHANNELS 16384
-#define FLUX1_Z      16
-#define FLUX2_Z      32
+#define FLUX1_Z 16
+#define FLUX2_Z 32
 
 mica_kl_vae_config mica_kl_vae_config_default(int z_dim)
 {
@@ -51,7 +50,7 @@ static mica_status check_widths(const mica_kl_vae_config *c, const char *source,
                                 mica_err *err)
 {
     for (int l = 0; l < c->levels; l++)
-        if (dims[l] < 1 || dims[l] > MAX_CHANNELS || dims[l] % c->groups != 0)
+        if (dims[l] < 1 || dims[l] > MICA_VAE_MAX_CHANNELS || dims[l] % c->groups != 0)
             return MICA_FAIL(
                 err, MICA_E_FORMAT,
                 "%s: a width of %d channels (block_out_channels) is not divisible into "
@@ -98,7 +97,7 @@ static mica_status read_widths(const mica_json *j, const char *key, int *dims, i
     size_t count = 0;
     MICA_TRY(mica_json_opt_ints(j, j->root, key, values, MICA_KL_VAE_MAX_LEVELS, &count, err));
     for (size_t l = 0; l < count; l++) {
-        if (values[l] < 1 || values[l] > MAX_CHANNELS)
+        if (values[l] < 1 || values[l] > MICA_VAE_MAX_CHANNELS)
             return refuse(err, j->name, "an entry of block_out_channels", (long long)values[l]);
         dims[l] = (int)values[l];
     }
@@ -194,23 +193,16 @@ mica_status mica_kl_vae_config_parse(mica_kl_vae_config *config, const char *nam
 
 /* ------------------------------------------------------------------- shapes -- */
 
-/* Dimension `dim` of a tensor, 0 when it is absent or absurd: mica_kl_config_check refuses. */
-static int size_of(const mica_weights *w, const char *name, int dim)
-{
-    const mica_tensor *t = mica_weights_find(w, name);
-    const bool good = t && dim < t->ndim && t->shape_[dim] > 0 && t->shape_[dim] <= MAX_CHANNELS;
-    return good ? (int)t->shape_[dim] : 0;
-}
-
 static void derive_widths(mica_kl_vae_config *c, const mica_weights *w)
 {
     char name[96];
     for (int l = 0; l < MICA_MIN(c->levels, MICA_KL_VAE_MAX_LEVELS); l++) {
         snprintf(name, sizeof name, "decoder.up_blocks.%d.resnets.0.conv1.weight",
                  c->levels - 1 - l);
-        c->decoder_dim_[l] = size_of(w, name, 0);
+        c->decoder_dim_[l] = mica_vae_size(w, name, 0);
         snprintf(name, sizeof name, "encoder.down_blocks.%d.resnets.0.conv1.weight", l);
-        c->encoder_dim_[l] = mica_weights_find(w, name) ? size_of(w, name, 0) : c->decoder_dim_[l];
+        c->encoder_dim_[l] =
+            mica_weights_find(w, name) ? mica_vae_size(w, name, 0) : c->decoder_dim_[l];
     }
 }
 
@@ -218,11 +210,11 @@ mica_status mica_kl_vae_config_derive(mica_kl_vae_config *config, const mica_wei
                                       mica_err *err)
 {
     mica_kl_vae_config *c = config;
-    const int z_dim = size_of(w, "decoder.conv_in.weight", 1);
+    const int z_dim = mica_vae_size(w, "decoder.conv_in.weight", 1);
     *c = mica_kl_vae_config_default(z_dim);
     c->levels = mica_weight_count_blocks(w, "decoder.up_blocks.");
     c->num_res_blocks = mica_weight_count_blocks(w, "decoder.up_blocks.0.resnets.") - 1;
-    c->picture_channels = size_of(w, "decoder.conv_out.weight", 0);
+    c->picture_channels = mica_vae_size(w, "decoder.conv_out.weight", 0);
     c->quant_conv = mica_weights_find(w, "quant_conv.weight") != NULL;
     c->post_quant_conv = mica_weights_find(w, "post_quant_conv.weight") != NULL;
     c->mid_attention = mica_weights_find(w, "decoder.mid_block.attentions.0.to_q.weight") != NULL;

@@ -65,11 +65,9 @@ typedef struct mica_kl_half {
 } mica_kl_half;
 
 struct mica_kl_vae {
+    mica_vae_base base; /* its lists by mica_kl_vae_half */
     mica_kl_vae_config config;
-    bool has_encoder;
-    mica_kl_half half[2];   /* by mica_kl_vae_half */
-    mica_vae_list lists[2]; /* likewise */
-    mica_arena arena;       /* names and lists */
+    mica_kl_half half[2]; /* likewise */
 };
 
 /* Channels that enter and leave level `i` (in order of use) of a half. */

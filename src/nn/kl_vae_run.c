@@ -222,7 +222,7 @@ mica_status mica_kl_vae_encode(mica_kl_vae *vae, mica_backend *be, const mica_te
                                mica_tensor *mean_YXC, mica_tensor *logvar_YXC,
                                const mica_vae_run_args *args, mica_err *err)
 {
-    if (!vae->has_encoder)
+    if (!vae->base.has_encoder)
         return MICA_FAIL(err, MICA_E_MISSING,
                          "the VAE file holds no encoder, which reading pictures needs; use the "
                          "whole VAE");

@@ -10,14 +10,12 @@
  * are seen directly. The table is built at run time because names have two numbers. */
 #include "nn/kl_vae_internal.h"
 
-#include "base/mem.h"
-
 #include <stdio.h>
 #include <string.h>
 
 static mica_kl_vae *vae_of(const mica_vae_table *t)
 {
-    return t->vae;
+    return (mica_kl_vae *)t->vae;
 }
 
 static void add_norm(mica_vae_table *t, mica_kl_norm *place, char width, const char *name)
@@ -149,27 +147,32 @@ static bool view(mica_weight *w)
 
 static mica_vae_layout layout_of(mica_kl_vae *vae)
 {
-    return (mica_vae_layout){
-        .vae = vae, .dims = dims_of(&vae->config), .add = {add_decoder, add_encoder}, .view = view};
+    return (mica_vae_layout){.vae = &vae->base,
+                             .dims = dims_of(&vae->config),
+                             .add = {add_decoder, add_encoder},
+                             .view = view};
+}
+
+static mica_status new_vae(mica_kl_vae **out, const mica_kl_vae_config *config, const char *source,
+                           mica_err *err)
+{
+    *out = NULL;
+    MICA_TRY(mica_kl_config_check(config, source, err));
+    *out = mica_vae_new(sizeof **out, err);
+    if (!*out)
+        return MICA_E_NOMEM;
+    (*out)->config = *config;
+    return MICA_OK;
 }
 
 mica_status mica_kl_vae_open(mica_kl_vae **out, const mica_kl_vae_config *config,
                              const mica_weights *w, mica_err *err)
 {
-    *out = NULL;
-    MICA_TRY(mica_kl_config_check(config, mica_weights_path(w), err));
-    mica_kl_vae *vae = mica_mem_calloc(1, sizeof *vae);
-    if (!vae)
-        return MICA_FAIL(err, MICA_E_NOMEM, "vae: no memory for its tables");
-    vae->config = *config;
-    vae->has_encoder = mica_vae_has_encoder(w);
-    mica_arena_init(&vae->arena, 1 << 16);
-    const mica_vae_layout layout = layout_of(vae);
-    const mica_status st =
-        mica_vae_bind(&layout, w, vae->has_encoder ? 2 : 1, &vae->arena, vae->lists, err);
+    MICA_TRY(new_vae(out, config, mica_weights_path(w), err));
+    const mica_vae_layout layout = layout_of(*out);
+    const mica_status st = mica_vae_bind(&layout, w, err);
     if (st)
-        mica_kl_vae_close(&vae);
-    *out = vae;
+        mica_kl_vae_close(out);
     return st;
 }
 
@@ -177,9 +180,20 @@ void mica_kl_vae_close(mica_kl_vae **vae)
 {
     if (!vae || !*vae)
         return;
-    mica_arena_deinit(&(*vae)->arena);
-    mica_mem_free(*vae);
+    mica_vae_free(&(*vae)->base);
     *vae = NULL;
+}
+
+mica_status mica_kl_vae_read(mica_kl_vae_config *config, mica_weights *w, const char *json_path,
+                             mica_err *err)
+{
+    mica_kl_vae *vae = NULL;
+    MICA_TRY(mica_kl_vae_rename(w, err));
+    MICA_TRY(json_path ? mica_kl_vae_config_read(config, json_path, err)
+                       : mica_kl_vae_config_derive(config, w, err));
+    MICA_TRY(mica_kl_vae_open(&vae, config, w, err));
+    mica_kl_vae_close(&vae);
+    return MICA_OK;
 }
 
 const mica_kl_vae_config *mica_kl_vae_get_config(const mica_kl_vae *vae)
@@ -189,30 +203,27 @@ const mica_kl_vae_config *mica_kl_vae_get_config(const mica_kl_vae *vae)
 
 bool mica_kl_vae_has_encoder(const mica_kl_vae *vae)
 {
-    return vae->has_encoder;
+    return vae->base.has_encoder;
 }
 
 mica_weight *const *mica_kl_vae_weights(const mica_kl_vae *vae, mica_kl_vae_half half, int *count)
 {
-    *count = vae->lists[half].count;
-    return vae->lists[half].weights;
+    *count = vae->base.lists[half].count;
+    return vae->base.lists[half].weights;
 }
 
 mica_status mica_kl_vae_fill(const mica_kl_vae_config *config, mica_weights *w, mica_arena *arena,
                              mica_err *err)
 {
-    MICA_TRY(mica_kl_config_check(config, "vae", err));
-    mica_kl_vae *vae = mica_mem_calloc(1, sizeof *vae); /* only gives the rows their places */
-    if (!vae)
-        return MICA_FAIL(err, MICA_E_NOMEM, "vae: no memory for its tables");
-    vae->config = *config;
+    mica_kl_vae *vae; /* only gives the rows their places */
+    MICA_TRY(new_vae(&vae, config, "vae", err));
     const mica_vae_layout layout = layout_of(vae);
     const mica_status st = mica_vae_fill(&layout, w, arena, err);
-    mica_mem_free(vae);
+    mica_kl_vae_close(&vae);
     return st;
 }
 
 void mica_kl_vae_drop(mica_kl_vae *vae, mica_backend *be)
 {
-    mica_vae_drop(vae->lists, be);
+    mica_vae_drop(&vae->base, be);
 }

@@ -1,9 +1,28 @@
 /* vae_table.c - see vae_table.h. Rows are made twice: counted, then written. */
 #include "nn/vae_table.h"
 
+#include "base/mem.h"
+
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+
+void *mica_vae_new(size_t size, mica_err *err)
+{
+    mica_vae_base *vae = mica_mem_calloc(1, size);
+    if (vae)
+        mica_arena_init(&vae->arena, 1 << 16);
+    else
+        MICA_FAIL(err, MICA_E_NOMEM, "vae: no memory for its tables");
+    return vae;
+}
+
+void mica_vae_free(mica_vae_base *vae)
+{
+    if (vae)
+        mica_arena_deinit(&vae->arena);
+    mica_mem_free(vae);
+}
 
 void mica_vae_table_add(mica_vae_table *t, mica_weight *place, const char *shape,
                         const char *format, ...)
@@ -62,7 +81,15 @@ static mica_status list_half(const mica_vae_layout *layout, const mica_vae_table
     return MICA_OK;
 }
 
-bool mica_vae_has_encoder(const mica_weights *w)
+int mica_vae_size(const mica_weights *w, const char *name, int dim)
+{
+    const mica_tensor *t = mica_weights_find(w, name);
+    const bool good =
+        t && dim < t->ndim && t->shape_[dim] > 0 && t->shape_[dim] <= MICA_VAE_MAX_CHANNELS;
+    return good ? (int)t->shape_[dim] : 0;
+}
+
+static bool has_encoder(const mica_weights *w)
 {
     for (size_t i = 0; i < mica_weights_count(w); i++)
         if (strncmp(mica_weights_name(w, i), "encoder.", 8) == 0)
@@ -70,21 +97,23 @@ bool mica_vae_has_encoder(const mica_weights *w)
     return false;
 }
 
-mica_status mica_vae_bind(const mica_vae_layout *layout, const mica_weights *w, int halves,
-                          mica_arena *arena, mica_vae_list lists[2], mica_err *err)
+mica_status mica_vae_bind(const mica_vae_layout *layout, const mica_weights *w, mica_err *err)
 {
+    mica_vae_base *vae = layout->vae;
     mica_vae_table tables[2];
     mica_weight_binder b;
+    vae->has_encoder = has_encoder(w);
+    const int halves = vae->has_encoder ? 2 : 1;
     for (int h = 0; h < halves; h++) {
-        tables[h] = (mica_vae_table){.vae = layout->vae, .files = w, .arena = arena};
+        tables[h] = (mica_vae_table){.vae = vae, .files = w, .arena = &vae->arena};
         MICA_TRY(build(&tables[h], layout->add[h], err));
     }
-    mica_weight_binder_init(&b, w, "vae", &layout->dims, arena);
+    mica_weight_binder_init(&b, w, "vae", &layout->dims, &vae->arena);
     for (int h = 0; h < halves; h++)
-        mica_weight_bind(&b, tables[h].rows, tables[h].count, 0, layout->vae);
+        mica_weight_bind(&b, tables[h].rows, tables[h].count, 0, vae);
     MICA_TRY(mica_weight_binder_finish(&b, err));
     for (int h = 0; h < halves; h++)
-        MICA_TRY(list_half(layout, &tables[h], &lists[h], err));
+        MICA_TRY(list_half(layout, &tables[h], &vae->lists[h], err));
     return MICA_OK;
 }
 
@@ -99,8 +128,8 @@ mica_status mica_vae_fill(const mica_vae_layout *layout, mica_weights *w, mica_a
     return MICA_OK;
 }
 
-void mica_vae_drop(const mica_vae_list lists[2], mica_backend *be)
+void mica_vae_drop(const mica_vae_base *vae, mica_backend *be)
 {
     for (int h = 0; h < 2; h++)
-        mica_backend_drop_weights(be, lists[h].weights, lists[h].count);
+        mica_backend_drop_weights(be, vae->lists[h].weights, vae->lists[h].count);
 }

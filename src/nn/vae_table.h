@@ -25,9 +25,26 @@ typedef struct mica_vae_run_args {
     const mica_tap_sink *taps; /* may be NULL; `probe.` names */
 } mica_vae_run_args;
 
+typedef struct mica_vae_list {
+    mica_weight **weights; /* in order of use */
+    int count;
+} mica_vae_list;
+
+/* First member of an autoencoder's own struct. */
+typedef struct mica_vae_base {
+    bool has_encoder;       /* else the file can only decode */
+    mica_vae_list lists[2]; /* weights of decoder and encoder */
+    mica_arena arena;       /* names and lists */
+} mica_vae_base;
+
+/* A struct of `size` bytes that begins with a mica_vae_base, the rest zero; NULL: no memory. Freed with
+ * mica_vae_free, which accepts NULL. */
+void *mica_vae_new(size_t size, mica_err *err);
+void mica_vae_free(mica_vae_base *vae);
+
 /* Rows under construction. */
 typedef struct mica_vae_table {
-    void *vae;                 /* the struct that is bound: rows' offsets count from here */
+    mica_vae_base *vae;        /* the struct that is bound: rows' offsets count from here */
     const mica_weights *files; /* NULL while filling */
     mica_arena *arena;
     mica_weight_row *rows; /* NULL while counting */
@@ -41,28 +58,27 @@ void mica_vae_table_add(mica_vae_table *t, mica_weight *place, const char *shape
 void mica_vae_table_conv(mica_vae_table *t, mica_nn_linear *place, char out, char in,
                          const char *kernel, const char *name);
 
-typedef struct mica_vae_list {
-    mica_weight **weights; /* in order of use */
-    int count;
-} mica_vae_list;
-
 /* What an autoencoder says of itself. */
 typedef struct mica_vae_layout {
-    void *vae;
+    mica_vae_base *vae;
     mica_weight_dims dims;
     void (*add[2])(mica_vae_table *t); /* decoder, encoder; the same rows whenever called */
     /* The bound tensor as operations take it; false: checked but never computed. */
     bool (*view)(mica_weight *w);
 } mica_vae_layout;
 
-/* A file without any `encoder.` tensor can only decode. */
-bool mica_vae_has_encoder(const mica_weights *w);
-/* Binds the decoder and, with two halves, the encoder; lists all problems. */
-mica_status mica_vae_bind(const mica_vae_layout *layout, const mica_weights *w, int halves,
-                          mica_arena *arena, mica_vae_list lists[2], mica_err *err);
+/* More channels than any autoencoder has: a file that says so is damaged. */
+#define MICA_VAE_MAX_CHANNELS 16384
+
+/* Dimension `dim` of a tensor, for sizes from shapes; 0 where it is absent or absurd, which the check of the sizes
+ * then refuses. */
+int mica_vae_size(const mica_weights *w, const char *name, int dim);
+/* Binds the decoder and, where the file has any `encoder.` tensor, the encoder; lists all problems. */
+mica_status mica_vae_bind(const mica_vae_layout *layout, const mica_weights *w, mica_err *err);
 /* Random weights of both halves; `layout->vae` only gives the rows their places. */
 mica_status mica_vae_fill(const mica_vae_layout *layout, mica_weights *w, mica_arena *arena,
                           mica_err *err);
-void mica_vae_drop(const mica_vae_list lists[2], mica_backend *be);
+/* Frees every prepared form of both halves and lets the pages go. */
+void mica_vae_drop(const mica_vae_base *vae, mica_backend *be);
 
 #endif

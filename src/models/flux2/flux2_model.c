@@ -5,6 +5,8 @@
  * (`is_distilled`, and the class of the pipeline for the one with cached references). */
 #include "models/flux2/flux2.h"
 
+#include "models/common/qwen3_text.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -111,11 +113,9 @@ static mica_status read_statistics(mica_flux2 *m, const char *json_path, mica_er
     return MICA_OK;
 }
 
-/* The tables of the VAE belong to its own module; opening it once checks every tensor. */
 static mica_status open_vae(mica_picture_model *base, const mica_model_parts *parts, mica_err *err)
 {
     mica_flux2 *m = (mica_flux2 *)base;
-    mica_kl_vae *vae = NULL;
     const char *json = parts->config[MICA_PART_VAE], *path = parts->path[MICA_PART_VAE];
     MICA_TRY(mica_weights_open(&m->base.vae_files, path, err));
     const int z = mica_kl_vae_probe(m->base.vae_files);
@@ -126,11 +126,7 @@ static mica_status open_vae(mica_picture_model *base, const mica_model_parts *pa
                          "%s: this is the VAE of FLUX.1 (16 latent channels); %s needs that of "
                          "FLUX.2 (32)",
                          path, FAMILY);
-    MICA_TRY(mica_kl_vae_rename(m->base.vae_files, err));
-    MICA_TRY(json ? mica_kl_vae_config_read(&m->vae_config, json, err)
-                  : mica_kl_vae_config_derive(&m->vae_config, m->base.vae_files, err));
-    MICA_TRY(mica_kl_vae_open(&vae, &m->vae_config, m->base.vae_files, err));
-    mica_kl_vae_close(&vae);
+    MICA_TRY(mica_kl_vae_read(&m->vae_config, m->base.vae_files, json, err));
     return read_statistics(m, json, err);
 }
 
@@ -265,14 +261,7 @@ static mica_status open_model(mica_model **out, const mica_model_parts *parts, m
 static mica_status tokens(const mica_model *model, const char *text, int32_t **ids, size_t *count,
                           mica_err *err)
 {
-    mica_qwen3_prompt p;
-    const mica_tokenizer *t = ((const mica_picture_model *)model)->tokenizer;
-    if (!t)
-        return MICA_FAIL(err, MICA_E_UNSUPPORTED, "a synthetic model has no tokenizer");
-    MICA_TRY(mica_qwen3_tokenize(t, text, false, MICA_FLUX2_MAX_TOKENS, &p, err));
-    *ids = p.ids;
-    *count = (size_t)p.count; /* without the padding */
-    return MICA_OK;
+    return mica_qwen3_text_tokens(model, text, false, MICA_FLUX2_MAX_TOKENS, ids, count, err);
 }
 
 static uint64_t scratch_bytes(const mica_model *model, int width, int height)

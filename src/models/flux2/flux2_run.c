@@ -8,7 +8,7 @@
  * Prompts are padded to the longest length; padding has features of its own and is part of the
  * sequence, as in training. Reference: diffusers pipeline_flux2_klein.py __call__, and for
  * references whose keys are kept pipeline_flux2_klein_kv.py. */
-#include "diffusion/prompt_cache.h"
+#include "models/common/qwen3_text.h"
 #include "models/flux2/flux2.h"
 #include "models/flux2/flux2_forward.h"
 #include "models/flux2/flux2_reference.h"
@@ -147,73 +147,10 @@ static uint64_t scratch(const mica_diffusion *d, int width, int height, int item
 
 /* ---------------------------------------------------------------------- text -- */
 
-static mica_status tokenize(mica_diffusion *d, int i, mica_qwen3_prompt *out, mica_err *err)
-{
-    static const char *const NAMES[2] = {"prompt", "negative"};
-    const mica_tokenizer *tokenizer = model_of(d)->base.tokenizer;
-    const char *text = i ? d->plan.negative : d->options->prompt;
-    const int64_t length = d->plan.max_tokens;
-    MICA_TRY(tokenizer ? mica_qwen3_tokenize(tokenizer, text, false, length, out, err)
-                       : mica_qwen3_prompt_synthetic(text, length, out, err));
-    mica_diffusion_note_cut(d, i, out->full_count, length);
-    return mica_qwen3_prompt_tap(out, d->run.taps, NAMES[i], err);
-}
-
-/* Features of all prompts, [length, 3 E] each, taken apart. */
-static mica_status run_encoder(mica_diffusion *d, const mica_qwen3_prompt *prompts, mica_err *err)
-{
-    static const char *const NAMES[2] = {"prompt", "negative"};
-    mica_lm *lm = &from(d)->session->base.text_encoder;
-    const int64_t T = d->plan.max_tokens, E = mica_lm_result_width(&lm->config);
-    const int n = prompt_count(d);
-    mica_lm_prompt rows[2];
-    for (int i = 0; i < n; i++)
-        rows[i] = (mica_lm_prompt){.ids = prompts[i].ids, .count = T, .valid = prompts[i].count};
-    mica_tensor all = mica_act_tensor(d->be, MICA_POOL_SESSION, 2, (const int64_t[]){n * T, E});
-    MICA_TRY(mica_lm_run(lm, d->be, &d->run, rows, n, &all, err));
-    for (int i = 0; i < n; i++) {
-        d->text[i] = (mica_diffusion_text){mica_tensor_rows(&all, i * T, T), T};
-        mica_tap(d->run.taps, d->be, &d->text[i].embeds_TE, 3, (const int64_t[]){1, T, E},
-                 "%s.embeds", NAMES[i]);
-    }
-    if (!mica_all_finite(d->be, &all) && !mica_backend_failed(d->be))
-        return MICA_FAIL(err, MICA_E_NUMERIC,
-                         "text encoder: the features of the prompt hold NaN or Inf; the weights "
-                         "are damaged or the precision is too low");
-    return mica_backend_check(d->be, err);
-}
-
-/* With the padding, which is seen too. */
-static mica_prompt_key key_of(const mica_diffusion *d, const mica_qwen3_prompt *prompts)
-{
-    mica_prompt_key key = {.family = mica_flux2_kind.id,
-                           .encoder = model_of(d)->base.text_files,
-                           .width = mica_lm_result_width(&model_of(d)->base.text_encoder.config),
-                           .count = prompt_count(d)};
-    for (int i = 0; i < key.count; i++) {
-        key.prompts[i].ids = prompts[i].ids;
-        key.prompts[i].count = prompts[i].length;
-        key.prompts[i].valid = prompts[i].count;
-        key.prompts[i].rows = d->plan.max_tokens;
-    }
-    return key;
-}
-
 static mica_status encode_text(mica_diffusion *d, mica_err *err)
 {
-    mica_qwen3_prompt prompts[2] = {{0}, {0}};
-    mica_status st = MICA_OK;
-    for (int i = 0; i < prompt_count(d) && !st; i++)
-        st = tokenize(d, i, &prompts[i], err);
-    const mica_prompt_key key = key_of(d, prompts);
-    if (!st && !mica_prompt_cache_find(d, &key)) {
-        st = run_encoder(d, prompts, err);
-        if (!st)
-            mica_prompt_cache_keep(d, &key);
-    }
-    for (int i = 0; i < 2; i++)
-        mica_qwen3_prompt_deinit(&prompts[i]);
-    return st;
+    static const mica_qwen3_text text = {.padded = true};
+    return mica_qwen3_text_encode(d, &from(d)->session->base, &text, err);
 }
 
 /* ------------------------------------------------------------------- prepare -- */

@@ -14,8 +14,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#define MAX_CHANNELS 16384
-
 /* Per-channel statistics of the latents; vae/config.json of Qwen-Image (and of Wan 2.1, whose
  * autoencoder this is). */
 static const double LATENTS_MEAN[16] = {-0.7571, -0.7089, -0.9113, 0.1075,  -0.1745, 0.9653,
@@ -62,7 +60,7 @@ mica_status mica_vae_config_check(const mica_qwen_vae_config *c, const char *sou
         return refuse(err, source, "input_channels", c->picture_channels);
     for (int l = 0; l < c->levels; l++) {
         const int64_t width = (int64_t)c->base_dim * c->dim_mult_[l];
-        if (c->base_dim < 1 || c->dim_mult_[l] < 1 || width > MAX_CHANNELS ||
+        if (c->base_dim < 1 || c->dim_mult_[l] < 1 || width > MICA_VAE_MAX_CHANNELS ||
             (l > 0 && width % 2 != 0))
             return refuse(err, source, "the width of a level (base_dim * dim_mult)", width);
     }
@@ -91,7 +89,7 @@ static mica_status read_levels(const mica_json *j, mica_qwen_vae_config *c, mica
     MICA_TRY(
         mica_json_opt_ints(j, j->root, "dim_mult", mult, MICA_QWEN_VAE_MAX_LEVELS, &count, err));
     for (size_t l = 0; l < count; l++) {
-        if (mult[l] < 1 || mult[l] > MAX_CHANNELS)
+        if (mult[l] < 1 || mult[l] > MICA_VAE_MAX_CHANNELS)
             return refuse(err, j->name, "an entry of dim_mult", (long long)mult[l]);
         c->dim_mult_[l] = (int)mult[l];
     }
@@ -149,7 +147,7 @@ static mica_status read_all(const mica_json *j, mica_qwen_vae_config *c, mica_er
                          "%s: \"attn_scales\" is not empty; attention outside the middle block is "
                          "not supported",
                          j->name);
-    MICA_TRY(read_int(j, "base_dim", MAX_CHANNELS, &c->base_dim, err));
+    MICA_TRY(read_int(j, "base_dim", MICA_VAE_MAX_CHANNELS, &c->base_dim, err));
     MICA_TRY(read_int(j, "z_dim", MICA_QWEN_VAE_MAX_Z, &c->z_dim, err));
     MICA_TRY(read_int(j, "num_res_blocks", MICA_QWEN_VAE_MAX_RES - 1, &c->num_res_blocks, err));
     MICA_TRY(read_int(j, "input_channels", 64, &c->picture_channels, err));
@@ -172,21 +170,13 @@ mica_status mica_qwen_vae_config_read(mica_qwen_vae_config *config, const char *
 
 /* ------------------------------------------------------------------- shapes -- */
 
-/* Dimension `dim` of a tensor, 0 when it is absent or absurd: mica_vae_config_check refuses. */
-static int size_of(const mica_weights *w, const char *name, int dim)
-{
-    const mica_tensor *t = mica_weights_find(w, name);
-    const bool good = t && dim < t->ndim && t->shape_[dim] > 0 && t->shape_[dim] <= MAX_CHANNELS;
-    return good ? (int)t->shape_[dim] : 0;
-}
-
 /* Level l of the picture's resolutions is up block levels - 1 - l. */
 static void derive_level(mica_qwen_vae_config *c, const mica_weights *w, int l)
 {
     char name[96];
     const int block = c->levels - 1 - l;
     snprintf(name, sizeof name, "decoder.up_blocks.%d.resnets.0.conv1.weight", block);
-    c->dim_mult_[l] = size_of(w, name, 0) / MICA_MAX(1, c->base_dim);
+    c->dim_mult_[l] = mica_vae_size(w, name, 0) / MICA_MAX(1, c->base_dim);
     snprintf(name, sizeof name, "decoder.up_blocks.%d.upsamplers.0.time_conv.weight", block - 1);
     c->temporal_[l] = block > 0 && mica_weights_find(w, name);
 }
@@ -199,9 +189,9 @@ mica_status mica_qwen_vae_config_derive(mica_qwen_vae_config *config, const mica
     c->levels = mica_weight_count_blocks(w, "decoder.up_blocks.");
     c->num_res_blocks = mica_weight_count_blocks(w, "decoder.up_blocks.0.resnets.") - 1;
     /* dim_mult begins with 1 in every published model: the head's width is base_dim. */
-    c->base_dim = size_of(w, "decoder.conv_out.weight", 1);
-    c->picture_channels = size_of(w, "decoder.conv_out.weight", 0);
-    c->z_dim = size_of(w, "decoder.conv_in.weight", 1);
+    c->base_dim = mica_vae_size(w, "decoder.conv_out.weight", 1);
+    c->picture_channels = mica_vae_size(w, "decoder.conv_out.weight", 0);
+    c->z_dim = mica_vae_size(w, "decoder.conv_in.weight", 1);
     for (int l = 0; l < MICA_MIN(c->levels, MICA_QWEN_VAE_MAX_LEVELS); l++)
         derive_level(c, w, l);
     if (c->z_dim != (int)MICA_ARRAY_LEN(LATENTS_MEAN))

@@ -153,7 +153,7 @@ mica_status mica_qwen_vae_encode(mica_qwen_vae *vae, mica_backend *be,
 {
     mica_vae_run r;
     char a[96], b[96];
-    if (!vae->has_encoder)
+    if (!vae->base.has_encoder)
         return MICA_FAIL(err, MICA_E_MISSING,
                          "the VAE file holds no encoder, which reading pictures needs; use the "
                          "whole VAE");

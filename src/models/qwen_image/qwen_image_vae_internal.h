@@ -52,11 +52,9 @@ typedef struct mica_vae_half {
 } mica_vae_half;
 
 struct mica_qwen_vae {
+    mica_vae_base base; /* its lists by mica_qwen_vae_half */
     mica_qwen_vae_config config;
-    bool has_encoder;
-    mica_vae_half half[2];  /* by mica_qwen_vae_half */
-    mica_vae_list lists[2]; /* likewise */
-    mica_arena arena;       /* names and lists */
+    mica_vae_half half[2]; /* likewise */
 };
 
 /* Channels that enter and leave level `i` (in order of use) of a half. */

@@ -12,14 +12,12 @@
  * autoencoder_kl_qwenimage.py. */
 #include "models/qwen_image/qwen_image_vae_internal.h"
 
-#include "base/mem.h"
-
 #include <stdio.h>
 #include <string.h>
 
 static mica_qwen_vae *vae_of(const mica_vae_table *t)
 {
-    return t->vae;
+    return (mica_qwen_vae *)t->vae;
 }
 
 static void add_conv3(mica_vae_table *t, mica_nn_linear *place, char out, char in,
@@ -204,27 +202,32 @@ static bool view(mica_weight *w)
 
 static mica_vae_layout layout_of(mica_qwen_vae *vae)
 {
-    return (mica_vae_layout){
-        .vae = vae, .dims = dims_of(&vae->config), .add = {add_decoder, add_encoder}, .view = view};
+    return (mica_vae_layout){.vae = &vae->base,
+                             .dims = dims_of(&vae->config),
+                             .add = {add_decoder, add_encoder},
+                             .view = view};
+}
+
+static mica_status new_vae(mica_qwen_vae **out, const mica_qwen_vae_config *config,
+                           const char *source, mica_err *err)
+{
+    *out = NULL;
+    MICA_TRY(mica_vae_config_check(config, source, err));
+    *out = mica_vae_new(sizeof **out, err);
+    if (!*out)
+        return MICA_E_NOMEM;
+    (*out)->config = *config;
+    return MICA_OK;
 }
 
 mica_status mica_qwen_vae_open(mica_qwen_vae **out, const mica_qwen_vae_config *config,
                                const mica_weights *w, mica_err *err)
 {
-    *out = NULL;
-    MICA_TRY(mica_vae_config_check(config, mica_weights_path(w), err));
-    mica_qwen_vae *vae = mica_mem_calloc(1, sizeof *vae);
-    if (!vae)
-        return MICA_FAIL(err, MICA_E_NOMEM, "vae: no memory for its tables");
-    vae->config = *config;
-    vae->has_encoder = mica_vae_has_encoder(w);
-    mica_arena_init(&vae->arena, 1 << 16);
-    const mica_vae_layout layout = layout_of(vae);
-    const mica_status st =
-        mica_vae_bind(&layout, w, vae->has_encoder ? 2 : 1, &vae->arena, vae->lists, err);
+    MICA_TRY(new_vae(out, config, mica_weights_path(w), err));
+    const mica_vae_layout layout = layout_of(*out);
+    const mica_status st = mica_vae_bind(&layout, w, err);
     if (st)
-        mica_qwen_vae_close(&vae);
-    *out = vae;
+        mica_qwen_vae_close(out);
     return st;
 }
 
@@ -232,8 +235,7 @@ void mica_qwen_vae_close(mica_qwen_vae **vae)
 {
     if (!vae || !*vae)
         return;
-    mica_arena_deinit(&(*vae)->arena);
-    mica_mem_free(*vae);
+    mica_vae_free(&(*vae)->base);
     *vae = NULL;
 }
 
@@ -244,31 +246,28 @@ const mica_qwen_vae_config *mica_qwen_vae_get_config(const mica_qwen_vae *vae)
 
 bool mica_qwen_vae_has_encoder(const mica_qwen_vae *vae)
 {
-    return vae->has_encoder;
+    return vae->base.has_encoder;
 }
 
 mica_weight *const *mica_qwen_vae_weights(const mica_qwen_vae *vae, mica_qwen_vae_half half,
                                           int *count)
 {
-    *count = vae->lists[half].count;
-    return vae->lists[half].weights;
+    *count = vae->base.lists[half].count;
+    return vae->base.lists[half].weights;
 }
 
 mica_status mica_qwen_vae_fill(const mica_qwen_vae_config *config, mica_weights *w,
                                mica_arena *arena, mica_err *err)
 {
-    MICA_TRY(mica_vae_config_check(config, "vae", err));
-    mica_qwen_vae *vae = mica_mem_calloc(1, sizeof *vae); /* only gives the rows their places */
-    if (!vae)
-        return MICA_FAIL(err, MICA_E_NOMEM, "vae: no memory for its tables");
-    vae->config = *config;
+    mica_qwen_vae *vae; /* only gives the rows their places */
+    MICA_TRY(new_vae(&vae, config, "vae", err));
     const mica_vae_layout layout = layout_of(vae);
     const mica_status st = mica_vae_fill(&layout, w, arena, err);
-    mica_mem_free(vae);
+    mica_qwen_vae_close(&vae);
     return st;
 }
 
 void mica_qwen_vae_drop(mica_qwen_vae *vae, mica_backend *be)
 {
-    mica_vae_drop(vae->lists, be);
+    mica_vae_drop(&vae->base, be);
 }

@@ -2,6 +2,8 @@
  * read here. */
 #include "models/zimage/zimage.h"
 
+#include "models/common/qwen3_text.h"
+
 /* ------------------------------------------------------------------- opening -- */
 
 static mica_status open_transformer(mica_picture_model *base, const mica_model_parts *parts,
@@ -40,26 +42,17 @@ static mica_status open_text_encoder(mica_picture_model *base, const mica_model_
                         err);
 }
 
-/* The tables of the VAE belong to its own module; opening it once checks every tensor. */
 static mica_status open_vae(mica_picture_model *base, const mica_model_parts *parts, mica_err *err)
 {
     mica_zimage *m = (mica_zimage *)base;
-    const char *json = parts->config[MICA_PART_VAE], *path = parts->path[MICA_PART_VAE];
-    mica_kl_vae *vae = NULL;
+    const char *path = parts->path[MICA_PART_VAE];
     MICA_TRY(mica_weights_open(&m->base.vae_files, path, err));
-    const int z_dim = mica_kl_vae_probe(m->base.vae_files);
-    if (z_dim == 0)
+    if (!mica_kl_vae_probe(m->base.vae_files))
         return MICA_FAIL(err, MICA_E_FORMAT,
                          "%s: its tensors are not an AutoencoderKL's; Z-Image needs FLUX.1's VAE "
                          "(16 latent channels)",
                          path);
-    m->vae_config = mica_kl_vae_config_default(z_dim);
-    MICA_TRY(mica_kl_vae_rename(m->base.vae_files, err));
-    MICA_TRY(json ? mica_kl_vae_config_read(&m->vae_config, json, err)
-                  : mica_kl_vae_config_derive(&m->vae_config, m->base.vae_files, err));
-    MICA_TRY(mica_kl_vae_open(&vae, &m->vae_config, m->base.vae_files, err));
-    mica_kl_vae_close(&vae);
-    return MICA_OK;
+    return mica_kl_vae_read(&m->vae_config, m->base.vae_files, parts->config[MICA_PART_VAE], err);
 }
 
 /* scheduler/scheduler_config.json of Z-Image-Turbo. */
@@ -173,14 +166,7 @@ static mica_status open_model(mica_model **out, const mica_model_parts *parts, m
 static mica_status tokens(const mica_model *model, const char *text, int32_t **ids, size_t *count,
                           mica_err *err)
 {
-    mica_qwen3_prompt p;
-    const mica_tokenizer *t = ((const mica_picture_model *)model)->tokenizer;
-    if (!t)
-        return MICA_FAIL(err, MICA_E_UNSUPPORTED, "a synthetic model has no tokenizer");
-    MICA_TRY(mica_qwen3_tokenize(t, text, true, MICA_ZIMAGE_MAX_TOKENS, &p, err));
-    *ids = p.ids;
-    *count = (size_t)p.count;
-    return MICA_OK;
+    return mica_qwen3_text_tokens(model, text, true, MICA_ZIMAGE_MAX_TOKENS, ids, count, err);
 }
 
 static uint64_t scratch_bytes(const mica_model *model, int width, int height)

@@ -7,7 +7,7 @@
  * Reference: diffusers pipeline_z_image.py __call__. Its time runs from 0 (noise) to 1, and the
  * network's output points from noise to picture: the velocity dx/dsigma is its opposite. Its
  * guidance is cond + scale * (cond - uncond). */
-#include "diffusion/prompt_cache.h"
+#include "models/common/qwen3_text.h"
 #include "models/zimage/zimage.h"
 #include "models/zimage/zimage_forward.h"
 #include "models/zimage/zimage_probe.h"
@@ -116,74 +116,10 @@ static uint64_t scratch(const mica_diffusion *d, int width, int height, int item
 
 /* ---------------------------------------------------------------------- text -- */
 
-static const char *const PROMPT_NAMES[2] = {"prompt", "negative"};
-
-static mica_status tokenize(mica_diffusion *d, int i, mica_qwen3_prompt *out, mica_err *err)
-{
-    const mica_tokenizer *tokenizer = model_of(d)->base.tokenizer;
-    const char *text = i ? d->plan.negative : d->options->prompt;
-    MICA_TRY(tokenizer ? mica_qwen3_tokenize(tokenizer, text, true, d->plan.max_tokens, out, err)
-                       : mica_qwen3_prompt_synthetic(text, d->plan.max_tokens, out, err));
-    mica_diffusion_note_cut(d, i, out->full_count, d->plan.max_tokens);
-    return mica_qwen3_prompt_tap(out, d->run.taps, PROMPT_NAMES[i], err);
-}
-
-static mica_status run_encoder(mica_diffusion *d, const mica_qwen3_prompt *prompts, mica_err *err)
-{
-    mica_lm *lm = &from(d)->session->base.text_encoder;
-    mica_lm_prompt rows[2] = {{0}};
-    int64_t L = 0, first = 0;
-    for (int i = 0; i < prompt_count(d); i++) {
-        rows[i] = (mica_lm_prompt){.ids = prompts[i].ids, .count = prompts[i].count};
-        L += rows[i].count;
-    }
-    const int64_t shape[] = {L, lm->config.width};
-    mica_tensor hidden_LE = mica_act_tensor(d->be, MICA_POOL_SESSION, 2, shape);
-    MICA_TRY(mica_lm_run(lm, d->be, &d->run, rows, prompt_count(d), &hidden_LE, err));
-    for (int i = 0; i < prompt_count(d); i++) {
-        mica_tensor *embeds_TE = &d->text[i].embeds_TE;
-        *embeds_TE = mica_tensor_rows(&hidden_LE, first, rows[i].count);
-        d->text[i].valid = rows[i].count;
-        first += rows[i].count;
-        mica_tap(d->run.taps, d->be, embeds_TE, 0, NULL, "%s.embeds", PROMPT_NAMES[i]);
-        if (!mica_all_finite(d->be, embeds_TE) && !mica_backend_failed(d->be))
-            return MICA_FAIL(err, MICA_E_NUMERIC,
-                             "text encoder: the features of the %s hold NaN or Inf; the weights "
-                             "are damaged or the precision is too low",
-                             i ? "negative prompt" : "prompt");
-    }
-    return mica_backend_check(d->be, err);
-}
-
-static mica_prompt_key key_of(const mica_diffusion *d, const mica_qwen3_prompt *prompts)
-{
-    mica_prompt_key key = {.family = mica_zimage_kind.id,
-                           .encoder = model_of(d)->base.text_files,
-                           .width = model_of(d)->base.text_encoder.config.width,
-                           .count = prompt_count(d)};
-    for (int i = 0; i < key.count; i++) {
-        key.prompts[i].ids = prompts[i].ids;
-        key.prompts[i].count = prompts[i].count;
-        key.prompts[i].valid = key.prompts[i].rows = prompts[i].count;
-    }
-    return key;
-}
-
 static mica_status encode_text(mica_diffusion *d, mica_err *err)
 {
-    mica_qwen3_prompt prompts[2] = {{0}, {0}};
-    mica_status st = MICA_OK;
-    for (int i = 0; i < prompt_count(d) && !st; i++)
-        st = tokenize(d, i, &prompts[i], err);
-    const mica_prompt_key key = key_of(d, prompts);
-    if (!st && !mica_prompt_cache_find(d, &key)) {
-        st = run_encoder(d, prompts, err);
-        if (!st)
-            mica_prompt_cache_keep(d, &key);
-    }
-    for (int i = 0; i < 2; i++)
-        mica_qwen3_prompt_deinit(&prompts[i]);
-    return st;
+    static const mica_qwen3_text text = {.thinking = true};
+    return mica_qwen3_text_encode(d, &from(d)->session->base, &text, err);
 }
 
 /* ------------------------------------------------------------------- prepare -- */

@@ -22,17 +22,13 @@ static mica_status read_spec(mica_zimage *m, const char *spec, mica_err *err)
 
 static mica_status fill(mica_zimage *m, mica_err *err)
 {
-    mica_kl_vae *vae = NULL;
     mica_picture_model *b = &m->base;
     mica_zimage_weights *w = &m->transformer;
     MICA_TRY(mica_zimage_weights_fill(&w->config, b->transformer_files, &b->arena, err));
     MICA_TRY(mica_lm_fill(&b->text_encoder.config, b->text_files, &b->arena, err));
     MICA_TRY(mica_kl_vae_fill(&m->vae_config, b->vae_files, &b->arena, err));
     MICA_TRY(mica_zimage_weights_bind(w, b->transformer_files, &b->arena, err));
-    MICA_TRY(mica_lm_bind(&b->text_encoder, b->text_files, "text encoder", &b->arena, err));
-    MICA_TRY(mica_kl_vae_open(&vae, &m->vae_config, b->vae_files, err));
-    mica_kl_vae_close(&vae);
-    return MICA_OK;
+    return mica_lm_bind(&b->text_encoder, b->text_files, "text encoder", &b->arena, err);
 }
 
 static mica_status build(mica_picture_model *base, const char *spec, mica_err *err)
