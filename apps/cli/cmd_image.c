@@ -12,10 +12,13 @@
 #include "base/mem.h"
 #include "base/utf8.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* ---------------------------------------------------------------- checks -- */
 
@@ -34,6 +37,11 @@ static mica_status check_sigmas(const image_args *a, mica_err *err)
     return MICA_OK;
 }
 
+bool image_is_pipe(const image_args *a)
+{
+    return a->output && strcmp(a->output, "-") == 0;
+}
+
 static const char *output_path(const image_args *a)
 {
     return a->output ? a->output : "out.png";
@@ -42,6 +50,28 @@ static const char *output_path(const image_args *a)
 static bool makes_picture(const image_args *a)
 {
     return !a->tokens || a->output;
+}
+
+/* "-": one PNG to standard output, which then belongs to it alone. */
+static mica_status check_pipe(const image_args *a, mica_err *err)
+{
+    const bool several = (a->prompts.count > 1 || a->batch > 1) && !a->sheet;
+    if (several)
+        return MICA_FAIL(err, MICA_E_USAGE, "-o - takes one picture; --sheet makes one of several");
+    if (a->common.json || a->show || a->show_as || a->tokens)
+        return MICA_FAIL(err, MICA_E_USAGE, "-o - and %s both want standard output",
+                         a->common.json ? "--json"
+                         : a->tokens    ? "--tokens"
+                                        : "--show");
+    if (isatty(STDOUT_FILENO))
+        return MICA_FAIL(err, MICA_E_USAGE,
+                         "-o - writes a PNG to standard output; send it to a file or program");
+    return MICA_OK;
+}
+
+static mica_status check_output(const image_args *a, mica_err *err)
+{
+    return image_is_pipe(a) ? check_pipe(a, err) : cli_output_check(output_path(a), err);
 }
 
 static mica_status check_inputs(const image_args *a, mica_err *err)
@@ -90,7 +120,7 @@ static mica_status check_args(const image_args *a, mica_err *err)
     MICA_TRY(check_sigmas(a, err));
     MICA_TRY(check_inputs(a, err));
     if (makes_picture(a))
-        MICA_TRY(cli_output_check(output_path(a), err));
+        MICA_TRY(check_output(a, err));
     if (a->trace)
         MICA_TRY(cli_output_check_folder(a->trace, err));
     if (a->noise && !mica_path_is_file(a->noise))
@@ -300,12 +330,35 @@ static mica_status make_sheet(image_run *run, mica_err *err)
     return image_take_text(status, message, err);
 }
 
+static bool write_bytes(void *user, const void *data, size_t size)
+{
+    (void)user;
+    return fwrite(data, 1, size, stdout) == size;
+}
+
+static mica_status write_pipe(image_run *run, mica_err *err)
+{
+    char message[MICA_ERR_TEXT] = "";
+    int within;
+    const mica_image *image = image_picture(run, 0, &within);
+    if (picture_count(run) != 1)
+        return MICA_FAIL(err, MICA_E_USAGE, "-o - takes one picture, and these are %d",
+                         picture_count(run));
+    const mica_status status =
+        mica_image_encode(image, within, "picture.png", write_bytes, NULL, message, sizeof message);
+    if (status == MICA_E_IO || (!status && fflush(stdout) == EOF))
+        return MICA_FAIL(err, MICA_E_IO, "cannot write to standard output: %s", strerror(errno));
+    return image_take_text(status, message, err);
+}
+
 static mica_status write_pictures(image_run *run, mica_err *err)
 {
     const double start = mica_clock_seconds();
     char message[MICA_ERR_TEXT] = "";
     if (run->args->sheet)
         MICA_TRY(make_sheet(run, err));
+    if (image_is_pipe(run->args))
+        return write_pipe(run, err);
     const int count = picture_count(run);
     run->paths = mica_mem_calloc((size_t)count, sizeof *run->paths);
     if (!run->paths)

@@ -51,6 +51,8 @@ typedef struct image_run {
     double start, open_seconds, write_seconds;
 } image_run;
 
+/* Whether -o - sends the picture to standard output. */
+bool image_is_pipe(const image_args *args);
 /* Name of a --schedule word for the library; NULL: the checkpoint's. */
 const char *image_schedule_name(int word);
 /* Picture `index` of all that are written: its image, and the index there. */

@@ -70,7 +70,8 @@ static const cli_option picture_table[] = {
      .kind = CLI_TEXT,
      .offset = AT(output),
      .value = "FILE",
-     .help = "picture to write, .png, .jpg or .webp (out.png); several become FILE-1, FILE-2"},
+     .help = "picture to write, .png, .jpg or .webp (out.png); several become FILE-1, FILE-2; "
+             "-: one PNG to standard output"},
     {.name = "width",
      .letter = 'W',
      .kind = CLI_INT,

@@ -47,6 +47,15 @@ static mica_status add_tokens_plain(image_run *run, mica_text *out, mica_err *er
     return MICA_OK;
 }
 
+/* Which prompt a picture is of. */
+static int prompt_of(const image_run *run, const mica_image *image)
+{
+    int i = 0;
+    while (run->images[i] != image)
+        i++;
+    return i;
+}
+
 static void add_outputs_json(const image_run *run, mica_text *out)
 {
     mica_text_add(out, ",\"output\":");
@@ -57,6 +66,10 @@ static void add_outputs_json(const image_run *run, mica_text *out)
         const mica_image *image = image_picture(run, i, &within);
         mica_text_add(out, "%s{\"path\":", i ? "," : "");
         mica_text_add_json_string(out, run->paths[i]);
+        if (!run->sheet) {
+            mica_text_add(out, ",\"prompt\":");
+            mica_text_add_json_string(out, run->prompts[prompt_of(run, image)]);
+        }
         mica_text_add(out, ",\"seed\":%" PRIu64 ",\"width\":%d,\"height\":%d}",
                       mica_image_seed(image, within), mica_image_width(image),
                       mica_image_height(image));

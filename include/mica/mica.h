@@ -295,6 +295,13 @@ MICA_API const uint8_t *mica_image_rgb(const mica_image *image, int index);
  * NULL) receives up to message_size bytes of error text. */
 MICA_API mica_status mica_image_write(const mica_image *image, int index, const char *path,
                                       char *message, size_t message_size);
+/* Takes the bytes of a file, piece by piece in order. Return false to stop: MICA_E_IO. */
+typedef bool (*mica_write_fn)(void *user, const void *data, size_t size);
+/* The same bytes to the caller instead of a file: for memory, a pipe or a connection. `name` tells the kind by its
+ * extension ("picture.png") and messages what they are about. */
+MICA_API mica_status mica_image_encode(const mica_image *image, int index, const char *name,
+                                       mica_write_fn write, void *user, char *message,
+                                       size_t message_size);
 /* One picture of all pictures of `count` images of one size, row by row in `columns` columns, with a
  * white gap between them; its recipe holds theirs. On failure *out is NULL; `message` as above. */
 MICA_API mica_status mica_image_sheet(mica_image **out, const mica_image *const *images, int count,

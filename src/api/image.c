@@ -70,9 +70,24 @@ const char *mica_image_recipe(const mica_image *image, int index)
     return has_index(image, index) ? image->recipes[index] : NULL;
 }
 
-static mica_status write_file(const mica_image *image, int index, const char *path, mica_err *err)
+/* Where the bytes of a picture go; `write` is NULL for a file. */
+typedef struct target {
+    const char *path; /* with `write` only a name */
+    mica_write_fn write;
+    void *user;
+} target;
+
+static mica_status pass_on(void *user, const void *data, size_t size, mica_err *err)
 {
-    if (!has_index(image, index) || !path)
+    const target *to = user;
+    if (to->write(to->user, data, size))
+        return MICA_OK;
+    return MICA_FAIL(err, MICA_E_IO, "the picture could not be written: its receiver stopped");
+}
+
+static mica_status put(const mica_image *image, int index, target *to, mica_err *err)
+{
+    if (!has_index(image, index) || !to->path)
         return MICA_FAIL(err, MICA_E_USAGE, "there is no picture %d to write", index);
     const mica_picture picture = {.width = image->width,
                                   .height = image->height,
@@ -80,15 +95,33 @@ static mica_status write_file(const mica_image *image, int index, const char *pa
                                   .pixels = image->rgb + (size_t)index * size_of(image)};
     const mica_picture_text texts[] = {{"parameters", image->parameters[index]},
                                        {"mica", image->recipes[index]}};
-    return mica_picture_write(&picture, path, texts, MICA_ARRAY_LEN(texts), 0, err);
+    const size_t count = MICA_ARRAY_LEN(texts);
+    if (to->write)
+        return mica_picture_encode(&picture, to->path, texts, count, 0, pass_on, to, err);
+    return mica_picture_write(&picture, to->path, texts, count, 0, err);
+}
+
+static mica_status tell(mica_status st, const mica_err *err, char *message, size_t size)
+{
+    if (message && size)
+        snprintf(message, size, "%s", st ? err->text : "");
+    return st;
 }
 
 mica_status mica_image_write(const mica_image *image, int index, const char *path, char *message,
                              size_t message_size)
 {
     mica_err err = {0};
-    const mica_status st = write_file(image, index, path, &err);
-    if (message && message_size)
-        snprintf(message, message_size, "%s", st ? err.text : "");
-    return st;
+    target to = {.path = path};
+    return tell(put(image, index, &to, &err), &err, message, message_size);
+}
+
+mica_status mica_image_encode(const mica_image *image, int index, const char *name,
+                              mica_write_fn write, void *user, char *message, size_t message_size)
+{
+    mica_err err = {0};
+    target to = {name, write, user};
+    const mica_status st = write ? put(image, index, &to, &err)
+                                 : MICA_FAIL(&err, MICA_E_USAGE, "there is nobody to write to");
+    return tell(st, &err, message, message_size);
 }

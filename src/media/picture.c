@@ -1,7 +1,8 @@
 /* picture.c - picks the codec, checks limits, turns pictures upright, writes files whole.
  *
  *     read:    map the file ──► kind by its first bytes ──► codec ──► orientation
- *     write:   kind by extension ──► codec ──► temporary file ──► fsync, rename
+ *     encode:  kind by extension ──► codec ──► the caller
+ *     write:   the same ──► temporary file ──► fsync, rename
  *
  * What it does not do: colour management (profiles are ignored, as the reference pipelines
  * ignore them), animation (the first frame is read where the codec gives one). */
@@ -205,7 +206,7 @@ const char *mica_picture_find_parameters(const mica_picture_job *job)
 bool mica_picture_sink_write(mica_picture_sink *sink, const void *data, size_t size)
 {
     if (sink->status == MICA_OK)
-        sink->status = mica_file_out_write(sink->file, data, size, sink->err);
+        sink->status = sink->write(sink->user, data, size, sink->err);
     return sink->status == MICA_OK;
 }
 
@@ -221,24 +222,47 @@ static mica_status check_picture(const mica_picture *p, const char *path, int qu
     return MICA_OK;
 }
 
+mica_status mica_picture_encode(const mica_picture *p, const char *name,
+                                const mica_picture_text *texts, size_t text_count, int quality,
+                                mica_picture_write_fn write, void *user, mica_err *err)
+{
+    const codec *c = find_codec(name);
+    if (!c)
+        return MICA_FAIL(err, MICA_E_USAGE,
+                         "%s: the name must end in .png, .jpg, .jpeg or .webp to write a picture",
+                         name);
+    MICA_TRY(check_picture(p, name, quality, err));
+    mica_picture_sink sink = {write, user, err, MICA_OK};
+    const mica_picture_job job = {p, texts, text_count, quality, name, &sink};
+    return c->encode(&job, err);
+}
+
+/* The file is begun with its first bytes, so that what cannot be encoded leaves nothing. */
+typedef struct file_writer {
+    mica_file_out file;
+    const char *path;
+    bool begun;
+} file_writer;
+
+static mica_status write_file(void *user, const void *data, size_t size, mica_err *err)
+{
+    file_writer *w = user;
+    if (!w->begun)
+        MICA_TRY(mica_file_out_open(&w->file, w->path, err));
+    w->begun = true;
+    return mica_file_out_write(&w->file, data, size, err);
+}
+
 mica_status mica_picture_write(const mica_picture *p, const char *path,
                                const mica_picture_text *texts, size_t text_count, int quality,
                                mica_err *err)
 {
-    const codec *c = find_codec(path);
-    if (!c)
-        return MICA_FAIL(err, MICA_E_USAGE,
-                         "%s: the name must end in .png, .jpg, .jpeg or .webp to write a picture",
-                         path);
-    MICA_TRY(check_picture(p, path, quality, err));
-    mica_file_out file;
-    MICA_TRY(mica_file_out_open(&file, path, err));
-    mica_picture_sink sink = {&file, err, MICA_OK};
-    const mica_picture_job job = {p, texts, text_count, quality, path, &sink};
-    const mica_status st = c->encode(&job, err);
-    if (st != MICA_OK) {
-        mica_file_out_abort(&file);
-        return st;
-    }
-    return mica_file_out_commit(&file, err);
+    file_writer w = {.path = path};
+    const mica_status st =
+        mica_picture_encode(p, path, texts, text_count, quality, write_file, &w, err);
+    if (!st)
+        return mica_file_out_commit(&w.file, err);
+    if (w.begun)
+        mica_file_out_abort(&w.file);
+    return st;
 }

@@ -27,9 +27,16 @@ typedef struct mica_picture_text {
 mica_status mica_picture_read(mica_picture *p, const char *path, mica_err *err);
 mica_status mica_picture_decode(mica_picture *p, const char *name, const uint8_t *data, size_t size,
                                 mica_err *err);
-/* Kind by extension: .png, .jpg/.jpeg, .webp (lossless unless quality is given: 0 = default).
+/* Takes the bytes of a picture file, piece by piece in order. A failure, with its text in err, ends the encoding. */
+typedef mica_status (*mica_picture_write_fn)(void *user, const void *data, size_t size,
+                                             mica_err *err);
+/* Kind by the extension of `name`: .png, .jpg/.jpeg, .webp (lossless unless quality is given: 0 = default).
  * PNG: text entries become iTXt (or tEXt when plain ASCII); JPEG and WebP: the value of key
- * "parameters" goes into EXIF UserComment. Atomic. */
+ * "parameters" goes into EXIF UserComment. */
+mica_status mica_picture_encode(const mica_picture *p, const char *name,
+                                const mica_picture_text *texts, size_t text_count, int quality,
+                                mica_picture_write_fn write, void *user, mica_err *err);
+/* The same into a file, which appears whole or not at all. */
 mica_status mica_picture_write(const mica_picture *p, const char *path,
                                const mica_picture_text *texts, size_t text_count, int quality,
                                mica_err *err);

@@ -1,7 +1,7 @@
 /* picture_codec.h - what picture.c and the three codecs share; private to src/media.
  *
  *     picture.c ──► decode: bytes ──► png_picture.c | jpeg_picture.c | webp_picture.c ──► picture
- *               ──► encode: picture ──► codec ──► sink ──► file under construction
+ *               ──► encode: picture ──► codec ──► sink ──► a file under construction, or the caller
  *
  * A codec never opens a file. It reports its library's error texts with the name of the file. */
 #ifndef MICA_MEDIA_PICTURE_CODEC_H
@@ -14,7 +14,8 @@
 
 /* Where an encoder's bytes go. Keeps the first failure; the error text is set where it happened. */
 typedef struct mica_picture_sink {
-    struct mica_file_out *file;
+    mica_picture_write_fn write;
+    void *user;
     mica_err *err;
     mica_status status;
 } mica_picture_sink;

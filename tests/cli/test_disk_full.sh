@@ -41,6 +41,10 @@ if [ -c /dev/full ]; then
     [ $? -eq 1 ] && grep -q '^mica: cannot write to standard output' "$err" ||
         complain 'inspect to /dev/full'
     checks=$((checks + 1))
+    "$MICA" image "$model" -p x -W 32 -H 32 --steps 1 -o - >/dev/full 2>"$err"
+    [ $? -eq 1 ] && grep -q '^mica: cannot write to standard output' "$err" ||
+        complain 'a picture to /dev/full'
+    checks=$((checks + 1))
     printf 'What is a dog?\nWhat is a cat?\n' | "$MICA" chat --temp 0 --quiet >/dev/full 2>"$err"
     [ $? -eq 1 ] && [ "$(cat "$err")" = 'mica: cannot write to standard output' ] || complain 'chat to /dev/full'
 fi

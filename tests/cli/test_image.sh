@@ -22,6 +22,15 @@ check 'second of the batch' is_png '%s%n-2.png'
 check 'no unnumbered picture' test ! -e '%s%n.png'
 works image "$model" -p 'a fox' $small --quiet
 check 'default name' is_png out.png
+# To a pipe: the bytes of the file and nothing else.
+works image "$model" -p 'a fox' $small -o -
+check 'standard output is the file' cmp "$out" a.png
+works image "$model" -p 'a fox' -p 'a cat' $small -o - --sheet 2
+check 'a sheet to standard output' is_png "$out"
+check 'no file for standard output' test ! -e ./-
+fails 2 'takes one picture' image "$model" -p 'a fox' $small -o - --batch 2
+fails 2 'and --json both want standard output' image "$model" -p 'a fox' $small -o - --json
+fails 2 'and --tokens both want standard output' image "$model" -p 'a fox' $small -o - --tokens
 works image "$model" -p 'a fox' $small -o a.jpg --quiet
 check 'JPEG' sh -c '[ "$(head -c 3 a.jpg | od -An -tx1 | tr -d " \n")" = ffd8ff ]'
 works image "$model" -p 'a fox' $small -o a.webp --quiet
@@ -39,6 +48,8 @@ j-2.png
 8" ]' <<END
 $(json_get output outputs.0.path outputs.1.path outputs.1.seed <j.json)
 END
+check 'each picture tells its prompt' sh -c '[ "$1" = "a \"fox\"
+🦊" ]' sh "$(json_get outputs.1.prompt <j.json)"
 check 'the prompt survives' sh -c '[ "$1" = "a \"fox\"
 🦊" ]' sh "$(json_get parameters.prompt <j.json)"
 check 'no allocation inside blocks' test "$(json_get counters.block_allocations <j.json)" = 0

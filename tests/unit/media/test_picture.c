@@ -1,6 +1,7 @@
 /* test_picture.c - every kind of file against Pillow's pixels, round trips, recipes, full disks. */
 #include "golden_file.h"
 
+#include "base/file.h"
 #include "base/mem.h"
 #include "media/picture.h"
 
@@ -325,13 +326,62 @@ static void test_full_disk(void **state)
     mica_picture_deinit(&p);
 }
 
+typedef struct pieces {
+    uint8_t *data;
+    size_t size, limit; /* bytes that are taken; then it fails */
+} pieces;
+
+static mica_status take_piece(void *user, const void *data, size_t size, mica_err *err)
+{
+    pieces *p = user;
+    if (p->size + size > p->limit)
+        return MICA_FAIL(err, MICA_E_IO, "the pipe is broken");
+    memcpy(p->data + p->size, data, size);
+    p->size += size;
+    return MICA_OK;
+}
+
+/* Bytes for the caller are those of the file, and a caller that stops ends the encoding with its own text. */
+static void test_encode(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"e.png", "e.jpg", "e.webp"};
+    const mica_picture_text text = {"parameters", "a fox"};
+    mica_picture p = make_picture(64, 48, 3);
+    for (size_t i = 0; i < MICA_ARRAY_LEN(names); i++) {
+        mica_file_map file;
+        mica_err err = {0};
+        write_ok(&p, path_of(names[i]), &text, 1, 0);
+        assert_int_equal(mica_file_map_open(&file, path_of(names[i]), &err), MICA_OK);
+        pieces all = {.data = mica_mem_calloc(1, file.size), .limit = file.size};
+        assert_int_equal(mica_picture_encode(&p, names[i], &text, 1, 0, take_piece, &all, &err),
+                         MICA_OK);
+        assert_int_equal(all.size, file.size);
+        assert_memory_equal(all.data, file.data, file.size);
+        all.size = 0;
+        all.limit = file.size - 1;
+        assert_int_equal(mica_picture_encode(&p, names[i], &text, 1, 0, take_piece, &all, &err),
+                         MICA_E_IO);
+        assert_string_equal(err.text, "the pipe is broken");
+        mica_mem_free(all.data);
+        mica_file_map_close(&file);
+        unlink(path_of(names[i]));
+    }
+    mica_picture_deinit(&p);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden_files),      cmocka_unit_test(test_lossless_round_trips),
-        cmocka_unit_test(test_lossy_round_trips), cmocka_unit_test(test_png_texts),
-        cmocka_unit_test(test_texts_of_others),   cmocka_unit_test(test_exif_comment),
-        cmocka_unit_test(test_write_refusals),    cmocka_unit_test(test_full_disk),
+        cmocka_unit_test(test_golden_files),
+        cmocka_unit_test(test_lossless_round_trips),
+        cmocka_unit_test(test_lossy_round_trips),
+        cmocka_unit_test(test_png_texts),
+        cmocka_unit_test(test_texts_of_others),
+        cmocka_unit_test(test_exif_comment),
+        cmocka_unit_test(test_write_refusals),
+        cmocka_unit_test(test_full_disk),
+        cmocka_unit_test(test_encode),
     };
     return cmocka_run_group_tests(tests, make_folder, drop_folder);
 }
