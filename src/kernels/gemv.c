@@ -2,6 +2,7 @@
  *
  *     gemv_*       y[i][r] = sum_k a[r][k] x[i][k]  a as it lies in a file or a cache, read once
  *     gemv_kmajor  y[k] += sum_r x[r] a[r][k]       the other way: values weighted by their scores
+ *     gemv_heads*  both for the heads of a cache    row by row, across heads
  *
  * Bound by memory: a weight of 16 bits needs 8 bytes of bandwidth for every 4 multiply-adds, so widening it
  * in registers costs nothing. One row at a time, front to end, and memory asked for a little ahead: this gets
@@ -213,4 +214,81 @@ void MICA_K(gemv_kmajor)(int rows, int n, const float *a, ptrdiff_t lda, const f
         else
             vf_store(y + k, s);
     }
+}
+
+/* ---------------------------------------------------------------- heads -- */
+
+/* A row of a cache holds the heads side by side: 16 of 32 numbers are 2 KiB. Head by head memory is asked for two
+ * lines of every row, and gives half of what it gives of whole rows. */
+
+/* Heads of two whole vectors, in the order of dot_short. */
+MICA_VEC void dot_short_heads(const mica_gemv_of_heads *g)
+{
+    const int ahead = g->heads > 0 ? rows_ahead(g->heads * g->n * (int)sizeof(float)) : 0;
+    for (int r = 0; r < g->rows; r++) {
+        const float *a = g->a + r * g->lda, *x = g->x;
+        const float *later = g->a + row_ahead(r, ahead, g->rows) * g->lda;
+        float *y = g->y + r;
+        for (int h = 0; h < g->heads; h++) {
+            MICA_PREFETCH(later);
+            MICA_PREFETCH(later + MICA_W);
+            const vf s = vf_fma(vf_load(a), vf_load(x), vf_zero());
+            const vf t = vf_fma(vf_load(a + MICA_W), vf_load(x + MICA_W), vf_zero());
+            *y = vf_hsum(vf_add(s, t));
+            a += 2 * MICA_W;
+            later += 2 * MICA_W;
+            x += g->ldx;
+            y += g->ldy;
+        }
+    }
+}
+
+void MICA_K(gemv_heads)(const mica_gemv_of_heads *g)
+{
+    const ptrdiff_t size = sizeof(float), bytes = g->heads * g->n * size;
+    if (g->n == 2 * MICA_W) {
+        dot_short_heads(g);
+        return;
+    }
+    const ptrdiff_t ahead = bytes > 0 ? distance_ahead(g->lda * size, bytes) : 0;
+    for (int r = 0; r < g->rows; r++)
+        for (int h = 0; h < g->heads; h++)
+            dot_row(1, g->n, (const char *)(g->a + r * g->lda + h * g->n), sizeof(float), ahead,
+                    g->x + h * g->ldx, 0, g->y + h * g->ldy + r, 0, at_f32, end_f32);
+}
+
+/* Heads [first, first + heads) of `vectors` whole vectors, both constant, in the order of add_strip. */
+MICA_VEC void add_heads(int heads, int vectors, const mica_gemv_of_heads *g, int first)
+{
+    const float *a = g->a + (ptrdiff_t)first * g->n, *x = g->x + first * g->ldx;
+    float *y = g->y + first * g->ldy;
+    const int ahead = rows_ahead(heads * g->n * (int)sizeof(float));
+    vf s[2 * STRIP];
+    MICA_UNROLL(8)
+    for (int i = 0; i < heads * vectors; i++)
+        s[i] = vf_load(y + i / vectors * g->ldy + i % vectors * MICA_W);
+    for (int r = 0; r < g->rows; r++, a += g->lda, x++) {
+        const float *later = g->a + (ptrdiff_t)first * g->n + row_ahead(r, ahead, g->rows) * g->lda;
+        MICA_UNROLL(8)
+        for (int i = 0; i < heads * vectors; i++)
+            MICA_PREFETCH(later + i * MICA_W);
+        MICA_UNROLL(8)
+        for (int i = 0; i < heads * vectors; i++)
+            s[i] = vf_fma(vf_set1(x[i / vectors * g->ldx]), vf_load(a + i * MICA_W), s[i]);
+    }
+    MICA_UNROLL(8)
+    for (int i = 0; i < heads * vectors; i++)
+        vf_store(y + i / vectors * g->ldy + i % vectors * MICA_W, s[i]);
+}
+
+void MICA_K(gemv_heads_kmajor)(const mica_gemv_of_heads *g)
+{
+    int h = 0;
+    for (; g->n == 2 * MICA_W && h + 4 <= g->heads; h += 4)
+        add_heads(4, 2, g, h);
+    for (; g->n == 4 * MICA_W && h + 2 <= g->heads; h += 2)
+        add_heads(2, 4, g, h);
+    for (; h < g->heads; h++)
+        MICA_K(gemv_kmajor)
+    (g->rows, g->n, g->a + (ptrdiff_t)h * g->n, g->lda, g->x + h * g->ldx, g->y + h * g->ldy);
 }

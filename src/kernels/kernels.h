@@ -285,6 +285,23 @@ typedef mica_kernel_gemv_f32 mica_kernel_gemv_f16;
 typedef void mica_kernel_gemv_kmajor(int rows, int n, const float *a, ptrdiff_t lda, const float *x,
                                      float *y);
 
+/* The same for heads that lie beside each other in the rows of a cache, each with an x and a y of its own: head h of
+ * row r at a + r lda + h n. Every number is that of gemv_f32 and gemv_kmajor head by head; memory is read row by row,
+ * across heads. y apart from a and x. */
+typedef struct mica_gemv_of_heads {
+    int heads, rows, n;
+    const float *a;
+    ptrdiff_t lda;
+    const float *x; /* of head h: x + h ldx */
+    ptrdiff_t ldx;
+    float *y; /* of head h: y + h ldy */
+    ptrdiff_t ldy;
+} mica_gemv_of_heads;
+/* y[h][r] = sum of a[r][h][k] x[h][k] over k < n. */
+typedef void mica_kernel_gemv_heads(const mica_gemv_of_heads *g);
+/* y[h][k] += sum of x[h][r] a[r][h][k] over r. */
+typedef void mica_kernel_gemv_heads_kmajor(const mica_gemv_of_heads *g);
+
 /* --------------------------------------------------------- packed weights -- */
 
 /* What a row of weights is stored as; blocks as in GGUF files, then streams of bits in groups (MLX).
@@ -448,6 +465,8 @@ typedef void mica_kernel_linear_combination(int64_t n, int terms, const float *c
     X(gemv_bf16)                                                                                   \
     X(gemv_f16)                                                                                    \
     X(gemv_kmajor)                                                                                 \
+    X(gemv_heads)                                                                                  \
+    X(gemv_heads_kmajor)                                                                           \
     X(unpack_f32)                                                                                  \
     X(unpack_bf16)                                                                                 \
     X(dot_rows)                                                                                    \

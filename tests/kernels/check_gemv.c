@@ -1,4 +1,4 @@
-/* check_gemv.c - matrix by vectors against f64; rows by themselves; rows cut in pieces. */
+/* check_gemv.c - matrix by vectors against f64; rows by themselves; rows cut in pieces; heads beside each other. */
 #include "checkkern.h"
 
 typedef struct problem {
@@ -162,6 +162,75 @@ void check_gemv_kmajor(ck *c)
         check_kmajor(c);
 }
 
+/* ----------------------------------------------------------------- heads -- */
+
+/* Rows of `heads` times n numbers; x has a row a head: of n numbers, or of all rows' when kmajor. */
+static problem make_heads(ck *c, int heads, bool kmajor)
+{
+    static const int WIDTHS[] = {8, 16, 32, 64};
+    problem p = make(c, F32, 1);
+    const int n = ck_int(c, 0, 3) ? WIDTHS[ck_int(c, 0, 3)] : ck_length(c, 70);
+    const int length = kmajor ? p.rows : n;
+    p.n = heads * n;
+    p.lda = ck_stride(c, p.n);
+    const size_t count = ck_matrix_count(p.rows, p.n, p.lda);
+    p.a = ck_floats(c, (int)count);
+    ck_fill_normal(c, (int)count, p.a, 1.0);
+    p.n = n;
+    p.ldx = ck_stride(c, length);
+    p.ldy = ck_stride(c, kmajor ? n : p.rows);
+    p.x = ck_floats(c, (int)ck_matrix_count(heads, length, p.ldx));
+    p.y = ck_floats(c, (int)ck_matrix_count(heads, kmajor ? n : p.rows, p.ldy));
+    ck_fill_normal(c, (int)ck_matrix_count(heads, length, p.ldx), p.x, 1.0);
+    return p;
+}
+
+/* The same bytes as head by head, which is checked above. */
+static void check_heads(ck *c, bool kmajor)
+{
+    ck_begin(c);
+    const int heads = ck_int(c, 0, 9);
+    const problem p = make_heads(c, heads, kmajor);
+    const int length = kmajor ? p.n : p.rows;
+    const mica_gemv_of_heads g = {heads, p.rows, p.n, p.a, p.lda, p.x, p.ldx, p.y, p.ldy};
+    float *want = ck_floats(c, heads * length);
+    ck_fill_normal(c, heads * length, want, 1.0);
+    for (int h = 0; h < heads; h++) {
+        const float *a = (const float *)p.a + h * p.n, *x = p.x + h * p.ldx;
+        memcpy(p.y + h * p.ldy, want + h * length, (size_t)length * sizeof(float));
+        if (kmajor)
+            c->k->gemv_kmajor(p.rows, p.n, a, p.lda, x, want + h * length);
+        else
+            c->k->gemv_f32(&(mica_gemv){.rows = p.rows,
+                                        .n = p.n,
+                                        .m = 1,
+                                        .a = a,
+                                        .lda = p.lda,
+                                        .x = x,
+                                        .y = want + h * length});
+    }
+    if (kmajor)
+        c->k->gemv_heads_kmajor(&g);
+    else
+        c->k->gemv_heads(&g);
+    for (int h = 0; h < heads; h++)
+        ck_same_bytes(c, "a head by itself", p.y + h * p.ldy, want + h * length,
+                      (size_t)length * sizeof(float));
+    ck_gaps(c, p.y, heads, length, p.ldy, sizeof(float));
+    ck_end(c, kmajor ? "gemv_heads_kmajor" : "gemv_heads");
+}
+
+void check_gemv_heads(ck *c)
+{
+    for (int i = 0; i < 60; i++)
+        check_heads(c, false);
+}
+void check_gemv_heads_kmajor(ck *c)
+{
+    for (int i = 0; i < 60; i++)
+        check_heads(c, true);
+}
+
 /* ---------------------------------------------------------------- timing -- */
 
 #define BENCH_ROWS 64
@@ -212,4 +281,45 @@ void bench_gemv_f16(ck *c)
 void bench_gemv_kmajor(ck *c)
 {
     time_gemv(c, F32, true);
+}
+
+/* A layer of GPT-SoVITS at 280 positions: 16 heads of 32, of which a task has 4. */
+#define BENCH_KEYS 280
+
+typedef struct heads_bench {
+    bool kmajor;
+    mica_gemv_of_heads g;
+} heads_bench;
+
+static void run_heads(const mica_kernels *k, const void *problem_)
+{
+    const heads_bench *b = problem_;
+    if (b->kmajor)
+        k->gemv_heads_kmajor(&b->g);
+    else
+        k->gemv_heads(&b->g);
+}
+
+static void time_heads(ck *c, bool kmajor)
+{
+    const int heads = 4, n = 32, row = 512;
+    float *a = ck_floats(c, BENCH_KEYS * row), *x = ck_floats(c, heads * BENCH_KEYS);
+    float *y = ck_floats(c, heads * BENCH_KEYS);
+    ck_fill_normal(c, BENCH_KEYS * row, a, 1.0);
+    ck_fill_normal(c, heads * BENCH_KEYS, x, 1.0);
+    ck_fill_normal(c, heads * BENCH_KEYS, y, 1.0);
+    const heads_bench b = {
+        kmajor,
+        {heads, BENCH_KEYS, n, a, row, x, kmajor ? BENCH_KEYS : n, y, kmajor ? n : BENCH_KEYS}};
+    const double numbers = (double)heads * n * BENCH_KEYS;
+    ck_bench(c, run_heads, &b, numbers * sizeof(float), 2.0 * numbers);
+}
+
+void bench_gemv_heads(ck *c)
+{
+    time_heads(c, false);
+}
+void bench_gemv_heads_kmajor(ck *c)
+{
+    time_heads(c, true);
 }

@@ -1,14 +1,15 @@
 /* cpu_post_norm.c - a row of each sequence through all blocks with norms behind, in one region.
  *
  *     phase of a block   task            reads                       writes
- *     HEADS              a head          x (the sums below, normed)  q, k, v: k, v into the cache; its part of out
+ *     HEADS              some heads      x (the sums below, normed)  q, k, v: k, v into the cache; its part of out
  *     OUT                some outputs    out, x                      sums_1 = x + o out + b
  *     UP                 some outputs    x' = norm_1(sums_1)         hidden = relu(up x' + b)
  *     DOWN               some outputs    hidden, x'                  sums_2 = x' + down hidden + b
  *
  * A step of text to semantic reads 151 MB of weights and 1.1 MB of cache in each of 24 blocks, and computes next
  * to nothing: at 64 GB/s a block takes 110 us, and block by block it was ten regions (cpu_phases.c says why that
- * is slow). Norms are computed by every thread for itself, 0.1 us a row, rather than waited for.
+ * is slow). Norms are computed by every thread for itself, 0.1 us a row, rather than waited for. Heads are taken a
+ * few at a time, because a row of the cache has them side by side (gemv.c).
  *
  * With weights in 8 bits x goes in whole numbers of two digits (packed_digits.c), nearer to x than bf16 is: twice
  * as fast as widening the weights, which had two cores at 53 % of memory.
@@ -27,6 +28,7 @@
 #define COLUMNS    128        /* outputs of a task at most */
 #define LEAST      4          /* and at least */
 #define TASK_BYTES (32 << 10) /* of weights */
+#define GROUP      4          /* heads of a task at most */
 #define LINE       64
 #define DIGITS     2
 
@@ -42,6 +44,7 @@ typedef struct step_job {
     const mica_kernels *k;
     const mica_post_norm_args *args;
     int rows, width, ffn, heads, head_width;
+    int group; /* heads of a task */
     float scale;
     step_block *blocks;
     float *out, *sums[2], *hidden; /* [rows][width], the last [rows][ffn] */
@@ -53,8 +56,8 @@ typedef struct step_job {
 typedef struct step_scratch {
     int *state;        /* which x: 2 block, 2 block + 1 behind its first norm; -1: none */
     float *x;          /* [rows][width] */
-    float *qkv;        /* [rows][3][head_width] */
-    float *scores;     /* [most] */
+    float *qkv;        /* [rows][3][group][head_width] */
+    float *scores;     /* [group][most] */
     int *digits_state; /* which phase's input the digits are; -1: none */
     int8_t *digits;    /* [rows] of the phase's width */
 } step_scratch;
@@ -67,8 +70,9 @@ static size_t align64(size_t n)
 static size_t scratch_layout(const step_job *j, uint8_t *base, step_scratch *s)
 {
     const size_t x = align64((size_t)j->rows * (size_t)j->width * sizeof(float));
-    const size_t qkv = align64((size_t)j->rows * 3 * (size_t)j->head_width * sizeof(float));
-    const size_t scores = align64(j->most * sizeof(float));
+    const size_t heads = (size_t)j->group * sizeof(float);
+    const size_t qkv = align64((size_t)j->rows * 3 * (size_t)j->head_width * heads);
+    const size_t scores = align64(j->most * heads);
     if (base) {
         s->state = (int *)(void *)base;
         s->digits_state = s->state + 1;
@@ -176,52 +180,56 @@ static void linear_task(const step_job *j, int block, int phase, int task, int t
 
 /* -------------------------------------------------------------------- heads -- */
 
-/* A head's rows of a cache. */
-static float *cache_row(const step_job *j, int block, int l, int half, int head)
+/* Heads from `head` on in the rows of a cache. */
+static float *cache_rows(const step_job *j, int block, int l, int half, int head)
 {
-    const mica_tensor *t = &j->args->caches[l][block][half];
-    return (float *)t->data + head * t->stride_[1];
+    return (float *)j->args->caches[l][block][half].data + (ptrdiff_t)head * j->head_width;
 }
 
-/* q, k, v of row l in qkv: k and v into the cache, then the query over all of it. */
-static void attend(const step_job *j, int block, int l, int head, const float *qkv, float *scores)
+/* q, k, v of row l of some heads in qkv: k and v into the cache, then the queries over all of it. */
+static void attend(const step_job *j, int block, int l, int head, int heads, const float *qkv,
+                   float *scores)
 {
     const int K = j->head_width, keys = (int)j->args->seen[l] + 1;
     const ptrdiff_t step[] = {(ptrdiff_t)j->args->caches[l][block][0].stride_[0],
                               (ptrdiff_t)j->args->caches[l][block][1].stride_[0]};
-    float *k = cache_row(j, block, l, 0, head), *v = cache_row(j, block, l, 1, head);
-    float *out = j->out + (ptrdiff_t)l * j->width + head * K;
-    memcpy(k + (keys - 1) * step[0], qkv + K, (size_t)K * sizeof *k);
-    memcpy(v + (keys - 1) * step[1], qkv + 2 * K, (size_t)K * sizeof *v);
-    const mica_gemv g = {
-        .rows = keys, .n = K, .m = 1, .a = k, .lda = step[0], .x = qkv, .y = scores};
-    j->k->gemv_f32(&g);
-    j->k->softmax_rows(1, keys, j->scale, scores, keys, scores, keys);
-    memset(out, 0, (size_t)K * sizeof *out);
-    j->k->gemv_kmajor(keys, K, v, step[1], scores, out);
+    const ptrdiff_t half = (ptrdiff_t)j->group * K, most = (ptrdiff_t)j->most;
+    const size_t size = (size_t)heads * (size_t)K * sizeof(float);
+    float *k = cache_rows(j, block, l, 0, head), *v = cache_rows(j, block, l, 1, head);
+    float *out = j->out + (ptrdiff_t)l * j->width + (ptrdiff_t)head * K;
+    memcpy(k + (keys - 1) * step[0], qkv + half, size);
+    memcpy(v + (keys - 1) * step[1], qkv + 2 * half, size);
+    mica_gemv_of_heads g = {heads, keys, K, k, step[0], qkv, K, scores, most};
+    j->k->gemv_heads(&g);
+    j->k->softmax_rows(heads, keys, j->scale, scores, most, scores, most);
+    memset(out, 0, size);
+    g = (mica_gemv_of_heads){heads, keys, K, v, step[1], scores, most, out, K};
+    j->k->gemv_heads_kmajor(&g);
 }
 
-static void head_task(const step_job *j, int block, int head, int thread)
+static void head_task(const step_job *j, int block, int task, int thread)
 {
     const step_block *b = &j->blocks[block];
     const mica_post_norm_block *m = &j->args->blocks[block];
     const step_scratch s = with_x(j, block, false, thread);
     const int K = j->head_width, D = j->width;
+    const int head = task * j->group, heads = MICA_MIN(j->group, j->heads - head);
     const bool joined = !m->qkv_w[1];
     for (int i = 0; i < 3; i++)
-        for (int first = 0; first < K; first += COLUMNS) {
+        for (int first = 0; first < heads * K; first += COLUMNS) {
             const mica_cpu_row_weight *w = &b->qkv[joined ? 0 : i];
             const product p = {.w = w,
                                .bias = m->qkv_b[joined ? 0 : i],
                                .x = s.x,
                                .ldx = D,
                                .digits = digits_of(j, &s, block * PHASES, w, s.x, D),
-                               .y = s.qkv + i * K + first,
-                               .ldy = 3 * K};
-            multiply(j, &p, (joined ? i * D : 0) + head * K + first, MICA_MIN(COLUMNS, K - first));
+                               .y = s.qkv + i * j->group * K + first,
+                               .ldy = (ptrdiff_t)3 * j->group * K};
+            multiply(j, &p, (joined ? i * D : 0) + head * K + first,
+                     MICA_MIN(COLUMNS, heads * K - first));
         }
     for (int l = 0; l < j->rows; l++)
-        attend(j, block, l, head, s.qkv + (ptrdiff_t)l * 3 * K, s.scores);
+        attend(j, block, l, head, heads, s.qkv + (ptrdiff_t)l * 3 * j->group * K, s.scores);
 }
 
 /* ------------------------------------------------------------------- phases -- */
@@ -236,7 +244,7 @@ static int tasks_of(const void *user, int phase)
     const step_job *j = user;
     const step_block *b = &j->blocks[phase / PHASES];
     const int columns = b->columns[phase % PHASES];
-    return phase % PHASES == HEADS ? j->heads
+    return phase % PHASES == HEADS ? (j->heads + j->group - 1) / j->group
                                    : (weight_of(b, phase % PHASES)->n + columns - 1) / columns;
 }
 
@@ -270,14 +278,20 @@ static bool block_fits(const mica_post_norm_block *b)
     return true;
 }
 
+/* f32, heads side by side. */
+static bool cache_fits(const mica_tensor *t)
+{
+    return t->dtype == MICA_DTYPE_F32 && t->stride_[1] == t->shape_[2];
+}
+
 static bool fits(const mica_cpu_backend *be, const mica_post_norm_args *a)
 {
     bool ok = be->fuse && a->count > 0 && a->count < INT32_MAX / PHASES;
     for (int n = 0; ok && n < a->count; n++) {
         ok = block_fits(&a->blocks[n]);
         for (int64_t l = 0; ok && l < a->x_LD->shape_[0]; l++)
-            ok = a->caches[l][n][0].dtype == MICA_DTYPE_F32 &&
-                 a->caches[l][n][1].dtype == MICA_DTYPE_F32 && a->seen[l] < INT32_MAX - 1;
+            ok = cache_fits(&a->caches[l][n][0]) && cache_fits(&a->caches[l][n][1]) &&
+                 a->seen[l] < INT32_MAX - 1;
     }
     return ok;
 }
@@ -301,7 +315,7 @@ static mica_status open_block(step_job *j, int n, mica_err *err)
     MICA_TRY(mica_cpu_row_weight_get(j->be, m->o_w, &b->o, err));
     MICA_TRY(mica_cpu_row_weight_get(j->be, m->up_w, &b->up, err));
     MICA_TRY(mica_cpu_row_weight_get(j->be, m->down_w, &b->down, err));
-    b->columns[HEADS] = j->head_width;
+    b->columns[HEADS] = j->group * j->head_width;
     for (int i = 0; i < 3; i++)
         j->has_digits |= b->qkv[i].q != NULL;
     j->has_digits |= b->o.q || b->up.q || b->down.q;
@@ -371,6 +385,7 @@ mica_status mica_cpu_post_norm_step(mica_backend *base, const mica_post_norm_arg
                   .ffn = (int)args->blocks[0].up_w->tensor.shape_[0],
                   .heads = args->heads};
     j.head_width = j.width / j.heads;
+    j.group = MICA_MAX(1, MICA_MIN(GROUP, j.heads / (2 * be->threads)));
     j.scale = 1.0f / sqrtf((float)j.head_width);
     for (int l = 0; l < j.rows; l++)
         j.most = MICA_MAX(j.most, (size_t)args->seen[l] + 1);
