@@ -47,6 +47,9 @@ cmp_weight cmp_weight_make(cmp *c, mica_dtype dtype, float scale, int scale_kind
                            const int64_t *shape);
 /* Random weight of any packed type (compare_packed.c), rows of up to `most` blocks or 32s. */
 cmp_weight cmp_packed_weight(cmp *c, int rows, int most);
+/* The same with rows of `width`, a multiple of 256; and another of a weight's type, sizes and scales. */
+cmp_weight cmp_packed_matrix(cmp *c, int rows, int width);
+cmp_weight cmp_packed_like(cmp *c, const cmp_weight *w);
 void cmp_weight_free(cmp *c, cmp_weight *w);
 /* Compares t[0] with t[1]: relative L2 within bound for an f32 and a bf16 backend. */
 void cmp_result(cmp *c, const cmp_tensor *t, double bound_f32, double bound_bf16);

@@ -41,13 +41,15 @@ static void tame(cmp *c, mica_dtype dtype, uint8_t *block)
         block[0] = (uint8_t)cmp_int(c, 118, 126);
 }
 
-static void add_scales(cmp *c, mica_tensor *t)
+/* like: of another weight's kind and groups, or NULL. */
+static void add_scales(cmp *c, mica_tensor *t, const mica_tensor *like)
 {
     static const mica_dtype KINDS[] = {MICA_DTYPE_F16, MICA_DTYPE_BF16, MICA_DTYPE_F32};
     const bool grouped = t->dtype != MICA_DTYPE_I8;
-    const int group = grouped ? 32 << (t->shape_[1] % 64 == 0 ? cmp_int(c, 0, 1) : 0) : 0;
+    const int least = grouped ? 32 << (t->shape_[1] % 64 == 0 ? cmp_int(c, 0, 1) : 0) : 0;
+    const int group = like ? like->scale.group : least;
     const int64_t count = grouped ? mica_tensor_count(t) / group : t->shape_[0];
-    const mica_dtype kind = KINDS[cmp_int(c, 0, 2)];
+    const mica_dtype kind = like ? like->scale.dtype : KINDS[cmp_int(c, 0, 2)];
     uint8_t *s = cmp_alloc((size_t)count * 8);
     for (int64_t i = 0; i < 2 * count; i++) {
         const float v = 0.01f * cmp_normal(c);
@@ -63,7 +65,8 @@ static void add_scales(cmp *c, mica_tensor *t)
                             .bias = grouped ? s + count * (kind == MICA_DTYPE_F32 ? 4 : 2) : NULL};
 }
 
-static cmp_weight packed_weight(cmp *c, mica_dtype dtype, int64_t rows, int64_t width)
+static cmp_weight weight_like(cmp *c, mica_dtype dtype, int64_t rows, int64_t width,
+                              const mica_tensor *like)
 {
     const mica_dtype_info *info = mica_dtype_get(dtype);
     mica_tensor t = mica_tensor_2d(NULL, dtype, rows, width);
@@ -73,13 +76,29 @@ static cmp_weight packed_weight(cmp *c, mica_dtype dtype, int64_t rows, int64_t 
         p[i] = (uint8_t)cmp_u32(c);
     t.data = p;
     if (mica_dtype_is_affine(dtype) || dtype == MICA_DTYPE_I8)
-        add_scales(c, &t);
+        add_scales(c, &t, like);
     else
         for (size_t i = 0; i < mica_tensor_size(&t); i += (size_t)info->size)
             tame(c, dtype, p + i);
     for (int i = 0; i < 2; i++)
         w.w[i] = (mica_weight){.tensor = t, .name = "packed"};
     return w;
+}
+
+static cmp_weight packed_weight(cmp *c, mica_dtype dtype, int64_t rows, int64_t width)
+{
+    return weight_like(c, dtype, rows, width, NULL);
+}
+
+cmp_weight cmp_packed_like(cmp *c, const cmp_weight *w)
+{
+    const mica_tensor *t = &w->w[0].tensor;
+    return weight_like(c, t->dtype, t->shape_[0], t->shape_[1], t);
+}
+
+cmp_weight cmp_packed_matrix(cmp *c, int rows, int width)
+{
+    return packed_weight(c, TYPES[cmp_int(c, 0, TYPE_COUNT - 1)], rows, width);
 }
 
 cmp_weight cmp_packed_weight(cmp *c, int rows, int most)

@@ -555,6 +555,12 @@ mica_status mica_cuda_few_rows(mica_cuda_backend *be, const mica_linear_args *ar
 mica_status mica_cuda_attend_one(mica_cuda_backend *be, const mica_attention_args *args,
                                  bool *taken, mica_err *err);
 void mica_cuda_experts_deinit(mica_cuda_backend *be);
+/* Where a layer's experts lie, on the device: mica_cuda_matrix [E][3], gate, up and down. */
+mica_status mica_cuda_expert_addresses(mica_cuda_backend *be, const mica_experts_args *args,
+                                       const void **out, mica_err *err);
+/* Experts of any type by a choice taken on the device (cuda_mixture.c). */
+mica_status mica_cuda_mixture(mica_cuda_backend *be, const mica_experts_args *args, bool *taken,
+                              mica_err *err);
 /* What cannot be part of a graph begins with this. */
 mica_status mica_cuda_refuse_capture(mica_cuda_backend *be, const char *what, mica_err *err);
 void mica_cuda_graph_deinit(mica_cuda_backend *be);

@@ -9,7 +9,6 @@
 #include "backend/cuda/cuda_digits.cuh"
 
 #define LARGE 8355000.0f /* of X: its digits are 127 at most, whatever the roundings of x / s */
-#define MANY  8          /* rows of x at once, at most */
 
 /* ------------------------------------------------------------------ digits -- */
 
@@ -73,54 +72,12 @@ static __global__ void make_digits(mica_cuda_view x, bool even_odd, uint8_t *out
 
 /* --------------------------------------------------------------------- dot -- */
 
-/* M: rows of x, or MANY for up to as many. */
 template <int T, int SCALE, int R, int S, int M>
 static __global__ void __launch_bounds__(BLOCK)
     dot_rows(source w, int64_t rows, const uint8_t *x, int64_t size, int count, float *y,
              int64_t ld)
 {
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const int64_t first = ((int64_t)blockIdx.x * (BLOCK / 32 / S) + warp / S) * R;
-    const int chunks = (int)(w.n / 32);
-    float sum[M][R] = {};
-    for (int c = warp % S * 32 + lane; c < chunks; c += 32 * S) {
-        integers q[R];
-#pragma unroll
-        for (int r = 0; r < R; r++) /* no branch: the loads of all rows go out together */
-            take<T, SCALE>(w, first + r < rows ? first + r : rows - 1, c, q[r]);
-#pragma unroll
-        for (int m = 0; m < M; m++) {
-            if (M > 1 && m >= count)
-                break;
-            digits d;
-            load_digits<T>(x + m * size, w.n, c, d);
-#pragma unroll
-            for (int r = 0; r < R; r++)
-                sum[m][r] += dot_digits<T>(q[r], d);
-        }
-    }
-    __shared__ float part[S > 1 ? BLOCK / 32 : 1][M][R];
-#pragma unroll
-    for (int m = 0; m < M; m++)
-#pragma unroll
-        for (int r = 0; r < R; r++) {
-            sum[m][r] = warp_sum(sum[m][r]);
-            if (S > 1 && lane == 0)
-                part[warp][m][r] = sum[m][r];
-        }
-    if (S > 1)
-        __syncthreads();
-    if (lane > 0 || warp % S > 0)
-        return;
-#pragma unroll
-    for (int m = 0; m < M; m++)
-#pragma unroll
-        for (int r = 0; r < R; r++) {
-            for (int k = 1; k < S; k++)
-                sum[m][r] += part[S > 1 ? warp + k : 0][m][r];
-            if (m < count && first + r < rows)
-                y[m * ld + first + r] = sum[m][r];
-        }
+    dot_block<T, SCALE, R, S, M>(w, rows, x, size, count, y, ld);
 }
 
 /* ---------------------------------------------------------------- launches -- */
@@ -149,13 +106,11 @@ static void launch(const mica_cuda_packed_rows *w, const void *x, int count, flo
         ld);
 }
 
-/* How many warps share rows follows from the weight alone, so that a row of x gives the same bits alone and
- * with others. */
 template <int T, int SCALE>
 static cudaError_t run_scaled(const mica_cuda_packed_rows *w, const void *x, int count, float *y,
                               int64_t ld, cudaStream_t stream)
 {
-    const bool is_tall = w->rows >= 132 * 8 * 4 * 4;
+    const bool is_tall = is_tall_matrix(w->rows);
     if (count == 1 && is_tall)
         launch<T, SCALE, 4, 1, 1>(w, x, count, y, ld, stream);
     else if (count == 1)

@@ -389,4 +389,65 @@ static __device__ __forceinline__ float dot_digits(const integers &w, const digi
     return sum;
 }
 
+/* ------------------------------------------------------------------ rows -- */
+
+#define MANY 8 /* rows of x at once, at most */
+
+/* How many warps share rows follows from the weight alone, so that a row of x gives the same bits alone and
+ * with others. */
+static inline bool is_tall_matrix(int64_t rows)
+{
+    return rows >= 132 * 8 * 4 * 4;
+}
+
+/* A block's rows of w, by blockIdx.x, times `count` rows of x in digits, `size` bytes apart: a warp takes R rows, or S
+ * warps share them. M: rows of x, or MANY for up to as many. */
+template <int T, int SCALE, int R, int S, int M>
+static __device__ __forceinline__ void dot_block(const source &w, int64_t rows, const uint8_t *x,
+                                                 int64_t size, int count, float *y, int64_t ld)
+{
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int64_t first = ((int64_t)blockIdx.x * (BLOCK / 32 / S) + warp / S) * R;
+    const int chunks = (int)(w.n / 32);
+    float sum[M][R] = {};
+    for (int c = warp % S * 32 + lane; c < chunks; c += 32 * S) {
+        integers q[R];
+#pragma unroll
+        for (int r = 0; r < R; r++) /* no branch: the loads of all rows go out together */
+            take<T, SCALE>(w, first + r < rows ? first + r : rows - 1, c, q[r]);
+#pragma unroll
+        for (int m = 0; m < M; m++) {
+            if (M > 1 && m >= count)
+                break;
+            digits d;
+            load_digits<T>(x + m * size, w.n, c, d);
+#pragma unroll
+            for (int r = 0; r < R; r++)
+                sum[m][r] += dot_digits<T>(q[r], d);
+        }
+    }
+    __shared__ float part[S > 1 ? BLOCK / 32 : 1][M][R];
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int r = 0; r < R; r++) {
+            sum[m][r] = warp_sum(sum[m][r]);
+            if (S > 1 && lane == 0)
+                part[warp][m][r] = sum[m][r];
+        }
+    if (S > 1)
+        __syncthreads();
+    if (lane > 0 || warp % S > 0)
+        return;
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int r = 0; r < R; r++) {
+            for (int k = 1; k < S; k++)
+                sum[m][r] += part[S > 1 ? warp + k : 0][m][r];
+            if (m < count && first + r < rows)
+                y[m * ld + first + r] = sum[m][r];
+        }
+}
+
 #endif

@@ -1,7 +1,8 @@
 /* cuda_experts.c - a token's step of a language model without waiting: experts chosen on the device, linears
  * of a few rows, attention of one query; the kernels are in cuda_tiles.cu and cuda_decode.cu.
  *
- *     experts     up to 8 rows in bf16 precision, all experts in MLX's 4 bits and on the device
+ *     experts     up to 8 rows in bf16 precision, all experts in MLX's 4 bits and on the device; of other types
+ *                 by cuda_mixture.c
  *     linears     `by_row`, up to 8 rows: MLX's 4 bits likewise, plain matrices in any precision
  *     attention   one query, heads of 64 or 128
  *
@@ -19,7 +20,7 @@
 struct mica_cuda_expert_table {
     mica_cuda_expert_table *next;
     const mica_weight *key; /* the layer's first matrix */
-    mica_cuda_tiles image[3 * MICA_CUDA_EXPERTS_MOST], *device;
+    mica_cuda_matrix image[3 * MICA_CUDA_EXPERTS_MOST], *device;
     int count;
 };
 
@@ -47,13 +48,17 @@ static bool tiles_fit(const mica_weight *w)
     return mica_cuda_tiles_fit(&rows);
 }
 
-static mica_status tiles_of(mica_cuda_backend *be, mica_weight *w, mica_cuda_tiles *out,
-                            mica_err *err)
+static mica_status matrix_of(mica_cuda_backend *be, mica_weight *w, mica_cuda_matrix *out,
+                             mica_err *err)
 {
     const void *form;
+    if (!mica_cuda_is_packed(&w->tensor)) {
+        *out = (mica_cuda_matrix){0};
+        return mica_cuda_weight(be, w, MICA_CUDA_FORM_MATRIX, &out->data, err);
+    }
     MICA_TRY(mica_cuda_weight(be, w, MICA_CUDA_FORM_PACKED, &form, err));
     const mica_cuda_packed_rows rows = mica_cuda_packed_view(&w->tensor, form);
-    *out = (mica_cuda_tiles){rows.data, rows.scale, rows.bias};
+    *out = (mica_cuda_matrix){rows.data, rows.scale, rows.bias};
     return MICA_OK;
 }
 
@@ -73,9 +78,10 @@ static bool experts_fit(const mica_cuda_backend *be, const mica_experts_args *a)
     return true;
 }
 
-static mica_status table_of(mica_cuda_backend *be, const mica_experts_args *a, int E,
-                            mica_cuda_expert_table **out, mica_err *err)
+mica_status mica_cuda_expert_addresses(mica_cuda_backend *be, const mica_experts_args *a,
+                                       const void **out, mica_err *err)
 {
+    const int E = (int)a->logits_LE->shape_[1];
     mica_cuda_expert_table *t = be->experts;
     *out = NULL;
     while (t && t->key != a->gate_FD)
@@ -91,14 +97,14 @@ static mica_status table_of(mica_cuda_backend *be, const mica_experts_args *a, i
         MICA_TRY(mica_cuda_alloc(be, sizeof t->image, "the addresses of experts", &device, err));
         t->device = device;
     }
-    mica_cuda_tiles fresh[3 * MICA_CUDA_EXPERTS_MOST];
+    mica_cuda_matrix fresh[3 * MICA_CUDA_EXPERTS_MOST];
     for (int e = 0; e < E; e++) {
-        MICA_TRY(tiles_of(be, &a->gate_FD[e], &fresh[3 * e], err));
-        MICA_TRY(tiles_of(be, &a->up_FD[e], &fresh[3 * e + 1], err));
-        MICA_TRY(tiles_of(be, &a->down_DF[e], &fresh[3 * e + 2], err));
+        MICA_TRY(matrix_of(be, &a->gate_FD[e], &fresh[3 * e], err));
+        MICA_TRY(matrix_of(be, &a->up_FD[e], &fresh[3 * e + 1], err));
+        MICA_TRY(matrix_of(be, &a->down_DF[e], &fresh[3 * e + 2], err));
     }
     const size_t size = (size_t)(3 * E) * sizeof fresh[0];
-    *out = t;
+    *out = t->device;
     if (t->count == E && memcmp(t->image, fresh, size) == 0)
         return MICA_OK;
     void *host;
@@ -117,16 +123,17 @@ mica_status mica_cuda_op_experts(mica_backend *base, const mica_experts_args *a,
 {
     mica_cuda_backend *be = mica_cuda_from(base);
     const int64_t L = a->x_LD->shape_[0], F = a->gate_FD[0].tensor.shape_[0];
-    mica_cuda_expert_table *t;
+    const void *addresses;
     void *hidden;
     *taken = experts_fit(be, a);
     if (!*taken)
-        return MICA_OK;
+        return mica_cuda_mixture(be, a, taken, err);
     const mica_cuda_view x = mica_cuda_view_of(a->x_LD);
     MICA_TRY(mica_cuda_twin_settle(be, &x, err));
-    MICA_TRY(table_of(be, a, (int)a->logits_LE->shape_[1], &t, err));
-    MICA_TRY(mica_cuda_scratch(be, (size_t)(L * a->active * F) * sizeof(uint16_t), &hidden, err));
-    const mica_cuda_tile_experts args = {.experts = t->device,
+    MICA_TRY(mica_cuda_expert_addresses(be, a, &addresses, err));
+    MICA_TRY(
+        mica_cuda_scratch(be, mica_cuda_tile_hidden_size((int)L * a->active, F), &hidden, err));
+    const mica_cuda_tile_experts args = {.experts = addresses,
                                          .logits = a->logits_LE->data,
                                          .m = (int)L,
                                          .E = (int)a->logits_LE->shape_[1],
@@ -154,7 +161,7 @@ static mica_status describe_tiles(mica_cuda_backend *be, const mica_linear_args 
                                  .m = (int)p->x.rows,
                                  .y = p->y,
                                  .residual = p->residual};
-    MICA_TRY(tiles_of(be, args->w_OD, &a->w, err));
+    MICA_TRY(matrix_of(be, args->w_OD, &a->w, err));
     MICA_TRY(mica_cuda_weight(be, p->bias, MICA_CUDA_FORM_F32, &bias, err));
     a->bias = bias;
     return MICA_OK;

@@ -2,7 +2,7 @@
 #ifndef MICA_BACKEND_CUDA_TILES_H
 #define MICA_BACKEND_CUDA_TILES_H
 
-#include "backend/cuda/cuda_kernels.h"
+#include "backend/cuda/cuda_mixture.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -10,15 +10,12 @@ extern "C" {
 
 /* A matrix of MLX's 4 bits in groups of 64: rows a multiple of 16, n of 256; scales and biases bf16. */
 #define MICA_CUDA_TILE_NUMBERS 32768 /* n at most: a row of x in shared memory */
-typedef struct mica_cuda_tiles {
-    const void *data, *scale, *bias;
-} mica_cuda_tiles;
 bool mica_cuda_tiles_fit(const mica_cuda_packed_rows *w);
 
 #define MICA_CUDA_TILE_ROWS 8
 /* y[m] = residual[m] + x[m] w^T + bias for m <= 8 rows of bf16 x, rows ldx apart; y and residual bf16 or f32. */
 typedef struct mica_cuda_tile_linear {
-    mica_cuda_tiles w;
+    mica_cuda_matrix w;
     int64_t rows, n;
     const void *x;
     int64_t ldx;
@@ -34,20 +31,20 @@ cudaError_t mica_cuda_tile_linears_run(const mica_cuda_tile_linear *args, int co
 /* Experts of up to 8 rows of x behind their router's logits; the choice is taken by every block itself:
  *     h[m][a] = silu(gate_e x[m]) * up_e x[m]     for the A largest logits e of row m
  *     y[m] += sum over a of share[a] down_e h[m][a] */
-#define MICA_CUDA_EXPERTS_MOST 32 /* a lane each */
-#define MICA_CUDA_ACTIVE_MOST  4
 typedef struct mica_cuda_tile_experts {
-    const mica_cuda_tiles *experts; /* device: [E][3], gate, up, down */
-    const float *logits;            /* [m][E] */
+    const mica_cuda_matrix *experts; /* device: [E][3], gate, up, down */
+    const float *logits;             /* [m][E] */
     int m, E, A;
     int64_t D, F;
     const void *x; /* bf16, rows ldx apart */
     int64_t ldx;
-    void *hidden; /* bf16 [m][A][F]; within 8 numbers in an order of its own */
+    void *hidden; /* mica_cuda_tile_hidden_size(m A, F) bytes */
     mica_cuda_view y;
 } mica_cuda_tile_experts;
 /* Whether x and hidden rows have room in shared memory. */
 bool mica_cuda_tile_experts_fit(int A, int64_t D, int64_t F);
+/* bf16 [rows][F] in the order that products take them, then the sum of every 16. */
+size_t mica_cuda_tile_hidden_size(int rows, int64_t F);
 cudaError_t mica_cuda_tile_experts_run(const mica_cuda_tile_experts *args, cudaStream_t stream);
 
 /* One query per head over M < 2^31 keys of a cache, bf16 or f32: splits of the keys, then joined. K 64 or 128. */
