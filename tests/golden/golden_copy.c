@@ -94,10 +94,74 @@ void golden_copy_add_fp8(golden_copy *f, const char *name, const mica_tensor *t,
     golden_copy_add(f, scale_name, &s);
 }
 
+/* One group: the range of its numbers in 2^bits - 1 steps, as MLX does it but for the sign of the scale. */
+static void round_group(const mica_tensor *t, int64_t start, int group, int bits, uint32_t *words,
+                        uint16_t scale_bias[2], float *values)
+{
+    float least = INFINITY, most = -INFINITY;
+    for (int i = 0; i < group; i++) {
+        least = fminf(least, mica_tensor_read_f32(t, start + i));
+        most = fmaxf(most, mica_tensor_read_f32(t, start + i));
+    }
+    const float steps = (float)((1 << bits) - 1);
+    scale_bias[0] = mica_f32_to_bf16(fmaxf((most - least) / steps, 1e-7f));
+    scale_bias[1] = mica_f32_to_bf16(least);
+    const float s = mica_bf16_to_f32(scale_bias[0]), b = mica_bf16_to_f32(scale_bias[1]);
+    for (int i = 0; i < group; i++) {
+        const float q = roundf((mica_tensor_read_f32(t, start + i) - b) / s);
+        const uint32_t code = (uint32_t)fminf(fmaxf(q, 0.0f), steps);
+        const int bit = i * bits;
+        words[bit / 32] |= code << (bit % 32);
+        if (bit % 32 + bits > 32)
+            words[bit / 32 + 1] |= code >> (32 - bit % 32);
+        values[i] = s * (float)code + b;
+    }
+}
+
+/* `name` with another ending than ".weight". */
+static void add_beside(golden_copy *f, const char *name, const char *ending, const mica_tensor *t)
+{
+    char whole[256];
+    snprintf(whole, sizeof whole, "%.*s%s", (int)(strlen(name) - strlen(".weight")), name, ending);
+    golden_copy_add(f, whole, t);
+}
+
+void golden_copy_add_mlx(golden_copy *f, const char *name, const mica_tensor *t, int bits,
+                         bool as_f32)
+{
+    const int64_t rows = t->shape_[0], width = t->shape_[1];
+    const int group = width % 64 ? 32 : 64, group_words = group * bits / 32;
+    const int64_t groups = rows * (width / group);
+    uint32_t *words = golden_copy_bytes(f, (size_t)(groups * group_words) * sizeof *words);
+    uint16_t *scales = golden_copy_bytes(f, (size_t)groups * sizeof *scales);
+    uint16_t *biases = golden_copy_bytes(f, (size_t)groups * sizeof *biases);
+    float *values = golden_copy_bytes(f, (size_t)(rows * width) * sizeof *values);
+    for (int64_t g = 0; g < groups; g++) {
+        uint16_t scale_bias[2];
+        round_group(t, g * group, group, bits, words + g * group_words, scale_bias,
+                    values + g * group);
+        scales[g] = scale_bias[0];
+        biases[g] = scale_bias[1];
+    }
+    if (as_f32) {
+        const mica_tensor plain = mica_tensor_2d(values, MICA_DTYPE_F32, rows, width);
+        golden_copy_add(f, name, &plain);
+        return;
+    }
+    const mica_tensor w =
+        mica_tensor_2d(words, MICA_DTYPE_U32, rows, width / group * group_words);
+    const mica_tensor s = mica_tensor_2d(scales, MICA_DTYPE_BF16, rows, width / group);
+    const mica_tensor b = mica_tensor_2d(biases, MICA_DTYPE_BF16, rows, width / group);
+    golden_copy_add(f, name, &w);
+    add_beside(f, name, ".scales", &s);
+    add_beside(f, name, ".biases", &b);
+}
+
 void golden_copy_write(golden_copy **f, const char *path)
 {
     mica_err err = {0};
-    if (mica_safetensors_write(path, (*f)->entries, (*f)->count, NULL, &err))
+    const char *const *metadata = (*f)->metadata[0] ? (*f)->metadata : NULL;
+    if (mica_safetensors_write(path, (*f)->entries, (*f)->count, metadata, &err))
         fail_msg("%s", err.text);
     mica_arena_deinit(&(*f)->arena);
     mica_mem_free(*f);

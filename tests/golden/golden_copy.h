@@ -17,6 +17,7 @@ typedef struct golden_copy {
     mica_tensor tensors[GOLDEN_COPY_TENSORS];
     size_t count;
     mica_arena arena;
+    const char *metadata[5]; /* key, value, ... of the file; NULL: none */
 } golden_copy;
 
 /* On the heap; golden_copy_write frees it. */
@@ -31,6 +32,10 @@ void golden_copy_add_rows(golden_copy *f, const char *name, const mica_tensor *c
 /* The nearest fp8 (e4m3) values, with a scale beside them (`scale_weight`) or plain; as_f32: the
  * values those stand for, in f32. */
 void golden_copy_add_fp8(golden_copy *f, const char *name, const mica_tensor *t, bool scaled,
+                         bool as_f32);
+/* A matrix as mlx.core.quantize stores it: integers of `bits` bits in groups of 64 (32 where rows are no multiple),
+ * low bits first in words of 32, scales and biases in bf16. as_f32: the values those stand for, in f32. */
+void golden_copy_add_mlx(golden_copy *f, const char *name, const mica_tensor *t, int bits,
                          bool as_f32);
 void golden_copy_write(golden_copy **f, const char *path);
 

@@ -9,8 +9,18 @@
 
 /* ---------------------------------------------------------------------- one file -- */
 
+/* Bits of an integer in MLX's form, 0 of another. */
+static int mlx_bits(golden_encoding e)
+{
+    if (e == GOLDEN_MLX8 || e == GOLDEN_MLX8_AS_F32)
+        return 8;
+    return e == GOLDEN_MLX4 || e == GOLDEN_MLX4_AS_F32 ? 4 : 0;
+}
+
 static bool is_encoded(const golden_layout *layout, const char *name, const mica_tensor *t)
 {
+    if (mlx_bits(layout->encoding) && (t->ndim != 2 || t->shape_[1] % 32 != 0))
+        return false;
     return layout->encoding != GOLDEN_KEEP && t->ndim == 2 && strstr(name, layout->encoded) &&
            strstr(name, "weight");
 }
@@ -57,7 +67,11 @@ static mica_tensor fuse(golden_copy *f, const golden_fusion *fusion, const mica_
 
 static void add_encoded(golden_copy *f, const char *name, const mica_tensor *t, golden_encoding e)
 {
-    golden_copy_add_fp8(f, name, t, e == GOLDEN_FP8_SCALED || e == GOLDEN_FP8_SCALED_AS_F32,
+    if (mlx_bits(e))
+        golden_copy_add_mlx(f, name, t, mlx_bits(e),
+                            e == GOLDEN_MLX8_AS_F32 || e == GOLDEN_MLX4_AS_F32);
+    else
+        golden_copy_add_fp8(f, name, t, e == GOLDEN_FP8_SCALED || e == GOLDEN_FP8_SCALED_AS_F32,
                         e == GOLDEN_FP8_SCALED_AS_F32 || e == GOLDEN_FP8_PLAIN_AS_F32);
 }
 
@@ -129,9 +143,15 @@ void golden_layout_write(const char *from, const char *to, const golden_layout *
     char path[512], marker[128];
     mica_weights *w = NULL;
     mica_err err = {0};
-    snprintf(path, sizeof path, MICA_TEST_DATA "/%s", from);
+    snprintf(path, sizeof path, "%s%s", from[0] == '/' ? "" : MICA_TEST_DATA "/", from);
     assert_int_equal(mica_weights_open(&w, path, &err), MICA_OK);
     golden_copy *f = golden_copy_new();
+    if (mlx_bits(layout->encoding)) { /* as mflux's ModelSaver */
+        f->metadata[0] = "quantization_level";
+        f->metadata[1] = mlx_bits(layout->encoding) == 8 ? "8" : "4";
+        f->metadata[2] = "mflux_version";
+        f->metadata[3] = "0.12.0";
+    }
     for (size_t i = 0; i < mica_weights_count(w); i++)
         add_any(f, layout, w, i);
     const mica_tensor none = mica_tensor_1d(golden_copy_bytes(f, 1), MICA_DTYPE_F8_E4M3, 0);
@@ -202,7 +222,7 @@ void golden_comfy_remove(golden_comfy *c)
 /* ---------------------------------------------------------------- a folder of mflux -- */
 
 /* The index that stands beside the shards names every tensor. */
-static void write_index(const char *folder)
+static void write_index(const char *folder, int bits)
 {
     char path[600];
     mica_weights *w = NULL;
@@ -212,11 +232,21 @@ static void write_index(const char *folder)
     snprintf(path, sizeof path, "%s/model.safetensors.index.json", folder);
     FILE *f = fopen(path, "wb");
     assert_non_null(f);
-    fputs("{\"metadata\": {\"quantization_level\": \"None\", \"mflux_version\": \"0.12.0\"}, "
-          "\"weight_map\": {",
-          f);
-    for (size_t i = 0; i < mica_weights_count(w); i++)
-        fprintf(f, "%s\"%s\": \"0.safetensors\"", i ? ", " : "", mica_weights_name(w, i));
+    char level[16] = "None";
+    if (bits)
+        snprintf(level, sizeof level, "%d", bits);
+    fprintf(f,
+            "{\"metadata\": {\"quantization_level\": \"%s\", \"mflux_version\": \"0.12.0\"}, "
+            "\"weight_map\": {",
+            level);
+    for (size_t i = 0; i < mica_weights_count(w); i++) {
+        const char *name = mica_weights_name(w, i);
+        const int stem = (int)(strlen(name) - MICA_MIN(strlen(name), strlen(".weight")));
+        fprintf(f, "%s\"%s\": \"0.safetensors\"", i ? ", " : "", name);
+        if (mica_dtype_is_packed(mica_weights_tensor(w, i)->dtype))
+            fprintf(f, ", \"%.*s.scales\": \"0.safetensors\", \"%.*s.biases\": \"0.safetensors\"",
+                    stem, name, stem, name);
+    }
     fputs("}}\n", f);
     fclose(f);
     mica_weights_close(&w);
@@ -232,6 +262,16 @@ static void copy_files(const char *source, const char *dir, const char *const *n
     }
 }
 
+void golden_mflux_replace(const char *dir, const char *part, const char *from,
+                          const golden_layout *layout)
+{
+    char path[512];
+    snprintf(path, sizeof path, "%.255s/%s/0.safetensors", dir, part);
+    golden_layout_write(from, path, layout);
+    snprintf(path, sizeof path, "%.255s/%s", dir, part);
+    write_index(path, mlx_bits(layout->encoding));
+}
+
 void golden_mflux_make(char dir[256], const char *source, const golden_layout *transformer,
                        const golden_layout *text_encoder, const golden_layout *vae,
                        const char *const *keeps)
@@ -245,11 +285,8 @@ void golden_mflux_make(char dir[256], const char *source, const golden_layout *t
     for (size_t i = 0; i < MICA_ARRAY_LEN(PARTS); i++) {
         snprintf(path, sizeof path, "%.255s/%s", dir, PARTS[i]);
         assert_int_equal(mkdir(path, 0700), 0);
-        snprintf(path, sizeof path, "%.255s/%s/0.safetensors", dir, PARTS[i]);
         snprintf(from, sizeof from, "%s/%s", source, PARTS[i]);
-        golden_layout_write(from, path, layouts[i]);
-        snprintf(path, sizeof path, "%.255s/%s", dir, PARTS[i]);
-        write_index(path);
+        golden_mflux_replace(dir, PARTS[i], from, layouts[i]);
     }
     snprintf(path, sizeof path, "%.255s/tokenizer", dir);
     assert_int_equal(mkdir(path, 0700), 0);

@@ -14,7 +14,11 @@ typedef enum golden_encoding {
     GOLDEN_FP8_PLAIN,
     GOLDEN_FP8_SCALED,
     GOLDEN_FP8_SCALED_AS_F32, /* the values that these two decode to */
-    GOLDEN_FP8_PLAIN_AS_F32
+    GOLDEN_FP8_PLAIN_AS_F32,
+    GOLDEN_MLX8, /* matrices with rows of a multiple of 32, linears and tables alike */
+    GOLDEN_MLX8_AS_F32,
+    GOLDEN_MLX4,
+    GOLDEN_MLX4_AS_F32
 } golden_encoding;
 
 /* Tensors whose rows become one: names that end in part[0], part[1], ... */
@@ -38,7 +42,7 @@ typedef struct golden_layout {
     bool channels_last;  /* convolutions as MLX has them; norms of the Qwen VAE flat */
 } golden_layout;
 
-/* Writes `to` from a weight file or folder; `from` is relative to the golden data. */
+/* Writes `to` from a weight file or folder; `from` is relative to the golden data, or begins with a slash. */
 void golden_layout_write(const char *from, const char *to, const golden_layout *layout);
 
 /* A folder as ComfyUI has it, made from the model folder `source` (relative to the golden data),
@@ -59,6 +63,10 @@ void golden_comfy_remove(golden_comfy *c);
 void golden_mflux_make(char dir[256], const char *source, const golden_layout *transformer,
                        const golden_layout *text_encoder, const golden_layout *vae,
                        const char *const *keeps);
+
+/* Replaces the weights of one part of such a folder; `from` as above. */
+void golden_mflux_replace(const char *dir, const char *part, const char *from,
+                          const golden_layout *layout);
 
 /* Opening must fail with this status and a text that holds every word. */
 void golden_expect_refused(const mica_engine_options *options, mica_status status,

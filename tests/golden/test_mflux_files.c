@@ -5,10 +5,15 @@
  *
  * Names are written down from mflux's weight mappings (models/{qwen,flux2,z_image}/weights), not from the code under
  * test. Every number must be the reference's. The tiny models keep the configurations of what shapes do not tell and
- * released models have by default (groups of norms, rotary bases). */
+ * released models have by default (groups of norms, rotary bases).
+ *
+ * Quantised folders (`mflux-save -q 8`) are compared with folders of the numbers that their integers stand for: mflux
+ * packs every linear layer and embedding, first and last layers and the attention of the autoencoders included. The tiny
+ * autoencoders have 24 channels there, which cannot be packed, so wider ones of random numbers take their place. */
 #include "golden_layout.h"
 
 #include "convert_support.h"
+#include "nn/kl_vae.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -71,6 +76,141 @@ static void z_vae(const char *name, char out[256])
 
 static const golden_layout BARE = {.from = "model.", .to = ""};
 
+/* ---------------------------------------------------------------------- quantised -- */
+
+/* An autoencoder whose attention is 64 wide, in diffusers' names. FLUX.2's has its latents' moments beside it. */
+static void write_wide_vae(const char *path, const char *source)
+{
+    char from[512];
+    mica_kl_vae_config config;
+    mica_weights *made = NULL, *tiny = NULL;
+    mica_arena arena;
+    mica_err err = {0};
+    snprintf(from, sizeof from, MICA_TEST_DATA "/%s/vae", source);
+    assert_int_equal(mica_weights_open(&tiny, from, &err), MICA_OK);
+    snprintf(from, sizeof from, MICA_TEST_DATA "/%s/vae/config.json", source);
+    assert_int_equal(mica_kl_vae_config_read(&config, from, &err), MICA_OK);
+    for (int i = 0; i < config.levels; i++)
+        config.encoder_dim_[i] = config.decoder_dim_[i] = i < 2 ? 32 : 64;
+    mica_arena_init(&arena, 1 << 16);
+    assert_int_equal(mica_weights_open_empty(&made, &err), MICA_OK);
+    assert_int_equal(mica_kl_vae_fill(&config, made, &arena, &err), MICA_OK);
+    golden_copy *f = golden_copy_new();
+    for (size_t i = 0; i < mica_weights_count(made); i++)
+        golden_copy_add(f, mica_weights_name(made, i), mica_weights_tensor(made, i));
+    static const char *const MOMENTS[] = {"bn.running_mean", "bn.running_var"};
+    for (size_t i = 0; i < MICA_ARRAY_LEN(MOMENTS); i++)
+        if (mica_weights_find(tiny, MOMENTS[i]))
+            golden_copy_add(f, MOMENTS[i], mica_weights_find(tiny, MOMENTS[i]));
+    golden_copy_write(&f, path);
+    mica_weights_close(&made);
+    mica_weights_close(&tiny);
+    mica_arena_deinit(&arena);
+}
+
+typedef struct mflux_model {
+    const char *source, *system, *name, *last; /* the last latents of the case */
+    golden_layout transformer, text_encoder, vae;
+    bool wide_vae;
+} mflux_model;
+
+/* The attention of both halves: eight linear layers. */
+static void check_vae_is_packed(const char *dir)
+{
+    char path[300];
+    mica_weights *w = NULL;
+    mica_err err = {0};
+    int packed = 0;
+    snprintf(path, sizeof path, "%s/vae", dir);
+    assert_int_equal(mica_weights_open(&w, path, &err), MICA_OK);
+    for (size_t i = 0; i < mica_weights_count(w); i++)
+        packed += mica_dtype_is_packed(mica_weights_tensor(w, i)->dtype);
+    assert_int_equal(packed, 8);
+    mica_weights_close(&w);
+}
+
+static void run_encoded(golden_run *r, const mflux_model *m, golden_encoding e,
+                        mica_precision precision, golden_case *c)
+{
+    static const char *const KEPT[] = {"transformer/config.json", "text_encoder/config.json",
+                                       "vae/config.json", NULL};
+    char dir[256], vae[300];
+    golden_layout part[] = {m->transformer, m->text_encoder, m->vae};
+    for (size_t i = 0; i < MICA_ARRAY_LEN(part); i++) {
+        part[i].encoding = e;
+        part[i].encoded = "";
+    }
+    golden_mflux_make(dir, m->source, &part[0], &part[1], &part[2], KEPT);
+    snprintf(vae, sizeof vae, "%s/wide.safetensors", dir);
+    if (m->wide_vae) { /* sizes from shapes, as in a real folder */
+        write_wide_vae(vae, m->source);
+        golden_mflux_replace(dir, "vae", vae, &part[2]);
+        snprintf(vae, sizeof vae, "%s/vae/config.json", dir);
+        assert_int_equal(remove(vae), 0);
+        if (e == GOLDEN_MLX8 || e == GOLDEN_MLX4)
+            check_vae_is_packed(dir);
+    }
+    const mica_engine_options o = {.size = sizeof o, .model = dir};
+    mica_model *model = golden_model_open(&o);
+    golden_generate_ok(r, model, &(golden_setup){.precision = precision}, &c->options);
+    golden_model_close(&model);
+    golden_remove_folder(dir);
+}
+
+static double distance(const golden_run *a, const golden_run *b, const char *name)
+{
+    const mica_tensor *got = mica_trace_find(a->trace, name);
+    const mica_tensor *expected = mica_trace_find(b->trace, name);
+    assert_non_null(got);
+    assert_non_null(expected);
+    return golden_relative_l2(got, expected);
+}
+
+/* Packed, decoded and original; `cost`: what the packed one's last latents may be from the original's. */
+static void check_encoded(const mflux_model *m, golden_encoding packed, golden_encoding decoded,
+                          double cost)
+{
+    golden_case c;
+    golden_run a, b, o, half;
+    golden_case_open(&c, m->system, m->name);
+    run_encoded(&a, m, packed, MICA_PRECISION_F32, &c);
+    run_encoded(&b, m, decoded, MICA_PRECISION_F32, &c);
+    run_encoded(&o, m, GOLDEN_KEEP, MICA_PRECISION_F32, &c);
+    run_encoded(&half, m, packed, MICA_PRECISION_BF16, &c);
+    const double near = distance(&a, &b, m->last), far = distance(&a, &o, m->last);
+    const double picture = distance(&a, &b, "vae_decode.output");
+    print_message("%s: latents %.2g of the decoded, %.2g of the original; picture %.2g, %.2g\n",
+                  m->source, near, far, picture, distance(&a, &o, "vae_decode.output"));
+    assert_true(near <= 2e-5 && picture <= 2e-5);
+    assert_true(far > 1e-4 && far < cost);
+    assert_true(distance(&half, &a, "vae_decode.output") < 4e-2);
+    golden_run_close(&half);
+    golden_run_close(&a);
+    golden_run_close(&b);
+    golden_run_close(&o);
+    golden_case_close(&c);
+}
+
+static void check_quantised(const mflux_model *m, double cost8, double cost4)
+{
+    check_encoded(m, GOLDEN_MLX8, GOLDEN_MLX8_AS_F32, cost8);
+    check_encoded(m, GOLDEN_MLX4, GOLDEN_MLX4_AS_F32, cost4);
+}
+
+static void test_z_image_quantised(void **state)
+{
+    (void)state;
+    check_quantised(&(mflux_model){.source = "z_image/model",
+                                   .system = "z_image",
+                                   .name = "turbo",
+                                   .last = "step3.latents",
+                                   .transformer = {.rename = z_transformer},
+                                   .text_encoder = BARE,
+                                   .vae = {.rename = z_vae, .channels_last = true},
+                                   .wide_vae = true},
+                    0.05, 0.5);
+}
+
 static void test_z_image(void **state)
 {
     (void)state;
@@ -109,6 +249,23 @@ static void test_flux2(void **state)
     check_case(dir, "flux2_klein", "base_cfg");
     check_case(dir, "flux2_klein", "edit");
     golden_remove_folder(dir);
+}
+
+static void test_flux2_quantised(void **state)
+{
+    (void)state;
+    mflux_model m = {.source = "flux2_klein/model",
+                     .system = "flux2_klein",
+                     .name = "distilled",
+                     .last = "step3.latents",
+                     .transformer = {.rename = flux_transformer},
+                     .text_encoder = BARE,
+                     .vae = {.rename = flux_vae, .channels_last = true},
+                     .wide_vae = true};
+    check_quantised(&m, 0.05, 0.5);
+    m.name = "edit"; /* through the packed attention of the encoder */
+    m.last = "step1.latents";
+    check_quantised(&m, 0.05, 0.5);
 }
 
 /* --------------------------------------------------------------------- Qwen-Image -- */
@@ -176,12 +333,28 @@ static void test_qwen_image(void **state)
     golden_remove_folder(dir);
 }
 
+static void test_qwen_image_quantised(void **state)
+{
+    (void)state;
+    check_quantised(&(mflux_model){.source = "qwen_image/model",
+                                   .system = "qwen_image",
+                                   .name = "t2i_cfg",
+                                   .last = "step2.latents",
+                                   .transformer = {.rename = qwen_transformer},
+                                   .text_encoder = {.rename = qwen_text},
+                                   .vae = {.rename = qwen_vae, .channels_last = true}},
+                    0.05, 0.5);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_z_image),
         cmocka_unit_test(test_flux2),
         cmocka_unit_test(test_qwen_image),
+        cmocka_unit_test(test_z_image_quantised),
+        cmocka_unit_test(test_flux2_quantised),
+        cmocka_unit_test(test_qwen_image_quantised),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
