@@ -9,7 +9,11 @@
  * tokens is at most one blank or a line break with blanks, so that a model cannot write blanks without end. */
 #include "sample/json_grammar.h"
 
+#include "sample/json_keywords.h"
+#include "sample/json_pattern.h"
+
 #include <cjson/cJSON.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -41,8 +45,7 @@ typedef struct writer {
 
 static mica_status refuse(const writer *w, const char *what, const char *name)
 {
-    return MICA_FAIL(w->err, MICA_E_UNSUPPORTED, "json schema: %s \"%.64s\" is not supported", what,
-                     name);
+    return mica_json_refuse(w->err, what, name);
 }
 
 /* The text as a literal of the grammar's language. */
@@ -73,17 +76,69 @@ static mica_status add_json_literal(const writer *w, mica_text *out, const cJSON
 /* An expression of the grammar for a schema. */
 static mica_status expression(writer *w, const cJSON *schema, mica_text *out);
 
-static mica_status choice_of(writer *w, const cJSON *list, bool literal, mica_text *out)
+static mica_status choice_of(writer *w, const cJSON *list, mica_text *out)
 {
     if (!cJSON_IsArray(list) || !list->child)
-        return refuse(w, "an empty", "enum or anyOf");
+        return refuse(w, "an empty", list->string);
     mica_text_add(out, "(");
     for (const cJSON *item = list->child; item; item = item->next) {
         mica_text_add(out, item == list->child ? "" : " | ");
-        MICA_TRY(literal ? add_json_literal(w, out, item) : expression(w, item, out));
+        MICA_TRY(expression(w, item, out));
     }
     mica_text_add(out, ")");
     return MICA_OK;
+}
+
+/* --------------------------------------------------------------------- values -- */
+
+static bool is_of_type(const cJSON *value, const char *type)
+{
+    const bool number = cJSON_IsNumber(value);
+    return (strcmp(type, "string") == 0 && cJSON_IsString(value)) ||
+           (strcmp(type, "number") == 0 && number) ||
+           (strcmp(type, "integer") == 0 && number &&
+            value->valuedouble == floor(value->valuedouble)) ||
+           (strcmp(type, "boolean") == 0 && cJSON_IsBool(value)) ||
+           (strcmp(type, "null") == 0 && cJSON_IsNull(value)) ||
+           (strcmp(type, "array") == 0 && cJSON_IsArray(value)) ||
+           (strcmp(type, "object") == 0 && cJSON_IsObject(value));
+}
+
+/* A type beside the values leaves those of it. */
+static bool fits_types(const cJSON *value, const cJSON *type)
+{
+    bool fits = !type || (cJSON_IsString(type) && is_of_type(value, type->valuestring));
+    for (const cJSON *t = cJSON_IsArray(type) ? type->child : NULL; t && !fits; t = t->next)
+        fits = cJSON_IsString(t) && is_of_type(value, t->valuestring);
+    return fits;
+}
+
+static mica_status one_of_values(writer *w, const cJSON *list, const cJSON *type, mica_text *out)
+{
+    bool any = false;
+    mica_text_add(out, "(");
+    for (const cJSON *item = cJSON_IsArray(list) ? list->child : NULL; item; item = item->next)
+        if (fits_types(item, type)) {
+            mica_text_add(out, any ? " | " : "");
+            MICA_TRY(add_json_literal(w, out, item));
+            any = true;
+        }
+    mica_text_add(out, ")");
+    return any ? MICA_OK : refuse(w, "without a value that fits, the keyword", "enum");
+}
+
+/* The items' schema as a rule, so that arrays in arrays do not double with each. */
+static mica_status item_rule(writer *w, const cJSON *items, char name[16])
+{
+    mica_text one = {0};
+    snprintf(name, 16, "a%d", w->arrays++);
+    const mica_status st = expression(w, items, &one);
+    mica_text_add(&w->more, "%s ::= ", name);
+    mica_text_add_bytes(&w->more, one.data ? one.data : "", one.size);
+    mica_text_add(&w->more, "\n");
+    const bool failed = one.failed;
+    mica_text_deinit(&one);
+    return !st && failed ? MICA_FAIL(w->err, MICA_E_NOMEM, "json schema: no memory") : st;
 }
 
 /* -------------------------------------------------------------------- objects -- */
@@ -97,18 +152,20 @@ static bool is_required(const cJSON *schema, const char *name)
     return false;
 }
 
-static mica_status member(writer *w, const cJSON *property, mica_text *out)
+/* property NULL: any value. */
+static mica_status member(writer *w, const cJSON *property, const char *name, mica_text *out)
 {
-    mica_text name = {0};
-    mica_text_add_json_string(&name, property->string);
+    mica_text spelled = {0};
+    mica_text_add_json_string(&spelled, name);
     mica_status st =
-        name.failed ? MICA_FAIL(w->err, MICA_E_NOMEM, "json schema: no memory") : MICA_OK;
+        spelled.failed ? MICA_FAIL(w->err, MICA_E_NOMEM, "json schema: no memory") : MICA_OK;
     if (!st) {
-        add_literal(out, name.data);
-        mica_text_add(out, " ws \":\" ws ");
-        st = expression(w, property, out);
+        add_literal(out, spelled.data);
+        mica_text_add(out, property ? " ws \":\" ws " : " ws \":\" ws value");
+        if (property)
+            st = expression(w, property, out);
     }
-    mica_text_deinit(&name);
+    mica_text_deinit(&spelled);
     return st;
 }
 
@@ -133,25 +190,67 @@ static void add_member_rules(writer *w, const char *text, int object, int k, boo
     mica_text_add(out, "\n");
 }
 
+/* One member, or one for a required name that has no schema. */
+static mica_status add_member(writer *w, const cJSON *property, const char *name, int object, int k,
+                              bool needed, bool last)
+{
+    mica_text text = {0};
+    const mica_status st = member(w, property, name, &text);
+    if (!st && !text.failed)
+        add_member_rules(w, text.data, object, k, needed, last);
+    const bool failed = text.failed;
+    mica_text_deinit(&text);
+    return !st && failed ? MICA_FAIL(w->err, MICA_E_NOMEM, "json schema: no memory") : st;
+}
+
+/* The next required name behind `item` that `properties` lack. */
+static const cJSON *next_bare(const cJSON *item, const cJSON *properties)
+{
+    while (item &&
+           (!cJSON_IsString(item) || (properties && mica_json_find(properties, item->valuestring))))
+        item = item->next;
+    return item;
+}
+
+/* Names of any text, values of one schema. */
+static mica_status map(writer *w, const cJSON *values, mica_text *out)
+{
+    char item[16];
+    MICA_TRY(item_rule(w, values, item));
+    mica_text_add(out,
+                  "\"{\" ws (string ws \":\" ws %s (ws \",\" ws string ws \":\" ws %s)* ws)? \"}\"",
+                  item, item);
+    return MICA_OK;
+}
+
 static mica_status object(writer *w, const cJSON *schema, mica_text *out)
 {
     const cJSON *properties = mica_json_find(schema, "properties");
-    if (!cJSON_IsObject(properties) || !properties->child) {
-        mica_text_add(out, "object");
+    const cJSON *required = mica_json_find(schema, "required");
+    const cJSON *others = mica_json_find(schema, "additionalProperties");
+    if (properties && !cJSON_IsObject(properties))
+        return refuse(w, "what is no object as", "properties");
+    if (required && !cJSON_IsArray(required))
+        return refuse(w, "what is no list as", "required");
+    const cJSON *p = properties ? properties->child : NULL;
+    const cJSON *bare = next_bare(required ? required->child : NULL, properties);
+    if (bare && others && !cJSON_IsTrue(others))
+        return refuse(w, "without a schema of it, the required member", bare->valuestring);
+    if (!p && !bare && cJSON_IsObject(others))
+        return map(w, others, out);
+    if (!p && !bare) {
+        mica_text_add(out, cJSON_IsFalse(others) ? "\"{\" ws \"}\"" : "object");
         return MICA_OK;
     }
     const int index = w->objects++;
     int k = 0;
-    for (const cJSON *p = properties->child; p; p = p->next, k++) {
-        mica_text text = {0};
-        const mica_status st = member(w, p, &text);
-        if (!st && !text.failed)
-            add_member_rules(w, text.data, index, k, is_required(schema, p->string), !p->next);
-        const bool failed = text.failed;
-        mica_text_deinit(&text);
-        MICA_TRY(st);
-        if (failed)
-            return MICA_FAIL(w->err, MICA_E_NOMEM, "json schema: no memory");
+    for (; p; p = p->next)
+        MICA_TRY(add_member(w, p, p->string, index, k++, is_required(schema, p->string),
+                            !p->next && !bare));
+    while (bare) {
+        const cJSON *next = next_bare(bare->next, properties);
+        MICA_TRY(add_member(w, NULL, bare->valuestring, index, k++, true, !next));
+        bare = next;
     }
     mica_text_add(out, "\"{\" ws o%df0 ws \"}\"", index);
     return MICA_OK;
@@ -171,26 +270,31 @@ static mica_status limits(const writer *w, const cJSON *schema, const char *leas
     return MICA_OK;
 }
 
-/* The items' schema as a rule, so that arrays in arrays do not double with each. */
-static mica_status item_rule(writer *w, const cJSON *items, char name[16])
+/* Exactly these items, one after the other. */
+static mica_status tuple(writer *w, const cJSON *items, int64_t lo, int64_t hi, mica_text *out)
 {
-    mica_text one = {0};
-    snprintf(name, 16, "a%d", w->arrays++);
-    const mica_status st = expression(w, items, &one);
-    mica_text_add(&w->more, "%s ::= ", name);
-    mica_text_add_bytes(&w->more, one.data ? one.data : "", one.size);
-    mica_text_add(&w->more, "\n");
-    const bool failed = one.failed;
-    mica_text_deinit(&one);
-    return !st && failed ? MICA_FAIL(w->err, MICA_E_NOMEM, "json schema: no memory") : st;
+    int64_t count = 0;
+    mica_text_add(out, "\"[\" ws ");
+    for (const cJSON *i = cJSON_IsArray(items) ? items->child : NULL; i; i = i->next, count++) {
+        mica_text_add(out, count ? "\",\" ws " : "");
+        MICA_TRY(expression(w, i, out));
+        mica_text_add(out, " ws ");
+    }
+    mica_text_add(out, "\"]\"");
+    if (count == 0 || lo > count || (hi >= 0 && hi < count))
+        return refuse(w, "without as many items as the limits ask for,", items->string);
+    return MICA_OK;
 }
 
 static mica_status array(writer *w, const cJSON *schema, mica_text *out)
 {
     const cJSON *items = mica_json_find(schema, "items");
+    const cJSON *first = mica_json_find(schema, "prefixItems");
     char item[16] = "value";
     int64_t lo, hi;
     MICA_TRY(limits(w, schema, "minItems", "maxItems", &lo, &hi));
+    if (first || cJSON_IsArray(items))
+        return tuple(w, first ? first : items, lo, hi, out);
     if (items)
         MICA_TRY(item_rule(w, items, item));
     mica_text_add(out, "\"[\" ws ");
@@ -208,8 +312,21 @@ static mica_status array(writer *w, const cJSON *schema, mica_text *out)
 
 static mica_status string(writer *w, const cJSON *schema, mica_text *out)
 {
+    const cJSON *pattern = mica_json_find(schema, "pattern");
+    const cJSON *format = mica_json_find(schema, "format");
     int64_t lo, hi;
     MICA_TRY(limits(w, schema, "minLength", "maxLength", &lo, &hi));
+    if ((pattern || format) && ((pattern && format) || lo > 0 || hi >= 0))
+        return refuse(w, "beside other limits, the keyword", pattern ? "pattern" : "format");
+    if (pattern && !cJSON_IsString(pattern))
+        return refuse(w, "what is no text as", "pattern");
+    if (pattern)
+        return mica_json_pattern(pattern->valuestring, out, w->err);
+    if (format) {
+        const char *name = cJSON_IsString(format) ? format->valuestring : "";
+        const char *of_name = mica_json_format(name);
+        return of_name ? mica_json_pattern(of_name, out, w->err) : refuse(w, "the format", name);
+    }
     if (lo == 0 && hi < 0)
         mica_text_add(out, "string");
     else if (hi < 0)
@@ -219,9 +336,47 @@ static mica_status string(writer *w, const cJSON *schema, mica_text *out)
     return MICA_OK;
 }
 
+/* A bound as a whole number: the least (`up`) or greatest that keeps it. *found: there is one. */
+static mica_status bound(writer *w, const cJSON *schema, const char *key, bool up, bool whole,
+                         bool exclusive, int64_t *out, bool *found)
+{
+    const cJSON *value = mica_json_find(schema, key);
+    if (!value)
+        return MICA_OK;
+    if (!cJSON_IsNumber(value) || fabs(value->valuedouble) > 9007199254740992.0)
+        return refuse(w, "what is no number up to 2^53 as", key);
+    const double x = value->valuedouble, nearest = up ? ceil(x) : floor(x);
+    if (!whole && (nearest != x || exclusive))
+        return refuse(w, "of a number, a bound that is not whole and included:", key);
+    const int64_t n = (int64_t)nearest + (exclusive && nearest == x ? (up ? 1 : -1) : 0);
+    *out = *found ? (up ? MICA_MAX(*out, n) : MICA_MIN(*out, n)) : n;
+    *found = true;
+    return MICA_OK;
+}
+
+static mica_status number(writer *w, const cJSON *schema, bool whole, mica_text *out)
+{
+    int64_t lo = -MICA_JSON_MOST_NUMBER, hi = MICA_JSON_MOST_NUMBER;
+    bool low = false, high = false;
+    MICA_TRY(bound(w, schema, "minimum", true, whole, false, &lo, &low));
+    MICA_TRY(bound(w, schema, "exclusiveMinimum", true, whole, true, &lo, &low));
+    MICA_TRY(bound(w, schema, "maximum", false, whole, false, &hi, &high));
+    MICA_TRY(bound(w, schema, "exclusiveMaximum", false, whole, true, &hi, &high));
+    if (lo > hi)
+        return refuse(w, "a limit below the least", "maximum");
+    if (low || high)
+        mica_json_range(lo, hi, !whole, out);
+    else
+        mica_text_add(out, whole ? "integer" : "number");
+    return MICA_OK;
+}
+
 static mica_status of_type(writer *w, const cJSON *schema, const char *type, mica_text *out)
 {
-    static const char *const plain[] = {"integer", "number", "boolean", "null"};
+    static const char *const plain[] = {"boolean", "null"};
+    const bool whole = strcmp(type, "integer") == 0;
+    if (whole || strcmp(type, "number") == 0)
+        return number(w, schema, whole, out);
     for (size_t i = 0; i < MICA_ARRAY_LEN(plain); i++)
         if (strcmp(type, plain[i]) == 0) {
             mica_text_add(out, "%s", type);
@@ -281,59 +436,52 @@ static mica_status reference(writer *w, const char *path, mica_text *out)
     return refuse(w, "the reference", path);
 }
 
-static mica_status check_keys(const writer *w, const cJSON *schema)
+/* ---------------------------------------------------------------------- schemas -- */
+
+/* anyOf, oneOf, allOf or $ref. */
+static mica_status of_schemas(writer *w, const cJSON *schema, mica_text *out)
 {
-    static const char *const known[] = {"type",        "properties",
-                                        "required",    "items",
-                                        "minItems",    "maxItems",
-                                        "enum",        "const",
-                                        "anyOf",       "oneOf",
-                                        "$ref",        "$defs",
-                                        "minLength",   "maxLength",
-                                        "definitions", "title",
-                                        "description", "$schema",
-                                        "$id",         "default",
-                                        "examples",    "additionalProperties"};
-    if (!cJSON_IsObject(schema) && !cJSON_IsTrue(schema))
-        return MICA_FAIL(w->err, MICA_E_UNSUPPORTED, "json schema: a schema that is no object");
-    for (const cJSON *key = schema->child; key; key = key->next) {
-        size_t i = 0;
-        while (i < MICA_ARRAY_LEN(known) && strcmp(known[i], key->string) != 0)
-            i++;
-        if (i == MICA_ARRAY_LEN(known))
-            return refuse(w, "the keyword", key->string);
-    }
-    const cJSON *others = mica_json_find(schema, "additionalProperties");
-    if (others && !cJSON_IsBool(others))
-        return refuse(w, "a schema in", "additionalProperties");
+    const cJSON *any = mica_json_find(schema, "anyOf"), *one = mica_json_find(schema, "oneOf");
+    const cJSON *all = mica_json_find(schema, "allOf"), *ref = mica_json_find(schema, "$ref");
+    if (any || one)
+        return choice_of(w, any ? any : one, out);
+    if (all && (!cJSON_IsArray(all) || !all->child || all->child->next))
+        return refuse(w, "of more or less than one schema,", "allOf");
+    if (all)
+        return expression(w, all->child, out);
+    return cJSON_IsString(ref) ? reference(w, ref->valuestring, out)
+                               : refuse(w, "what is no text as", "$ref");
+}
+
+static mica_status of_form(writer *w, const cJSON *schema, mica_text *out)
+{
+    const cJSON *constant = mica_json_find(schema, "const"), *one = mica_json_find(schema, "enum");
+    const cJSON *type = mica_json_find(schema, "type");
+    const unsigned form = mica_json_form(schema);
+    if (form == MICA_JSON_SCHEMAS)
+        return of_schemas(w, schema, out);
+    if (constant && (one || !fits_types(constant, type)))
+        return refuse(w, "beside another type or enum, the keyword", "const");
+    if (constant)
+        return add_json_literal(w, out, constant);
+    if (one)
+        return one_of_values(w, one, type, out);
+    if (cJSON_IsArray(type))
+        return of_types(w, schema, type, out);
+    if (type)
+        return of_type(w, schema, cJSON_IsString(type) ? type->valuestring : "", out);
+    if (form == MICA_JSON_OBJECTS)
+        return object(w, schema, out);
+    mica_text_add(out, "value");
     return MICA_OK;
 }
 
 static mica_status expression(writer *w, const cJSON *schema, mica_text *out)
 {
-    MICA_TRY(check_keys(w, schema));
-    const cJSON *constant = mica_json_find(schema, "const"), *one = mica_json_find(schema, "enum");
-    const cJSON *any = mica_json_find(schema, "anyOf"), *type = mica_json_find(schema, "type");
-    const cJSON *ref = mica_json_find(schema, "$ref");
-    if (!any)
-        any = mica_json_find(schema, "oneOf");
+    MICA_TRY(mica_json_check_keywords(schema, w->err));
     if (++w->depth > MOST_DEPTH || out->size + w->more.size > MOST_BYTES)
         return refuse(w, "nesting as deep as in", schema->string ? schema->string : "this schema");
-    mica_status st = MICA_OK;
-    if (constant)
-        st = add_json_literal(w, out, constant);
-    else if (one || any)
-        st = choice_of(w, one ? one : any, one != NULL, out);
-    else if (cJSON_IsString(ref))
-        st = reference(w, ref->valuestring, out);
-    else if (cJSON_IsArray(type))
-        st = of_types(w, schema, type, out);
-    else if (cJSON_IsString(type))
-        st = of_type(w, schema, type->valuestring, out);
-    else if (mica_json_find(schema, "properties"))
-        st = object(w, schema, out);
-    else
-        mica_text_add(out, "value");
+    const mica_status st = of_form(w, schema, out);
     w->depth--;
     return st;
 }

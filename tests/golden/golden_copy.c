@@ -148,8 +148,7 @@ void golden_copy_add_mlx(golden_copy *f, const char *name, const mica_tensor *t,
         golden_copy_add(f, name, &plain);
         return;
     }
-    const mica_tensor w =
-        mica_tensor_2d(words, MICA_DTYPE_U32, rows, width / group * group_words);
+    const mica_tensor w = mica_tensor_2d(words, MICA_DTYPE_U32, rows, width / group * group_words);
     const mica_tensor s = mica_tensor_2d(scales, MICA_DTYPE_BF16, rows, width / group);
     const mica_tensor b = mica_tensor_2d(biases, MICA_DTYPE_BF16, rows, width / group);
     golden_copy_add(f, name, &w);

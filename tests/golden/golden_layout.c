@@ -72,7 +72,7 @@ static void add_encoded(golden_copy *f, const char *name, const mica_tensor *t, 
                             e == GOLDEN_MLX8_AS_F32 || e == GOLDEN_MLX4_AS_F32);
     else
         golden_copy_add_fp8(f, name, t, e == GOLDEN_FP8_SCALED || e == GOLDEN_FP8_SCALED_AS_F32,
-                        e == GOLDEN_FP8_SCALED_AS_F32 || e == GOLDEN_FP8_PLAIN_AS_F32);
+                            e == GOLDEN_FP8_SCALED_AS_F32 || e == GOLDEN_FP8_PLAIN_AS_F32);
 }
 
 /* [O, C, kernel] as [O, kernel, C]. */

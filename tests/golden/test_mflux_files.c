@@ -7,9 +7,9 @@
  * test. Every number must be the reference's. The tiny models keep the configurations of what shapes do not tell and
  * released models have by default (groups of norms, rotary bases).
  *
- * Quantised folders (`mflux-save -q 8`) are compared with folders of the numbers that their integers stand for: mflux
- * packs every linear layer and embedding, first and last layers and the attention of the autoencoders included. The tiny
- * autoencoders have 24 channels there, which cannot be packed, so wider ones of random numbers take their place. */
+ * Quantised folders (`mflux-save -q 8`) are compared with folders of the numbers that their integers stand for. mflux
+ * packs every linear layer and embedding, first and last layers and the attention of the autoencoders included; the
+ * tiny ones have 24 channels there, which cannot be packed, so wider ones of random numbers take their place. */
 #include "golden_layout.h"
 
 #include "convert_support.h"
@@ -349,12 +349,9 @@ static void test_qwen_image_quantised(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_z_image),
-        cmocka_unit_test(test_flux2),
-        cmocka_unit_test(test_qwen_image),
-        cmocka_unit_test(test_z_image_quantised),
-        cmocka_unit_test(test_flux2_quantised),
-        cmocka_unit_test(test_qwen_image_quantised),
+        cmocka_unit_test(test_z_image),         cmocka_unit_test(test_flux2),
+        cmocka_unit_test(test_qwen_image),      cmocka_unit_test(test_z_image_quantised),
+        cmocka_unit_test(test_flux2_quantised), cmocka_unit_test(test_qwen_image_quantised),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
