@@ -56,6 +56,14 @@ static void date(mica_text *out, const mica_match *m)
     }
 }
 
+/* "2022-2024年" (+) */
+static void year_range(mica_text *out, const mica_match *m)
+{
+    mica_chinese_digits(out, mica_match_group(m, 1), false);
+    mica_rule_put(out, "到");
+    mica_chinese_digits(out, mica_match_group(m, 2), false);
+}
+
 /* Groups: year, separator, month, day. */
 static void short_date(mica_text *out, const mica_match *m)
 {
@@ -349,12 +357,15 @@ static void bare_digits(mica_text *out, const mica_match *m)
     "万|千|百|美元|欧元|英镑|日元|元|角|毛|倍|成|折|克拉|"                      \
     "英里|英尺|英寸|海里|光年|卡路里|卡|字节|像素|票|分贝)"
 
-#define NUMBER  "([0-9]+(?:\\.[0-9]+)?)"
-#define CLOCK   "([01]?[0-9]|2[0-3])[:：]([0-5][0-9])(?:[:：]([0-5][0-9]))?"
-#define OPERAND "((?:-?[0-9]+(?:\\.[0-9]+)?|[A-Za-z])[⁰¹²³⁴⁵⁶⁷⁸⁹]*)"
-#define RAISED  "[⁰¹²³⁴⁵⁶⁷⁸⁹]+"
+#define MINUS       "((?<![0-9])-|)" /* a stroke behind a digit is none */
+#define DIGITS_SAID "零一二三四五六七八九十百千万亿幺两"
+#define NUMBER      "([0-9]+(?:\\.[0-9]+)?)"
+#define CLOCK       "([01]?[0-9]|2[0-3])[:：]([0-5][0-9])(?:[:：]([0-5][0-9]))?"
+#define OPERAND     "((?:-?[0-9]+(?:\\.[0-9]+)?|[A-Za-z])[⁰¹²³⁴⁵⁶⁷⁸⁹]*)"
+#define RAISED      "[⁰¹²³⁴⁵⁶⁷⁸⁹]+"
 
 static const mica_rule rules[] = {
+    {"(?<=[0-9]) (?=[0-9])(?!" CLOCK ")", NULL, ""}, /* 138 1234 5678; a time stays apart (+) */
     {"嗯", NULL, "恩"},
     {"〇", NULL, "零"},
     {"呣", NULL, "母"},
@@ -363,6 +374,7 @@ static const mica_rule rules[] = {
      "(万亿|千亿|百亿|亿|千万|百万|万)?",
      money, NULL},
     {"(?<![0-9,.])[0-9]{1,3}(?:,[0-9]{3})+(?:\\.[0-9]+)?(?![0-9])", grouped_number, NULL},
+    {"(?<![0-9.-])([12][0-9]{3})年?[-~～至到]([12][0-9]{3})(?=年)", year_range, NULL},
     {"([0-9]{4})年(?:(0?[1-9]|1[0-2])月)?(?:(3[01]|[12][0-9]|0?[1-9])([日号]))?", date, NULL},
     {"(?<![0-9])([0-9]{2})年(0?[1-9]|1[0-2])月(?:(3[01]|[12][0-9]|0?[1-9])([日号]))?", date, NULL},
     {"(?<![0-9])(0[0-9]|[0-9]0(?=年代)|[6-9][0-9](?!年(?:前|后|来|的|多|间|内|历|时|之)))(?=年)",
@@ -376,27 +388,32 @@ static const mica_rule rules[] = {
      half_day, NULL},
     {"(?<![0-9])" CLOCK "[~～-]" CLOCK "(?![0-9])", time_range, NULL},
     {"(?<![0-9])" CLOCK "(?![0-9])", clock_time, NULL},
-    {"([0-9](?:%|°C|℃|度|摄氏度|" UNITS_OF_RANGES "))[~～](?=-?[0-9])", unit_range, NULL},
+    {"([0-9](?:[%％]|°C|℃|度|摄氏度|" UNITS_OF_RANGES "))[~～-](?=-?[0-9])", unit_range, NULL},
+    {"([0-9](?:点|号|日|月|年|元|岁|天|公里|米|斤|公斤|小时|分钟|分))[~～-](?=[0-9])", unit_range,
+     NULL}, /* + */
+    {"((?:周|星期|礼拜)[一二三四五六日天])[~～-](?=(?:周|星期|礼拜)?[一二三四五六日天])",
+     unit_range, NULL}, /* + */
     {"(?<![0-9])([0-9]{1,3})[:：]([0-9]{1,3})(?![0-9])", score, NULL},
-    {"(-?)" NUMBER "(°C|°F|℃|℉|度|摄氏度)", temperature, NULL},
+    {MINUS NUMBER "(°C|°F|℃|℉|度|摄氏度)", temperature, NULL},
     {"(?<=[0-9])L/100km(?![A-Za-z])", NULL, "升每百公里"},
     {"(?<=[0-9]米)([0-9]{2})(?![0-9.])", digits_group, NULL}, /* 1米75 (+) */
     {"(?<=[0-9])" MEASURES "(?![A-Za-z0-9])", measure, NULL},
     {OPERAND "(-)(?=[0-9]+(?:\\.[0-9]+)?[⁰¹²³⁴⁵⁶⁷⁸⁹]*=|[A-Za-z])", operation, NULL},
     {OPERAND "([+×÷=*])(?=-?[0-9.]|[A-Za-z])", operation, NULL},
     {RAISED, power, NULL},
-    {"(-?)([0-9]+)/([0-9]+)", fraction, NULL},
-    {"(-?)" NUMBER "([%％‰])", percentage, NULL},
+    {MINUS "([0-9]+)/([0-9]+)", fraction, NULL},
+    {MINUS NUMBER "([%％‰])", percentage, NULL},
     {"(?<![0-9])(?:\\+?86[ "
-     "-]?)?1(?:[38][0-9]|4[5-9]|5[0-35-9]|6[2567]|7[0-8]|9[0-35-9])[0-9]{8}(?![0-9])",
+     "-]?)?1(?:[38][0-9]|4[5-9]|5[0-35-9]|6[2567]|7[0-8]|9[0-35-9])-?[0-9]{4}-?[0-9]{4}(?![0-9])",
      telephone, NULL},
     {"(?<![0-9])400-?[0-9]{3}-?[0-9]{4}(?![0-9])", telephone, NULL},
-    {"(?<![0-9])0(?:10|2[0-9]|[3-9][0-9]{2})-?[1-9][0-9]{6,7}(?![0-9])", telephone, NULL},
+    {"(?<![0-9])(?:0|\\+86-?0?)(?:10|2[0-9]|[3-9][0-9]{2})-?[1-9][0-9]{6,7}(?![0-9])", telephone,
+     NULL},
     {"第([0-9]+)[-~～]([0-9]+)", rank_range, NULL},
     {"第([0-9]+)", rank, NULL},
     {"(?<![0-9.+×÷=-])(-?)" NUMBER "[-~～](-?)" NUMBER "(?![0-9.+×÷=-])", range, NULL},
     {"(?<![0-9.])[0-9]+(?:\\.[0-9]+){2,}", version, NULL},
-    {"(-)([0-9]+(?:\\.[0-9]+)?)", signed_number, NULL},
+    {"(?<![0-9日])(-)([0-9]+(?:\\.[0-9]+)?)", signed_number, NULL},
     {"()([0-9]*\\.[0-9]+)", signed_number, NULL},
     {"(?<![0-9])([0-9]+)([多余几来+])?" MEASURE_WORDS, quantity, NULL},
     {"([0-9]+)" MICA_CHINESE_AMOUNT, cardinal_group, NULL},
@@ -441,7 +458,8 @@ static const mica_rule rules[] = {
     {"×", NULL, "乘"},
     {"÷", NULL, "除"},
     {"=", NULL, "等于"},
-    {"(?<=[\\x{4e00}-\\x{9fa5}])-(?=[\\x{4e00}-\\x{9fa5}])", NULL, "减"},
+    {"(?<=[" DIGITS_SAID "])-(?=[" DIGITS_SAID "])", NULL, "减"},
+    {"(?<=[\\x{4e00}-\\x{9fa5}])-(?=[\\x{4e00}-\\x{9fa5}])", NULL, ","}, /* 北京-上海 (+) */
     {"[：；，、·:;]", NULL, ","},
     {"[。\\n]", NULL, "."},
     {"！", NULL, "!"},
@@ -473,21 +491,65 @@ static bool put_square(uint32_t cp, mica_text *out)
     return false;
 }
 
-/* Blanks go, wide letters and digits become narrow, characters simplified. */
+/* Signs that have several characters become the common one, wide ones narrow. */
+static uint32_t plain_char(uint32_t cp)
+{
+    const bool wide_sign = cp == 0xff0b || (cp >= 0xff0d && cp <= 0xff0f);
+    if (wide_sign || (cp >= 0xff10 && cp <= 0xff19) || (cp >= 0xff21 && cp <= 0xff3a) ||
+        (cp >= 0xff41 && cp <= 0xff5a))
+        return cp - 0xfee0;
+    if (cp >= 0x2080 && cp <= 0x2089) /* ₂ */
+        return cp - 0x2080 + '0';
+    return cp == 0x2212 || cp == 0x2010 || cp == 0x2011 || cp == 0x2013 ? '-' : cp;
+}
+
+static bool ends_in_digit(const mica_text *t)
+{
+    return t->size > 0 && t->data[t->size - 1] >= '0' && t->data[t->size - 1] <= '9';
+}
+
+/* Ⅲ and ½: whole numbers and fractions of one character. */
+static bool put_number(uint32_t cp, mica_text *out)
+{
+    static const char *const romans[] = {"一", "二", "三", "四", "五",   "六",
+                                         "七", "八", "九", "十", "十一", "十二"};
+    static const struct {
+        uint32_t cp;
+        const char *text;
+    } fractions[] = {{0xbd, "1/2"},   {0xbc, "1/4"},   {0xbe, "3/4"},  {0x2153, "1/3"},
+                     {0x2154, "2/3"}, {0x2155, "1/5"}, {0x215b, "1/8"}};
+    if (cp >= 0x2160 && cp <= 0x216b) {
+        mica_rule_put(out, romans[cp - 0x2160]);
+        return true;
+    }
+    for (size_t i = 0; i < MICA_ARRAY_LEN(fractions); i++)
+        if (fractions[i].cp == cp) {
+            mica_rule_put(out, ends_in_digit(out) ? "又" : "");
+            mica_rule_put(out, fractions[i].text);
+            return true;
+        }
+    return false;
+}
+
+/* Characters simplified, signs plain; blanks go, but between digits (the first rules see to those). */
 static void fold(const mica_chinese *c, const char *text, size_t size, mica_text *out)
 {
+    bool blank = false;
     for (size_t at = 0; at < size;) {
         uint32_t cp;
         char bytes[4];
         at += mica_utf8_decode(text + at, size - at, &cp);
-        if (cp == ' ' || cp == 0x3000 || cp == '\t' || cp == '\r')
+        if (cp == ' ' || cp == 0x3000 || cp == 0xa0 || cp == '\t' || cp == '\r') {
+            blank = true;
             continue;
-        if ((cp >= 0xff10 && cp <= 0xff19) || (cp >= 0xff21 && cp <= 0xff3a) ||
-            (cp >= 0xff41 && cp <= 0xff5a))
-            cp -= 0xfee0;
+        }
+        cp = plain_char(cp);
+        if (blank && ends_in_digit(out) && cp >= '0' && cp <= '9')
+            mica_rule_put(out, " ");
+        blank = false;
         if (mica_is_han(cp))
             cp = mica_chinese_dict_simplify(&c->dict, cp);
-        if (put_square(cp, out))
+        if (put_square(cp, out) || put_number(cp, out))
             continue;
         mica_text_add_bytes(out, bytes, mica_utf8_encode(cp, bytes));
     }

@@ -160,7 +160,7 @@ static bool doubled_pairs(word *w)
             const int usual = mica_chinese_dict_reading(&w->c->dict, w->chars[i], 0);
             w->readings[i] = usual >= 0 ? usual : w->readings[i];
         }
-    if (!keeps_repetition(w))
+    if (!keeps_repetition(w) && !is_numeral(w->chars[0])) /* not 七七八八 */
         set_tone(w, 1, 5);
     mica_chinese_word known;
     if (strcmp(w->pos, "n") == 0 && mica_chinese_dict_find(&w->c->dict, w->chars, 4, &known))
@@ -187,8 +187,9 @@ static void light_repetition(word *w)
         set_tone(w, 1, 5);
     if (strchr("nva", w->pos[0]) == NULL || w->pos[0] == '\0' || keeps_repetition(w))
         return;
-    /* at the end of the word: 奶奶, 老奶奶; not 银行行长 */
-    if (w->size > 1 && w->size < 4 && w->chars[w->size - 1] == w->chars[w->size - 2])
+    /* at the end of the word: 奶奶, 老奶奶; not 银行行长, and not 八八 of a number */
+    if (w->size > 1 && w->size < 4 && w->chars[w->size - 1] == w->chars[w->size - 2] &&
+        !is_numeral(w->chars[w->size - 1]))
         set_tone(w, w->size - 1, 5);
 }
 

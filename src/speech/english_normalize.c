@@ -394,6 +394,7 @@ static const mica_rule rules[] = {
     /* The mark that speech_cut.c sets before a short beginning is no decimal point: ".3.5 litres". */
     {"^\\.(?=[0-9]{1,3}[,.?!~:：—…，。？！])", NULL, ". "},
     {"\\bhttps?://", NULL, ""},
+    {"[−‐‑]", NULL, "-"},
     {"[’‘`]", NULL, "'"},
     {"(?<=[0-9])'\\s?(?=[0-9]{1,2}[\"”])", NULL, " foot "},
     {"[“”\"«»()\\[\\]{}<>《》]", NULL, " "},
@@ -414,6 +415,7 @@ static const mica_rule rules[] = {
     {BEFORE "St\\.(?= [A-Z])", NULL, "saint"},
     {"(?<=[A-Za-z] )St\\.(?= [a-z])", NULL, "street"},
     {"\\bwww\\.(?=[A-Za-z0-9])", NULL, "www dot "},
+    {"(?<=[A-Za-z0-9])\\.(?=[A-Za-z0-9.]+@)", NULL, " dot "},
     {"(?<=[A-Za-z0-9])\\.(?=(?:com|org|net|edu|gov|io|ai|cn|co|uk|de)\\b)", NULL, " dot "},
     {BEFORE "Prof\\.", NULL, "professor"},
     {BEFORE "Jr\\.", NULL, "junior"},
@@ -501,6 +503,15 @@ const mica_rule *mica_english_rules(size_t *count)
     return rules;
 }
 
+/* Numbers of one character (½, Ⅲ, ₂, ①) are taken apart into what they look like; ² and the like have rules. */
+static int decomposition_of(uint32_t cp)
+{
+    const utf8proc_category_t c = utf8proc_category((utf8proc_int32_t)cp);
+    const bool number = c == UTF8PROC_CATEGORY_NO || c == UTF8PROC_CATEGORY_NL;
+    const bool raised = cp == 0xb2 || cp == 0xb3 || cp == 0xb9 || (cp >= 0x2070 && cp <= 0x2079);
+    return number && !raised ? UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT : UTF8PROC_DECOMPOSE;
+}
+
 /* Letters without their accents; small letters when the text has no other. */
 static void add_plain(mica_text *out, const char *text, size_t size)
 {
@@ -515,11 +526,13 @@ static void add_plain(mica_text *out, const char *text, size_t size)
         int last = 0;
         at += mica_utf8_decode(text + at, size - at, &cp);
         utf8proc_ssize_t n =
-            utf8proc_decompose_char((utf8proc_int32_t)cp, parts, 16, UTF8PROC_DECOMPOSE, &last);
+            utf8proc_decompose_char((utf8proc_int32_t)cp, parts, 16, decomposition_of(cp), &last);
         for (utf8proc_ssize_t i = 0; i < n && n <= 16; i++) {
             char bytes[4];
             if (utf8proc_category(parts[i]) == UTF8PROC_CATEGORY_MN)
                 continue;
+            if (parts[i] == 0x2044) /* the stroke of ½ */
+                parts[i] = '/';
             if (!small && words && parts[i] >= 'A' && parts[i] <= 'Z')
                 parts[i] += 32;
             mica_text_add_bytes(out, bytes, mica_utf8_encode((uint32_t)parts[i], bytes));
