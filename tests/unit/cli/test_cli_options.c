@@ -55,7 +55,7 @@ typedef struct command {
     sample values;
 } command;
 
-static const cli_group groups[] = {{"Options", table, offsetof(command, values)}, {NULL}};
+static const cli_group groups[] = {{"Options", table, offsetof(command, values)}, {.title = NULL}};
 static const cli_spec spec = {.name = "mica sample",
                               .usage = "[MODEL]",
                               .about = "About.",

@@ -117,8 +117,8 @@ static void test_json_of_odd_pieces(void **state)
                                         "\"b",
                                         "a\"b",
                                         "\xe2\x96\x81",
-                                        "\xe2\x96\x81"
-                                        "a"};
+                                        ("\xe2\x96\x81"
+                                         "a")};
     static const int32_t KINDS[] = {2, 3, 3, 4, 5, 5, 1, 1, 1, 1, 1};
     static const float SCORES[] = {0, 0, 0, 0, 0, 0, -9, -9, -1, -9, -2};
     for (int prefix = 0; prefix < 2; prefix++) {
