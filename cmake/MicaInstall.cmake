@@ -15,7 +15,7 @@ string(REGEX REPLACE "/$" "" MICA_PC_PREFIX "${MICA_PC_PREFIX}")
 configure_file(${CMAKE_CURRENT_LIST_DIR}/mica.pc.in ${PROJECT_BINARY_DIR}/mica.pc @ONLY)
 configure_package_config_file(${CMAKE_CURRENT_LIST_DIR}/micaConfig.cmake.in
     ${PROJECT_BINARY_DIR}/micaConfig.cmake INSTALL_DESTINATION ${package_dir})
-# 0.x: a minor version may change the interface.
+# 0.x: a minor version may change what sources see (SOVERSION of CMakeLists.txt tells what programs see).
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/micaConfigVersion.cmake
     COMPATIBILITY SameMinorVersion)
 

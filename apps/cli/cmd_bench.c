@@ -106,28 +106,30 @@ static void print_bench_line(void *user, const char *text)
 static int run_bench(const bench_args *args, const char *model)
 {
     bool is_silent = args->common.json || args->common.quiet;
-    mica_bench_options options = {.size = sizeof options,
-                                  .width = args->width,
-                                  .height = args->height,
-                                  .steps = args->steps,
-                                  .text_tokens = args->text_tokens,
-                                  .ablate = args->ablate,
-                                  .kernels = args->kernels,
-                                  .caching = args->caching,
-                                  .unguided = args->unguided,
-                                  .profile = args->profile,
-                                  .line = print_bench_line,
-                                  .user = &is_silent};
+    mica_engine_options engine;
+    const mica_bench_options options = {.size = sizeof options,
+                                        .engine = &engine,
+                                        .width = args->width,
+                                        .height = args->height,
+                                        .steps = args->steps,
+                                        .text_tokens = args->text_tokens,
+                                        .ablate = args->ablate,
+                                        .kernels = args->kernels,
+                                        .caching = args->caching,
+                                        .unguided = args->unguided,
+                                        .profile = args->profile,
+                                        .line = print_bench_line,
+                                        .user = &is_silent};
     cli_loras loras;
     mica_err err = {0};
-    cli_engine_fill(&args->engine, model, &options.engine);
-    options.engine.synthetic = args->synthetic;
+    cli_engine_fill(&args->engine, model, &engine);
+    engine.synthetic = args->synthetic;
     if (cli_loras_read(&args->engine, &loras, &err)) {
         cli_loras_deinit(&loras);
         return cli_report_err(&err);
     }
-    options.engine.loras = loras.inputs;
-    options.engine.lora_count = loras.count;
+    engine.loras = loras.inputs;
+    engine.lora_count = loras.count;
 
     mica_report *report = NULL;
     const mica_status status = mica_bench_run(&options, &report);

@@ -10,7 +10,9 @@
  *
  * Conventions
  *   - Options structs begin with `size`, which the caller sets to sizeof the
- *     struct; every other field may stay zero and then means its default.
+ *     struct; every other field may stay zero and then means its default. What they
+ *     point to is read during the call alone. Structs with `size`, and those that only
+ *     callbacks receive, may grow at their end in later versions; others never change.
  *   - Fallible functions return mica_status; 0 is success. The text of the last
  *     failure is kept by the handle (mica_engine_errmsg, mica_session_errmsg) and
  *     stays valid until the next call on that handle. Open functions give a
@@ -18,6 +20,12 @@
  *     it must be closed all the same.
  *   - `T **out` hands ownership to the caller; exactly one close function takes it
  *     back, accepts NULL, and clears the pointer.
+ *   - `const` pointers that are returned are borrowed: valid until the close of what
+ *     they were asked of, or sooner where it says so.
+ *   - Functions that only tell something accept NULL, and then tell 0, "" or NULL;
+ *     MICA_E_USAGE where they return a status, also for an index out of range.
+ *   - Functions of different sessions may run in different threads at once. Engines,
+ *     once open, and results may be read from several.
  *   - Strings are UTF-8. Nothing here prints, exits, or reads the environment.
  */
 #ifndef MICA_MICA_H
@@ -104,8 +112,8 @@ typedef struct mica_engine_options {
     const char *tokenizer;
     mica_device device;
     mica_precision precision;
-    mica_cpu_level cpu_level;
-    int threads; /* 0: one per available core */
+    mica_cpu_level cpu_level; /* of the whole process */
+    int threads;              /* 0: one per available core */
     /* Technique switches for measurements; false means on. See docs/ARCHITECTURE.md. */
     bool ablate_rope_once;
     bool ablate_modulation_once;
@@ -142,6 +150,7 @@ typedef struct mica_engine_options {
 MICA_API mica_status mica_engine_open(mica_engine **out, const mica_engine_options *options);
 /* Sessions are closed before; results stay. */
 MICA_API void mica_engine_close(mica_engine **engine);
+/* Why the engine could not be opened; "" when it is open. */
 MICA_API const char *mica_engine_errmsg(const mica_engine *engine);
 /* What opening has to tell beside success: one line per remark (layers of a LoRA that the model does not
  * have, ...), "" when there is nothing. */
@@ -152,7 +161,9 @@ MICA_API const char *mica_engine_notes(const mica_engine *engine);
 /* A session of an engine, which it must not outlive: scratch memory and threads, on the device of the engine's
  * options. *out is set even on failure (NULL only when memory ran out). */
 MICA_API mica_status mica_session_open(mica_session **out, mica_engine *engine);
+/* Results stay. */
 MICA_API void mica_session_close(mica_session **session);
+/* Why the session's last call failed; "" when it did not. */
 MICA_API const char *mica_session_errmsg(const mica_session *session);
 
 typedef enum mica_phase {
@@ -282,10 +293,11 @@ MICA_API mica_status mica_image_generate(mica_session *session, const mica_image
                                          mica_image **out);
 MICA_API void mica_image_close(mica_image **image);
 
-MICA_API int mica_image_count(const mica_image *image);
-MICA_API int mica_image_width(const mica_image *image);
+MICA_API int mica_image_count(const mica_image *image); /* pictures of a batch, or layers */
+MICA_API int mica_image_width(const mica_image *image); /* of each, in pixels */
 MICA_API int mica_image_height(const mica_image *image);
 MICA_API int mica_image_channels(const mica_image *image); /* 3, or 4: layers have transparency */
+/* The seed that picture `index` was made from. */
 MICA_API uint64_t mica_image_seed(const mica_image *image, int index);
 /* height * width * channels bytes: RGB or RGBA, rows top to bottom without padding; borrowed. NULL
  * when index is out of range. */
@@ -424,6 +436,7 @@ typedef struct mica_speech_sentence {
     const char *dropped, *repeated; /* phones that may be lost or said twice, by name; "": none */
 } mica_speech_sentence;
 MICA_API int mica_speech_sentence_count(const mica_speech *speech);
+/* Fills what `sentence` has room for. */
 MICA_API mica_status mica_speech_get_sentence(const mica_speech *speech, int index,
                                               mica_speech_sentence *sentence);
 /* The parameters of the run as a JSON object; borrowed. */
@@ -571,7 +584,8 @@ typedef struct mica_text_answer {
     const mica_token_chance *chances;   /* count * chance_count, likeliest first, or NULL */
     int chance_count;
 } mica_text_answer;
-MICA_API int mica_completion_count(const mica_completion *completion);
+MICA_API int mica_completion_count(const mica_completion *completion); /* answers: one a prompt */
+/* Fills what `answer` has room for. */
 MICA_API mica_status mica_completion_get(const mica_completion *completion, int index,
                                          mica_text_answer *answer);
 typedef struct mica_text_stats {
@@ -583,6 +597,7 @@ typedef struct mica_text_stats {
     uint64_t peak_memory;
     int cpu_expert_layers; /* layers whose experts the CPU computed beside a device */
 } mica_text_stats;
+/* What the run cost; fills what `stats` has room for. */
 MICA_API mica_status mica_completion_stats(const mica_completion *completion,
                                            mica_text_stats *stats);
 
@@ -594,6 +609,7 @@ MICA_API mica_status mica_completion_stats(const mica_completion *completion,
 MICA_API mica_status mica_inspect(const char *path, mica_report **out);
 MICA_API const char *mica_report_text(const mica_report *report); /* for people, several lines */
 MICA_API const char *mica_report_json(const mica_report *report); /* one JSON object */
+/* Why there is none; "" when there is. */
 MICA_API const char *mica_report_errmsg(const mica_report *report);
 MICA_API void mica_report_close(mica_report **report);
 
@@ -623,8 +639,8 @@ MICA_API mica_status mica_convert(const mica_convert_options *options, mica_repo
 /* ----------------------------------------------------------------- bench -- */
 
 typedef struct mica_bench_options {
-    size_t size;
-    mica_engine_options engine;                 /* `model` or `synthetic` */
+    size_t size;                                /* sizeof(mica_bench_options) */
+    const mica_engine_options *engine;          /* `model` or `synthetic`; NULL: the demo model */
     int width, height;                          /* 0: 512 */
     int steps;                                  /* rounds of two steps; 0: 3 */
     int text_tokens;                            /* synthetic prompts; 0: 20 */

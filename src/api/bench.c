@@ -71,13 +71,13 @@ static mica_backend_counters difference(mica_backend_counters c, mica_backend_co
 mica_image_options api_bench_picture(const api_bench *b, char prompt[64], int steps)
 {
     const int tokens = b->options.text_tokens ? b->options.text_tokens : DEFAULT_TEXT_TOKENS;
-    if (b->options.engine.synthetic)
+    if (b->engine.synthetic)
         snprintf(prompt, 64, "tokens=%d", tokens);
     else
         snprintf(prompt, 64, "a red fox sitting in fresh snow under a pine tree");
     return (mica_image_options){.size = sizeof(mica_image_options),
                                 .prompt = prompt,
-                                .negative_prompt = b->options.engine.synthetic ? "tokens=6" : " ",
+                                .negative_prompt = b->engine.synthetic ? "tokens=6" : " ",
                                 .width = b->options.width ? b->options.width : DEFAULT_SIDE,
                                 .height = b->options.height ? b->options.height : DEFAULT_SIDE,
                                 .guidance = b->options.unguided ? -1.0 : 0.0,
@@ -298,7 +298,7 @@ static mica_status bench_model(const api_bench *b)
 {
     mica_engine *e = NULL;
     const double start = mica_clock_seconds();
-    mica_status st = mica_engine_open(&e, &b->options.engine);
+    mica_status st = mica_engine_open(&e, &b->engine);
     if (st && e)
         b->report->err = e->err;
     if (!st) {
@@ -452,9 +452,8 @@ static mica_status bench_precision(const api_bench *b, mica_precision precision,
 {
     static const int rows[] = {276, 1044, 4352};
     static const int shapes[][2] = {{3072, 3072}, {12288, 3072}, {3072, 12288}};
-    const mica_backend_options o = {.device = b->options.engine.device,
-                                    .precision = precision,
-                                    .threads = b->options.engine.threads};
+    const mica_backend_options o = {
+        .device = b->engine.device, .precision = precision, .threads = b->engine.threads};
     mica_backend *be = NULL;
     mica_err *err = &b->report->err;
     mica_status st = mica_backend_open(&be, &o, err);
@@ -471,11 +470,11 @@ static mica_status bench_precision(const api_bench *b, mica_precision precision,
 
 static mica_status bench_operations(api_bench *b)
 {
-    MICA_TRY(api_resolve_device(&b->options.engine, &b->report->err));
+    MICA_TRY(api_resolve_device(&b->engine, &b->report->err));
     mica_text_add(&b->report->json, "[");
     MICA_TRY(bench_precision(b, MICA_PRECISION_F32, "f32"));
     MICA_TRY(bench_precision(b, MICA_PRECISION_BF16, "bf16"));
-    if (b->options.engine.device == MICA_DEVICE_CPU)
+    if (b->engine.device == MICA_DEVICE_CPU)
         MICA_TRY(bench_precision(b, MICA_PRECISION_INT8, "int8"));
     MICA_TRY(api_bench_packed(b));
     mica_text_add(&b->report->json, "]");
@@ -491,6 +490,10 @@ mica_status mica_bench_run(const mica_bench_options *options, mica_report **out)
         return MICA_E_NOMEM;
     MICA_TRY(
         api_options(&b.options, sizeof b.options, options, options ? options->size : 0, &r->err));
+    if (b.options.engine)
+        MICA_TRY(api_options(&b.engine, sizeof b.engine, b.options.engine, b.options.engine->size,
+                             &r->err));
+    b.engine.size = sizeof b.engine;
     MICA_TRY(b.options.kernels ? bench_operations(&b) : bench_model(&b));
     if (r->text.failed || r->json.failed)
         return MICA_FAIL(&r->err, MICA_E_NOMEM, "no memory for the report");

@@ -5,7 +5,8 @@
 #include "api/api.h"
 
 typedef struct api_bench {
-    mica_bench_options options;
+    mica_bench_options options; /* but for its engine: */
+    mica_engine_options engine;
     mica_report *report;
 } api_bench;
 

@@ -214,9 +214,8 @@ static mica_status bench_type(const api_bench *b, mica_backend *be, mica_dtype d
 
 mica_status api_bench_packed(const api_bench *b)
 {
-    const mica_backend_options o = {.device = b->options.engine.device,
-                                    .precision = MICA_PRECISION_BF16,
-                                    .threads = b->options.engine.threads};
+    const mica_backend_options o = {
+        .device = b->engine.device, .precision = MICA_PRECISION_BF16, .threads = b->engine.threads};
     mica_backend *be = NULL;
     mica_err *err = &b->report->err;
     double dense = 0.0;

@@ -78,7 +78,7 @@ static void write_prompt(const api_bench *b, char *prompt, size_t size, int toke
     static const char sentence[] =
         "the fox sat on a red rock in the low light of the day and then ";
     size_t used = 0;
-    if (b->options.engine.synthetic) {
+    if (b->engine.synthetic) {
         snprintf(prompt, size, "tokens=%d", tokens);
         return;
     }
@@ -151,11 +151,11 @@ static mica_status run_round(const api_bench *b, mica_engine *e, text_cost *c, c
         b->report->err = s->err;
     if (!st)
         st = measure_memory(b, s->be, c);
-    if (!st && mica_backend_is_queued(s->be) && b->options.engine.synthetic)
+    if (!st && mica_backend_is_queued(s->be) && b->engine.synthetic)
         st = warm_up(b, s);
     if (!st)
         st = run_once(b, s, c);
-    if (!st && b->options.profile && b->options.engine.synthetic)
+    if (!st && b->options.profile && b->engine.synthetic)
         st = profile(b, s, true);
     if (!st && b->options.profile)
         st = profile(b, s, false);
