@@ -131,6 +131,73 @@ void mica_linears(mica_backend *be, const mica_linear_args *args, int count)
     }
 }
 
+/* --------------------------------------------------------------- swiglu -- */
+
+/* The linears of a SwiGLU; where they leave gate and up. */
+static bool check_gated(mica_backend *be, const mica_linear_args *args, int count,
+                        const mica_tensor *y, mica_tensor *gate, mica_tensor *up)
+{
+    const mica_tensor *first = args[0].y_MO;
+    const int64_t F = last_of(y);
+    if (count < 1 || count > 2 || first->ndim != 2 || last_of(first) * count != 2 * F)
+        return mismatch(be, "linear_swiglu", args[0].w_OD, "not gate and up of the result", first,
+                        y);
+    for (int i = 0; i < count; i++) {
+        if (!check_linear(be, &args[i]))
+            return false;
+        if (args[i].act != MICA_ACT_NONE || args[i].residual_MO)
+            return mismatch(be, "linear_swiglu", args[i].w_OD, "an epilogue before SwiGLU", first,
+                            y);
+    }
+    *gate = count == 2 ? *first : mica_tensor_columns(first, 0, F);
+    *up = count == 2 ? *args[1].y_MO : mica_tensor_columns(first, F, F);
+    return check_same(be, "linear_swiglu", gate, y) && check_same(be, "linear_swiglu", up, y);
+}
+
+/* All at once, where the backend can; true as well where it failed. */
+static bool run_gated(mica_backend *be, const mica_linear_args *args, int count,
+                      const mica_tensor *y)
+{
+    bool taken = false;
+    if (!be->ops->linear_swiglu)
+        return false;
+    mica_backend_settle(be);
+    if (mica_backend_failed(be))
+        return true;
+    const double start = mica_clock_seconds();
+    const mica_status st = be->ops->linear_swiglu(be, args, count, y, &taken, &be->error);
+    mica_backend_keep_status(be, st);
+    if (!taken)
+        return st != MICA_OK;
+    const int64_t rows = rows_of(y), width = last_of(args[0].x_MD), outputs = 2 * last_of(y);
+    be->counters.ops++;
+    be->next_is_operand = false;
+    be->counters.linear_seconds += mica_clock_seconds() - start;
+    be->counters.linear_flops += 2.0 * (double)rows * (double)width * (double)outputs;
+    if (be->profile)
+        mica_backend_note_call(be, "be->ops->linear_swiglu(", 3,
+                               ((const int64_t[]){rows, width, outputs}));
+    return true;
+}
+
+void mica_linear_swiglu(mica_backend *be, const mica_linear_args *args, int count,
+                        mica_tensor *y_MF)
+{
+    mica_tensor gate, up;
+    const bool is_operand = be->next_is_operand;
+    if (mica_backend_failed(be) || !check_gated(be, args, count, y_MF, &gate, &up) ||
+        mica_tensor_count(y_MF) == 0 || run_gated(be, args, count, y_MF))
+        return;
+    be->next_is_operand = false;
+    for (int i = 0; i < count; i++) {
+        mica_linear_args one = args[i];
+        one.same_x = one.same_x || i > 0;
+        mica_linear(be, &one);
+    }
+    be->next_is_operand = is_operand;
+    mica_swiglu(be, &gate, &up, y_MF);
+}
+
 /* ---------------------------------------------------------------- norms -- */
 
 void mica_layer_norm_modulate(mica_backend *be, const mica_tensor *x_MD, const mica_tensor *scale_D,

@@ -255,6 +255,13 @@ void mica_linear(mica_backend *be, const mica_linear_args *args);
  * them as one product, for which their weights lie behind each other in its memory. */
 void mica_linears(mica_backend *be, const mica_linear_args *args, int count);
 
+/* y = silu(gate) * up of one input, where count linears make gate and up: two of them one each, [M, F], or one both as
+ * columns of its [M, 2 F], gate first. The linears have no epilogue, x_MD is all that they read, and what they
+ * themselves make is undefined afterwards: a device may do everything at once and write y alone. y_MF may be the
+ * place of gate or of up. A promise (mica_next_is_operand) is about y_MF. */
+void mica_linear_swiglu(mica_backend *be, const mica_linear_args *args, int count,
+                        mica_tensor *y_MF);
+
 /* Adaptive norm: y = LayerNorm(x) * (1 + scale) + shift, no affine part of its own.
  * scale_D, shift_D: f32 state. y may be x. Statistics in f32 (two-pass). */
 void mica_layer_norm_modulate(mica_backend *be, const mica_tensor *x_MD, const mica_tensor *scale_D,

@@ -44,6 +44,9 @@ typedef struct mica_backend_ops {
     /* NULL: one after the other. Counts the second and further ones as operations where it runs them so. */
     mica_status (*linears)(mica_backend *be, const mica_linear_args *args, int count,
                            mica_err *err);
+    /* May be NULL. *taken false: not these sizes or types; then linears and SwiGLU run one by one. */
+    mica_status (*linear_swiglu)(mica_backend *be, const mica_linear_args *args, int count,
+                                 const mica_tensor *y_MF, bool *taken, mica_err *err);
     mica_status (*layer_norm_modulate)(mica_backend *be, const mica_tensor *x_MD,
                                        const mica_tensor *scale_D, const mica_tensor *shift_D,
                                        float eps, mica_tensor *y_MD, mica_err *err);

@@ -178,6 +178,18 @@ void mica_nn_linears_run(mica_backend *be, mica_nn_linear *const *l, int count,
     mica_linears(be, args, count);
 }
 
+void mica_nn_swiglu_run(mica_backend *be, mica_nn_linear *const *l, int count,
+                        const mica_tensor *x_MD, const mica_tensor *hidden, mica_tensor *y_MF)
+{
+    mica_linear_args args[2];
+    mica_tensor made[2];
+    for (int i = 0; i < count; i++) {
+        made[i] = hidden[i];
+        args[i] = args_of(l[i], x_MD, MICA_ACT_NONE, &made[i]);
+    }
+    mica_linear_swiglu(be, args, count, y_MF);
+}
+
 int64_t mica_nn_piece(int64_t L, int64_t most)
 {
     const int64_t pieces = MICA_MAX((L + most / 2) / most, (int64_t)1);

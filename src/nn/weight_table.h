@@ -76,6 +76,10 @@ void mica_nn_linear_again(mica_backend *be, mica_nn_linear *l, const mica_tensor
 #define MICA_NN_LINEARS 4
 void mica_nn_linears_run(mica_backend *be, mica_nn_linear *const *l, int count,
                          const mica_tensor *x_MD, const mica_tensor *all_MN, mica_tensor *y);
+/* y = silu(gate) * up of two linears of one input (count 2: gate, up), or of one with the rows of both (count 1).
+ * hidden[i]: room for what linear i makes, in vain where a device does all at once (mica_linear_swiglu). */
+void mica_nn_swiglu_run(mica_backend *be, mica_nn_linear *const *l, int count,
+                        const mica_tensor *x_MD, const mica_tensor *hidden, mica_tensor *y_MF);
 /* A promise about the next operation: l and the linears beside it alone read what it makes (mica_next_is_operand).
  * Without effect for sensitive weights, whose x stays above fp8 as well. */
 void mica_nn_next_feeds(mica_backend *be, const mica_nn_linear *l);

@@ -238,7 +238,7 @@ static void run_ops(cmp *c, const cmp_op *ops, const char *only, int rounds)
             continue;
         c->op = op->name;
         c->worst = 0.0;
-        c->cases = 0;
+        c->cases = c->at_once = 0;
         for (int i = 0; i < rounds * op->cases; i++) {
             const mica_pool_mark a = mica_pool_get_mark(c->be[0], MICA_POOL_STEP);
             const mica_pool_mark b = mica_pool_get_mark(c->be[1], MICA_POOL_STEP);
@@ -247,8 +247,10 @@ static void run_ops(cmp *c, const cmp_op *ops, const char *only, int rounds)
             mica_pool_release(c->be[0], MICA_POOL_STEP, a);
             mica_pool_release(c->be[1], MICA_POOL_STEP, b);
         }
-        printf("%-22s %4d results, worst %.3g%s\n", op->name, c->cases, c->worst,
-               c->failures > failures ? "  FAILED" : "");
+        printf("%-22s %4d results, worst %.3g", op->name, c->cases, c->worst);
+        if (c->at_once)
+            printf(", %d at once", c->at_once);
+        printf("%s\n", c->failures > failures ? "  FAILED" : "");
         fflush(stdout);
     }
 }
@@ -297,6 +299,7 @@ int main(int argc, char **argv)
     run_ops(&c, cmp_product_ops, only, rounds);
     run_ops(&c, cmp_chain_ops, only, rounds);
     run_ops(&c, cmp_fusion_ops, only, rounds);
+    run_ops(&c, cmp_gated_ops, only, rounds);
     run_ops(&c, cmp_sequence_ops, only, rounds);
     run_ops(&c, cmp_picture_ops, only, rounds);
     run_ops(&c, cmp_adapter_ops, only, rounds);

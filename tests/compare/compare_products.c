@@ -386,6 +386,34 @@ static void bench_linear(mica_backend *be, int M, int D, int O, int kind, const 
     mica_pool_release(be, MICA_POOL_SESSION, mark);
 }
 
+typedef struct gated_job {
+    mica_linear_args args;
+    mica_tensor y;
+} gated_job;
+
+static void run_gated(mica_backend *be, void *user)
+{
+    gated_job *j = user;
+    mica_linear_swiglu(be, &j->args, 1, &j->y);
+}
+
+/* One weight with the rows of gate and up. */
+static void bench_gated(mica_backend *be, int M, int D, int F)
+{
+    const mica_pool_mark mark = mica_pool_get_mark(be, MICA_POOL_SESSION);
+    mica_weight w = random_weight(2 * F, D, 0);
+    mica_tensor x = filled(be, 2, CMP_SHAPE(M, D)), hidden = filled(be, 2, CMP_SHAPE(M, 2 * F));
+    gated_job job = {.args = {.x_MD = &x, .w_OD = &w, .y_MO = &hidden},
+                     .y = mica_tensor_columns(&hidden, 0, F)};
+    const timed t = {be, run_gated, &job, &job.y};
+    char line[96];
+    snprintf(line, sizeof line, "linear_swiglu %d x %d x 2 * %d", M, D, F);
+    say(&t, line, 4.0 * M * D * F, 0);
+    mica_backend_drop_weights(be, (mica_weight *[]){&w}, 1);
+    free(w.tensor.data);
+    mica_pool_release(be, MICA_POOL_SESSION, mark);
+}
+
 static void run_attention(mica_backend *be, void *user)
 {
     mica_attention(be, user);
@@ -483,6 +511,8 @@ void cmp_bench(mica_backend *be)
     bench_linear(be, 4096, 3072, 3072, 2, " bias, gate, residual");
     bench_linear(be, 256, 3072, 3072, 0, " bias");
     bench_linear(be, 256, 3072, 12288, 1, " bias, gelu");
+    bench_gated(be, 4224, 3840, 10240);
+    bench_gated(be, 4608, 3072, 9216);
     bench_attention(be, 0, 4352, 24, 128, false);
     bench_attention(be, 256, 4096, 24, 128, false);
     bench_attention(be, 0, 512, 32, 128, true);

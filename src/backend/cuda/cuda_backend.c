@@ -60,7 +60,7 @@ static void cuda_drop_weights(mica_backend *be, mica_weight *const *weights, int
 }
 
 /* A slot that backend_ops.h gains must not be forgotten here: it would be NULL. */
-enum { SLOTS = 59 };
+enum { SLOTS = 60 };
 _Static_assert(sizeof(mica_backend_ops) == SLOTS * sizeof(void (*)(void)), "implement new slots");
 
 static const mica_backend_ops cuda_ops = {
@@ -81,6 +81,7 @@ static const mica_backend_ops cuda_ops = {
     .release_pages = NULL, /* after the upload nobody reads them */
     .linear = mica_cuda_op_linear,
     .linears = mica_cuda_op_linears,
+    .linear_swiglu = mica_cuda_op_linear_swiglu,
     .layer_norm_modulate = mica_cuda_op_layer_norm_modulate,
     .rms_norm_modulate = mica_cuda_op_rms_norm_modulate,
     .rms_norm_gated = mica_cuda_op_rms_norm_gated,

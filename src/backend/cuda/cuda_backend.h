@@ -175,7 +175,8 @@ typedef struct mica_cuda_backend {
     int spare_count;
     size_t spare_bytes;
     mica_cuda_expert_table *experts; /* of layers (cuda_experts.c) */
-    void *arrived; /* device: blocks of a head that are done, MICA_CUDA_HEADS_MOST zeros */
+    void *arrived;      /* device: blocks of a head that are done, MICA_CUDA_HEADS_MOST zeros */
+    void *encode_tiled; /* the driver's, of cuda_swiglu.c; NULL: not asked for yet */
     mica_cuda_tokens *tokens; /* of steps token by token (cuda_tokens.c), or NULL */
 } mica_cuda_backend;
 
@@ -494,6 +495,8 @@ mica_status mica_cuda_dnn_conv_run(mica_cuda_backend *be, const mica_cuda_conv_s
     mica_status mica_cuda_op_##name(mica_backend *be, __VA_ARGS__, mica_err *err)
 MICA_CUDA_SLOT(linear, const mica_linear_args *args);
 MICA_CUDA_SLOT(linears, const mica_linear_args *args, int count);
+MICA_CUDA_SLOT(linear_swiglu, const mica_linear_args *args, int count, const mica_tensor *y_MF,
+               bool *taken);
 MICA_CUDA_SLOT(watch, const mica_tensor *x, int mark);
 MICA_CUDA_SLOT(watched, int mark, bool wait, int *first);
 void mica_cuda_watch_deinit(mica_cuda_backend *be);

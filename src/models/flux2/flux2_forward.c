@@ -241,13 +241,12 @@ static void run_mlp(const state *s, side *sd)
         mica_tensor norm_LD = mica_tensor_rows(&norm, 0, count);
         mica_tensor hidden_LG = mica_tensor_rows(&hidden, 0, count);
         mica_tensor gate_LF = mica_tensor_columns(&hidden_LG, 0, F);
-        const mica_tensor up_LF = mica_tensor_columns(&hidden_LG, F, F);
         mica_next_is_operand(be);
         mica_layer_norm_modulate(be, &x_LD, &sd->mod[3 + MICA_FLUX2_SCALE],
                                  &sd->mod[3 + MICA_FLUX2_SHIFT], NORM_EPS, &norm_LD);
-        mica_nn_linear_run(be, &sd->w->mlp_in, &norm_LD, MICA_ACT_NONE, &hidden_LG);
         mica_next_is_operand(be);
-        mica_swiglu(be, &gate_LF, &up_LF, &gate_LF);
+        mica_nn_swiglu_run(be, (mica_nn_linear *const[]){&sd->w->mlp_in}, 1, &norm_LD, &hidden_LG,
+                           &gate_LF);
         mica_nn_linear_gated(be, &sd->w->mlp_out, &gate_LF, &sd->mod[3 + MICA_FLUX2_GATE], &x_LD);
     }
 }
@@ -307,8 +306,6 @@ static void run_single_mlp(const state *s, mica_flux2_single *w, const mica_tens
         mica_tensor hidden_LG = mica_tensor_rows(&hidden, 0, count);
         const mica_tensor joined_LM = mica_tensor_rows(joined, 0, count);
         const mica_tensor attended_LD = mica_tensor_rows(work_LD, first, count);
-        const mica_tensor gate_LF = mica_tensor_columns(&hidden_LG, 0, F),
-                          up_LF = mica_tensor_columns(&hidden_LG, F, F);
         mica_tensor left_LD = mica_tensor_columns(&joined_LM, 0, D),
                     right_LF = mica_tensor_columns(&joined_LM, D, F);
         if (most < L) {
@@ -316,8 +313,8 @@ static void run_single_mlp(const state *s, mica_flux2_single *w, const mica_tens
                                      &s->mix[MICA_FLUX2_SHIFT], NORM_EPS, &norm_LD);
             mica_copy(be, &attended_LD, &left_LD);
         }
-        mica_nn_linear_run(be, &w->mlp, &norm_LD, MICA_ACT_NONE, &hidden_LG);
-        mica_swiglu(be, &gate_LF, &up_LF, &right_LF);
+        mica_nn_swiglu_run(be, (mica_nn_linear *const[]){&w->mlp}, 1, &norm_LD, &hidden_LG,
+                           &right_LF);
         mica_nn_linear_gated(be, &w->out, &joined_LM, &s->mix[MICA_FLUX2_GATE], &x_LD);
     }
 }

@@ -165,10 +165,9 @@ static void run_mlp_piece(const block *b, const mica_tensor *x_LD, mica_tensor *
     mica_nn_next_feeds(be, &b->b->mlp_gate);
     mica_rms_norm_modulate(be, x_LD, &b->b->ffn_norm1, vector(b, MICA_ZIMAGE_MLP_SCALE),
                            (float)b->w->config.eps, y_LD);
-    mica_nn_linear_run(be, &b->b->mlp_gate, y_LD, MICA_ACT_NONE, gate_LF);
-    mica_nn_linear_again(be, &b->b->mlp_up, y_LD, MICA_ACT_NONE, up_LF);
     mica_nn_next_feeds(be, &b->b->mlp_down);
-    mica_swiglu(be, gate_LF, up_LF, gate_LF);
+    mica_nn_swiglu_run(be, (mica_nn_linear *const[]){&b->b->mlp_gate, &b->b->mlp_up}, 2, y_LD,
+                       (const mica_tensor[]){*gate_LF, *up_LF}, gate_LF);
     mica_nn_linear_run(be, &b->b->mlp_down, gate_LF, MICA_ACT_NONE, y_LD);
 }
 
