@@ -96,13 +96,24 @@ static mica_status check_inputs(const image_args *a, mica_err *err)
     return MICA_OK;
 }
 
+/* The texts of a recipe are no names of anything. */
+static bool is_literal(const image_args *a, const char *text)
+{
+    return text && (text == a->literal_prompt || text == a->literal_negative);
+}
+
+static bool is_from_input(const image_args *a, const char *text)
+{
+    return text && !is_literal(a, text) && strcmp(text, "-") == 0;
+}
+
 static mica_status check_prompts(const image_args *a, mica_err *err)
 {
-    int from_input = a->negative && strcmp(a->negative, "-") == 0;
+    int from_input = is_from_input(a, a->negative);
     if (!a->prompts.count)
         return MICA_FAIL(err, MICA_E_USAGE, "image needs a prompt: -p TEXT");
     for (int i = 0; i < a->prompts.count; i++)
-        from_input += strcmp(a->prompts.values[i], "-") == 0;
+        from_input += is_from_input(a, a->prompts.values[i]);
     if (from_input > 1)
         return MICA_FAIL(err, MICA_E_USAGE, "only one of -p and -n can read standard input");
     if (a->trace && a->prompts.count > 1)
@@ -147,13 +158,21 @@ static void run_deinit(image_run *run)
     mica_mem_free(run->negative);
 }
 
+static mica_status read_text(const image_args *a, const char *argument, char **out, mica_err *err)
+{
+    if (!is_literal(a, argument))
+        return cli_text_read(argument, out, err);
+    *out = mica_mem_strdup(argument);
+    return *out ? MICA_OK : MICA_FAIL(err, MICA_E_NOMEM, "out of memory");
+}
+
 static mica_status read_prompts(image_run *run, mica_err *err)
 {
     for (int i = 0; i < run->args->prompts.count; i++) {
-        MICA_TRY(cli_text_read(run->args->prompts.values[i], &run->prompts[i], err));
+        MICA_TRY(read_text(run->args, run->args->prompts.values[i], &run->prompts[i], err));
         cli_note_invalid_text("prompt", run->prompts[i], run->args->common.quiet);
     }
-    MICA_TRY(cli_text_read(run->args->negative, &run->negative, err));
+    MICA_TRY(read_text(run->args, run->args->negative, &run->negative, err));
     cli_note_invalid_text("negative prompt", run->negative, run->args->common.quiet);
     return MICA_OK;
 }
@@ -394,21 +413,36 @@ static mica_status run_image(image_run *run, mica_text *result, mica_err *err)
     return result->failed ? MICA_FAIL(err, MICA_E_NOMEM, "out of memory") : MICA_OK;
 }
 
-static int run_and_print(const image_args *args, const char *model)
+static int run_and_print(const image_args *args, const image_recipe *recipe, const char *model)
 {
     image_run run = {.args = args, .model = model};
     mica_text result = {0};
     mica_err err = {0};
     const mica_status status = run_image(&run, &result, &err);
+    if (!status && recipe && run.image_count)
+        image_recipe_compare(recipe, args, mica_image_recipe(run.images[0], 0));
     const int exit_status = cli_end(status, &err, &result);
     run_deinit(&run);
     return exit_status;
 }
 
+static int run_again(image_args *args, int argc, char **argv, const char *model)
+{
+    image_recipe recipe = {.prompt = NULL};
+    mica_err err = {0};
+    const mica_status st = image_recipe_read(&recipe, args, argc, argv, &err);
+    const int exit_status = st ? cli_report_err(&err) : run_and_print(args, &recipe, model);
+    image_recipe_deinit(&recipe);
+    return exit_status;
+}
+
 int cmd_image(int argc, char **argv)
 {
-    image_args args = {.guidance = IMAGE_GUIDANCE_UNSET};
+    image_args args;
     const char *model = NULL;
+    image_args_init(&args);
     const int over = cli_begin(&cmd_image_spec, argc, argv, &args, &model);
-    return over != CLI_GO ? over : run_and_print(&args, model);
+    if (over != CLI_GO)
+        return over;
+    return args.recipe ? run_again(&args, argc, argv, model) : run_and_print(&args, NULL, model);
 }

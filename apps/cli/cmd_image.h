@@ -1,11 +1,13 @@
 /* cmd_image.h - what the parts of `mica image` share.
  *
  *     cmd_image_options.c   the command line
+ *     cmd_image_recipe.c    the one of a picture that is made again (--recipe)
  *     cmd_image.c           checks, the run itself
  *     cmd_image_result.c    what is printed about it: summary, token ids, JSON */
 #ifndef MICA_CLI_CMD_IMAGE_H
 #define MICA_CLI_CMD_IMAGE_H
 
+#include "base/json.h"
 #include "cli.h"
 
 #define IMAGE_GUIDANCE_UNSET (-1.0)
@@ -15,7 +17,10 @@ typedef struct image_args {
     cli_engine_args engine;
     cli_texts prompts;
     const char *negative, *output, *noise, *trace;
-    int sheet; /* columns; 0: none, -1: about as many as rows */
+    const char *recipe; /* picture whose options are taken first */
+    const char *literal_prompt,
+        *literal_negative; /* its texts: where they are used, nothing is read */
+    int sheet;             /* columns; 0: none, -1: about as many as rows */
     int width, height, steps, batch, solver, schedule, noise_rng, round_timesteps, vae_tile;
     int max_text_tokens;
     int distilled, ref_pixels, vision_pixels, edit, picture_positions, layers;
@@ -50,6 +55,22 @@ typedef struct image_run {
     cli_progress progress;
     double start, open_seconds, write_seconds;
 } image_run;
+
+void image_args_init(image_args *args);
+
+/* cmd_image_recipe.c */
+typedef struct image_recipe {
+    mica_json json;
+    const struct cJSON *recipe;
+    const char *prompt, *negative; /* borrowed from json */
+} image_recipe;
+/* args: as argv was parsed once, so that `recipe` is known; becomes what the recipe says, and argv over it. Texts
+ * of args are borrowed from *r, which image_recipe_deinit frees, also after a failure. */
+mica_status image_recipe_read(image_recipe *r, image_args *args, int argc, char **argv,
+                              mica_err *err);
+/* A note when the recipe of what was made, `made`, names another model. */
+void image_recipe_compare(const image_recipe *r, const image_args *args, const char *made);
+void image_recipe_deinit(image_recipe *r);
 
 /* Whether -o - sends the picture to standard output. */
 bool image_is_pipe(const image_args *args);

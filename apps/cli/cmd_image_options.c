@@ -65,6 +65,12 @@ static const cli_option picture_table[] = {
      .offset = AT(negative),
      .value = "TEXT",
      .help = "what to keep away from; without it there is no guidance"},
+    {.name = "recipe",
+     .kind = CLI_TEXT,
+     .offset = AT(recipe),
+     .value = "FILE",
+     .help = "make a picture again: prompt, seed, size, steps and what else a PNG by mica says; "
+             "other options go over it"},
     {.name = "output",
      .letter = 'o',
      .kind = CLI_TEXT,
@@ -340,9 +346,24 @@ static const cli_option porting_table[] = {
     ELSEWHERE("vae-tiling", "--vae-tile; pictures too large for memory are decoded so anyway"),
     ELSEWHERE("offload-to-cpu", "--vram; what does not fit is streamed anyway"),
     ELSEWHERE("metadata", "not needed: pictures carry their recipe"),
+    ELSEWHERE("config-from-metadata", "--recipe"),
+    ELSEWHERE("cfg", "--guidance"),
+    ELSEWHERE("size", "--width and --height"),
+    ELSEWHERE("image", "--input"),
+    ELSEWHERE("denoise", "--strength"),
+    ELSEWHERE("num-images", "--batch"),
+    ELSEWHERE("auto-seeds", "--batch, with --seed random"),
+    ELSEWHERE("quantize", "mica convert, once, or --precision"),
+    ELSEWHERE("dtype", "--precision"),
+    ELSEWHERE("output-format", "the ending of -o"),
     CLI_END,
 };
 #undef AT
+
+void image_args_init(image_args *args)
+{
+    *args = (image_args){.guidance = IMAGE_GUIDANCE_UNSET};
+}
 
 static const cli_group groups[] = {
     {"Picture", picture_table, 0},

@@ -34,6 +34,26 @@ static void add_file_name(mica_text *t, const char *path)
     mica_mem_free(name);
 }
 
+/* What else changes a picture and is not what it is when nobody asks. */
+static void write_settings(const mica_image_options *o, mica_text *t)
+{
+    static const char *const caching[] = {"off", "balanced", "fast"};
+    static const char *const methods[] = {"auto", "output", "first-block"};
+    if (o->max_text_tokens)
+        mica_text_add(t, ",\"max_text_tokens\":%d", o->max_text_tokens);
+    if (o->distilled != MICA_CHOICE_AUTO)
+        mica_text_add(t, ",\"distilled\":\"%s\"", o->distilled == MICA_CHOICE_YES ? "yes" : "no");
+    if (o->cfg_normalization > 0.0)
+        mica_text_add(t, ",\"cfg_normalization\":%.9g", o->cfg_normalization);
+    if (o->cfg_truncation > 0.0)
+        mica_text_add(t, ",\"cfg_truncation\":%.9g", o->cfg_truncation);
+    if (o->step_caching == MICA_STEP_CACHING_OFF)
+        return;
+    mica_text_add(t, ",\"cache\":\"%s\"", caching[o->step_caching]);
+    if (o->caching_method != MICA_CACHING_AUTO)
+        mica_text_add(t, ",\"cache_method\":\"%s\"", methods[o->caching_method]);
+}
+
 static void write_inputs(const mica_image_options *o, const mica_diffusion_result *r, mica_text *t)
 {
     const int *e = o->expand_;
@@ -43,7 +63,7 @@ static void write_inputs(const mica_image_options *o, const mica_diffusion_resul
         mica_text_add(t, i + 1 == o->input_count ? "]" : "");
     }
     if (r->strength > 0.0)
-        mica_text_add(t, ",\"strength\":%g", r->strength);
+        mica_text_add(t, ",\"strength\":%.9g", r->strength);
     if (o->mask) {
         mica_text_add(t, ",\"mask\":");
         add_file_name(t, o->mask->path ? o->mask->path : "pixels");
@@ -68,7 +88,7 @@ static void write_loras(const mica_engine *e, mica_text *t)
     for (int i = 0; i < e->lora_count; i++) {
         mica_text_add(t, i ? ",{\"name\":" : ",\"loras\":[{\"name\":");
         mica_text_add_json_string(t, mica_lora_name(e->loras[i].file));
-        mica_text_add(t, ",\"scale\":%g,\"hash\":\"%s\"}%s", e->loras[i].scale,
+        mica_text_add(t, ",\"scale\":%.9g,\"hash\":\"%s\"}%s", e->loras[i].scale,
                       mica_lora_hash(e->loras[i].file), i + 1 == e->lora_count ? "]" : "");
     }
 }
@@ -92,7 +112,7 @@ static void write_json(const mica_session *s, const mica_image_options *o,
         mica_text_add_json_string(t, o->negative_prompt);
     }
     mica_text_add(t,
-                  ",\"width\":%d,\"height\":%d,\"steps\":%d,\"guidance\":%g,\"guided\":%s,"
+                  ",\"width\":%d,\"height\":%d,\"steps\":%d,\"guidance\":%.9g,\"guided\":%s,"
                   "\"seed\":%" PRIu64 ",\"solver\":\"%s\"",
                   r->width, r->height, r->steps, r->guidance, r->guided ? "true" : "false", seed,
                   solver_ids[r->solver]);
@@ -111,6 +131,7 @@ static void write_json(const mica_session *s, const mica_image_options *o,
         mica_text_add(t, ",\"noise\":");
         add_file_name(t, o->noise_path);
     }
+    write_settings(o, t);
     write_inputs(o, r, t);
     write_loras(s->engine, t);
     mica_text_add(t, ",\"precision\":\"%s\",\"family\":\"%s\",\"model\":",

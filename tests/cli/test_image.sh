@@ -81,6 +81,36 @@ for kind in jpg webp; do
     check "seed of .$kind" grep -q 'Seed: 5' "$out"
 done
 
+# A picture made again from its recipe, and with options over it.
+odd='-W 48 -H 32 --steps 3 --precision f32 --guidance 2.25 --seed 18446744073709551615 --solver heun --schedule karras'
+works image "$model" -p '@@at "seed":7, 🦊' -n ' ' $odd --max-text-tokens 20 --cache fast -o first.png --quiet
+works image "$model" --recipe first.png -o again.png --quiet
+check 'the recipe makes the same file' cmp first.png again.png
+works image "$model" --recipe first.png --seed 4 --steps 2 -p 'a cat' -o other.png --json
+cp "$out" other.json
+check 'options go over the recipe' sh -c '[ "$(cat)" = "a cat
+4
+2
+2.25
+heun
+48" ]' <<END
+$(json_get parameters.prompt parameters.seed parameters.steps parameters.guidance parameters.solver \
+    parameters.width <other.json)
+END
+works image "$model" -p x --sigmas 1,0.7,0.2 -W 32 -H 32 --precision f32 -o sigmas.png --quiet
+works image "$model" --recipe sigmas.png -o sigmas2.png --quiet
+check 'own sigmas come back' cmp sigmas.png sigmas2.png
+works image "$model" --recipe sigmas.png --steps 2 -o sigmas3.png --quiet
+works image "$model" -p x -i first.png --strength 0.5 $small -o start.png --quiet
+fails 2 'was made with inputs \["first.png"\].*-i FILE' image "$model" --recipe start.png -o no.png
+works image "$model" --recipe start.png -i first.png -o start2.png --quiet
+check 'a start picture is given again' cmp start.png start2.png
+fails 1 'no recipe of mica inside' image "$model" --recipe a.jpg -o no.png
+fails 1 'no-such.png' image "$model" --recipe no-such.png -o no.png
+works image --recipe first.png -o demo.png
+check 'another model is told' grep -q 'first.png was made with another model: ' "$err"
+check 'nothing was made of refused recipes' test ! -e no.png
+
 # The recipe can be read back.
 works inspect j-2.png
 check 'recipe for people' grep -q 'fox' "$out"

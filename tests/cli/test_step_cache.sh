@@ -29,7 +29,7 @@ run="-p ball --steps 20 --seed 3 --no-cache --quiet --json"
     works image $run --cache-method first-block -o method.png
     check 'a method alone changes nothing' cmp plain.png method.png
     works image $run --cache fast --cache-method output -o fast2.png
-    check 'the method of this model is output' cmp fast.png fast2.png
+    check 'the method of this model is output' "$MICA_TOOLS/picture_pixels" fast.png fast2.png
     works image $run --steps 50 --cache fast --cache-method first-block -o block.png
     block=$(skipped)
     check 'what the first block adds leaves some out' test "$block" -ge 10
