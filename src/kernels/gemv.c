@@ -221,26 +221,50 @@ void MICA_K(gemv_kmajor)(int rows, int n, const float *a, ptrdiff_t lda, const f
 /* A row of a cache holds the heads side by side: 16 of 32 numbers are 2 KiB. Head by head memory is asked for two
  * lines of every row, and gives half of what it gives of whole rows. */
 
-/* Heads of two whole vectors, in the order of dot_short. */
+/* A row of two whole vectors, in the order of dot_short, without its end. */
+MICA_VEC vf sum_short(const float *a, const float *x)
+{
+    const vf s = vf_fma(vf_load(a), vf_load(x), vf_zero());
+    return vf_add(s, vf_fma(vf_load(a + MICA_W), vf_load(x + MICA_W), vf_zero()));
+}
+
+/* Rows r to r + 3 of `heads` heads, constant, from `head` on; `later`: from a row to one that is read later. */
+MICA_VEC void dot_short_4(int heads, const mica_gemv_of_heads *g, int head, int r, ptrdiff_t later)
+{
+    const float *a = g->a + r * g->lda + (ptrdiff_t)head * 2 * MICA_W, *x = g->x + head * g->ldx;
+    vf s[4][4];
+    MICA_UNROLL(4)
+    for (int i = 0; i < 4; i++) {
+        MICA_UNROLL(4)
+        for (int h = 0; h < heads; h++) {
+            const float *at = a + i * g->lda + h * 2 * MICA_W;
+            MICA_PREFETCH(at + later);
+            MICA_PREFETCH(at + later + MICA_W);
+            s[h][i] = sum_short(at, x + h * g->ldx);
+        }
+    }
+    MICA_UNROLL(4)
+    for (int h = 0; h < heads; h++)
+        vf_hsum_4(s[h], g->y + (head + h) * g->ldy + r);
+}
+
+/* Heads of two whole vectors: sums of four rows cost their additions a third of what each by itself would. */
 MICA_VEC void dot_short_heads(const mica_gemv_of_heads *g)
 {
     const int ahead = g->heads > 0 ? rows_ahead(g->heads * g->n * (int)sizeof(float)) : 0;
-    for (int r = 0; r < g->rows; r++) {
-        const float *a = g->a + r * g->lda, *x = g->x;
-        const float *later = g->a + row_ahead(r, ahead, g->rows) * g->lda;
-        float *y = g->y + r;
-        for (int h = 0; h < g->heads; h++) {
-            MICA_PREFETCH(later);
-            MICA_PREFETCH(later + MICA_W);
-            const vf s = vf_fma(vf_load(a), vf_load(x), vf_zero());
-            const vf t = vf_fma(vf_load(a + MICA_W), vf_load(x + MICA_W), vf_zero());
-            *y = vf_hsum(vf_add(s, t));
-            a += 2 * MICA_W;
-            later += 2 * MICA_W;
-            x += g->ldx;
-            y += g->ldy;
-        }
+    int r = 0;
+    for (; r + 4 <= g->rows; r += 4) {
+        const ptrdiff_t later = (row_ahead(r + 3, ahead, g->rows) - r - 3) * g->lda;
+        int h = 0;
+        for (; h + 4 <= g->heads; h += 4)
+            dot_short_4(4, g, h, r, later);
+        for (; h < g->heads; h++)
+            dot_short_4(1, g, h, r, later);
     }
+    for (; r < g->rows; r++)
+        for (int h = 0; h < g->heads; h++)
+            g->y[h * g->ldy + r] = vf_hsum(
+                sum_short(g->a + r * g->lda + (ptrdiff_t)h * 2 * MICA_W, g->x + h * g->ldx));
 }
 
 void MICA_K(gemv_heads)(const mica_gemv_of_heads *g)

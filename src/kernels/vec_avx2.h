@@ -97,6 +97,12 @@ MICA_VEC float vf_hsum(vf a)
     x = _mm_add_ps(x, _mm_movehl_ps(x, x));
     return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
 }
+MICA_VEC void vf_hsum_4(const vf *a, float *y) /* y[i] = vf_hsum(a[i]), 4 of them */
+{
+    MICA_UNROLL(4)
+    for (int i = 0; i < 4; i++)
+        y[i] = vf_hsum(a[i]);
+}
 MICA_VEC float vf_hmax(vf a)
 {
     __m128 x = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));

@@ -92,6 +92,18 @@ MICA_VEC float vf_hsum(vf a)
 {
     return _mm512_reduce_add_ps(a);
 }
+/* y[i] = vf_hsum(a[i]), 4 of them, with the additions of that: lanes 8, 4, 2, then 1 apart. */
+MICA_VEC void vf_hsum_4(const vf *a, float *y)
+{
+    const vf b = _mm512_add_ps(_mm512_shuffle_f32x4(a[0], a[1], 0x44),
+                               _mm512_shuffle_f32x4(a[0], a[1], 0xee));
+    const vf c = _mm512_add_ps(_mm512_shuffle_f32x4(a[2], a[3], 0x44),
+                               _mm512_shuffle_f32x4(a[2], a[3], 0xee));
+    vf s = _mm512_add_ps(_mm512_shuffle_f32x4(b, c, 0x88), _mm512_shuffle_f32x4(b, c, 0xdd));
+    s = _mm512_add_ps(s, _mm512_permute_ps(s, 0x4e));
+    s = _mm512_add_ps(s, _mm512_permute_ps(s, 0xb1));
+    _mm_storeu_ps(y, _mm512_castps512_ps128(_mm512_maskz_compress_ps(0x1111, s)));
+}
 MICA_VEC float vf_hmax(vf a)
 {
     return _mm512_reduce_max_ps(a);

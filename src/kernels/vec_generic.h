@@ -126,6 +126,12 @@ MICA_VEC float vf_hsum(vf a)
 {
     return (a[0] + a[2]) + (a[1] + a[3]);
 }
+MICA_VEC void vf_hsum_4(const vf *a, float *y) /* y[i] = vf_hsum(a[i]), 4 of them */
+{
+    MICA_UNROLL(4)
+    for (int i = 0; i < 4; i++)
+        y[i] = vf_hsum(a[i]);
+}
 MICA_VEC float vf_hmax(vf a)
 {
     const float x = a[0] > a[2] ? a[0] : a[2], y = a[1] > a[3] ? a[1] : a[3];
