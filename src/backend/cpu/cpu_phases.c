@@ -23,7 +23,7 @@
 #include <time.h>
 
 #define LINE  64
-#define EARLY (4 << 10)  /* bytes asked for before the first look at the phase before */
+#define EARLY (16 << 10) /* bytes asked for before the first look at the phase before: half of L1 */
 #define MOST  (32 << 10) /* and while waiting, at most */
 #define LOOKS 4096       /* at the phase before: some 50 us */
 #define NAP   50000      /* nanoseconds */

@@ -24,11 +24,11 @@
 #include <math.h>
 #include <string.h>
 
-#define ROWS       8          /* of x at once */
-#define COLUMNS    128        /* outputs of a task at most */
-#define LEAST      4          /* and at least */
-#define TASK_BYTES (32 << 10) /* of weights */
-#define GROUP      4          /* heads of a task at most */
+#define ROWS       8           /* of x at once */
+#define COLUMNS    128         /* outputs of a task at most */
+#define LEAST      4           /* and at least */
+#define TASK_BYTES (128 << 10) /* of weights */
+#define GROUP      4           /* heads of a task at most */
 #define LINE       64
 #define DIGITS     2
 
