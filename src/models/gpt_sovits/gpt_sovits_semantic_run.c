@@ -392,7 +392,9 @@ mica_status mica_gs_sentence_begin(mica_gs_sentence *t, mica_gs_semantic *s, mic
     MICA_TRY(check_prefix(s, prefix, err));
     MICA_TRY(mica_kv_cache_init(&t->cache, be, s->stack.count, s->stack.heads,
                                 s->stack.width / s->stack.heads, err));
-    MICA_TRY(mica_kv_cache_reserve(&t->cache, prefix->phone_count + prefix->prompt_count, err));
+    /* With the first codes' room, so that nothing is copied when they come. */
+    MICA_TRY(mica_kv_cache_reserve(&t->cache,
+                                   prefix->phone_count + prefix->prompt_count + MICA_KV_STEP, err));
     for (int64_t i = 0; i < prefix->prompt_count; i++) {
         MICA_TRY(add_code(t, prefix->prompt[i], err));
         t->prompt_count++;
