@@ -77,6 +77,8 @@ typedef struct mica_speech_result {
     int part_count;
     char *notes; /* remarks for people, one per line; owned; NULL: none */
     double seconds[MICA_PHASE_COUNT];
+    double
+        prefix_seconds; /* of MICA_PHASE_DENOISE: until the steps began, where nothing is queued */
 } mica_speech_result;
 void mica_speech_result_deinit(mica_speech_result *result);
 

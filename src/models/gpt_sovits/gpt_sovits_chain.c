@@ -11,6 +11,7 @@
  * most `retries` times; then the best attempt is kept and marked. */
 #include "models/gpt_sovits/gpt_sovits_job.h"
 
+#include "base/clock.h"
 #include "base/mem.h"
 
 #include <math.h>
@@ -248,7 +249,11 @@ mica_status mica_gs_job_begin(job *j, mica_gs_session *s, mica_run *run, const m
                                    .features_TB = j->features,
                                    .prompt = prompted ? r->voice->codes : NULL,
                                    .prompt_count = prompted ? r->voice->code_count : 0};
-    return mica_gs_sentence_begin(&j->sentence, &s->semantic, s->be, run, &prefix, &sampling, err);
+    const double start = mica_clock_seconds();
+    const mica_status st =
+        mica_gs_sentence_begin(&j->sentence, &s->semantic, s->be, run, &prefix, &sampling, err);
+    j->prefix_seconds += mica_clock_seconds() - start;
+    return st;
 }
 
 /* ------------------------------------------------------------------ tokens -- */
@@ -359,6 +364,7 @@ mica_status mica_gs_result_part(mica_speech_result *result, const mica_gs_sessio
                                .tokens = (int)tokens,
                                .retries = j->attempt};
     result->part_count++;
+    result->prefix_seconds += j->prefix_seconds;
     MICA_TRY(mica_gs_job_name_doubts(j, s, part, err));
     return !text || part->text ? MICA_OK
                                : MICA_FAIL(err, MICA_E_NOMEM, "no memory for a sentence's text");

@@ -19,7 +19,8 @@ typedef struct mica_gs_job {
     int64_t phone_count, prompt_phones;
     float *features;
     mica_gs_sentence sentence;
-    unsigned doubts; /* mica_speech_doubt, or-ed */
+    double prefix_seconds; /* of all attempts, where nothing is queued */
+    unsigned doubts;       /* mica_speech_doubt, or-ed */
     mica_gs_alignment alignment;
     mica_gs_attempt best; /* codes NULL: none */
 } mica_gs_job;
