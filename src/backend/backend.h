@@ -373,6 +373,28 @@ typedef struct mica_experts_args {
 } mica_experts_args;
 void mica_experts(mica_backend *be, const mica_experts_args *args);
 
+/* A whole layer of a language model with a mixture of experts for one row of each of L sequences, where a backend has
+ * kernels for that, as the operations above compute it `by_row`; the router's x is not rounded in between:
+ *
+ *     x += o(attention(turned q, cache, v))      q, k, v of rms_norm(x) * norm_in; k turned and v into the cache
+ *     x += the active experts of m               by router(m), m = rms_norm(x) * norm_post
+ *
+ * False: not these sizes, types or backend; nothing was done, and the caller takes the operations. */
+typedef struct mica_mixture_layer_args {
+    mica_weight *norm_in, *q, *k, *v, *o, *norm_post, *router;
+    mica_experts_args
+        experts; /* its x_LD, in place, matrices and number of active ones; logits_LE, y_LD: NULL */
+    int count;   /* of experts */
+    int heads, kv_heads;
+    float eps;
+    const mica_tensor (
+        *caches)[2]; /* [L]: keys and values [M, G, K] up to the new ones, which are written */
+    const int64_t *positions; /* [L]: rows of the tables */
+    const mica_tensor *cos_Lk, *sin_Lk;
+    mica_rope_layout layout;
+} mica_mixture_layer_args;
+bool mica_mixture_layer(mica_backend *be, const mica_mixture_layer_args *args);
+
 /* Channels-last 2-D convolution of one picture: y[Y', X', O] = act(conv(x[Y, X, C]) + bias) + residual.
  * w: [O, C, KY, KX], possibly a strided view of a 5-D weight (last time tap). Padding is zeros
  * and may differ per side (bands, asymmetric downsampling). residual has y's shape or is NULL; may be y. */

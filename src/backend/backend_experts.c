@@ -210,3 +210,21 @@ void mica_experts(mica_backend *be, const mica_experts_args *args)
             run_expert(be, args, &r, e, &s);
     mica_pool_release(be, MICA_POOL_STEP, mark);
 }
+
+/* Nothing is checked that the operations would not be given likewise. */
+bool mica_mixture_layer(mica_backend *be, const mica_mixture_layer_args *args)
+{
+    bool taken = false;
+    if (mica_backend_failed(be) || !be->ops->mixture_layer)
+        return false;
+    mica_backend_settle(be);
+    const mica_status st = be->ops->mixture_layer(be, args, &taken, &be->error);
+    if (st)
+        mica_backend_fail(be, st, "a layer failed without a message");
+    if (taken) {
+        be->counters.ops++;
+        if (be->profile)
+            mica_profile_note(be, "mixture_layer");
+    }
+    return taken;
+}

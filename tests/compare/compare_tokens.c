@@ -400,9 +400,208 @@ static void token_attention(cmp *c)
     cmp_result(c, &out, F32_BOUND, 6e-3);
 }
 
+/* ------------------------------------------------------------ whole layers -- */
+
+#define LAYER_ROWS 8
+
+typedef struct token_layer {
+    int L, D, F, H, G, K, E, A;
+    mica_rope_layout layout;
+    cmp_weight norms[2], linears[4], router; /* q, k, v, o */
+    mixture experts;
+    cmp_tensor x, caches[LAYER_ROWS][2], table[2];
+    int64_t positions[LAYER_ROWS];
+} token_layer;
+
+/* Experts whose logits are far apart, whatever the rounding: x is around 1.5, a router's row around its own number. */
+static cmp_weight router_make(cmp *c, int E, int D)
+{
+    cmp_weight w = cmp_weight_make(c, MICA_DTYPE_BF16, 0.0f, 0, 2, CMP_SHAPE(E, D));
+    const int turn = cmp_int(c, 0, E - 1);
+    for (int side = 0; side < 2; side++)
+        for (int i = 0; i < E * D; i++)
+            ((uint16_t *)w.w[side].tensor.data)[i] =
+                mica_f32_to_bf16(1.5f * (float)((i / D + turn) % E) / (float)D);
+    return w;
+}
+
+static cmp_weight norm_make(cmp *c, int D)
+{
+    cmp_weight w = cmp_weight_make(c, MICA_DTYPE_F32, 0.0f, 0, 1, CMP_SHAPE(D));
+    for (int i = 0; i < D; i++) {
+        const float v = 1.0f + 0.1f * cmp_normal(c);
+        for (int side = 0; side < 2; side++)
+            ((float *)w.w[side].tensor.data)[i] = v;
+    }
+    return w;
+}
+
+static void layer_make(cmp *c, token_layer *y)
+{
+    const int K = y->K, D = y->D, rows[] = {y->H * K, y->G * K, y->G * K, D};
+    float *x = cmp_alloc((size_t)(y->L * D) * sizeof *x);
+    for (int i = 0; i < 2; i++)
+        y->norms[i] = norm_make(c, D);
+    for (int i = 0; i < 4; i++)
+        y->linears[i] = mlx4(c, rows[i], i == 3 ? y->H * K : D);
+    y->router = router_make(c, y->E, D);
+    mixture_make(c, &y->experts, y->E, D, y->F, true, MICA_DTYPE_COUNT);
+    y->x = cmp_act(c, 1.0f, 2, CMP_SHAPE(y->L, D));
+    for (int i = 0; i < y->L * D; i++)
+        x[i] = mica_bf16_to_f32(mica_f32_to_bf16(1.5f + cmp_normal(c)));
+    for (int side = 0; side < 2; side++)
+        mica_upload_f32(c->be[side], &y->x.t[side], x);
+    free(x);
+    for (int l = 0; l < y->L; l++) {
+        const int M = cmp_u32(c) & 1 ? cmp_int(c, 1, 90) : cmp_int(c, 1, 1500);
+        y->positions[l] = cmp_int(c, 0, 9);
+        for (int i = 0; i < 2; i++)
+            y->caches[l][i] = cmp_act(c, 1.0f, 3, CMP_SHAPE(M, y->G, K));
+    }
+    for (int i = 0; i < 2; i++)
+        y->table[i] = cmp_state(c, 0.7f, 2, CMP_SHAPE(10, K / 2));
+}
+
+static void layer_free(cmp *c, token_layer *y)
+{
+    mixture_free(c, &y->experts, y->E);
+    cmp_weight_free(c, &y->router);
+    for (int i = 0; i < 2; i++)
+        cmp_weight_free(c, &y->norms[i]);
+    for (int i = 0; i < 4; i++)
+        cmp_weight_free(c, &y->linears[i]);
+}
+
+static mica_tensor as_heads(const mica_tensor *x, int l, int H, int K)
+{
+    const mica_tensor row = mica_tensor_rows(x, l, 1);
+    return mica_tensor_reshape(&row, 3, CMP_SHAPE(1, H, K));
+}
+
+static void by_row(mica_backend *be, const mica_tensor *x, mica_weight *w,
+                   const mica_tensor *residual, mica_tensor *y)
+{
+    mica_linear(be, &(mica_linear_args){
+                        .x_MD = x, .w_OD = w, .residual_MO = residual, .y_MO = y, .by_row = true});
+}
+
+static void attend_row(mica_backend *be, token_layer *y, int side, int l, mica_tensor *qkv,
+                       const mica_tensor *out)
+{
+    const mica_tensor *k = &y->caches[l][0].t[side], *v = &y->caches[l][1].t[side];
+    const mica_tensor cos = mica_tensor_rows(&y->table[0].t[side], y->positions[l], 1);
+    const mica_tensor sin = mica_tensor_rows(&y->table[1].t[side], y->positions[l], 1);
+    mica_tensor q = as_heads(&qkv[0], l, y->H, y->K), new_k = as_heads(&qkv[1], l, y->G, y->K);
+    const mica_tensor new_v = as_heads(&qkv[2], l, y->G, y->K);
+    mica_tensor last_k = mica_tensor_rows(k, k->shape_[0] - 1, 1);
+    mica_tensor last_v = mica_tensor_rows(v, v->shape_[0] - 1, 1);
+    mica_tensor to = as_heads(out, l, y->H, y->K);
+    mica_qk_norm_rope(
+        be,
+        &(mica_qk_norm_rope_args){
+            .x_LHK = &q, .also_LHK = &new_k, .cos_Lk = &cos, .sin_Lk = &sin, .layout = y->layout});
+    mica_copy(be, &new_k, &last_k);
+    mica_copy(be, &new_v, &last_v);
+    mica_attention(be, &(mica_attention_args){.segments = 1,
+                                              .q_LHK = {&q},
+                                              .k_MGK = {k},
+                                              .v_MGK = {v},
+                                              .out_LHK = {&to},
+                                              .causal = true,
+                                              .by_row = true});
+}
+
+/* The operations that a layer is, one by one. */
+static void layer_by_operations(cmp *c, token_layer *y, int side, const mica_experts_args *experts)
+{
+    mica_backend *be = c->be[side];
+    mica_tensor *x = &y->x.t[side], qkv[3];
+    const mica_tensor out = mica_act_tensor(be, MICA_POOL_STEP, 2, CMP_SHAPE(y->L, y->H * y->K));
+    mica_tensor norm = mica_act_tensor(be, MICA_POOL_STEP, 2, CMP_SHAPE(y->L, y->D));
+    mica_tensor logits = mica_state_tensor(be, MICA_POOL_STEP, 2, CMP_SHAPE(y->L, y->E));
+    mica_rms_norm(be, x, &y->norms[0].w[side], 1e-5f, &norm);
+    for (int i = 0; i < 3; i++) {
+        qkv[i] = mica_act_tensor(be, MICA_POOL_STEP, 2, CMP_SHAPE(y->L, (i ? y->G : y->H) * y->K));
+        by_row(be, &norm, &y->linears[i].w[side], NULL, &qkv[i]);
+    }
+    for (int l = 0; l < y->L; l++)
+        attend_row(be, y, side, l, qkv, &out);
+    by_row(be, &out, &y->linears[3].w[side], x, x);
+    mica_rms_norm(be, x, &y->norms[1].w[side], 1e-5f, &norm);
+    by_row(be, &norm, &y->router.w[side], NULL, &logits);
+    mica_experts_args a = *experts;
+    a.x_LD = &norm;
+    a.logits_LE = &logits;
+    a.y_LD = x;
+    mica_experts(be, &a);
+}
+
+static void run_layer(cmp *c, token_layer *y, int side)
+{
+    mica_tensor caches[LAYER_ROWS][2];
+    for (int l = 0; l < y->L; l++)
+        for (int i = 0; i < 2; i++)
+            caches[l][i] = y->caches[l][i].t[side];
+    const mica_experts_args experts = {.x_LD = &y->x.t[side],
+                                       .active = y->A,
+                                       .gate_FD = y->experts.list[side][0],
+                                       .up_FD = y->experts.list[side][1],
+                                       .down_DF = y->experts.list[side][2],
+                                       .by_row = true};
+    const bool taken = mica_mixture_layer(
+        c->be[side], &(mica_mixture_layer_args){.norm_in = &y->norms[0].w[side],
+                                                .q = &y->linears[0].w[side],
+                                                .k = &y->linears[1].w[side],
+                                                .v = &y->linears[2].w[side],
+                                                .o = &y->linears[3].w[side],
+                                                .norm_post = &y->norms[1].w[side],
+                                                .router = &y->router.w[side],
+                                                .experts = experts,
+                                                .count = y->E,
+                                                .heads = y->H,
+                                                .kv_heads = y->G,
+                                                .eps = 1e-5f,
+                                                .caches = (const mica_tensor(*)[2])caches,
+                                                .positions = y->positions,
+                                                .cos_Lk = &y->table[0].t[side],
+                                                .sin_Lk = &y->table[1].t[side],
+                                                .layout = y->layout});
+    if (side == 1 && taken != (mica_backend_is_queued(c->be[1]) && c->bf16 && !c->fp8))
+        cmp_fail(c, "taken at once", taken, !taken);
+    if (!taken)
+        layer_by_operations(c, y, side, &experts);
+}
+
+static void token_layer_case(cmp *c)
+{
+    static token_layer y;
+    const int K = 64 << cmp_int(c, 0, 1), G = 4 * cmp_int(c, 1, 2), E = cmp_int(c, 2, EXPERTS);
+    const int A = cmp_int(c, 1, 3);
+    y = (token_layer){.L = cmp_u32(c) & 1 ? 1 : cmp_int(c, 1, LAYER_ROWS),
+                      .D = 256 * cmp_int(c, 1, 6),
+                      .F = 256 * cmp_int(c, 1, 5),
+                      .H = G * cmp_int(c, 1, 4),
+                      .G = G,
+                      .K = K,
+                      .E = E,
+                      .A = MICA_MIN(E, A),
+                      .layout = (mica_rope_layout)(cmp_u32(c) & 1)};
+    snprintf(c->what, sizeof c->what, "%d rows of %d, %d heads of %d on %d, %d of %d experts of %d",
+             y.L, y.D, y.H, y.K, y.G, y.A, y.E, y.F);
+    layer_make(c, &y);
+    for (int side = 0; side < 2; side++)
+        run_layer(c, &y, side);
+    cmp_result(c, &y.x, F32_BOUND, 1e-2);
+    for (int l = 0; l < y.L; l++)
+        for (int i = 0; i < 2; i++)
+            cmp_result(c, &y.caches[l][i], F32_BOUND, 1e-2);
+    layer_free(c, &y);
+}
+
 const cmp_op cmp_token_ops[] = {{"token_linear", token_linear, 30},
                                 {"token_experts", token_experts, 40},
                                 {"token_attention", token_attention, 30},
+                                {"token_layer", token_layer_case, 12},
                                 {"embed_drawn", embed_drawn, 10},
                                 {"post_norm_step", post_norm_step, 25},
                                 {"race_draw", race_draw, 60},

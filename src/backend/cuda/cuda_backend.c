@@ -60,7 +60,7 @@ static void cuda_drop_weights(mica_backend *be, mica_weight *const *weights, int
 }
 
 /* A slot that backend_ops.h gains must not be forgotten here: it would be NULL. */
-enum { SLOTS = 60 };
+enum { SLOTS = 61 };
 _Static_assert(sizeof(mica_backend_ops) == SLOTS * sizeof(void (*)(void)), "implement new slots");
 
 static const mica_backend_ops cuda_ops = {
@@ -121,6 +121,7 @@ static const mica_backend_ops cuda_ops = {
     .fetch_finish = mica_cuda_op_fetch_finish,
     .post_norm_step = mica_cuda_op_post_norm_step,
     .experts = mica_cuda_op_experts,
+    .mixture_layer = mica_cuda_op_mixture_layer,
     .branch = mica_cuda_op_branch,
     .profile_mark = mica_cuda_op_profile_mark,
     .profile_read = mica_cuda_op_profile_read,

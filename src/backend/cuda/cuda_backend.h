@@ -190,6 +190,14 @@ static inline size_t mica_cuda_align(size_t n)
     return (n + 255) & ~(size_t)255;
 }
 
+/* Room for `size` bytes behind the first *used of `memory`; NULL: they are only counted. */
+static inline void *mica_cuda_take(uint8_t *memory, size_t *used, size_t size)
+{
+    void *const own = memory ? memory + *used : NULL;
+    *used += mica_cuda_align(size);
+    return own;
+}
+
 static inline int64_t mica_cuda_round8(int64_t n)
 {
     return (n + 7) / 8 * 8;
@@ -549,6 +557,7 @@ MICA_CUDA_SLOT(fetch_finish, uint64_t ticket, int32_t *out, int count);
 MICA_CUDA_SLOT(post_norm_step, const mica_post_norm_args *args, bool *taken);
 void mica_cuda_tokens_deinit(mica_cuda_backend *be);
 MICA_CUDA_SLOT(experts, const mica_experts_args *args, bool *taken);
+MICA_CUDA_SLOT(mixture_layer, const mica_mixture_layer_args *args, bool *taken);
 /* Several linears of a few rows as one. */
 mica_status mica_cuda_tile_linears(mica_cuda_backend *be, const mica_linear_args *args, int count,
                                    bool *taken, mica_err *err);
@@ -559,7 +568,7 @@ mica_status mica_cuda_attend_one(mica_cuda_backend *be, const mica_attention_arg
                                  bool *taken, mica_err *err);
 void mica_cuda_experts_deinit(mica_cuda_backend *be);
 /* Where a layer's experts lie, on the device: mica_cuda_matrix [E][3], gate, up and down. */
-mica_status mica_cuda_expert_addresses(mica_cuda_backend *be, const mica_experts_args *args,
+mica_status mica_cuda_expert_addresses(mica_cuda_backend *be, const mica_experts_args *args, int E,
                                        const void **out, mica_err *err);
 /* Experts of any type by a choice taken on the device (cuda_mixture.c). */
 mica_status mica_cuda_mixture(mica_cuda_backend *be, const mica_experts_args *args, bool *taken,

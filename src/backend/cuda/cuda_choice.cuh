@@ -6,11 +6,11 @@
 
 #include "backend/cuda/cuda_mixture.h"
 
-/* By a warp, of E <= 32 logits: lane e looks at expert e, and lane a < A returns the a-th choice. */
-static __device__ __forceinline__ mica_cuda_choice choose_experts(const float *logits, int E, int A)
+/* By a warp, of E <= 32 experts: lane e has the logit of expert e, and lane a < A returns the a-th choice. */
+static __device__ __forceinline__ mica_cuda_choice choose_experts(float logit, int E, int A)
 {
     const int lane = threadIdx.x % 32;
-    float left = lane < E ? __ldcg(logits + lane) : -INFINITY, sum = 0.0f;
+    float left = lane < E ? logit : -INFINITY, sum = 0.0f;
     mica_cuda_choice c = {0, 0.0f};
     float top = 0.0f;
     for (int k = 0; k < A; k++) {
@@ -36,6 +36,13 @@ static __device__ __forceinline__ mica_cuda_choice choose_experts(const float *l
     }
     c.share /= sum;
     return c;
+}
+
+/* The same of a row of logits. */
+static __device__ __forceinline__ mica_cuda_choice choose_experts(const float *logits, int E, int A)
+{
+    const int lane = threadIdx.x % 32;
+    return choose_experts(lane < E ? __ldcg(logits + lane) : 0.0f, E, A);
 }
 
 #endif

@@ -12,7 +12,7 @@
 #include "backend/cuda/cuda_tiles.h"
 
 #define THREADS 512
-#define SHARE   4 /* query heads at once */
+#define SHARE   MICA_CUDA_DECODE_SHARE /* query heads at once */
 #define WARPS   (THREADS / 32)
 #define KEYS    2 /* of a lane at once */
 #define SPLITS  MICA_CUDA_DECODE_SPLITS
@@ -251,12 +251,82 @@ template <bool LARGEST> static __device__ __forceinline__ float over_keys(float 
     return v;
 }
 
+/* Four angles of a table. */
+static __device__ __forceinline__ void read_four(const float *p, float (&v)[4])
+{
+    const float4 q = *(const float4 *)p;
+    v[0] = q.x, v[1] = q.y, v[2] = q.z, v[3] = q.w;
+}
+
+/* The 8 numbers of each 32 of a head that this lane has, turned; rounded as if they had been stored. */
+template <int K>
+static __device__ __forceinline__ void turn_head(uint4 (&x)[K / 32],
+                                                 const mica_cuda_decode_fresh &f)
+{
+    constexpr int half = K / 64;
+    const int first = 8 * (threadIdx.x % 4);
+#pragma unroll
+    for (int b = 0; b < (f.interleaved ? K / 32 : half); b++) {
+        float p[8], q[8], c[4], s[4];
+        unpack(x[b], p);
+        if (f.interleaved) {
+            read_four(f.cos + (32 * b + first) / 2, c);
+            read_four(f.sin + (32 * b + first) / 2, s);
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const float even = p[2 * i], odd = p[2 * i + 1];
+                p[2 * i] = even * c[i] - odd * s[i];
+                p[2 * i + 1] = odd * c[i] + even * s[i];
+            }
+            store<8>(&x[b], MICA_CUDA_BF16, 0, p);
+            continue;
+        }
+        unpack(x[(b + half) % (K / 32)], q);
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            if (i % 4 == 0) {
+                read_four(f.cos + 32 * b + first + i, c);
+                read_four(f.sin + 32 * b + first + i, s);
+            }
+            const float low = p[i], high = q[i];
+            p[i] = low * c[i % 4] - high * s[i % 4];
+            q[i] = high * c[i % 4] + low * s[i % 4];
+        }
+        store<8>(&x[b], MICA_CUDA_BF16, 0, p);
+        store<8>(&x[(b + half) % (K / 32)], MICA_CUDA_BF16, 0, q);
+    }
+}
+
+/* The new key, turned, and its value to row M - 1 of the cache, by four lanes of a warp for all of it. */
+template <int K>
+static __device__ __forceinline__ void keep_fresh(const mica_cuda_decode_args &a, int g)
+{
+    const int64_t part = 8 * (threadIdx.x % 4), row = a.M - 1;
+    const auto from_k = (const __nv_bfloat16 *)a.fresh.k + g * K + part;
+    const auto from_v = (const __nv_bfloat16 *)a.fresh.v + g * K + part;
+    const auto to_k = (__nv_bfloat16 *)a.k + row * a.k_stride[0] + g * a.k_stride[1] + part;
+    const auto to_v = (__nv_bfloat16 *)a.v + row * a.v_stride[0] + g * a.v_stride[1] + part;
+    if (threadIdx.x % 32 < 4) {
+        uint4 k[K / 32];
+#pragma unroll
+        for (int b = 0; b < K / 32; b++) {
+            k[b] = *(const uint4 *)(from_k + 32 * b);
+            *(uint4 *)(to_v + 32 * b) = *(const uint4 *)(from_v + 32 * b);
+        }
+        turn_head<K>(k, a.fresh);
+#pragma unroll
+        for (int b = 0; b < K / 32; b++)
+            *(uint4 *)(to_k + 32 * b) = k[b];
+    }
+    __syncwarp();
+}
+
 /* A warp takes 16 keys at a time. A lane has 8 neighbouring numbers in each 32 of two of them, r = lane / 4 and r + 8:
  *     scores [16 keys, 8 heads] = k [16, K] q^T      in the order of numbers that the lanes have
  *     v^T of 8 keys x 8 numbers by movmatrix, likewise of the shares p [16 keys, 8 heads]
  *     out [16 numbers, 8 heads] += v^T [16, 16 keys] p
  * A lane ends with heads 2 t and 2 t + 1, t = lane % 4, of the numbers 32 b + 8 (r / 2) + 2 j + r % 2. */
-template <int K>
+template <int K, bool FRESH>
 static __global__ void __launch_bounds__(THREADS, 1)
     decode_tiles_kernel(const __grid_constant__ mica_cuda_decode_args a, int splits)
 {
@@ -271,6 +341,8 @@ static __global__ void __launch_bounds__(THREADS, 1)
     float out[2 * blocks][4], most[2], sum[2] = {0.0f, 0.0f};
     most[0] = most[1] = -INFINITY;
     let_next_begin();
+    if (FRESH && threadIdx.x < K / 32) /* 128 bytes a thread */
+        ask_l2((threadIdx.x % 2 ? a.fresh.sin : a.fresh.cos) + threadIdx.x / 2 * 32);
     wait_for_previous();
     const auto keys = (const __nv_bfloat16 *)a.k + p.g * a.k_stride[1] + 8 * t;
     const auto values = (const __nv_bfloat16 *)a.v + p.g * a.v_stride[1] + 8 * t;
@@ -281,6 +353,11 @@ static __global__ void __launch_bounds__(THREADS, 1)
 #pragma unroll
         for (int i = 0; i < 4; i++)
             out[2 * b][i] = out[2 * b + 1][i] = 0.0f;
+    }
+    if (FRESH) {
+        turn_head<K>(q, a.fresh);
+        if (end == a.M && warp == (end - 1 - first) / 16 % WARPS) /* the one that reads it below */
+            keep_fresh<K>(a, p.g);
     }
 #pragma unroll 1
     for (int at = first + 16 * warp; at < end; at += 16 * WARPS) {
@@ -370,8 +447,11 @@ extern "C" cudaError_t mica_cuda_decode(const mica_cuda_decode_args *args, cudaS
     const int64_t wanted = (args->M + 63) / 64, most = args->G * pieces >= 8 ? SPLITS / 2 : SPLITS;
     const int splits = (int)(wanted < most ? wanted : most);
     const dim3 grid((unsigned)(args->G * pieces), (unsigned)splits);
-    const auto kernel = bf16 ? (wide ? decode_tiles_kernel<128> : decode_tiles_kernel<64>)
-                             : (wide ? decode_kernel<16> : decode_kernel<8>);
+    const auto plain =
+        bf16 ? (wide ? decode_tiles_kernel<128, false> : decode_tiles_kernel<64, false>)
+             : (wide ? decode_kernel<16> : decode_kernel<8>);
+    const auto fresh = wide ? decode_tiles_kernel<128, true> : decode_tiles_kernel<64, true>;
+    const auto kernel = args->fresh.k ? fresh : plain;
     return launch_early(kernel, grid, THREADS, 0, stream, *args, splits);
 }
 

@@ -9,8 +9,7 @@
  * What is not among these goes the ways that any rows go; for experts that is backend_experts.c, which reads the
  * router's logits back. A layer's table holds the addresses of its experts and is sent again when they have
  * moved. */
-#include "backend/cuda/cuda_backend.h"
-#include "backend/cuda/cuda_tiles.h"
+#include "backend/cuda/cuda_experts.h"
 
 #include "base/mem.h"
 
@@ -38,7 +37,7 @@ void mica_cuda_experts_deinit(mica_cuda_backend *be)
 
 /* ----------------------------------------------------------------- experts -- */
 
-static bool tiles_fit(const mica_weight *w)
+bool mica_cuda_tiles_weight_fits(const mica_weight *w)
 {
     const mica_tensor *t = &w->tensor;
     if (t->dtype != MICA_DTYPE_MLX4 || t->ndim != 2 || !mica_tensor_is_contiguous(t) ||
@@ -48,8 +47,8 @@ static bool tiles_fit(const mica_weight *w)
     return mica_cuda_tiles_fit(&rows);
 }
 
-static mica_status matrix_of(mica_cuda_backend *be, mica_weight *w, mica_cuda_matrix *out,
-                             mica_err *err)
+mica_status mica_cuda_matrix_of(mica_cuda_backend *be, mica_weight *w, mica_cuda_matrix *out,
+                                mica_err *err)
 {
     const void *form;
     if (!mica_cuda_is_packed(&w->tensor)) {
@@ -62,26 +61,31 @@ static mica_status matrix_of(mica_cuda_backend *be, mica_weight *w, mica_cuda_ma
     return MICA_OK;
 }
 
-static bool experts_fit(const mica_cuda_backend *be, const mica_experts_args *a)
+bool mica_cuda_tiles_experts_fit(const mica_experts_args *a, int64_t E)
 {
-    const int64_t E = a->logits_LE->shape_[1];
-    if (!be->bf16 || !be->fuse || be->streaming || be->capturing || !a->by_row ||
-        a->x_LD->shape_[0] > MICA_CUDA_TILE_ROWS || a->active > MICA_CUDA_ACTIVE_MOST ||
-        E > MICA_CUDA_EXPERTS_MOST || a->x_LD->dtype != MICA_DTYPE_BF16 ||
-        a->x_LD->stride_[1] != 1 || a->x_LD->stride_[0] % 8 != 0 ||
-        !mica_tensor_is_contiguous(a->logits_LE) ||
+    if (E > MICA_CUDA_EXPERTS_MOST ||
         !mica_cuda_tile_experts_fit(a->active, a->x_LD->shape_[1], a->gate_FD[0].tensor.shape_[0]))
         return false;
     for (int64_t e = 0; e < E; e++)
-        if (!tiles_fit(&a->gate_FD[e]) || !tiles_fit(&a->up_FD[e]) || !tiles_fit(&a->down_DF[e]))
+        if (!mica_cuda_tiles_weight_fits(&a->gate_FD[e]) ||
+            !mica_cuda_tiles_weight_fits(&a->up_FD[e]) ||
+            !mica_cuda_tiles_weight_fits(&a->down_DF[e]))
             return false;
     return true;
 }
 
-mica_status mica_cuda_expert_addresses(mica_cuda_backend *be, const mica_experts_args *a,
+static bool experts_fit(const mica_cuda_backend *be, const mica_experts_args *a)
+{
+    return be->bf16 && be->fuse && !be->streaming && !be->capturing && a->by_row &&
+           a->x_LD->shape_[0] <= MICA_CUDA_TILE_ROWS && a->x_LD->dtype == MICA_DTYPE_BF16 &&
+           a->x_LD->stride_[1] == 1 && a->x_LD->stride_[0] % 8 == 0 &&
+           mica_tensor_is_contiguous(a->logits_LE) &&
+           mica_cuda_tiles_experts_fit(a, a->logits_LE->shape_[1]);
+}
+
+mica_status mica_cuda_expert_addresses(mica_cuda_backend *be, const mica_experts_args *a, int E,
                                        const void **out, mica_err *err)
 {
-    const int E = (int)a->logits_LE->shape_[1];
     mica_cuda_expert_table *t = be->experts;
     *out = NULL;
     while (t && t->key != a->gate_FD)
@@ -99,9 +103,9 @@ mica_status mica_cuda_expert_addresses(mica_cuda_backend *be, const mica_experts
     }
     mica_cuda_matrix fresh[3 * MICA_CUDA_EXPERTS_MOST];
     for (int e = 0; e < E; e++) {
-        MICA_TRY(matrix_of(be, &a->gate_FD[e], &fresh[3 * e], err));
-        MICA_TRY(matrix_of(be, &a->up_FD[e], &fresh[3 * e + 1], err));
-        MICA_TRY(matrix_of(be, &a->down_DF[e], &fresh[3 * e + 2], err));
+        MICA_TRY(mica_cuda_matrix_of(be, &a->gate_FD[e], &fresh[3 * e], err));
+        MICA_TRY(mica_cuda_matrix_of(be, &a->up_FD[e], &fresh[3 * e + 1], err));
+        MICA_TRY(mica_cuda_matrix_of(be, &a->down_DF[e], &fresh[3 * e + 2], err));
     }
     const size_t size = (size_t)(3 * E) * sizeof fresh[0];
     *out = t->device;
@@ -130,7 +134,7 @@ mica_status mica_cuda_op_experts(mica_backend *base, const mica_experts_args *a,
         return mica_cuda_mixture(be, a, taken, err);
     const mica_cuda_view x = mica_cuda_view_of(a->x_LD);
     MICA_TRY(mica_cuda_twin_settle(be, &x, err));
-    MICA_TRY(mica_cuda_expert_addresses(be, a, &addresses, err));
+    MICA_TRY(mica_cuda_expert_addresses(be, a, (int)a->logits_LE->shape_[1], &addresses, err));
     MICA_TRY(
         mica_cuda_scratch(be, mica_cuda_tile_hidden_size((int)L * a->active, F), &hidden, err));
     const mica_cuda_tile_experts args = {.experts = addresses,
@@ -161,7 +165,7 @@ static mica_status describe_tiles(mica_cuda_backend *be, const mica_linear_args 
                                  .m = (int)p->x.rows,
                                  .y = p->y,
                                  .residual = p->residual};
-    MICA_TRY(matrix_of(be, args->w_OD, &a->w, err));
+    MICA_TRY(mica_cuda_matrix_of(be, args->w_OD, &a->w, err));
     MICA_TRY(mica_cuda_weight(be, p->bias, MICA_CUDA_FORM_F32, &bias, err));
     a->bias = bias;
     return MICA_OK;
@@ -172,7 +176,7 @@ static mica_status run_tiles(mica_cuda_backend *be, const mica_linear_args *args
 {
     mica_cuda_tile_linear a;
     MICA_TRY(describe_tiles(be, args, p, &a, err));
-    return mica_cuda_check(mica_cuda_tile_linears_run(&a, 1, be->stream), p->name, err);
+    return mica_cuda_check(mica_cuda_tile_linears_run(&a, 1, NULL, be->stream), p->name, err);
 }
 
 static mica_status run_plain(mica_cuda_backend *be, const mica_linear_args *args,
@@ -203,7 +207,7 @@ static bool takes_tiles(const mica_cuda_backend *be, const mica_linear_args *arg
                         const mica_cuda_product *p)
 {
     return is_few(be, args, p) && be->bf16 && p->x.type == MICA_CUDA_BF16 &&
-           p->act == MICA_ACT_NONE && tiles_fit(args->w_OD);
+           p->act == MICA_ACT_NONE && mica_cuda_tiles_weight_fits(args->w_OD);
 }
 
 mica_status mica_cuda_few_rows(mica_cuda_backend *be, const mica_linear_args *args,
@@ -241,12 +245,13 @@ mica_status mica_cuda_tile_linears(mica_cuda_backend *be, const mica_linear_args
         return MICA_OK;
     for (int i = 0; i < count; i++)
         MICA_TRY(describe_tiles(be, &args[i], &p[i], &parts[i], err));
-    return mica_cuda_check(mica_cuda_tile_linears_run(parts, count, be->stream), "linears", err);
+    return mica_cuda_check(mica_cuda_tile_linears_run(parts, count, NULL, be->stream), "linears",
+                           err);
 }
 
 /* --------------------------------------------------------------- attention -- */
 
-static mica_status reserve_arrived(mica_cuda_backend *be, mica_err *err)
+mica_status mica_cuda_decode_reserve(mica_cuda_backend *be, mica_err *err)
 {
     const size_t size = MICA_CUDA_HEADS_MOST * sizeof(unsigned);
     if (be->arrived)
@@ -273,7 +278,7 @@ mica_status mica_cuda_attend_one(mica_cuda_backend *be, const mica_attention_arg
                  (uintptr_t)all[i]->data % 16 == 0;
     if (!*taken)
         return MICA_OK;
-    MICA_TRY(reserve_arrived(be, err));
+    MICA_TRY(mica_cuda_decode_reserve(be, err));
     MICA_TRY(mica_cuda_scratch(be, (size_t)mica_cuda_decode_floats((int)H, (int)K) * sizeof(float),
                                &work, err));
     const mica_cuda_decode_args a = {.q = q->data,

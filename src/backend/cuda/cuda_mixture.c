@@ -59,24 +59,16 @@ static bool fits(const mica_cuda_backend *be, const mica_experts_args *a, const 
 
 /* ----------------------------------------------------------------- products -- */
 
-/* Room for `size` bytes behind the first *used of `memory`; NULL: they are only counted. */
-static void *take(uint8_t *memory, size_t *used, size_t size)
-{
-    void *const own = memory ? memory + *used : NULL;
-    *used += mica_cuda_align(size);
-    return own;
-}
-
 /* Every piece in its place; returns the bytes of all. */
 static size_t lay_out(mixture *m, uint8_t *memory)
 {
     const size_t rows = (size_t)m->rows, F = (size_t)m->F, D = (size_t)m->D;
     size_t used = 0;
-    m->choices = take(memory, &used, rows * sizeof *m->choices);
-    m->x_digits = take(memory, &used, (size_t)m->x.rows * mica_cuda_digits_size(m->D));
-    m->gate = take(memory, &used, 2 * rows * F * sizeof(float)); /* and up */
-    m->hidden_digits = take(memory, &used, rows * mica_cuda_digits_size(m->F));
-    m->down = take(memory, &used, rows * D * sizeof(float));
+    m->choices = mica_cuda_take(memory, &used, rows * sizeof *m->choices);
+    m->x_digits = mica_cuda_take(memory, &used, (size_t)m->x.rows * mica_cuda_digits_size(m->D));
+    m->gate = mica_cuda_take(memory, &used, 2 * rows * F * sizeof(float)); /* and up */
+    m->hidden_digits = mica_cuda_take(memory, &used, rows * mica_cuda_digits_size(m->F));
+    m->down = mica_cuda_take(memory, &used, rows * D * sizeof(float));
     return used;
 }
 
@@ -137,7 +129,7 @@ mica_status mica_cuda_mixture(mica_cuda_backend *be, const mica_experts_args *a,
     if (!*taken)
         return MICA_OK;
     MICA_TRY(mica_cuda_twin_settle(be, &m.x, err));
-    MICA_TRY(mica_cuda_expert_addresses(be, a, &addresses, err));
+    MICA_TRY(mica_cuda_expert_addresses(be, a, (int)a->logits_LE->shape_[1], &addresses, err));
     MICA_TRY(mica_cuda_scratch(be, lay_out(&m, NULL), &memory, err));
     (void)lay_out(&m, memory);
     m.args = (mica_cuda_mixture_args){.experts = addresses, .choices = m.choices, .rows = m.rows};

@@ -22,6 +22,7 @@ struct tile_linears {
     int first[MICA_CUDA_TILE_PARTS]; /* tile of each part */
     int count, tiles;
     int row, m; /* rows of x [row, row + m) */
+    mica_cuda_tile_extra extra;
 };
 
 static __device__ __forceinline__ int part_of(const tile_linears &all, int tile)
@@ -32,9 +33,9 @@ static __device__ __forceinline__ int part_of(const tile_linears &all, int tile)
     return which;
 }
 
-/* Row m, output r of the tile. */
-static __device__ __forceinline__ void finish_linear(const tile_linears &all, int tile,
-                                                     const tile_parts &parts, int r, int m)
+/* Row m, output r of the tile, and where it goes. */
+static __device__ __forceinline__ float output_of(const tile_linears &all, int tile,
+                                                  const tile_parts &parts, int r, int m)
 {
     const int which = part_of(all, tile);
     const mica_cuda_tile_linear &a = all.part[which];
@@ -44,7 +45,80 @@ static __device__ __forceinline__ void finish_linear(const tile_linears &all, in
         v += a.bias[o];
     if (a.residual.data)
         v += load1(a.residual.data, a.residual.type, row_offset(a.residual, all.row + m) + o);
-    store1(a.y.data, a.y.type, row_offset(a.y, all.row + m) + o, v);
+    return v;
+}
+
+static __device__ __forceinline__ void put_output(const tile_linears &all, int tile, int r, int m,
+                                                  float v)
+{
+    const int which = part_of(all, tile);
+    const mica_cuda_tile_linear &a = all.part[which];
+    store1(a.y.data, a.y.type, row_offset(a.y, all.row + m) + (tile - all.first[which]) * TILE + r,
+           v);
+}
+
+/* Row m of a tile that feeds a router, by the whole block: 16 threads an expert. All of them read the residual, which
+ * y may be, before some write. */
+static __device__ __forceinline__ void finish_routed(const tile_linears &all, int tile,
+                                                     const tile_parts &parts, int m)
+{
+    const mica_cuda_tile_router &to = all.extra.router;
+    const int r = threadIdx.x % TILE, who = threadIdx.x / TILE, lane = threadIdx.x % 32;
+    const int64_t outputs = all.part[0].rows, o = (int64_t)tile * TILE + r;
+    const float v = output_of(all, tile, parts, r, m);
+    const float own = __bfloat162float(__float2bfloat16_rn(v)), scaled = own * to.norm.w[o];
+    __syncthreads();
+    if (who == 0)
+        put_output(all, tile, r, m, v);
+    for (int e = who; e <= to.E; e += BLOCK / TILE) {
+        float term = e < to.E ? scaled * load1(to.w, to.type, e * outputs + o) : own * own;
+#pragma unroll
+        for (int step = 1; step < TILE; step *= 2)
+            term += __shfl_xor_sync(0xffffu << (lane & 16), term, step);
+        if (r == 0)
+            to.partials[((all.row + m) * (to.E + 1) + e) * (outputs / TILE) + tile] = term;
+    }
+}
+
+/* All rows of a unit; a row's sums are in parts[m]. */
+static __device__ __forceinline__ void finish_linear(const tile_linears &all, int tile,
+                                                     const tile_parts *parts)
+{
+    const int r = threadIdx.x % TILE, row = threadIdx.x / TILE;
+    if (all.extra.router.w)
+#pragma unroll 1
+        for (int m = 0; m < all.m; m++)
+            finish_routed(all, tile, parts[m], m);
+    else if (row < all.m)
+        put_output(all, tile, r, row, output_of(all, tile, parts[row], r, row));
+}
+
+/* What a block reads behind the wait on its way; then all rows of x. */
+static __device__ __forceinline__ void begin_linear(const tile_linears &all)
+{
+    __shared__ float part[2][WARPS];
+    const mica_cuda_tile_linear &one = all.part[0]; /* x is that of all */
+    const mica_cuda_tile_router &to = all.extra.router;
+    const mica_cuda_tile_norm &norm = all.extra.norm;
+    const int n = (int)one.n;
+    if (norm.w)
+        ask_for(norm.w, 4 * (int64_t)n);
+    if (to.w && (int)threadIdx.x <= to.E) {
+        const int e = threadIdx.x, size = to.type == MICA_CUDA_F32 ? 4 : 2;
+        ask_l2(e < to.E ? (const void *)((const uint8_t *)to.w +
+                                         (e * one.rows + blockIdx.x * TILE) * size)
+                        : to.norm.w + blockIdx.x * TILE);
+    }
+    wait_for_previous();
+#pragma unroll 1
+    for (int m = 0; m < all.m; m++) {
+        const void *x = (const __nv_bfloat16 *)one.x + (all.row + m) * one.ldx;
+        if (norm.w)
+            take_normed_x(x, n, m, norm, part[m % 2]);
+        else
+            take_x(x, n, m);
+    }
+    __syncthreads();
 }
 
 static __device__ __forceinline__ strip linear_strip(const tile_linears &all, int tile)
@@ -58,19 +132,13 @@ static __global__ void __launch_bounds__(BLOCK, 2)
     linear_kernel(const __grid_constant__ tile_linears all)
 {
     __shared__ tile_parts parts[2];
-    const mica_cuda_tile_linear &one = all.part[0]; /* x is that of all */
-    const int n = (int)one.n;
+    const int n = (int)all.part[0].n;
     float sum[2] = {0.0f, 0.0f};
     int side = 0;
     let_next_begin();
     run_units(
         all.tiles, 1, n, stretch_of(n, threadIdx.x / 32, WARPS),
-        [&](int tile, int) { return linear_strip(all, tile); },
-        [&] {
-            wait_for_previous();
-            take_x((const __nv_bfloat16 *)one.x + all.row * one.ldx, n, 0);
-            __syncthreads();
-        },
+        [&](int tile, int) { return linear_strip(all, tile); }, [&] { begin_linear(all); },
         [&](int, int at, chunk &now, const strip &from, int next) {
             x_chunk x;
             read_x(x, n, 0, at);
@@ -81,8 +149,7 @@ static __global__ void __launch_bounds__(BLOCK, 2)
             sum[0] = sum[1] = 0.0f;
         },
         [&](int tile) {
-            if (threadIdx.x < TILE)
-                finish_linear(all, tile, parts[side], threadIdx.x, 0);
+            finish_linear(all, tile, &parts[side]);
             side ^= 1;
         });
 }
@@ -93,21 +160,14 @@ static __global__ void __launch_bounds__(BLOCK, 2)
 {
     __shared__ tile_parts parts[2][MICA_CUDA_TILE_ROWS];
     __shared__ float sums[MICA_CUDA_TILE_ROWS][2][BLOCK];
-    const mica_cuda_tile_linear &one = all.part[0];
-    const int n = (int)one.n;
+    const int n = (int)all.part[0].n;
     int side = 0;
     let_next_begin();
     for (int m = 0; m < all.m; m++)
         sums[m][0][threadIdx.x] = sums[m][1][threadIdx.x] = 0.0f;
     run_units(
         all.tiles, 1, n, stretch_of(n, threadIdx.x / 32, WARPS),
-        [&](int tile, int) { return linear_strip(all, tile); },
-        [&] {
-            wait_for_previous();
-            for (int m = 0; m < all.m; m++)
-                take_x((const __nv_bfloat16 *)one.x + (all.row + m) * one.ldx, n, m);
-            __syncthreads();
-        },
+        [&](int tile, int) { return linear_strip(all, tile); }, [&] { begin_linear(all); },
         [&](int, int at, chunk &now, const strip &from, int next) {
 #pragma unroll 1
             for (int m = 0; m < all.m; m++) {
@@ -128,29 +188,55 @@ static __global__ void __launch_bounds__(BLOCK, 2)
             }
         },
         [&](int tile) {
-            const int r = threadIdx.x % TILE, m = threadIdx.x / TILE;
-            if (m < all.m)
-                finish_linear(all, tile, parts[side][m], r, m);
+            finish_linear(all, tile, parts[side]);
             side ^= 1;
         });
 }
 
 /* ----------------------------------------------------------------- experts -- */
 
-/* What the block's row, blockIdx.y, chose: where its experts lie, [A][3], and their shares. All threads come. */
+/* What the block's row, blockIdx.y, chose: where its experts lie, [A][3], and their shares. */
 struct chosen {
     mica_cuda_matrix w[MICA_CUDA_ACTIVE_MOST][3];
     float share[MICA_CUDA_ACTIVE_MOST];
+    float totals[MICA_CUDA_EXPERTS_MOST + 1]; /* of partials, to be multiplied by: */
+    float factor;                             /* of x's norm */
 };
 
+/* Sums of the partials: a warp a sum. A barrier is to follow. */
+static __device__ __forceinline__ void add_partials(const mica_cuda_tile_experts &a, chosen &c)
+{
+    const int tiles = (int)(a.D / TILE), lane = threadIdx.x % 32;
+    for (int e = threadIdx.x / 32; e <= a.E; e += WARPS) {
+        const float *from = a.partials + (blockIdx.y * (a.E + 1) + e) * tiles;
+        float sum = 0.0f;
+#pragma unroll 8
+        for (int t = lane; t < tiles; t += 32)
+            sum += __ldcg(from + t);
+        sum = warp_sum(sum);
+        if (lane == 0)
+            c.totals[e] = sum;
+    }
+}
+
+/* All threads come. */
 static __device__ __forceinline__ void read_chosen(const mica_cuda_tile_experts &a, chosen &c)
 {
     constexpr int words = 3 * (int)(sizeof(mica_cuda_matrix) / sizeof(void *));
+    if (!a.logits) {
+        add_partials(a, c);
+        __syncthreads();
+    }
     if (threadIdx.x < 32) {
-        const mica_cuda_choice own = choose_experts(a.logits + blockIdx.y * a.E, a.E, a.A);
         const int lane = threadIdx.x;
+        const float factor = a.logits ? 1.0f : norm_factor(c.totals[a.E], (int)a.D, a.norm.eps);
+        const mica_cuda_choice own =
+            a.logits ? choose_experts(a.logits + blockIdx.y * a.E, a.E, a.A)
+                     : choose_experts(lane < a.E ? c.totals[lane] * factor : 0.0f, a.E, a.A);
         if (lane < a.A)
             c.share[lane] = own.share;
+        if (lane == 0)
+            c.factor = factor;
         for (int k = 0; k < a.A; k++) {
             const int expert = __shfl_sync(0xffffffffu, own.expert, k);
             if (lane < words)
@@ -209,6 +295,9 @@ static __global__ void __launch_bounds__(BLOCK, 2)
     const bool is_up = warp >= WARPS / 2;
     float sum[2] = {0.0f, 0.0f};
     int side = 0;
+    if (a.norm.w)
+        ask_for(a.norm.w, 4 * a.D);
+    ask_for(a.experts, 3 * a.E * (int64_t)sizeof *a.experts);
     wait_for_previous();
     let_next_begin();
     read_chosen(a, c);
@@ -216,7 +305,11 @@ static __global__ void __launch_bounds__(BLOCK, 2)
         a.A * tiles, 1, n, stretch_of(n, warp % (WARPS / 2), WARPS / 2),
         [&](int unit, int) { return strip_of(c.w[unit / tiles][is_up], n, unit % tiles * TILE); },
         [&] {
-            take_x((const __nv_bfloat16 *)a.x + blockIdx.y * a.ldx, n, 0);
+            const void *x = (const __nv_bfloat16 *)a.x + blockIdx.y * a.ldx;
+            if (a.logits)
+                take_x(x, n, 0);
+            else
+                take_scaled_x(x, n, a.norm.w, c.factor);
             __syncthreads();
         },
         [&](int, int at, chunk &now, const strip &from, int next) {
@@ -322,13 +415,15 @@ extern "C" size_t mica_cuda_tile_hidden_size(int rows, int64_t F)
 }
 
 extern "C" cudaError_t mica_cuda_tile_linears_run(const mica_cuda_tile_linear *args, int count,
+                                                  const mica_cuda_tile_extra *extra,
                                                   cudaStream_t stream)
 {
-    tile_linears all;
+    tile_linears all = {};
     cudaError_t error = cudaSuccess;
     const int at_once = rows_with_room(args->n);
     all.count = count;
-    all.tiles = 0;
+    if (extra)
+        all.extra = *extra;
     for (int i = 0; i < count; i++) {
         all.part[i] = args[i];
         all.first[i] = all.tiles;

@@ -166,6 +166,78 @@ static __device__ __forceinline__ void take_x(const void *x, int n, int m)
                   u < n / 8 ? ((const uint4 *)x)[u] : make_uint4(0, 0, 0, 0));
 }
 
+/* ---------------------------------------------------------------- norms -- */
+
+/* Asks for `bytes` that a block reads after it has waited. */
+static __device__ __forceinline__ void ask_for(const void *p, int64_t bytes)
+{
+    for (int64_t i = 128 * threadIdx.x; i < bytes; i += 128 * BLOCK)
+        ask_l2((const uint8_t *)p + i);
+}
+
+static __device__ __forceinline__ float norm_factor(float squares, int n, float eps)
+{
+    return 1.0f / sqrtf(squares / (float)n + eps);
+}
+
+/* Eight u of a row, x * factor * w, in bf16. */
+static __device__ __forceinline__ uint4 scale_eight(const uint4 &x, const float *w, int u,
+                                                    float factor)
+{
+    uint4 y;
+    float v[8], f[8];
+    unpack(x, v);
+    load_vector<8>(w, 8 * u, 1.0f, f);
+#pragma unroll
+    for (int k = 0; k < 8; k++)
+        v[k] = v[k] * factor * f[k];
+    store<8>(&y, MICA_CUDA_BF16, 0, v);
+    return y;
+}
+
+/* A row of x with its norm to shared memory, whose factor is known. A barrier is to follow. */
+static __device__ __forceinline__ void take_scaled_x(const void *x, int n, const float *w,
+                                                     float factor)
+{
+    uint4 *row = x_row(n, 0);
+    for (int u = threadIdx.x; u < x_numbers(n) / 8; u += BLOCK)
+        put_eight(row, sums_of_row(row, n), u,
+                  u < n / 8 ? scale_eight(((const uint4 *)x)[u], w, u, factor)
+                            : make_uint4(0, 0, 0, 0));
+}
+
+/* Row m of x with its norm to shared memory. A barrier is to follow; `part` is another one for the next row. */
+static __device__ __forceinline__ void
+take_normed_x(const void *x, int n, int m, const mica_cuda_tile_norm &norm, float (&part)[WARPS])
+{
+    uint4 *row = x_row(n, m);
+    float squares = 0.0f;
+    for (int u = threadIdx.x; u < x_numbers(n) / 8; u += BLOCK) {
+        const uint4 own = u < n / 8 ? ((const uint4 *)x)[u] : make_uint4(0, 0, 0, 0);
+        float v[8];
+        unpack(own, v);
+#pragma unroll
+        for (int k = 0; k < 8; k++)
+            squares = fmaf(v[k], v[k], squares);
+        row[eight_place(u)] = own; /* for this thread, below */
+    }
+    squares = warp_sum(squares);
+    if (threadIdx.x % 32 == 0)
+        part[threadIdx.x / 32] = squares;
+    __syncthreads();
+    squares = 0.0f;
+#pragma unroll
+    for (int w = 0; w < WARPS; w++)
+        squares += part[w];
+    const float factor = norm_factor(squares, n, norm.eps);
+    for (int u = threadIdx.x; u < x_numbers(n) / 8; u += BLOCK)
+        put_eight(row, sums_of_row(row, n), u,
+                  u < n / 8 ? scale_eight(row[eight_place(u)], norm.w, u, factor)
+                            : make_uint4(0, 0, 0, 0));
+}
+
+/* ------------------------------------------------------------- x of a chunk -- */
+
 /* A lane's x of a chunk: of its column, lane / 4; zeros where its numbers are of another group. S: of groups 2 t and
  * 2 t + 1. */
 struct x_chunk {

@@ -8,8 +8,9 @@
  *
  * Reference: transformers models/mixtral/modeling_mixtral.py (MixtralDecoderLayer, MixtralSparseMoeBlock).
  * A prompt's rows are products of many rows; single rows of several sequences go `by_row`, so that each
- * comes out as if it were alone. Experts of layers that the device has no room for are computed on the CPU
- * (mixtral_plan.c). Logits stay in the pass's stack until the next pass. */
+ * comes out as if it were alone; a device may take their layers whole (mica_mixture_layer). Experts of layers
+ * that the device has no room for are computed on the CPU (mixtral_plan.c). Logits stay in the pass's stack
+ * until the next pass. */
 #include "models/mixtral/mixtral.h"
 
 typedef struct pass {
@@ -57,22 +58,31 @@ static void rotate(const pass *p, mica_tensor *q_LHK, mica_tensor *k_LGK, int64_
                                                                             : MICA_ROPE_HALF});
 }
 
-/* Queries over a layer's cache, whose last rows are their own; keys that no window reaches are left out. */
+/* A layer's keys and values up to `count` new ones; those that no window of the new ones reaches are left out. */
+static void visible_rows(const pass *p, const mica_kv_cache *cache, int layer, int64_t count,
+                         mica_tensor halves[2])
+{
+    const int64_t end = cache->count + count, window = p->c->window;
+    const int64_t first = window ? MICA_MAX(cache->count + 1 - window, (int64_t)0) : 0;
+    halves[0] = mica_kv_cache_rows(cache, layer, MICA_KV_KEYS, first, end - first);
+    halves[1] = mica_kv_cache_rows(cache, layer, MICA_KV_VALUES, first, end - first);
+}
+
+/* Queries over a layer's cache, whose last rows are their own. */
 static void attend(const pass *p, const mica_kv_cache *cache, int layer, const mica_tensor *q_LHK,
                    mica_tensor *out_LHK)
 {
-    const int64_t count = q_LHK->shape_[0], end = cache->count + count, window = p->c->window;
-    const int64_t first = window ? MICA_MAX(cache->count + 1 - window, (int64_t)0) : 0;
-    const mica_tensor k = mica_kv_cache_rows(cache, layer, MICA_KV_KEYS, first, end - first);
-    const mica_tensor v = mica_kv_cache_rows(cache, layer, MICA_KV_VALUES, first, end - first);
+    const int64_t count = q_LHK->shape_[0];
+    mica_tensor kv[2];
+    visible_rows(p, cache, layer, count, kv);
     mica_attention(p->be, &(mica_attention_args){.segments = 1,
                                                  .q_LHK = {q_LHK},
-                                                 .k_MGK = {&k},
-                                                 .v_MGK = {&v},
+                                                 .k_MGK = {&kv[0]},
+                                                 .v_MGK = {&kv[1]},
                                                  .out_LHK = {out_LHK},
                                                  .causal = true,
                                                  .by_row = count == 1,
-                                                 .window = window});
+                                                 .window = p->c->window});
 }
 
 /* One sequence's new keys and values are computed where they stay, and turned there. */
@@ -166,6 +176,48 @@ static void run_experts(const pass *p, int n, mica_run *run, mica_tensor *x_LD)
 
 /* --------------------------------------------------------------------- pass -- */
 
+/* A token's layer as a whole, where the backend has it. */
+static bool run_layer_at_once(const pass *p, int n, const mica_run *run, mica_tensor *x_LD)
+{
+    const mica_lm_config *c = &p->c->lm;
+    mica_mixtral_layer *w = &p->s->weights.layers[n];
+    mica_tensor caches[MICA_COMPLETION_BATCH][2];
+    int64_t positions[MICA_COMPLETION_BATCH];
+    if (!p->by_row || run->taps || n >= (int)(c->layers - p->s->completion.host_layers))
+        return false;
+    for (int i = 0; i < p->sequences; i++) {
+        const mica_kv_cache *cache = p->rows[i].cache;
+        if (cache->q8)
+            return false;
+        positions[i] = cache->count;
+        visible_rows(p, cache, n, 1, caches[i]);
+    }
+    return mica_mixture_layer(
+        p->be, &(mica_mixture_layer_args){.norm_in = &w->norm_in,
+                                          .q = &w->q.w,
+                                          .k = &w->k.w,
+                                          .v = &w->v.w,
+                                          .o = &w->o.w,
+                                          .norm_post = &w->norm_post,
+                                          .router = &w->router,
+                                          .experts = {.x_LD = x_LD,
+                                                      .active = (int)p->c->active,
+                                                      .gate_FD = w->gate_FD,
+                                                      .up_FD = w->up_FD,
+                                                      .down_DF = w->down_DF,
+                                                      .by_row = true},
+                                          .count = (int)p->c->experts,
+                                          .heads = (int)c->heads,
+                                          .kv_heads = (int)c->kv_heads,
+                                          .eps = (float)c->eps,
+                                          .caches = (const mica_tensor(*)[2])caches,
+                                          .positions = positions,
+                                          .cos_Lk = &p->s->rope.cos_Lk,
+                                          .sin_Lk = &p->s->rope.sin_Lk,
+                                          .layout = p->c->interleaved ? MICA_ROPE_INTERLEAVED
+                                                                      : MICA_ROPE_HALF});
+}
+
 static void prefetch_layer(const pass *p, int n)
 {
     mica_weight *list[MICA_MIXTRAL_LAYER];
@@ -198,11 +250,13 @@ static mica_status run_layers(const pass *p, mica_run *run, mica_tensor *x_LD, m
     for (int n = 0; n < layers; n++) {
         prefetch_layer(p, n + 1);
         tap_hidden(p, run, x_LD, n);
-        const mica_pool_mark mark = mica_pool_get_mark(p->be, MICA_POOL_STEP);
-        run_attention(p, n, x_LD);
-        mica_pool_release(p->be, MICA_POOL_STEP, mark);
-        run_experts(p, n, run, x_LD);
-        mica_pool_release(p->be, MICA_POOL_STEP, mark);
+        if (!run_layer_at_once(p, n, run, x_LD)) {
+            const mica_pool_mark mark = mica_pool_get_mark(p->be, MICA_POOL_STEP);
+            run_attention(p, n, x_LD);
+            mica_pool_release(p->be, MICA_POOL_STEP, mark);
+            run_experts(p, n, run, x_LD);
+            mica_pool_release(p->be, MICA_POOL_STEP, mark);
+        }
         MICA_TRY(mica_run_block(run, p->be, n + 1, layers, err));
     }
     return MICA_OK;
