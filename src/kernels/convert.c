@@ -51,8 +51,6 @@ void MICA_K(f32_from_f8_e5m2)(int64_t n, const uint8_t *src, float scale, float 
     f32_from_8(n, src, scale, dst, vf_from_f8_e5m2);
 }
 
-/* ------------------------------------------------------------- to 16 bits -- */
-
 void MICA_K(bf16_from_f32)(int64_t n, const float *src, float scale, uint16_t *dst)
 {
     const vf s = vf_set1(scale);
@@ -67,55 +65,4 @@ void MICA_K(bf16_from_f32)(int64_t n, const float *src, float scale, uint16_t *d
         vf_to_bf16(b.u16, vf_mul(vf_load(b.f32), s));
         memcpy(dst + i, b.u16, (size_t)k * sizeof(*dst));
     }
-}
-
-void MICA_K(f16_from_f32)(int64_t n, const float *src, float scale, uint16_t *dst)
-{
-    const vf s = vf_set1(scale);
-    int64_t i = 0;
-    for (; i + MICA_W <= n; i += MICA_W)
-        vf_to_f16(dst + i, vf_mul(vf_load(src + i), s));
-    if (i < n) {
-        vec_buffer b;
-        vec_buffer_load(&b, src + i, (int)(n - i), sizeof(*src));
-        vf_to_f16(b.u16, vf_mul(vf_load(b.f32), s));
-        memcpy(dst + i, b.u16, (size_t)(n - i) * sizeof(*dst));
-    }
-}
-
-void MICA_K(bf16_from_f16)(int64_t n, const uint16_t *src, float scale, uint16_t *dst)
-{
-    const vf s = vf_set1(scale);
-    int64_t i = 0;
-    for (; i + MICA_W <= n; i += MICA_W)
-        vf_to_bf16(dst + i, vf_mul(vf_from_f16(src + i), s));
-    if (i < n) {
-        vec_buffer b;
-        vec_buffer_load(&b, src + i, (int)(n - i), sizeof(*src));
-        vf_to_bf16(b.u16, vf_mul(vf_from_f16(b.u16), s));
-        memcpy(dst + i, b.u16, (size_t)(n - i) * sizeof(*dst));
-    }
-}
-
-MICA_VEC void bf16_from_8(int64_t n, const uint8_t *src, float scale, uint16_t *dst, load8 *load)
-{
-    const vf s = vf_set1(scale);
-    int64_t i = 0;
-    for (; i + MICA_W <= n; i += MICA_W)
-        vf_to_bf16(dst + i, vf_mul(load(src + i), s));
-    if (i < n) {
-        vec_buffer b;
-        vec_buffer_load(&b, src + i, (int)(n - i), sizeof(*src));
-        vf_to_bf16(b.u16, vf_mul(load(b.u8), s));
-        memcpy(dst + i, b.u16, (size_t)(n - i) * sizeof(*dst));
-    }
-}
-
-void MICA_K(bf16_from_f8_e4m3)(int64_t n, const uint8_t *src, float scale, uint16_t *dst)
-{
-    bf16_from_8(n, src, scale, dst, vf_from_f8_e4m3);
-}
-void MICA_K(bf16_from_f8_e5m2)(int64_t n, const uint8_t *src, float scale, uint16_t *dst)
-{
-    bf16_from_8(n, src, scale, dst, vf_from_f8_e5m2);
 }

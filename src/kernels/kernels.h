@@ -163,17 +163,12 @@ typedef float mica_kernel_row_max(int n, const float *x);
 /* ----------------------------------------------------------- conversion -- */
 
 /* dst = src * scale (scale 1: exact). The destination is rounded to nearest even. f8 NaN codes
- * become NaN. bf16_from_f32 and f16_from_f32 overflow to infinity; denormals are kept. */
+ * become NaN. bf16_from_f32 overflows to infinity; denormals are kept. */
 typedef void mica_kernel_f32_from_bf16(int64_t n, const uint16_t *src, float scale, float *dst);
 typedef mica_kernel_f32_from_bf16 mica_kernel_f32_from_f16;
 typedef void mica_kernel_f32_from_f8_e4m3(int64_t n, const uint8_t *src, float scale, float *dst);
 typedef mica_kernel_f32_from_f8_e4m3 mica_kernel_f32_from_f8_e5m2;
 typedef void mica_kernel_bf16_from_f32(int64_t n, const float *src, float scale, uint16_t *dst);
-typedef mica_kernel_bf16_from_f32 mica_kernel_f16_from_f32;
-typedef void mica_kernel_bf16_from_f16(int64_t n, const uint16_t *src, float scale, uint16_t *dst);
-typedef void mica_kernel_bf16_from_f8_e4m3(int64_t n, const uint8_t *src, float scale,
-                                           uint16_t *dst);
-typedef mica_kernel_bf16_from_f8_e4m3 mica_kernel_bf16_from_f8_e5m2;
 
 /* Symmetric 8 bit: returns s = absmax/127 and q = round(x/s) in [-127, 127]; a zero row gives
  * s = 0, q = 0. *sum (NULL: not wanted) receives the sum of q. x must be finite. */
@@ -440,10 +435,6 @@ typedef void mica_kernel_linear_combination(int64_t n, int terms, const float *c
     X(f32_from_f8_e4m3)                                                                            \
     X(f32_from_f8_e5m2)                                                                            \
     X(bf16_from_f32)                                                                               \
-    X(f16_from_f32)                                                                                \
-    X(bf16_from_f16)                                                                               \
-    X(bf16_from_f8_e4m3)                                                                           \
-    X(bf16_from_f8_e5m2)                                                                           \
     X(quantize_s8_from_f32)                                                                        \
     X(quantize_s8_from_bf16)                                                                       \
     X(quantize_s8_from_f16)                                                                        \

@@ -188,11 +188,6 @@ MICA_VEC void vf_to_bf16(uint16_t *p, vf x)
     const __m256i h = _mm256_srli_epi32(vec_bf16_bits(x), 16);
     _mm_storeu_si128((__m128i *)p, _mm256_castsi256_si128(vec_pack16(h, h)));
 }
-MICA_VEC void vf_to_f16(uint16_t *p, vf x)
-{
-    _mm_storeu_si128((__m128i *)p,
-                     _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-}
 MICA_VEC __m128i vec_s16(vf x)
 {
     const __m256i v = _mm256_cvtps_epi32(x);

@@ -182,11 +182,6 @@ MICA_VEC void vf_to_bf16(uint16_t *p, vf x)
 {
     _mm256_storeu_si256((__m256i *)p, vec_bf16_bits(x));
 }
-MICA_VEC void vf_to_f16(uint16_t *p, vf x)
-{
-    _mm256_storeu_si256((__m256i *)p,
-                        _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-}
 /* Rounded to nearest even; x in the range of the type. */
 MICA_VEC void vf_to_s8(int8_t *p, vf x)
 {

@@ -217,28 +217,6 @@ MICA_VEC void vf_to_bf16(uint16_t *p, vf x)
     for (int i = 0; i < 4; i++)
         p[i] = (uint16_t)b[i];
 }
-/* One lane: the fraction is cut after adding half a unit less the tie; the carry may run into
- * the exponent, which is the right number then too. */
-MICA_VEC uint16_t vec_f16_bits(uint32_t u)
-{
-    const uint32_t sign = (u >> 16) & 0x8000u, a = u & 0x7fffffffu;
-    if (a > 0x7f800000u)
-        return (uint16_t)(sign | 0x7e00u | ((a >> 13) & 0x3ffu));
-    if (a >= 0x477ff000u) /* 65520 and above */
-        return (uint16_t)(sign | 0x7c00u);
-    if (a >= 0x38800000u)
-        return (uint16_t)(sign | ((a - 0x38000000u + 0xfffu + ((a >> 13) & 1u)) >> 13));
-    if (a <= 0x33000000u) /* 2^-25 and below */
-        return (uint16_t)sign;
-    const uint32_t shift = 126u - (a >> 23), m = (a & 0x7fffffu) | 0x800000u;
-    const uint32_t q = m >> shift, rest = m & ((1u << shift) - 1u), half = 1u << (shift - 1u);
-    return (uint16_t)(sign | (q + (rest > half || (rest == half && (q & 1u)))));
-}
-MICA_VEC void vf_to_f16(uint16_t *p, vf x)
-{
-    for (int i = 0; i < 4; i++)
-        p[i] = vec_f16_bits((uint32_t)((vi)x)[i]);
-}
 /* Rounded to nearest even; x in the range of the type. */
 MICA_VEC void vf_to_s8(int8_t *p, vf x)
 {

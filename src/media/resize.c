@@ -282,13 +282,3 @@ mica_status mica_picture_resize(const mica_picture *src, int width, int height,
         unpremultiply(dst);
     return st;
 }
-
-void mica_pixels_to_8bit(const float *x, uint8_t *out, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        float v = x[i] / 2.0f + 0.5f;
-        v = v > 0.0f ? v : 0.0f; /* NaN too */
-        v = v < 1.0f ? v : 1.0f;
-        out[i] = (uint8_t)rintf(v * 255.0f);
-    }
-}

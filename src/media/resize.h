@@ -22,8 +22,4 @@ typedef enum mica_resample {
 mica_status mica_picture_resize(const mica_picture *src, int width, int height,
                                 mica_resample filter, mica_picture *dst, mica_err *err);
 
-/* out = round(clamp(x / 2 + 1/2, 0, 1) * 255), halves to even: a VAE's [-1, 1] to 8 bits. NaN
- * becomes 0; callers check for it before. */
-void mica_pixels_to_8bit(const float *x, uint8_t *out, size_t n);
-
 #endif

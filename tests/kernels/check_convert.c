@@ -109,53 +109,6 @@ void check_bf16_from_f32(ck *c)
 {
     check_from_f32(c, c->k->bf16_from_f32, ck_decode_bf16, ck_round_bf16);
 }
-void check_f16_from_f32(ck *c)
-{
-    check_from_f32(c, c->k->f16_from_f32, ck_decode_f16, ck_round_f16);
-}
-
-void check_bf16_from_f16(ck *c)
-{
-    for (int round = 0; round < 10; round++) {
-        ck_begin(c);
-        const int n = round ? ck_length(c, 300) : 65536;
-        uint16_t *x = ck_buffer(c, (size_t)n, 2), *y = ck_buffer(c, (size_t)n, 2);
-        const float scale = round % 2 ? 0.37f : 1.0f;
-        for (int i = 0; i < n; i++)
-            x[i] = (uint16_t)(round ? ck_random(c) : (uint64_t)i);
-        c->k->bf16_from_f16(n, x, scale, y);
-        for (int i = 0; i < n; i++)
-            ck_near(c, "y", x[i], ck_decode_bf16(y[i]),
-                    ck_round_bf16(times(ck_decode_f16(x[i]), scale)), 0.0);
-        ck_end(c, "n");
-    }
-}
-
-static void check_bf16_from_8(ck *c, mica_kernel_bf16_from_f8_e4m3 *run, decode8 *decode)
-{
-    for (int round = 0; round < 10; round++) {
-        ck_begin(c);
-        const int n = round ? ck_length(c, 300) : 256;
-        uint8_t *x = ck_buffer(c, (size_t)n, 1);
-        uint16_t *y = ck_buffer(c, (size_t)n, 2);
-        const float scale = round % 2 ? 0.37f : 1.0f;
-        for (int i = 0; i < n; i++)
-            x[i] = (uint8_t)(round ? ck_random(c) : (uint64_t)i);
-        run(n, x, scale, y);
-        for (int i = 0; i < n; i++)
-            ck_near(c, "y", x[i], ck_decode_bf16(y[i]), ck_round_bf16(times(decode(x[i]), scale)),
-                    0.0);
-        ck_end(c, "n");
-    }
-}
-void check_bf16_from_f8_e4m3(ck *c)
-{
-    check_bf16_from_8(c, c->k->bf16_from_f8_e4m3, ck_decode_e4m3);
-}
-void check_bf16_from_f8_e5m2(ck *c)
-{
-    check_bf16_from_8(c, c->k->bf16_from_f8_e5m2, ck_decode_e5m2);
-}
 
 /* ----------------------------------------------------------- quantisation -- */
 
@@ -326,10 +279,6 @@ BENCH_CONVERT(f32_from_f16, k->f32_from_f16(BENCH_N, a->h, 1.0f, a->out), 6)
 BENCH_CONVERT(f32_from_f8_e4m3, k->f32_from_f8_e4m3(BENCH_N, a->b, 0.5f, a->out), 5)
 BENCH_CONVERT(f32_from_f8_e5m2, k->f32_from_f8_e5m2(BENCH_N, a->b, 0.5f, a->out), 5)
 BENCH_CONVERT(bf16_from_f32, k->bf16_from_f32(BENCH_N, a->f, 1.0f, OUT16), 6)
-BENCH_CONVERT(f16_from_f32, k->f16_from_f32(BENCH_N, a->f, 1.0f, OUT16), 6)
-BENCH_CONVERT(bf16_from_f16, k->bf16_from_f16(BENCH_N, a->h, 1.0f, OUT16), 4)
-BENCH_CONVERT(bf16_from_f8_e4m3, k->bf16_from_f8_e4m3(BENCH_N, a->b, 0.5f, OUT16), 3)
-BENCH_CONVERT(bf16_from_f8_e5m2, k->bf16_from_f8_e5m2(BENCH_N, a->b, 0.5f, OUT16), 3)
 BENCH_CONVERT(quantize_s8_from_f32, k->quantize_s8_from_f32(BENCH_N, a->f, OUT8, NULL), 5)
 BENCH_CONVERT(quantize_s8_from_bf16, k->quantize_s8_from_bf16(BENCH_N, a->h, OUT8, NULL), 3)
 BENCH_CONVERT(quantize_s8_from_f16, k->quantize_s8_from_f16(BENCH_N, a->h, OUT8, NULL), 3)

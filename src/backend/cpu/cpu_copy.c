@@ -12,7 +12,6 @@
 #include "backend/cpu/cpu_backend.h"
 
 #include "kernels/kernels.h"
-#include "media/resize.h"
 
 #include <string.h>
 
@@ -237,6 +236,7 @@ mica_status mica_cpu_download_f32(mica_backend *be, float *dst, const mica_tenso
 }
 
 typedef struct pixel_job {
+    const mica_kernels *k;
     const mica_tensor *src_YXC;
     uint8_t *dst;
 } pixel_job;
@@ -247,16 +247,16 @@ static void pixel_task(void *user, int64_t y, int thread)
     const mica_tensor *src = j->src_YXC;
     const int64_t width = src->shape_[1] * src->shape_[2];
     (void)thread;
-    mica_pixels_to_8bit((const float *)src->data + y * src->stride_[0], j->dst + y * width,
-                        (size_t)width);
+    j->k->u8_from_f32(width, (const float *)src->data + y * src->stride_[0], j->dst + y * width);
 }
 
-mica_status mica_cpu_download_pixels(mica_backend *be, uint8_t *dst, const mica_tensor *src_YXC,
+mica_status mica_cpu_download_pixels(mica_backend *base, uint8_t *dst, const mica_tensor *src_YXC,
                                      mica_err *err)
 {
+    mica_cpu_backend *be = mica_cpu_from(base);
+    pixel_job j = {be->kernels, src_YXC, dst};
     (void)err;
-    pixel_job j = {src_YXC, dst};
-    mica_cpu_parallel(mica_cpu_from(be), src_YXC->shape_[0], pixel_task, &j);
+    mica_cpu_parallel(be, src_YXC->shape_[0], pixel_task, &j);
     return MICA_OK;
 }
 

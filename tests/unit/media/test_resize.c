@@ -157,24 +157,6 @@ static void test_alloc_fail(void **state)
     assert_true(n > 8); /* two passes of five allocations, and the copy */
 }
 
-static void test_to_8bit(void **state)
-{
-    (void)state;
-    mica_weights *w = golden_open("primitives/image_resize.safetensors");
-    size_t n;
-    float *x = golden_floats(w, "to_8bit", "x", &n);
-    const mica_tensor *want = golden_tensor(w, "to_8bit", "out");
-    uint8_t out[64];
-    assert_true(n <= sizeof out);
-    mica_pixels_to_8bit(x, out, n);
-    assert_memory_equal(out, want->data, n);
-    const float odd[] = {NAN, INFINITY, -INFINITY, 0.0f};
-    mica_pixels_to_8bit(odd, out, 4);
-    assert_memory_equal(out, ((const uint8_t[]){0, 255, 0, 128}), 4);
-    free(x);
-    mica_weights_close(&w);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -186,7 +168,6 @@ int main(void)
         cmocka_unit_test(test_flat_stays_flat),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_alloc_fail),
-        cmocka_unit_test(test_to_8bit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
