@@ -1,4 +1,5 @@
-/* golden_file.h - reads tests/golden/<...>.safetensors in unit tests; failures end the test. */
+/* golden_file.h - reads tests/golden/<...>.safetensors in unit tests, and spells names in other ways; failures
+ * end the test. */
 #ifndef MICA_TESTS_GOLDEN_FILE_H
 #define MICA_TESTS_GOLDEN_FILE_H
 
@@ -11,6 +12,25 @@
 #include <string.h>
 
 #include <cmocka.h>
+
+/* The status is MICA_OK; else the text of err ends the test. */
+#define assert_ok(expr, err)                                                                       \
+    do {                                                                                           \
+        if ((expr) != MICA_OK)                                                                     \
+            fail_msg("%s", (err).text);                                                            \
+    } while (0)
+
+/* Replaces the first `from` in `s`, an array of `cap` bytes; false: there is none. */
+static inline bool replace_first(char *s, size_t cap, const char *from, const char *to)
+{
+    char *at = strstr(s, from);
+    if (!at)
+        return false;
+    char rest[192];
+    snprintf(rest, sizeof rest, "%s", at + strlen(from));
+    snprintf(at, cap - (size_t)(at - s), "%s%s", to, rest);
+    return true;
+}
 
 static inline mica_weights *golden_open(const char *relative)
 {

@@ -5,11 +5,7 @@
 #ifndef MICA_TESTS_VAE_TESTING_H
 #define MICA_TESTS_VAE_TESTING_H
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
+#include "golden_file.h"
 
 #include "base/mem.h"
 #include "nn/vae_table.h"
@@ -18,12 +14,6 @@
 #include <string.h>
 
 #define VAE_BOUND 1e-4
-
-#define assert_ok(expr, err)                                                                       \
-    do {                                                                                           \
-        if ((expr) != MICA_OK)                                                                     \
-            fail_msg("%s", (err).text);                                                            \
-    } while (0)
 
 typedef struct vae_case {
     void *vae;

@@ -176,15 +176,8 @@ static void linear(mica_backend *be, mica_weight *w, mica_weight *b, const mica_
 static mica_tensor heads_of(const mica_tensor *x, int64_t l, int64_t first, int64_t heads,
                             int64_t width)
 {
-    mica_tensor t = mica_tensor_rows(x, l, 1);
-    if (t.data) /* NULL after a failure */
-        t.data = (char *)t.data + first * mica_dtype_get(t.dtype)->size;
-    t.ndim = 3;
-    t.shape_[1] = heads;
-    t.shape_[2] = width;
-    t.stride_[1] = width;
-    t.stride_[2] = 1;
-    return t;
+    const mica_tensor columns = mica_tensor_columns(x, first, heads * width);
+    return mica_tensor_heads(&columns, l, 1, heads, width);
 }
 
 /* Row l: its keys and values into the cache of its sequence, its queries over all of them. */

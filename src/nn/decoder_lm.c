@@ -195,15 +195,6 @@ static mica_tensor scratch(const pass *p, int64_t rows, int64_t columns)
     return mica_act_tensor(p->be, MICA_POOL_STEP, 2, (const int64_t[]){rows, columns});
 }
 
-/* Rows of x, whose columns may be some of a wider tensor's, by heads. */
-static mica_tensor heads(const mica_tensor *x, int64_t first, int64_t count, int64_t H, int64_t K)
-{
-    const mica_tensor rows = mica_tensor_rows(x, first, count);
-    mica_tensor t = mica_tensor_3d(rows.data, rows.dtype, count, H, K);
-    t.stride_[0] = rows.stride_[0];
-    return t;
-}
-
 /* softmax(q k^T) v of rows [first, first + count) of a prompt over its first `keys` rows. */
 static void attend_rows(const pass *p, const mica_tensor *q_LHK, const mica_tensor *k_MGK,
                         const mica_tensor *v_MGK, const mica_tensor *out_LHK, int64_t first,
@@ -227,10 +218,10 @@ static void attend(const pass *p, mica_lm_layer *w, const mica_tensor *q, const 
     const mica_lm_config *c = &p->lm->config;
     const int64_t K = c->head_dim, count = p->prompts[i].count;
     const mica_rope_table rope = mica_rope_table_rows(&p->ropes[i], count);
-    mica_tensor q_LHK = heads(q, first, count, c->heads, K);
-    mica_tensor k_MGK = heads(k, first, count, c->kv_heads, K);
-    const mica_tensor v_MGK = heads(v, first, count, c->kv_heads, K);
-    const mica_tensor out_LHK = heads(out, first, count, c->heads, K);
+    mica_tensor q_LHK = mica_tensor_heads(q, first, count, c->heads, K);
+    mica_tensor k_MGK = mica_tensor_heads(k, first, count, c->kv_heads, K);
+    const mica_tensor v_MGK = mica_tensor_heads(v, first, count, c->kv_heads, K);
+    const mica_tensor out_LHK = mica_tensor_heads(out, first, count, c->heads, K);
     const mica_qk_norm_rope_args args = {.x_LHK = &q_LHK,
                                          .norm_K = c->qk_norm ? &w->q_norm : NULL,
                                          .also_LHK = &k_MGK,

@@ -215,6 +215,15 @@ mica_tensor mica_tensor_columns(const mica_tensor *t, int64_t first, int64_t cou
     return columns;
 }
 
+mica_tensor mica_tensor_heads(const mica_tensor *t, int64_t first, int64_t count, int64_t heads,
+                              int64_t width)
+{
+    const mica_tensor rows = mica_tensor_rows(t, first, count);
+    mica_tensor by_heads = mica_tensor_3d(rows.data, rows.dtype, count, heads, width);
+    by_heads.stride_[0] = rows.stride_[0];
+    return by_heads;
+}
+
 mica_tensor mica_tensor_reshape(const mica_tensor *t, int ndim, const int64_t *shape)
 {
     mica_tensor reshaped = mica_tensor_make(t->data, t->dtype, ndim, shape);

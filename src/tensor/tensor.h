@@ -125,6 +125,10 @@ bool mica_tensor_is_contiguous(const mica_tensor *t);
 mica_tensor mica_tensor_rows(const mica_tensor *t, int64_t first, int64_t count);
 /* Columns [first, first + count) of a tensor of two dimensions whose elements have whole bytes. */
 mica_tensor mica_tensor_columns(const mica_tensor *t, int64_t first, int64_t count);
+/* Rows [first, first + count) of a tensor of two dimensions, which may be columns of a wider one, by heads: [count,
+ * heads, width]. */
+mica_tensor mica_tensor_heads(const mica_tensor *t, int64_t first, int64_t count, int64_t heads,
+                              int64_t width);
 /* The same elements seen in another shape; t must be contiguous and the counts equal. */
 mica_tensor mica_tensor_reshape(const mica_tensor *t, int ndim, const int64_t *shape);
 /* Element `index` (row-major) as f32, any dtype of a weight, scale applied. For tests and small

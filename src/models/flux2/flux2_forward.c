@@ -124,10 +124,7 @@ static void probe_single(const state *s)
 static mica_tensor heads(const state *s, const mica_tensor *x_LD, int64_t first, int64_t count)
 {
     const mica_flux2_config *c = &s->pass->w->config;
-    const mica_tensor rows = mica_tensor_rows(x_LD, first, count);
-    mica_tensor t = mica_tensor_3d(rows.data, rows.dtype, count, c->heads, c->head_dim);
-    t.stride_[0] = rows.stride_[0]; /* q, k and v of a single block are columns of one tensor */
-    return t;
+    return mica_tensor_heads(x_LD, first, count, c->heads, c->head_dim);
 }
 
 static void norm_and_rotate(const state *s, const side *sd, mica_tensor *q_LHK, mica_tensor *k_LHK)

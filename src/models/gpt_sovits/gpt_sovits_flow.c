@@ -35,8 +35,8 @@ void mica_gs_flow_run(mica_gs_synth *s, mica_backend *be, const mica_gs_style *s
         const mica_pool_mark mark = mica_pool_get_mark(be, MICA_POOL_STEP);
         const bool reversed = (MICA_GS_FLOWS - i) % 2 != 0;
         mica_gs_flow *f = &s->flows[i];
-        const mica_tensor from = mica_gs_columns(z, reversed ? half : 0, half);
-        mica_tensor to = mica_gs_columns(z, reversed ? 0 : half, half);
+        const mica_tensor from = mica_tensor_columns(z, reversed ? half : 0, half);
+        mica_tensor to = mica_tensor_columns(z, reversed ? 0 : half, half);
         mica_tensor h = mica_gs_state(be, R, s->config.hidden);
         mica_tensor sum = mica_gs_state(be, R, s->config.hidden);
         mica_nn_linear_run(be, &f->pre, &from, MICA_ACT_NONE, &h);

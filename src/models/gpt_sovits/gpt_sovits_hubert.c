@@ -202,8 +202,8 @@ static void add_positions(mica_gs_hubert *h, mica_backend *be, const mica_tensor
     const int64_t n = x->shape_[1] / MICA_GS_HUBERT_GROUPS;
     const int pad = (int)h->position.w.tensor.shape_[3] / 2;
     for (int g = 0; g < MICA_GS_HUBERT_GROUPS; g++) {
-        const mica_tensor in = mica_gs_columns(x, g * n, n);
-        mica_tensor out = mica_gs_columns(y, g * n, n);
+        const mica_tensor in = mica_tensor_columns(x, g * n, n);
+        mica_tensor out = mica_tensor_columns(y, g * n, n);
         mica_conv1d(be, &(mica_conv1d_args){.x_RC = &in,
                                             .w_OCYX = &h->group[g].w,
                                             .bias_O = &h->group[g].b,

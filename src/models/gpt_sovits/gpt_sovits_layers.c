@@ -23,23 +23,7 @@ mica_tensor mica_gs_state(mica_backend *be, int64_t rows, int64_t columns)
 
 mica_tensor mica_gs_heads(const mica_tensor *x, int64_t heads)
 {
-    mica_tensor t = *x;
-    const int64_t width = x->shape_[1] / heads;
-    t.ndim = 3;
-    t.shape_[1] = heads;
-    t.shape_[2] = width;
-    t.stride_[1] = width;
-    t.stride_[2] = 1;
-    return t;
-}
-
-mica_tensor mica_gs_columns(const mica_tensor *x, int64_t first, int64_t count)
-{
-    mica_tensor t = *x;
-    if (t.data) /* NULL after a failure */
-        t.data = (char *)t.data + first * mica_dtype_get(t.dtype)->size;
-    t.shape_[1] = count;
-    return t;
+    return mica_tensor_heads(x, 0, x->shape_[0], heads, x->shape_[1] / heads);
 }
 
 /* ---------------------------------------------------------------- vectors -- */

@@ -65,8 +65,6 @@ mica_tensor mica_gs_scratch(mica_backend *be, int64_t rows, int64_t columns);
 mica_tensor mica_gs_state(mica_backend *be, int64_t rows, int64_t columns);
 /* [L, H K] seen as [L, H, K]. */
 mica_tensor mica_gs_heads(const mica_tensor *x, int64_t heads);
-/* Columns [first, first + count) of a matrix. */
-mica_tensor mica_gs_columns(const mica_tensor *x, int64_t first, int64_t count);
 
 /* ------------------------------------------------------------------- taps -- */
 

@@ -137,7 +137,7 @@ static mica_status take_latent(mica_gs_synth *s, mica_backend *be, mica_run *run
     if (!rows)
         return MICA_FAIL(err, MICA_E_NOMEM, "no memory for a latent of %lld frames", (long long)R);
     mica_nn_linear_run(be, &s->proj, y, MICA_ACT_NONE, &both);
-    const mica_tensor m = mica_gs_columns(&both, 0, I), logs = mica_gs_columns(&both, I, I);
+    const mica_tensor m = mica_tensor_columns(&both, 0, I), logs = mica_tensor_columns(&both, I, I);
     mica_gs_tap(run->taps, be, y, true, "probe.enc_p.0");
     mica_gs_tap(run->taps, be, &m, true, "probe.enc_p.1");
     mica_gs_tap(run->taps, be, &logs, true, "probe.enc_p.2");

@@ -161,9 +161,9 @@ static mica_status run_block(const pass *p, int n, mica_tensor *x, mica_err *err
     const int64_t L = x->shape_[0];
     const mica_pool_mark mark = mica_pool_get_mark(p->be, MICA_POOL_STEP);
     mica_tensor qkv = mica_gs_scratch(p->be, L, 3 * s->width);
-    mica_tensor q = mica_gs_columns(&qkv, 0, s->width);
-    mica_tensor k = mica_gs_columns(&qkv, s->width, s->width);
-    mica_tensor v = mica_gs_columns(&qkv, 2 * s->width, s->width);
+    mica_tensor q = mica_tensor_columns(&qkv, 0, s->width);
+    mica_tensor k = mica_tensor_columns(&qkv, s->width, s->width);
+    mica_tensor v = mica_tensor_columns(&qkv, 2 * s->width, s->width);
     mica_tensor out = mica_gs_scratch(p->be, L, s->width);
     mica_tensor hidden = mica_gs_scratch(p->be, L, s->ffn);
     if (b->qkv.w.name) {

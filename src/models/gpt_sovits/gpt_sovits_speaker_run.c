@@ -65,7 +65,7 @@ static void clamp(mica_backend *be, picture *p)
 static picture take(mica_backend *be, const picture *x, int64_t first, int64_t count)
 {
     picture y = make(be, x->t.shape_[0], x->t.shape_[1], count);
-    const mica_tensor all = pixels(x), from = mica_gs_columns(&all, first, count);
+    const mica_tensor all = pixels(x), from = mica_tensor_columns(&all, first, count);
     mica_tensor to = pixels(&y);
     mica_copy(be, &from, &to);
     return y;
@@ -74,7 +74,7 @@ static picture take(mica_backend *be, const picture *x, int64_t first, int64_t c
 static void put(mica_backend *be, const picture *x, const picture *all, int64_t first)
 {
     const mica_tensor from = pixels(x), whole = pixels(all);
-    mica_tensor to = mica_gs_columns(&whole, first, x->t.shape_[2]);
+    mica_tensor to = mica_tensor_columns(&whole, first, x->t.shape_[2]);
     mica_copy(be, &from, &to);
 }
 

@@ -235,7 +235,7 @@ mica_status mica_gs_synth_style(mica_gs_synth *s, mica_backend *be, mica_run *ru
                          speaker ? "not taken by this model" : "missing");
     const mica_pool_mark mark = mica_pool_get_mark(be, MICA_POOL_STEP);
     mica_tensor all = mica_gs_scratch(be, frames, bins), spectrum = mica_gs_scratch(be, frames, B);
-    const mica_tensor low = mica_gs_columns(&all, 0, B);
+    const mica_tensor low = mica_tensor_columns(&all, 0, B);
     mica_upload_f32(be, &all, spectrum_RB);
     mica_copy(be, &low, &spectrum);
     const mica_status st = find_style(s, be, run, &spectrum, speaker, ge, err);

@@ -38,12 +38,6 @@ static void linear(const pass *p, mica_weight *w, const mica_tensor *x, const mi
 
 /* ---------------------------------------------------------------- attention -- */
 
-static mica_tensor heads(const mica_tensor *x, int64_t first, int64_t count, int64_t H, int64_t K)
-{
-    const mica_tensor rows = mica_tensor_rows(x, first, count);
-    return mica_tensor_reshape(&rows, 3, (const int64_t[]){count, H, K});
-}
-
 static void rotate(const pass *p, mica_tensor *q_LHK, mica_tensor *k_LGK, int64_t position)
 {
     const int64_t count = q_LHK->shape_[0];
@@ -105,10 +99,10 @@ static void attend_sequence(const pass *p, int layer, int sequence, int64_t firs
     const mica_lm_config *c = &p->c->lm;
     const mica_completion_rows *r = &p->rows[sequence];
     const int64_t at = r->cache->count;
-    mica_tensor q = heads(&qkv[0], first, r->count, c->heads, c->head_dim);
-    mica_tensor k = heads(&qkv[1], first, r->count, c->kv_heads, c->head_dim);
-    const mica_tensor v = heads(&qkv[2], first, r->count, c->kv_heads, c->head_dim);
-    mica_tensor out_LHK = heads(out, first, r->count, c->heads, c->head_dim);
+    mica_tensor q = mica_tensor_heads(&qkv[0], first, r->count, c->heads, c->head_dim);
+    mica_tensor k = mica_tensor_heads(&qkv[1], first, r->count, c->kv_heads, c->head_dim);
+    const mica_tensor v = mica_tensor_heads(&qkv[2], first, r->count, c->kv_heads, c->head_dim);
+    mica_tensor out_LHK = mica_tensor_heads(out, first, r->count, c->heads, c->head_dim);
     rotate(p, &q, &k, at);
     if (!writes_into_cache(p)) {
         mica_tensor keys = mica_kv_cache_rows(r->cache, layer, MICA_KV_KEYS, at, r->count);

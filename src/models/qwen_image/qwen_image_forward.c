@@ -208,10 +208,7 @@ static void project_out(block *b, int s)
 static mica_tensor heads(const block *b, const mica_tensor *x_LD, int64_t first, int64_t count)
 {
     const mica_qwen_image_config *c = &b->pass->w->config;
-    const mica_tensor rows = mica_tensor_rows(x_LD, first, count);
-    mica_tensor t = mica_tensor_3d(rows.data, rows.dtype, count, c->heads, c->head_dim);
-    t.stride_[0] = rows.stride_[0];
-    return t;
+    return mica_tensor_heads(x_LD, first, count, c->heads, c->head_dim);
 }
 
 /* Norm and rotation of one item's queries and keys, in place. */

@@ -85,10 +85,7 @@ static void probe(const block *b, const mica_tensor *x_LD, const char *suffix)
 static mica_tensor heads(const block *b, const mica_tensor *x_LD, int64_t first, int64_t count)
 {
     const mica_zimage_config *c = &b->w->config;
-    const mica_tensor rows = mica_tensor_rows(x_LD, first, count);
-    mica_tensor t = mica_tensor_3d(rows.data, rows.dtype, count, c->heads, c->head_dim);
-    t.stride_[0] = rows.stride_[0]; /* q, k and v are columns of one tensor */
-    return t;
+    return mica_tensor_heads(x_LD, first, count, c->heads, c->head_dim);
 }
 
 /* Norm of queries and keys and rotation, in place. */

@@ -1,10 +1,6 @@
 /* test_decoder_lm.c - the language model as an encoder of hidden states: FLUX.2-klein's Qwen3 with its
  * padded prompts against the reference, and layers that are not needed never touched. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
+#include "golden_file.h"
 
 #include "base/mem.h"
 #include "nn/decoder_lm.h"
@@ -16,12 +12,6 @@
 
 #define FLUX2 MICA_TEST_DATA "/flux2_klein"
 #define BOUND 1e-4
-
-#define assert_ok(expr, err)                                                                       \
-    do {                                                                                           \
-        if ((expr) != MICA_OK)                                                                     \
-            fail_msg("%s", (err).text);                                                            \
-    } while (0)
 
 /* model/text_encoder/config.json, and the states the pipeline reads. */
 static const mica_lm_config TINY = {.vocab = 768,

@@ -1,10 +1,6 @@
 /* test_qwen_image_vae_files.c - what files the autoencoder takes: both spellings of the names,
  * configurations, damaged tensor lists, files without an encoder. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
+#include "golden_file.h"
 
 #include "base/mem.h"
 #include "models/qwen_image/qwen_image_vae.h"
@@ -15,12 +11,6 @@
 #include <unistd.h>
 
 #define MODEL MICA_TEST_DATA "/qwen_image/model/vae"
-
-#define assert_ok(expr, err)                                                                       \
-    do {                                                                                           \
-        if ((expr) != MICA_OK)                                                                     \
-            fail_msg("%s", (err).text);                                                            \
-    } while (0)
 
 static mica_weights *open_model(void)
 {
@@ -39,18 +29,6 @@ static mica_qwen_vae_config tiny_config(void)
 }
 
 /* -------------------------------------------------------------------- names -- */
-
-/* Replaces the first `from` in `s`. */
-static bool replace(char *s, size_t cap, const char *from, const char *to)
-{
-    char *at = strstr(s, from);
-    if (!at)
-        return false;
-    char rest[192];
-    snprintf(rest, sizeof rest, "%s", at + strlen(from));
-    snprintf(at, cap - (size_t)(at - s), "%s%s", to, rest);
-    return true;
-}
 
 /* diffusers to Wan, written down from the published Wan 2.1 file and not from the code under
  * test: levels of the decoder are four entries long. */
@@ -73,17 +51,17 @@ static bool to_wan(void *user, const char *name, char *out, size_t cap)
     char bare[192], from[64], to[64];
     snprintf(bare, sizeof bare, "%s", name);
     for (size_t i = 0; i < MICA_ARRAY_LEN(parts); i++)
-        replace(bare, sizeof bare, parts[i][0], parts[i][1]);
+        replace_first(bare, sizeof bare, parts[i][0], parts[i][1]);
     for (int n = 0; n < 16; n++) {
         snprintf(to, sizeof to, "upsamples.%d.", n);
         if (n % 4 == 3)
             snprintf(from, sizeof from, "up_blocks.%d.upsamplers.0.", n / 4);
         else
             snprintf(from, sizeof from, "up_blocks.%d.resnets.%d.", n / 4, n % 4);
-        replace(bare, sizeof bare, from, to);
+        replace_first(bare, sizeof bare, from, to);
     }
-    if (!replace(bare, sizeof bare, "post_quant_conv", "conv2"))
-        replace(bare, sizeof bare, "quant_conv", "conv1");
+    if (!replace_first(bare, sizeof bare, "post_quant_conv", "conv2"))
+        replace_first(bare, sizeof bare, "quant_conv", "conv1");
     snprintf(out, cap, "%s%s", (const char *)user, bare);
     return true;
 }
