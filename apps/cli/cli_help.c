@@ -22,17 +22,17 @@ static void pad(mica_text *out, size_t from, size_t to)
         mica_text_add(out, " ");
 }
 
-/* Words of `text` from column HELP_INDENT on, wrapped; the cursor stands at `column`. */
-static void wrap(mica_text *out, const char *text, size_t column)
+/* Words of `text` from column `indent` on, wrapped; the cursor stands at `column`. */
+static void wrap(mica_text *out, const char *text, size_t column, size_t indent)
 {
-    pad(out, column, HELP_INDENT);
-    column = MICA_MAX(column, (size_t)HELP_INDENT);
+    pad(out, column, indent);
+    column = MICA_MAX(column, indent);
     for (bool first = true; *text; first = false) {
         const size_t length = strcspn(text, " ");
         if (!first && column + 1 + length > HELP_COLUMNS) {
             mica_text_add(out, "\n");
-            pad(out, 0, HELP_INDENT);
-            column = HELP_INDENT;
+            pad(out, 0, indent);
+            column = indent;
         } else if (!first) {
             mica_text_add(out, " ");
             column++;
@@ -80,7 +80,7 @@ static void add_option(const cli_option *o, mica_text *out)
         const bool fits = left.size + 2 <= HELP_INDENT;
         if (!fits)
             mica_text_add(out, "\n");
-        wrap(out, right.data, fits ? left.size : 0);
+        wrap(out, right.data, fits ? left.size : 0, HELP_INDENT);
     }
     mica_text_deinit(&left);
     mica_text_deinit(&right);
@@ -88,7 +88,8 @@ static void add_option(const cli_option *o, mica_text *out)
 
 void cli_help(const cli_spec *spec, mica_text *out)
 {
-    mica_text_add(out, "Usage: %s %s\n\n%s\n", spec->name, spec->usage, spec->about);
+    mica_text_add(out, "Usage: %s %s\n\n", spec->name, spec->usage);
+    wrap(out, spec->about, 0, 0);
     for (const cli_group *g = spec->groups; g->title; g++) {
         mica_text_add(out, "\n%s\n", g->title);
         for (const cli_option *o = g->options; cli_is_option(o); o++)

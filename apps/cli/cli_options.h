@@ -73,7 +73,7 @@ typedef struct cli_group {
 typedef struct cli_spec {
     const char *name;  /* "mica image" */
     const char *usage; /* "[MODEL] -p PROMPT [options]" */
-    const char *about; /* a few lines */
+    const char *about; /* a few sentences */
     const cli_group *groups;
     int operand_limit; /* how many may be given */
     const char *operand_name;

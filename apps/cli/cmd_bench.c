@@ -87,7 +87,7 @@ static const cli_group groups[] = {
 const cli_spec cmd_bench_spec = {
     .name = "mica bench",
     .usage = "[MODEL] [options]",
-    .about = "Measures time, arithmetic rate and the share of this machine's own matrix-product\n"
+    .about = "Measures time, arithmetic rate and the share of this machine's own matrix-product "
              "peak, phase by phase.",
     .groups = groups,
     .operand_limit = 1,
@@ -101,6 +101,22 @@ static void print_bench_line(void *user, const char *text)
     fputs(text, stdout);
     fputs("\n", stdout);
     fflush(stdout);
+}
+
+static int measure(const mica_bench_options *options, bool json)
+{
+    mica_report *report = NULL;
+    const mica_status status = mica_bench_run(options, &report);
+    int exit_status = CLI_OK;
+    if (status) {
+        exit_status = cli_report(status, report ? mica_report_errmsg(report) : NULL);
+    } else if (json) {
+        exit_status = cli_print(mica_report_json(report));
+        if (!exit_status)
+            exit_status = cli_print("\n");
+    }
+    mica_report_close(&report);
+    return exit_status;
 }
 
 static int run_bench(const bench_args *args, const char *model)
@@ -131,17 +147,7 @@ static int run_bench(const bench_args *args, const char *model)
     engine.loras = loras.inputs;
     engine.lora_count = loras.count;
 
-    mica_report *report = NULL;
-    const mica_status status = mica_bench_run(&options, &report);
-    int exit_status = CLI_OK;
-    if (status) {
-        exit_status = cli_report(status, report ? mica_report_errmsg(report) : NULL);
-    } else if (args->common.json) {
-        exit_status = cli_print(mica_report_json(report));
-        if (!exit_status)
-            exit_status = cli_print("\n");
-    }
-    mica_report_close(&report);
+    const int exit_status = measure(&options, args->common.json);
     cli_loras_deinit(&loras);
     return exit_status;
 }

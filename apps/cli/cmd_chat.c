@@ -17,8 +17,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define MOST_TURNS   4096
-#define HISTORY_SIZE ((size_t)64 << 20)
+#define MOST_TURNS 4096
 
 #define AT(field) offsetof(text_args, field)
 static const cli_option chat_table[] = {
@@ -48,7 +47,7 @@ static const cli_group groups[] = {{"Conversation", chat_table, 0}, TEXT_GROUPS,
 const cli_spec cmd_chat_spec = {
     .name = "mica chat",
     .usage = "[MODEL] [options]",
-    .about = "Talks with a language model, one line a turn; without MODEL with the demo model,\n"
+    .about = "Talks with a language model, one line a turn; without MODEL with the demo model, "
              "which explains words. Lines may come from a pipe.",
     .groups = groups,
     .operand_limit = 1,

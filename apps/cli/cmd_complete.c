@@ -56,7 +56,7 @@ static const cli_group groups[] = {{"Text", complete_table, 0}, TEXT_GROUPS, {.t
 const cli_spec cmd_complete_spec = {
     .name = "mica complete",
     .usage = "[MODEL] -p TEXT [options]",
-    .about = "Continues texts with a language model; without MODEL with the demo model, which\n"
+    .about = "Continues texts with a language model; without MODEL with the demo model, which "
              "knows the words of a small dictionary.",
     .groups = groups,
     .operand_limit = 1,

@@ -51,11 +51,11 @@ const cli_spec cmd_convert_spec = {
     .name = "mica convert",
     .usage = "IN OUT --type T [options]",
     .about =
-        "Writes weights in another type. A part of a model (a transformer, a text encoder, a\n"
-        "language model; a file of any kind or a folder) becomes OUT.gguf, or OUT.safetensors in\n"
-        "MLX's layout. A whole model folder becomes the folder OUT: its networks converted, the\n"
-        "rest copied. A GPT-SoVITS voice becomes one OUT.safetensors. Layers that a model is\n"
-        "sensitive to keep more bits. OUT appears when it is whole. --json tells every layer and\n"
+        "Writes weights in another type. A part of a model (a transformer, a text encoder, a "
+        "language model; a file of any kind or a folder) becomes OUT.gguf, or OUT.safetensors in "
+        "MLX's layout. A whole model folder becomes the folder OUT: its networks converted, the "
+        "rest copied. A GPT-SoVITS voice becomes one OUT.safetensors. Layers that a model is "
+        "sensitive to keep more bits. OUT appears when it is whole. --json tells every layer and "
         "its relative error.",
     .groups = groups,
     .operand_limit = 2,

@@ -378,7 +378,7 @@ const cli_spec cmd_image_spec = {
     .name = "mica image",
     .usage = "[MODEL] -p PROMPT [options]",
     .about =
-        "Makes pictures from text, or from text and pictures. MODEL is a model folder or weight\n"
+        "Makes pictures from text, or from text and pictures. MODEL is a model folder or weight "
         "file; without it the demo model is used.",
     .groups = groups,
     .operand_limit = 1,

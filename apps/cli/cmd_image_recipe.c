@@ -162,6 +162,11 @@ static mica_status find_recipe(image_recipe *r, const char *path, const mica_rep
         return MICA_FAIL(err, MICA_E_MISSING,
                          "%s: there is no recipe of mica inside; a PNG that mica wrote has one",
                          path);
+    if (mica_json_find(r->recipe, "pictures"))
+        return MICA_FAIL(err, MICA_E_UNSUPPORTED,
+                         "%s: a contact sheet holds the recipes of several pictures; mica inspect "
+                         "--json tells them",
+                         path);
     return mica_json_get_string(&r->json, r->recipe, "prompt", &r->prompt, err);
 }
 
@@ -186,7 +191,8 @@ mica_status image_recipe_read(image_recipe *r, image_args *args, int argc, char 
     const char *model;
     mica_status st = mica_inspect(args->recipe, &report);
     if (st)
-        MICA_FAIL(err, st, "%s", report ? mica_report_errmsg(report) : mica_status_name(st));
+        MICA_FAIL(err, st, "--recipe takes a picture: %s",
+                  report ? mica_report_errmsg(report) : mica_status_name(st));
     else
         st = follow(r, report, args, err);
     mica_report_close(&report);

@@ -9,10 +9,9 @@ const cli_spec cmd_inspect_spec = {
     .name = "mica inspect",
     .usage = "PATH [--json]",
     .about =
-        "Says what PATH is. A model folder or weight file: family, parts, parameters, dtypes,\n"
+        "Says what PATH is. A model folder or weight file: family, parts, parameters, dtypes, "
         "memory needed, what is missing. A LoRA: rank, layers, which family it fits. A picture "
-        "made\n"
-        "by mica: its recipe.",
+        "made by mica: its recipe.",
     .groups = groups,
     .operand_limit = 1,
     .operand_name = "PATH"};

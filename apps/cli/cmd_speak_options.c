@@ -241,7 +241,7 @@ static const cli_group groups[] = {
 const cli_spec cmd_speak_spec = {.name = "mica speak",
                                  .usage = "MODEL -t TEXT --voice FILE [options]",
                                  .about = "Says a text with the voice of a recording. MODEL is a "
-                                          "GPT-SoVITS folder (docs/SPEECH.md).\n"
+                                          "GPT-SoVITS folder (docs/SPEECH.md). "
                                           "Use only voices of people who agreed.",
                                  .groups = groups,
                                  .operand_limit = 1,

@@ -59,9 +59,8 @@ static const cli_group make_groups[] = {
 const cli_spec cmd_voice_make_spec = {
     .name = "mica voice make",
     .usage = "MODEL --voice FILE -o NAME [options]",
-    .about =
-        "Keeps what MODEL needs to know of a voice in a .voice file, so that speaking with it\n"
-        "need not hear the recordings again.",
+    .about = "Keeps what MODEL needs to know of a voice in a .voice file, so that speaking with it "
+             "need not hear the recordings again.",
     .groups = make_groups,
     .operand_limit = 1,
     .operand_name = "MODEL"};

@@ -106,7 +106,9 @@ fails 2 'was made with inputs \["first.png"\].*-i FILE' image "$model" --recipe 
 works image "$model" --recipe start.png -i first.png -o start2.png --quiet
 check 'a start picture is given again' cmp start.png start2.png
 fails 1 'no recipe of mica inside' image "$model" --recipe a.jpg -o no.png
-fails 1 'no-such.png' image "$model" --recipe no-such.png -o no.png
+works image "$model" -p x -p y $small --sheet 2 -o sheet.png --quiet
+fails 1 'sheet.png: a contact sheet holds' image "$model" --recipe sheet.png -o no.png
+fails 1 'takes a picture: .*no-such.png' image "$model" --recipe no-such.png -o no.png
 works image --recipe first.png -o demo.png
 check 'another model is told' grep -q 'first.png was made with another model: ' "$err"
 check 'nothing was made of refused recipes' test ! -e no.png

@@ -31,6 +31,7 @@ for command in image speak 'voice make' 'voice list' complete chat inspect conve
     offered=" $(complete $command --)"
     # shellcheck disable=SC2086
     works $command --help
+    check "help of $command fits 80 columns" awk 'length($0) > 80 { exit 1 }' "$out"
     for option in $(grep -Eo '^  (-.,|   ) --[a-z0-9-]+' "$out" | grep -Eo -- '--.*'); do
         check "$command $option is in the page" \
             grep -Fq -- "\fB$(echo "$option" | sed 's/-/\\-/g')\fR" "$page"
@@ -43,6 +44,7 @@ fi
 
 offers 'image inspect' i
 offers 'make list --help' voice ''
+offers '--recipe --ref-pixels' image --re
 offers '--steps --strength' image --st
 offers 'euler' image model/ --solver eu
 offers 'f32 q8' chat --cache-type ''
