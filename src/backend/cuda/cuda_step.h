@@ -8,33 +8,41 @@
 extern "C" {
 #endif
 
-#define MICA_CUDA_STEP_ROWS   8
-#define MICA_CUDA_STEP_WIDTH  512  /* D at most, a multiple of 8 */
-#define MICA_CUDA_STEP_FFN    2048 /* F at most, a multiple of 32 */
-#define MICA_CUDA_STEP_SPLITS 4    /* of the keys of a head */
+#define MICA_CUDA_STEP_ROWS   8   /* at most */
+#define MICA_CUDA_STEP_BLOCKS 32  /* of the network, at most */
+#define MICA_CUDA_STEP_WIDTH  512 /* the released models' */
+#define MICA_CUDA_STEP_FFN    2048
+#define MICA_CUDA_STEP_HEADS  16
 
 /* Device addresses of one block; matrices in the compute type, rows without gaps, vectors f32. */
 typedef struct mica_cuda_step_block {
     const void *q, *k, *v, *o, *up, *down;
-    const float *q_b, *k_b, *v_b, *o_b, *up_b, *down_b; /* NULL: zeros */
-    const float *scale_1, *shift_1, *scale_2, *shift_2;
+    const float *q_b, *k_b, *v_b, *o_b, *up_b, *down_b;
+    const float *scale_1, *shift_1, *scale_2, *shift_2; /* all of 16-byte alignment */
 } mica_cuda_step_block;
 
 typedef struct mica_cuda_step_args {
     const mica_cuda_step_block *blocks; /* device, [count] */
     void *const *caches;                /* device, [rows][count][2] */
     int seen[MICA_CUDA_STEP_ROWS];
-    int count, rows, D, F, H, K; /* K: 16 or 32 */
+    int count, rows;
     float eps;
     mica_cuda_type type; /* of x, matrices and caches */
     void *x;             /* [rows][D] */
     uint64_t *words; /* mica_cuda_step_words of them, never with a round as high as this one's */
     uint32_t round;  /* of the first block of the network; the others follow */
-    int grid;        /* blocks, one per multiprocessor */
+    bool cluster;
 } mica_cuda_step_args;
-int64_t mica_cuda_step_words(int rows, int D, int F, int H);
-/* Bytes of shared memory a block takes. */
-size_t mica_cuda_step_shared(int rows);
+
+/* Rows at once at most, in clusters of 8 blocks of threads or without them; 0 where this device does not hold all
+ * blocks of threads at once. */
+int mica_cuda_step_rows(int multiprocessors, bool cluster, mica_cuda_type type);
+int64_t mica_cuda_step_words(int rows, bool cluster);
+/* Rounds that a step of `count` blocks of the network uses. */
+static inline uint32_t mica_cuda_step_rounds(int count)
+{
+    return 2 * (uint32_t)count;
+}
 cudaError_t mica_cuda_step(const mica_cuda_step_args *args, cudaStream_t stream);
 
 #define MICA_CUDA_RACE_MOST 2048 /* tokens */

@@ -23,6 +23,8 @@ struct mica_cuda_tokens {
     void *words;
     size_t word_count;
     uint32_t round;
+    bool cluster; /* how a step runs here, and of how many rows at once; 0: not in one kernel */
+    int rows;
     int32_t *pinned; /* [MICA_FETCH_TICKETS][MICA_FETCH_MOST] */
     struct plain_table {
         void *rows; /* [V][ld] of the compute type */
@@ -52,8 +54,23 @@ void mica_cuda_tokens_deinit(mica_cuda_backend *be)
     be->tokens = NULL;
 }
 
+/* Clusters where 16 of them are resident at once. */
+static void choose_route(const mica_cuda_backend *be, mica_cuda_tokens *t)
+{
+    const mica_cuda_gpu *gpu = &be->device->gpu;
+    const mica_cuda_type type = mica_cuda_compute_type(be);
+    if (!gpu->cooperates)
+        return;
+    if (gpu->capability >= 90)
+        t->rows = mica_cuda_step_rows(gpu->multiprocessors, true, type);
+    t->cluster = t->rows > 0;
+    if (!t->cluster)
+        t->rows = mica_cuda_step_rows(gpu->multiprocessors, false, type);
+}
+
 static mica_status open(mica_cuda_backend *be, mica_cuda_tokens *t, mica_err *err)
 {
+    choose_route(be, t);
     be->base.counters.allocations++;
     MICA_TRY(mica_cuda_check(cudaHostAlloc((void **)&t->pinned,
                                            sizeof(int32_t) * MICA_FETCH_TICKETS * MICA_FETCH_MOST,
@@ -212,29 +229,36 @@ static bool is_plain(const mica_weight *w, int64_t rows, int64_t cols)
            !mica_cuda_is_packed(t) && !mica_cuda_is_streamed(w);
 }
 
-static bool block_fits(const mica_post_norm_block *b, int64_t D, int64_t F)
+static bool is_aligned(const mica_tensor *t)
 {
+    return (uintptr_t)t->data % 16 == 0;
+}
+
+static bool block_fits(const mica_post_norm_block *b)
+{
+    const int64_t D = MICA_CUDA_STEP_WIDTH, F = MICA_CUDA_STEP_FFN;
     const bool joined = !b->qkv_w[1];
-    if (!joined && (!is_plain(b->qkv_w[1], D, D) || !is_plain(b->qkv_w[2], D, D)))
+    if (!is_aligned(b->scale_1) || !is_aligned(b->shift_1) || !is_aligned(b->scale_2) ||
+        !is_aligned(b->shift_2))
+        return false;
+    if (!b->qkv_b[0] || !b->o_b || !b->up_b || !b->down_b)
+        return false;
+    if (!joined && (!is_plain(b->qkv_w[1], D, D) || !is_plain(b->qkv_w[2], D, D) || !b->qkv_b[1] ||
+                    !b->qkv_b[2]))
         return false;
     return is_plain(b->qkv_w[0], joined ? 3 * D : D, D) && is_plain(b->o_w, D, D) &&
            is_plain(b->up_w, F, D) && is_plain(b->down_w, D, F);
 }
 
-static bool fits(const mica_cuda_backend *be, const mica_post_norm_args *a)
+static bool fits(const mica_cuda_backend *be, const mica_cuda_tokens *t,
+                 const mica_post_norm_args *a)
 {
-    const mica_cuda_gpu *gpu = &be->device->gpu;
-    const int64_t D = a->x_LD->shape_[1], F = a->blocks[0].up_w->tensor.shape_[0];
-    const int64_t H = a->heads, K = D / H;
-    const int rows = (int)MICA_MIN(a->x_LD->shape_[0], (int64_t)MICA_CUDA_STEP_ROWS);
-    if (!gpu->cooperates || be->capturing || !mica_tensor_is_contiguous(a->x_LD) || D % 8 != 0 ||
-        D > MICA_CUDA_STEP_WIDTH || F % 32 != 0 || F > MICA_CUDA_STEP_FFN || (K != 16 && K != 32) ||
-        H * MICA_CUDA_STEP_SPLITS > gpu->multiprocessors || a->x_LD->dtype != be->base.act_dtype)
-        return false;
-    if (mica_cuda_step_shared(rows) > (size_t)gpu->shared_most)
+    if (t->rows == 0 || be->capturing || !mica_tensor_is_contiguous(a->x_LD) ||
+        a->x_LD->shape_[1] != MICA_CUDA_STEP_WIDTH || a->heads != MICA_CUDA_STEP_HEADS ||
+        a->count > MICA_CUDA_STEP_BLOCKS || a->x_LD->dtype != be->base.act_dtype)
         return false;
     for (int n = 0; n < a->count; n++)
-        if (!block_fits(&a->blocks[n], D, F))
+        if (!block_fits(&a->blocks[n]))
             return false;
     for (int64_t l = 0; l < a->x_LD->shape_[0]; l++)
         for (int i = 0; i < 2 * a->count; i++) {
@@ -368,10 +392,9 @@ static mica_status reserve_words(mica_cuda_backend *be, mica_cuda_tokens *t, siz
 static mica_status run_rows(mica_cuda_backend *be, mica_cuda_tokens *t,
                             const mica_post_norm_args *a, int64_t first, int rows, mica_err *err)
 {
-    const int64_t D = a->x_LD->shape_[1], F = a->blocks[0].up_w->tensor.shape_[0];
     const mica_tensor x = mica_tensor_rows(a->x_LD, first, rows);
-    MICA_TRY(reserve_words(be, t, (size_t)mica_cuda_step_words(rows, (int)D, (int)F, a->heads),
-                           (uint32_t)a->count, err));
+    const uint32_t rounds = mica_cuda_step_rounds(a->count);
+    MICA_TRY(reserve_words(be, t, (size_t)mica_cuda_step_words(rows, t->cluster), rounds, err));
     const size_t weights = (size_t)a->count * sizeof(mica_cuda_step_block);
     mica_cuda_step_args args = {
         .blocks = t->table,
@@ -379,19 +402,15 @@ static mica_status run_rows(mica_cuda_backend *be, mica_cuda_tokens *t,
                   2 * first * a->count,
         .count = a->count,
         .rows = rows,
-        .D = (int)D,
-        .F = (int)F,
-        .H = a->heads,
-        .K = (int)D / a->heads,
         .eps = a->eps,
         .type = mica_cuda_compute_type(be),
         .x = x.data,
         .words = t->words,
         .round = t->round,
-        .grid = be->device->gpu.multiprocessors};
+        .cluster = t->cluster};
     for (int m = 0; m < rows; m++)
         args.seen[m] = (int)a->seen[first + m];
-    t->round += (uint32_t)a->count;
+    t->round += rounds;
     return mica_cuda_check(mica_cuda_step(&args, be->stream), "post_norm_step", err);
 }
 
@@ -402,12 +421,11 @@ mica_status mica_cuda_op_post_norm_step(mica_backend *base, const mica_post_norm
     const int64_t L = a->x_LD->shape_[0];
     mica_cuda_tokens *t;
     MICA_TRY(tokens_of(be, &t, err));
-    *taken = be->fuse && a->count > 0 && fits(be, a);
+    *taken = be->fuse && a->count > 0 && fits(be, t, a);
     if (!*taken)
         return MICA_OK;
     MICA_TRY(fill_table(be, t, a, err));
-    for (int64_t first = 0; first < L; first += MICA_CUDA_STEP_ROWS)
-        MICA_TRY(
-            run_rows(be, t, a, first, (int)MICA_MIN(L - first, (int64_t)MICA_CUDA_STEP_ROWS), err));
+    for (int64_t first = 0; first < L; first += t->rows)
+        MICA_TRY(run_rows(be, t, a, first, (int)MICA_MIN(L - first, (int64_t)t->rows), err));
     return MICA_OK;
 }

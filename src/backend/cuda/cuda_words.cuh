@@ -1,0 +1,207 @@
+/* cuda_words.cuh - numbers that travel between blocks of threads while a kernel runs.
+ *
+ *     word   | round (32 bits) | number (f32) |      written and read as one, as NCCL's LL protocol does
+ *
+ * Whoever needs a number reads its word until the round is there. No barrier and no fence is needed, because a word
+ * carries all there is to know. All blocks must be resident (a cooperative launch), and to write a word again one
+ * needs words that its readers made after reading it: the kernel says why that is so.
+ *
+ * Between all blocks words go through L2, 490 to 675 cycles on an H100. Within a group of blocks that is a cluster they
+ * go into the shared memory of each block, 344 cycles (a cluster's barrier: 826); where there are no clusters, through
+ * L2 as well. */
+#ifndef MICA_BACKEND_CUDA_WORDS_CUH
+#define MICA_BACKEND_CUDA_WORDS_CUH
+
+#include <cuda_runtime.h>
+#include <stdint.h>
+
+static __device__ __forceinline__ uint64_t word_of(float x, uint32_t round)
+{
+    return (uint64_t)round << 32 | __float_as_uint(x);
+}
+
+/* 0 where the word is of that round. */
+static __device__ __forceinline__ uint32_t missing(uint64_t word, uint32_t round)
+{
+    return (uint32_t)(word >> 32) ^ round;
+}
+
+static __device__ __forceinline__ float number_of(uint64_t word)
+{
+    return __uint_as_float((uint32_t)word);
+}
+
+static __device__ __forceinline__ void send_global(uint64_t *to, float x, uint32_t round)
+{
+    asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(word_of(x, round))
+                 : "memory");
+}
+
+static __device__ __forceinline__ void look_global(const uint64_t *from, uint64_t (&w)[2])
+{
+    asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];"
+                 : "=l"(w[0]), "=l"(w[1])
+                 : "l"(from)
+                 : "memory");
+}
+
+/* Words of a group of blocks of threads: in the shared memory of each (CLUSTER), or one copy in global memory. */
+template <bool CLUSTER> struct mail;
+
+template <> struct mail<true> {
+    uint32_t base; /* in this block's shared memory, or in another's */
+
+    /* As the block of that rank has it. */
+    __device__ __forceinline__ mail<true> of(int rank) const
+    {
+        mail<true> m = {0};
+#if __CUDA_ARCH__ >= 900
+        asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(m.base) : "r"(base), "r"(rank));
+#endif
+        return m;
+    }
+    __device__ __forceinline__ void send(int at, float x, uint32_t round) const
+    {
+#if __CUDA_ARCH__ >= 900
+        asm volatile("st.relaxed.cluster.shared::cluster.u64 [%0], %1;" ::"r"(base + 8 * at),
+                     "l"(word_of(x, round))
+                     : "memory");
+#endif
+    }
+    __device__ __forceinline__ void look(int at, uint64_t (&w)[2]) const
+    {
+        asm volatile("ld.volatile.shared.v2.u64 {%0, %1}, [%2];"
+                     : "=l"(w[0]), "=l"(w[1])
+                     : "r"(base + 8 * at)
+                     : "memory");
+    }
+};
+
+template <> struct mail<false> {
+    uint64_t *
+        base; /* of either memory; NULL: of a rank other than 0, which the copy does not belong to */
+
+    __device__ __forceinline__ mail<false> of(int rank) const
+    {
+        return {rank == 0 ? base : NULL};
+    }
+    __device__ __forceinline__ void send(int at, float x, uint32_t round) const
+    {
+        if (base)
+            asm volatile("st.relaxed.gpu.u64 [%0], %1;" ::"l"(base + at), "l"(word_of(x, round))
+                         : "memory");
+    }
+    __device__ __forceinline__ void look(int at, uint64_t (&w)[2]) const
+    {
+        asm volatile("ld.relaxed.gpu.v2.u64 {%0, %1}, [%2];"
+                     : "=l"(w[0]), "=l"(w[1])
+                     : "l"(base + at)
+                     : "memory");
+    }
+};
+
+/* N pairs of words that are `step` words apart, all asked for at once. */
+template <int N, bool CLUSTER>
+static __device__ __forceinline__ void receive(const mail<CLUSTER> &m, int at, int step,
+                                               uint32_t round, float (&x)[2 * N])
+{
+    uint64_t w[N][2];
+    uint32_t late;
+    do {
+        late = 0;
+#pragma unroll
+        for (int i = 0; i < N; i++)
+            m.look(at + i * step, w[i]);
+#pragma unroll
+        for (int i = 0; i < N; i++)
+            late |= missing(w[i][0], round) | missing(w[i][1], round);
+    } while (late);
+#pragma unroll
+    for (int i = 0; i < 2 * N; i++)
+        x[i] = number_of(w[i / 2][i % 2]);
+}
+
+/* ------------------------------------------------------------------- copies -- */
+
+/* Pieces of global memory to shared memory while warps work, without registers that they would wait for. On a Hopper
+ * one thread names the pieces and the copy engine brings them and tells a barrier; elsewhere every thread brings
+ * what it will read itself. Sizes are multiples of 16 bytes. */
+static __device__ __forceinline__ uint32_t shared_address(const void *p)
+{
+    return (uint32_t)__cvta_generic_to_shared(p);
+}
+
+/* By one thread, before the block meets. */
+static __device__ __forceinline__ void copies_open(uint64_t *barrier)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;\n"
+                 "fence.mbarrier_init.release.cluster;\n"
+                 "fence.proxy.async.shared::cta;" ::"r"(shared_address(barrier))
+                 : "memory");
+#endif
+}
+
+/* By one thread: how many bytes are coming. */
+static __device__ __forceinline__ void copies_start(uint64_t *barrier, int bytes)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile(
+        "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
+        "r"(bytes)
+        : "memory");
+#endif
+}
+
+/* By the same thread. */
+static __device__ __forceinline__ void copy_piece(uint64_t *barrier, void *to, const void *from,
+                                                  int bytes)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+            "r"(shared_address(to)),
+        "l"(from), "r"(bytes), "r"(shared_address(barrier))
+        : "memory");
+#endif
+}
+
+/* SIZE bytes, 4, 8 or 16, by the thread that reads them; not on a Hopper. */
+template <int SIZE> static __device__ __forceinline__ void copy_own(void *to, const void *from)
+{
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(shared_address(to)), "l"(from),
+                 "n"(SIZE)
+                 : "memory");
+}
+
+/* Before anything of them is read. count: how often copies were started before. */
+static __device__ __forceinline__ void copies_finish(uint64_t *barrier, int count)
+{
+#if __CUDA_ARCH__ >= 900
+    uint32_t done;
+    do
+        asm volatile("{\n.reg .pred p;\n"
+                     "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+                     "selp.u32 %0, 1, 0, p;\n}"
+                     : "=r"(done)
+                     : "r"(shared_address(barrier)), "r"(count & 1)
+                     : "memory");
+    while (!done);
+#else
+    asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+}
+
+/* All blocks of a cluster, or the threads of a block. */
+template <bool CLUSTER> static __device__ __forceinline__ void meet()
+{
+#if __CUDA_ARCH__ >= 900
+    if (CLUSTER) {
+        asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
+        return;
+    }
+#endif
+    __syncthreads();
+}
+
+#endif
