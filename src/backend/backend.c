@@ -189,11 +189,7 @@ void mica_linear_swiglu(mica_backend *be, const mica_linear_args *args, int coun
         mica_tensor_count(y_MF) == 0 || run_gated(be, args, count, y_MF))
         return;
     be->next_is_operand = false;
-    for (int i = 0; i < count; i++) {
-        mica_linear_args one = args[i];
-        one.same_x = one.same_x || i > 0;
-        mica_linear(be, &one);
-    }
+    mica_linears(be, args, count);
     be->next_is_operand = is_operand;
     mica_swiglu(be, &gate, &up, y_MF);
 }

@@ -264,12 +264,12 @@ static void run_mlp(const pass *p, mica_lm_layer *w, mica_tensor *x_LD)
         const int64_t n = MICA_MIN(most, p->L - first);
         mica_tensor x = mica_tensor_rows(x_LD, first, n), norm_LD = mica_tensor_rows(&norm, 0, n);
         const mica_tensor hidden_LG = mica_tensor_rows(&hidden, 0, n);
-        mica_tensor y[2]; /* gate, up */
+        const mica_tensor up_LF = mica_tensor_columns(&hidden_LG, c->ffn, c->ffn);
+        mica_tensor gate_LF = mica_tensor_columns(&hidden_LG, 0, c->ffn);
         mica_rms_norm(p->be, &x, &w->norm_post, (float)c->eps, &norm_LD);
-        mica_nn_linears_run(p->be, (mica_nn_linear *const[]){&w->gate, &w->up}, 2, &norm_LD,
-                            &hidden_LG, y);
-        mica_swiglu(p->be, &y[0], &y[1], &y[0]);
-        mica_nn_linear_gated(p->be, &w->down, &y[0], NULL, &x);
+        mica_nn_swiglu_run(p->be, (mica_nn_linear *const[]){&w->gate, &w->up}, 2, &norm_LD,
+                           (const mica_tensor[]){gate_LF, up_LF}, &gate_LF);
+        mica_nn_linear_gated(p->be, &w->down, &gate_LF, NULL, &x);
     }
 }
 

@@ -64,7 +64,7 @@ typedef struct cmp_op {
 /* End with name == NULL. */
 extern const cmp_op cmp_chain_ops[], cmp_row_ops[], cmp_product_ops[], cmp_sequence_ops[],
     cmp_picture_ops[], cmp_streaming_ops[], cmp_adapter_ops[], cmp_packed_ops[], cmp_token_ops[],
-    cmp_fusion_ops[], cmp_gated_ops[];
+    cmp_fusion_ops[], cmp_gated_ops[], cmp_prompt_ops[];
 
 /* Timings of one backend at Qwen-Image's shapes. */
 void cmp_bench(mica_backend *be);

@@ -63,7 +63,7 @@ operations() {
     step 60 'operations f32' "$COMPARE" cpu:f32 cuda:f32 --rounds 3
     # One round: cuDNN compiles a kernel for every shape of attention.
     step 120 'operations bf16' "$COMPARE" cpu:f32 cuda:bf16
-    for op in linear linears linear_swiglu residuals operands branches replays; do
+    for op in linear linears linear_swiglu prompts residuals operands branches replays; do
         step 60 "$op fp8" "$COMPARE" cpu:f32 cuda:fp8 --rounds 2 --op $op
     done
     step 60 'linears bf16, unfused' "$COMPARE" cpu:f32 cuda:bf16:unfused --rounds 3 --op linear
@@ -72,6 +72,7 @@ operations() {
     if nvidia-smi --query-gpu=compute_cap --format=csv,noheader -i 0 | grep -qx '9.0'; then
         step 5 'linear_swiglu at once' grep 'at once' "$work/swiglu" # by the kernel for Hopper
     fi
+    step 60 'prompts bf16' "$COMPARE" cpu:f32 cuda:bf16 --rounds 3 --op prompts
     step 60 'linear_swiglu bf16, unfused' "$COMPARE" cpu:f32 cuda:bf16:unfused --op linear_swiglu
 }
 
@@ -252,7 +253,7 @@ memory() {
             "$COMPARE" cpu:f32 cuda:$precision --seed 3
     done
     for op in layer_norm_modulate rms_norm l2_norm_channels group_norm picture_groups picture_unit_rows guidance \
-        relative_attention residuals linear_swiglu flash token_linear token_experts token_attention packed_linear packed_embed \
+        relative_attention residuals linear_swiglu prompts flash token_linear token_experts token_attention packed_linear packed_embed \
         race_draw; do
         races "$op" bf16
     done

@@ -176,7 +176,7 @@ typedef struct mica_cuda_backend {
     size_t spare_bytes;
     mica_cuda_expert_table *experts; /* of layers (cuda_experts.c) */
     void *arrived;      /* device: blocks of a head that are done, MICA_CUDA_HEADS_MOST zeros */
-    void *encode_tiled; /* the driver's, of cuda_swiglu.c; NULL: not asked for yet */
+    void *encode_tiled; /* the driver's, of cuda_maps.c; NULL: not asked for yet */
     mica_cuda_tokens *tokens; /* of steps token by token (cuda_tokens.c), or NULL */
 } mica_cuda_backend;
 
@@ -449,6 +449,19 @@ struct mica_cuda_product {
 size_t mica_cuda_product_plan(mica_cuda_backend *be, mica_cuda_product *p);
 mica_status mica_cuda_product_run(mica_cuda_backend *be, const mica_cuda_product *p, void *scratch,
                                   mica_err *err);
+
+/* --------------------------------------------------- products of few rows -- */
+
+/* Whether a product of these sizes is one for cuda_prompt.cu. */
+bool mica_cuda_prompt_fits(const mica_cuda_backend *be, int64_t rows, int64_t outputs,
+                           int64_t depth);
+/* A product that could be cuBLASLt's, g, with p's bias; *taken false: it is. */
+mica_status mica_cuda_prompt_linear(mica_cuda_backend *be, const mica_cuda_product *p,
+                                    const mica_cuda_gemm *g, bool *taken, mica_err *err);
+/* y = silu(x w[0]^T) * (x w[1]^T) of sizes that fit; even views with rows of whole vectors. */
+mica_status mica_cuda_prompt_swiglu(mica_cuda_backend *be, const mica_cuda_view *x,
+                                    const mica_cuda_view *y, const void *const w[2],
+                                    const char *name, mica_err *err);
 
 /* --------------------------------------------------------------- residual -- */
 

@@ -14,6 +14,7 @@
  * Napkin: 512 tokens, 32 heads of 128, causal: 2.4 GFLOP with the diagonal, 10 us at 250 TFLOP/s. By products
  * it moved 6 bytes a score five times: 110 us. */
 #include "backend/cuda/cuda_device.cuh"
+#include "backend/cuda/cuda_early.cuh"
 
 #include <cstdint>
 
@@ -217,6 +218,9 @@ static __global__ void __launch_bounds__(THREADS) flash_kernel(const mica_cuda_a
         end = first + TILE + ahead;
     const int64_t tiles = end > 0 ? (end + TILE - 1) / TILE : 0;
 
+    if (a.L <= EARLY_ROWS)
+        let_next_begin();
+    wait_for_previous();
     load_tile<K>(queries, (const __nv_bfloat16 *)a.q + head * a.q_stride[1], a.q_stride[0], first,
                  a.L);
     load_tile<K>(stages, k, a.k_stride[0], 0, a.M);
@@ -251,12 +255,14 @@ static __global__ void __launch_bounds__(THREADS) flash_kernel(const mica_cuda_a
 
 template <int K> static cudaError_t launch(const mica_cuda_attend_args *a, cudaStream_t stream)
 {
-    const int bytes = 5 * TILE * K * 2;
+    const int bytes = (a->M > TILE ? 5 : 3) * TILE * K * 2; /* one stage for one tile of keys */
     const cudaError_t error =
         cudaFuncSetAttribute(flash_kernel<K>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     if (error != cudaSuccess)
         return error;
     const dim3 grid((unsigned)((a->L + TILE - 1) / TILE), (unsigned)a->H);
+    if (a->L <= EARLY_ROWS)
+        return launch_early(flash_kernel<K>, grid, THREADS, bytes, stream, *a);
     flash_kernel<K><<<grid, THREADS, bytes, stream>>>(*a);
     return cudaGetLastError();
 }

@@ -2,7 +2,7 @@
  *
  *     barrier     mbarrier: counts arrivals of threads and bytes of copies; each use is a phase with a parity
  *     copy        boxes of a tensor map to shared memory, of this block or of both of its cluster, and back
- *     multiply    wgmma: 128 threads multiply 64 x 16 by 16 x 256, both in shared memory, sums in registers
+ *     multiply    wgmma: 128 threads multiply 64 x 16 by 16 x 64 or 256, both in shared memory, sums in registers
  *
  * Boxes are 64 bf16 (128 bytes) wide, in the swizzle of 128 bytes: chunk c (16 bytes) of row r lies at c ^ (r % 8),
  * rows behind each other. Addresses of shared memory are 32-bit and in this block's window.
@@ -55,6 +55,12 @@ HOPPER void barrier_arrive(uint32_t barrier, uint32_t rank)
                  : "memory");
 }
 
+/* Arrives at a barrier of this block. */
+HOPPER void barrier_arrive_here(uint32_t barrier)
+{
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
 /* Until the phase of this parity has ended. */
 HOPPER void barrier_wait(uint32_t barrier, uint32_t parity)
 {
@@ -78,7 +84,7 @@ HOPPER uint32_t cluster_rank(void)
     return rank;
 }
 
-/* All threads of all blocks of the cluster. */
+/* All threads of all blocks of the cluster but those that have ended; what was written before is seen behind it. */
 HOPPER void cluster_wait(void)
 {
     asm volatile("barrier.cluster.arrive;\nbarrier.cluster.wait;" ::: "memory");
@@ -99,6 +105,34 @@ HOPPER void copy_box(uint32_t to, const CUtensorMap *map, int column, int row, u
                  " [%0], [%1, {%2, %3}], [%4];" ::"r"(to),
                  "l"(map), "r"(column), "r"(row), "r"(barrier)
                  : "memory");
+}
+
+/* What L2 does with the lines of a copy: read once, they go before all others; read by all blocks, they stay. */
+#define HOPPER_ONCE  0x12f0000000000000ull
+#define HOPPER_OFTEN 0x14f0000000000000ull
+
+HOPPER void copy_box_kept(uint32_t to, const CUtensorMap *map, int column, int row,
+                          uint32_t barrier, uint64_t keep)
+{
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes"
+                 ".L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
+                 "l"(map), "r"(column), "r"(row), "r"(barrier), "l"(keep)
+                 : "memory");
+}
+
+/* 16 bytes at the same place of block `rank` of the cluster. */
+HOPPER float4 load_from(uint32_t address, int rank)
+{
+    float4 v;
+    asm volatile("{\n"
+                 ".reg .b32 there;\n"
+                 "mapa.shared::cluster.u32 there, %4, %5;\n"
+                 "ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [there];\n"
+                 "}"
+                 : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+                 : "r"(address), "r"(rank)
+                 : "memory");
+    return v;
 }
 
 /* The same into both blocks of the cluster, at the same place, with a barrier in each. */
@@ -172,11 +206,11 @@ template <int PENDING> HOPPER void multiply_wait(void)
 }
 
 /* Sums are read behind this: the compiler must not do so before the wait. */
-HOPPER void sums_are_done(float (&d)[128])
+template <int N> HOPPER void sums_are_done(float (&d)[N])
 {
     multiply_wait<0>();
 #pragma unroll
-    for (int i = 0; i < 128; i++)
+    for (int i = 0; i < N; i++)
         asm volatile("" : "+f"(d[i])::"memory");
 }
 
@@ -204,6 +238,21 @@ HOPPER void multiply_64x256(float (&d)[128], uint64_t a, uint64_t b, int add)
                  "%123, %124, %125, %126, %127}, %128, %129, p, 1, 1, 0, 0;\n"
                  "}"
                  : HOPPER_64(d, 0), HOPPER_64(d, 64)
+                 : "l"(a), "l"(b), "r"(add));
+}
+
+/* The same with 64 rows of b. */
+HOPPER void multiply_64x64(float (&d)[32], uint64_t a, uint64_t b, int add)
+{
+    asm volatile("{\n"
+                 ".reg .pred p;\n"
+                 "setp.ne.b32 p, %34, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+                 "%32, %33, p, 1, 1, 0, 0;\n"
+                 "}"
+                 : HOPPER_16(d, 0), HOPPER_16(d, 16)
                  : "l"(a), "l"(b), "r"(add));
 }
 

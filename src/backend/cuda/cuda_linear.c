@@ -2,7 +2,8 @@
  *
  *     row-major y[M, O] = x[M, D] w[O, D]^T      is column-major   y'[O, M] = w'^T x'
  *
- *     direct    cuBLASLt writes y itself: bias, tanh-GELU behind it, or a residual (beta = 1)
+ *     direct    cuBLASLt writes y itself: bias, tanh-GELU behind it, or a residual (beta = 1); for a prompt's few
+ *               rows a kernel of our own does (cuda_prompt.c)
  *     late      cuBLASLt writes sums to scratch, cuda_point.cu adds the rest, or for a gate and residual the
  *               norm behind it does (cuda_residual.c): gates, SiLU,
  *               erf-GELU, f32 mode, mixtures of types, rows of y that 16 bytes do not divide
@@ -141,6 +142,10 @@ mica_status mica_cuda_product_run(mica_cuda_backend *be, const mica_cuda_product
             g.c = p->residual.data;
             g.ldc = ld_of(&p->residual);
         }
+        bool taken;
+        MICA_TRY(mica_cuda_prompt_linear(be, p, &g, &taken, err));
+        if (taken)
+            return MICA_OK;
         MICA_TRY(mica_cuda_weight(be, p->bias, MICA_CUDA_FORM_BF16, &g.bias, err));
         return mica_cuda_gemm_run(be, &g, p->name, err);
     }

@@ -18,8 +18,6 @@
 #include "backend/cuda/cuda_early.cuh"
 #include "backend/cuda/cuda_row.cuh"
 
-#define FEW_ROWS 8 /* of a token's step: launched early */
-
 template <int V, int G> static __global__ void norm_kernel(const mica_cuda_norm_args a)
 {
     const int64_t row = (int64_t)blockIdx.x * (BLOCK / G) + threadIdx.x / G;
@@ -114,7 +112,7 @@ static __global__ void norm_row_kernel(mica_cuda_norm_args a)
     uint4 raw[N];
     float mean, factor;
     let_next_begin();
-    if (a.w && a.x.rows <= FEW_ROWS)
+    if (a.w && a.x.rows <= EARLY_ROWS)
         for (int i = row_first<T>(); i < (int)a.x.n; i += 8 * T)
             ask_l2(a.w + i);
     wait_for_previous();
@@ -135,7 +133,7 @@ static void launch_norm_row(const mica_cuda_norm_args *args, cudaStream_t stream
     const unsigned blocks = (rows + ROW_WARPS - 1) / ROW_WARPS;
     const int64_t n = args->x.n;
     const auto launch = [&](void (*kernel)(mica_cuda_norm_args), unsigned grid) {
-        if (rows <= FEW_ROWS)
+        if (rows <= EARLY_ROWS)
             (void)launch_early(kernel, dim3(grid), ROW_BLOCK, 0, stream, *args);
         else
             kernel<<<grid, ROW_BLOCK, 0, stream>>>(*args);
@@ -330,7 +328,7 @@ extern "C" cudaError_t mica_cuda_rope(const mica_cuda_rope_args *args, cudaStrea
         const auto kernel = args->K == 64    ? rope_group_kernel<8>
                             : args->K == 128 ? rope_group_kernel<16>
                                              : rope_group_kernel<32>;
-        if (args->L <= FEW_ROWS)
+        if (args->L <= EARLY_ROWS)
             return launch_early(kernel, dim3(blocks), BLOCK, 0, stream, *args, queries, chunks);
         kernel<<<blocks, BLOCK, 0, stream>>>(*args, queries, chunks);
         return cudaGetLastError();

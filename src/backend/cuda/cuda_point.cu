@@ -8,6 +8,7 @@
  * costs as much as reading and writing y once more; it runs only where cuBLASLt's own epilogue
  * cannot do the same sum (a gate per column, SiLU, erf-GELU, mixtures of types, f32 mode). */
 #include "backend/cuda/cuda_device.cuh"
+#include "backend/cuda/cuda_early.cuh"
 
 /* Row and column of work item `i` in a view of rows of n elements, V at a time. */
 struct place {
@@ -30,6 +31,10 @@ static inline int64_t items_of(const mica_cuda_view &v, int width)
 
 /* ------------------------------------------------------------- pointwise -- */
 
+/* Few items begin early, in blocks that have room beside a product's. */
+#define EARLY_ITEMS  (1 << 18)
+#define EARLY_BLOCKS 256u
+
 /* For results in bf16: the quotient and exponential of the special function unit are good to 2 ulp of
  * f32, and the plain ones take longer than the memory does. */
 static __device__ __forceinline__ float silu_for(mica_cuda_type type, float x)
@@ -42,6 +47,9 @@ static __global__ void pointwise_kernel(const mica_cuda_view a, const mica_cuda_
                                         const mica_cuda_view y, int64_t items)
 {
     const int64_t step = (int64_t)gridDim.x * BLOCK;
+    if (items <= EARLY_ITEMS)
+        let_next_begin();
+    wait_for_previous();
     for (int64_t i = (int64_t)blockIdx.x * BLOCK + threadIdx.x; i < items; i += step) {
         const place at = place_of<V>(y, i);
         float p[V], q[V];
@@ -75,22 +83,29 @@ static void launch_pointwise(mica_cuda_point op, const mica_cuda_view &a, const 
                              const mica_cuda_view &y, cudaStream_t stream)
 {
     const int64_t items = items_of(y, V);
-    const unsigned grid = grid_for(items);
+    const auto launch =
+        [&](void (*kernel)(mica_cuda_view, mica_cuda_view, mica_cuda_view, int64_t)) {
+            if (items > EARLY_ITEMS)
+                kernel<<<grid_for(items), BLOCK, 0, stream>>>(a, b, y, items);
+            else
+                (void)launch_early(kernel, dim3(min(grid_for(items), EARLY_BLOCKS)), BLOCK, 0,
+                                   stream, a, b, y, items);
+        };
     switch (op) {
     case MICA_CUDA_POINT_SILU:
-        pointwise_kernel<V, MICA_CUDA_POINT_SILU><<<grid, BLOCK, 0, stream>>>(a, b, y, items);
+        launch(pointwise_kernel<V, MICA_CUDA_POINT_SILU>);
         break;
     case MICA_CUDA_POINT_TANH:
-        pointwise_kernel<V, MICA_CUDA_POINT_TANH><<<grid, BLOCK, 0, stream>>>(a, b, y, items);
+        launch(pointwise_kernel<V, MICA_CUDA_POINT_TANH>);
         break;
     case MICA_CUDA_POINT_SWIGLU:
-        pointwise_kernel<V, MICA_CUDA_POINT_SWIGLU><<<grid, BLOCK, 0, stream>>>(a, b, y, items);
+        launch(pointwise_kernel<V, MICA_CUDA_POINT_SWIGLU>);
         break;
     case MICA_CUDA_POINT_ADD:
-        pointwise_kernel<V, MICA_CUDA_POINT_ADD><<<grid, BLOCK, 0, stream>>>(a, b, y, items);
+        launch(pointwise_kernel<V, MICA_CUDA_POINT_ADD>);
         break;
     default:
-        pointwise_kernel<V, MICA_CUDA_POINT_MUL><<<grid, BLOCK, 0, stream>>>(a, b, y, items);
+        launch(pointwise_kernel<V, MICA_CUDA_POINT_MUL>);
     }
 }
 
