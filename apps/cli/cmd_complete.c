@@ -123,7 +123,8 @@ static void describe(const complete_run *r, mica_text *out)
     mica_text_stats s = {.size = sizeof s};
     const int count = mica_completion_count(r->done);
     mica_completion_stats(r->done, &s);
-    mica_text_add(out, "{");
+    mica_text_add(out, "{\"command\":\"complete\",\"version\":\"%s\",\"device\":\"%s\",",
+                  mica_version(), mica_engine_device(r->model.engine));
     for (int i = -(count == 1); i < count; i++) {
         mica_text_answer a = {.size = sizeof a};
         mica_completion_get(r->done, i < 0 ? 0 : i, &a);

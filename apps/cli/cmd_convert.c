@@ -80,9 +80,10 @@ static int run(const convert_args *args, const char *input, const char *output)
     const mica_status status = mica_convert(&options, &report);
     int exit_status = CLI_OK;
     cli_progress_end(&bar);
-    if (status == MICA_E_CANCELLED && cli_signals_caught())
+    if (status == MICA_E_CANCELLED && cli_signals_caught()) {
+        (void)cli_report(status, report ? mica_report_errmsg(report) : NULL);
         exit_status = cli_signals_exit();
-    else if (status)
+    } else if (status)
         exit_status = cli_report(status, report ? mica_report_errmsg(report) : NULL);
     else if (args->common.json) {
         exit_status = cli_print(mica_report_json(report));

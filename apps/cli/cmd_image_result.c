@@ -152,6 +152,7 @@ mica_status image_describe(image_run *run, mica_text *out, mica_err *err)
     }
     mica_text_add(out, "{\"command\":\"image\",\"version\":");
     mica_text_add_json_string(out, mica_version());
+    mica_text_add(out, ",\"device\":\"%s\"", mica_engine_device(run->engine));
     if (a->tokens)
         MICA_TRY(add_tokens_json(run, out, err));
     if (made) {

@@ -155,7 +155,8 @@ static void add_json(const speak_run *run, mica_text *out)
     const double spoken = seconds_at(run, count);
     mica_text_add(out, "{\"command\":\"speak\",\"version\":");
     mica_text_add_json_string(out, mica_version());
-    mica_text_add(out, ",\"parameters\":%s,\"output\":", recipe ? recipe : "null");
+    mica_text_add(out, ",\"device\":\"%s\",\"parameters\":%s,\"output\":",
+                  mica_engine_device(run->engine), recipe ? recipe : "null");
     mica_text_add_json_string(out, run->args->output ? run->args->output : "out.wav");
     mica_text_add(out,
                   ",\"rate\":%d,\"duration\":%.6f,\"sentences\":", mica_speech_rate(run->speech),

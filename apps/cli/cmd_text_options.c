@@ -287,6 +287,8 @@ mica_status text_model_open(text_model *m, const text_args *args, const char *na
     options.demo_text = true;
     mica_status status = mica_engine_open(&m->engine, &options);
     MICA_TRY(text_take(status, m->engine ? mica_engine_errmsg(m->engine) : NULL, err));
+    if (!args->common.quiet)
+        cli_note_lines(mica_engine_notes(m->engine));
     status = mica_session_open(&m->session, m->engine);
     m->open_seconds = mica_clock_seconds() - start;
     if (!status && !args->common.quiet)

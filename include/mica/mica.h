@@ -153,8 +153,10 @@ MICA_API void mica_engine_close(mica_engine **engine);
 /* Why the engine could not be opened; "" when it is open. */
 MICA_API const char *mica_engine_errmsg(const mica_engine *engine);
 /* What opening has to tell beside success: one line per remark (layers of a LoRA that the model does not
- * have, ...), "" when there is nothing. */
+ * have, why MICA_DEVICE_AUTO passed a GPU over, ...), "" when there is nothing. */
 MICA_API const char *mica_engine_notes(const mica_engine *engine);
+/* Where sessions of the engine compute: "cpu" or "cuda". */
+MICA_API const char *mica_engine_device(const mica_engine *engine);
 
 /* --------------------------------------------------------------- session -- */
 

@@ -62,7 +62,7 @@ mica_status api_options(void *out, size_t known, const void *options, size_t siz
 mica_precision api_precision(const mica_engine *engine); /* AUTO resolved */
 /* AUTO becomes CUDA where a GPU can be used and computes in the precision asked for, else CPU. CUDA
  * that cannot be used is refused with the reason, never replaced. */
-mica_status api_resolve_device(mica_engine_options *o, mica_err *err);
+mica_status api_resolve_device(mica_engine_options *o, mica_text *notes, mica_err *err);
 
 /* loras.c: adds the LoRA files of the options to e->model. They must be closed after the model. */
 mica_status api_loras_open(mica_engine *e, const mica_engine_options *options, mica_err *err);

@@ -302,9 +302,12 @@ static mica_status bench_model(const api_bench *b)
     if (st && e)
         b->report->err = e->err;
     if (!st) {
-        api_bench_say(b, "open: %.3f s", mica_clock_seconds() - start);
-        mica_text_add(&b->report->json, "{\"open_seconds\":%.6f,\"runs\":[",
-                      mica_clock_seconds() - start);
+        api_bench_say(b, "open: %.3f s, device %s", mica_clock_seconds() - start,
+                      mica_engine_device(e));
+        if (mica_engine_notes(e)[0])
+            api_bench_say(b, "%s", mica_engine_notes(e));
+        mica_text_add(&b->report->json, "{\"device\":\"%s\",\"open_seconds\":%.6f,\"runs\":[",
+                      mica_engine_device(e), mica_clock_seconds() - start);
         st = e->kind->speak       ? api_bench_speech(b, e)
              : e->kind->complete  ? api_bench_text(b, e)
              : b->options.caching ? api_bench_caching(b, e)
@@ -470,7 +473,12 @@ static mica_status bench_precision(const api_bench *b, mica_precision precision,
 
 static mica_status bench_operations(api_bench *b)
 {
-    MICA_TRY(api_resolve_device(&b->engine, &b->report->err));
+    mica_text notes = {0};
+    const mica_status st = api_resolve_device(&b->engine, &notes, &b->report->err);
+    if (notes.size)
+        api_bench_say(b, "%s", notes.data);
+    mica_text_deinit(&notes);
+    MICA_TRY(st);
     mica_text_add(&b->report->json, "[");
     MICA_TRY(bench_precision(b, MICA_PRECISION_F32, "f32"));
     MICA_TRY(bench_precision(b, MICA_PRECISION_BF16, "bf16"));

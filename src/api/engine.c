@@ -50,7 +50,22 @@ static mica_status check_options(const mica_engine_options *o, mica_err *err)
     return MICA_OK;
 }
 
-mica_status api_resolve_device(mica_engine_options *o, mica_err *err)
+/* AUTO: a GPU that can be used. Where there is a driver, whoever looks for the GPU hears why it rests. */
+static mica_device choose_device(bool int8, mica_text *notes)
+{
+    mica_err why = {0};
+    const bool usable = mica_backend_cuda_usable(&why) == MICA_OK;
+    if (usable && !int8)
+        return MICA_DEVICE_CUDA;
+    if (usable)
+        mica_text_add(notes, "the CPU computes: GPUs have no precision int8 here; they have bf16 "
+                             "and, on Hopper, fp8");
+    else if (mica_backend_cuda_has_driver())
+        mica_text_add(notes, "the CPU computes: %s", why.text);
+    return MICA_DEVICE_CPU;
+}
+
+mica_status api_resolve_device(mica_engine_options *o, mica_text *notes, mica_err *err)
 {
     const bool fp8 = o->precision == MICA_PRECISION_FP8, int8 = o->precision == MICA_PRECISION_INT8;
     if (o->device == MICA_DEVICE_CUDA)
@@ -59,8 +74,7 @@ mica_status api_resolve_device(mica_engine_options *o, mica_err *err)
         return MICA_FAIL(err, MICA_E_UNSUPPORTED,
                          "precision int8: not there on device cuda; use fp8, bf16 or f32");
     if (o->device == MICA_DEVICE_AUTO)
-        o->device =
-            !int8 && mica_backend_cuda_usable(NULL) == MICA_OK ? MICA_DEVICE_CUDA : MICA_DEVICE_CPU;
+        o->device = choose_device(int8, notes);
     if (o->vram_limit && o->device == MICA_DEVICE_CPU)
         return MICA_FAIL(
             err, MICA_E_USAGE,
@@ -191,7 +205,7 @@ mica_status mica_engine_open(mica_engine **out, const mica_engine_options *optio
     MICA_TRY(
         api_options(&e->options, sizeof e->options, options, options ? options->size : 0, &e->err));
     MICA_TRY(check_options(&e->options, &e->err));
-    MICA_TRY(api_resolve_device(&e->options, &e->err));
+    MICA_TRY(api_resolve_device(&e->options, &e->notes, &e->err));
     if (e->options.cpu_level != MICA_CPU_LEVEL_AUTO)
         MICA_TRY(mica_cpu_set_level(e->options.cpu_level, &e->err));
     MICA_TRY(e->options.synthetic ? open_synthetic(e, e->options.synthetic, &e->err)
@@ -211,6 +225,11 @@ void mica_engine_close(mica_engine **engine)
     mica_mem_free(e->name);
     mica_mem_free(e);
     *engine = NULL;
+}
+
+const char *mica_engine_device(const mica_engine *engine)
+{
+    return engine->options.device == MICA_DEVICE_CUDA ? "cuda" : "cpu";
 }
 
 const char *mica_engine_errmsg(const mica_engine *engine)

@@ -89,6 +89,8 @@ mica_status mica_backend_open(mica_backend **out, const mica_backend_options *op
 /* MICA_OK when device cuda can be opened here; else MICA_E_UNSUPPORTED and why: the library of
  * the backend is absent, no driver, no GPU, too old a one. */
 mica_status mica_backend_cuda_usable(mica_err *err);
+/* Whether this machine has NVIDIA's driver, whatever comes of it. */
+bool mica_backend_cuda_has_driver(void);
 /* A CPU backend beside `be`, with its precision (fp8: bf16) and threads. */
 mica_status mica_backend_open_host(mica_backend **out, const mica_backend *be, mica_err *err);
 void mica_backend_close(mica_backend **be);

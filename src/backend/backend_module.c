@@ -46,7 +46,7 @@ static void *load_from(const char *path, char *reason, size_t size)
 
 /* Asked before the backend's library is loaded: the libraries it needs are some hundred megabytes,
  * 0.1 to 0.6 s of every start on a machine that has no GPU. Kept open, as CUDA will open it too. */
-static bool has_driver(void)
+bool mica_backend_cuda_has_driver(void)
 {
     return dlopen(DRIVER, RTLD_LAZY | RTLD_LOCAL) != NULL;
 }
@@ -57,7 +57,7 @@ static void *load(char *reason, size_t size)
     char *path = beside();
     void *handle = NULL;
     if (path && mica_path_is_file(path)) {
-        if (has_driver())
+        if (mica_backend_cuda_has_driver())
             handle = load_from(path, reason, size);
         else
             snprintf(reason, size, "there is no NVIDIA driver (" DRIVER ")");

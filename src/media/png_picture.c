@@ -22,6 +22,7 @@
 #include <string.h>
 
 #define MAX_CHUNK_BYTES (16u << 20)
+#define MAX_ALLOCATION  (2 * (png_alloc_size_t)MAX_CHUNK_BYTES)
 #define MAX_CHUNKS      1000
 #define MAX_KEYWORD     79
 
@@ -43,8 +44,12 @@ typedef struct png_run {
     char message[160];
 } png_run;
 
+/* libpng asks for as much as a chunk claims to have before it looks whether it is there (MAX_CHUNK_BYTES only makes
+ * it warn). A row has half a megabyte, so nothing honest is larger than a chunk. */
 static void *hook_alloc(png_structp png, png_alloc_size_t size)
 {
+    if (size > MAX_ALLOCATION)
+        return NULL;
     void *p = mica_mem_alloc(size);
     if (!p)
         ((png_run *)png_get_mem_ptr(png))->out_of_memory = true;

@@ -13,6 +13,8 @@ picture="image $model -p x -W 32 -H 32 --steps 1 --quiet"
         works $picture -o auto.png --device auto
         works $picture -o cpu.png --device cpu
         check 'auto is the CPU' "$MICA_TOOLS/picture_pixels" auto.png cpu.png
+        works $picture -o auto.png --device auto --json
+        check 'and it is told' test "$("$MICA_TOOLS/json_get" device <"$out")" = cpu
         fails 1 '^mica: device cuda: ' bench --kernels --device cuda
     fi
 
@@ -28,6 +30,23 @@ picture="image $model -p x -W 32 -H 32 --steps 1 --quiet"
     rm -f "$folder/libmica_cuda.so"
     fails 1 'device cuda: libmica_cuda.so is not installed beside this library' $picture -o x.png --device cuda
     works $picture -o auto2.png --device auto
+
+    # Where there is a driver, falling back is told: here any library stands for the driver.
+    mkdir driver
+    cp "$library" driver/libcuda.so.1
+    if [ -z "${LD_LIBRARY_PATH-}" ]; then
+        LD_LIBRARY_PATH=$scratch/driver
+        export LD_LIBRARY_PATH
+        works image "$model" -p x -W 32 -H 32 --steps 1 -o auto4.png
+        check 'falling back is told' grep -q '^mica: note: the CPU computes: device cuda: ' "$err"
+        works complete -p a -n 1
+        check 'of text too' grep -q '^mica: note: the CPU computes: device cuda: ' "$err"
+        works complete -p a -n 1 --quiet
+        check 'but not with --quiet' test ! -s "$err"
+        works image "$model" -p x -W 32 -H 32 --steps 1 -o auto5.png --device cpu
+        check 'nor where the CPU is asked for' sh -c "! grep -q 'the CPU computes' '$err'"
+        unset LD_LIBRARY_PATH
+    fi
     echo 'no library' >"$folder/libmica_cuda.so"
     fails 1 'device cuda: libmica_cuda.so cannot be used: ' $picture -o x.png --device cuda
     works $picture -o auto3.png --device auto

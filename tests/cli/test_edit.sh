@@ -57,4 +57,8 @@ END
     fails 1 'cut.png' image "$edit" -p x -i cut.png $areas $small -o d.png
     check 'no picture after a failure' test ! -e d.png
 }
+# A chunk that claims two gigabytes is not believed.
+checks=$((checks + 1))
+(ulimit -v 1500000 && exec "$MICA" inspect "$MICA_GOLDEN/../../fuzz/corpus/png/huge_chunk.png") >"$out" 2>"$err"
+grep -q 'the file ends too early' "$err" || complain 'a huge chunk'
 finish

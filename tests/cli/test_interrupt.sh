@@ -1,4 +1,4 @@
-# test_interrupt.sh - Ctrl-C in the middle of a long run: a prompt end, status 130, no file.
+# test_interrupt.sh - Ctrl-C in the middle of a long run or conversion: a prompt end, status 130, no file.
 . "$(dirname "$0")/cli_test.sh"
 
 # interrupt SIGNAL STATUS
@@ -27,4 +27,21 @@ interrupt() {
 }
 interrupt INT 130
 interrupt TERM 143
+
+# A conversion of 4 GB that take no room.
+header='{"a.weight":{"dtype":"BF16","shape":[32768,65536],"data_offsets":[0,4294967296]}}       ' # a multiple of 8 characters
+printf '%b' "\\0$(printf %o ${#header})\\0000\\0000\\0000\\0000\\0000\\0000\\0000$header" >model_large.safetensors
+truncate -s $((4294967296 + 8 + ${#header})) model_large.safetensors
+"$MICA" convert model_large.safetensors y.safetensors --type q4 >"$out" 2>"$err" &
+run=$!
+for i in $(seq 100); do
+    ls y.safetensors*.tmp >/dev/null 2>&1 && break
+    sleep 0.05
+done
+check 'the conversion writes to another name' sh -c 'ls y.safetensors*.tmp >/dev/null'
+kill -s INT $run
+wait $run
+check 'an interrupted conversion ends with 130' test $? = 130
+check 'in one line' test "$(wc -l <"$err")" = 1
+leaves_nothing 'an interrupted conversion'
 finish
