@@ -3,7 +3,8 @@
  *     w' = g * (w + s up down)      g[o] = magnitude[o] / |w[o] + s up[o] down|
  *
  * g is a factor per row, so nothing of the weight's size is made: it joins the scales that weights of
- * some files have per row anyway, and those of `up`. What was attached to the layer before is multiplied too:
+ * some files have per row anyway, and those of `up`. Packed weights have a place for it too: GGUF's blocks get a scale
+ * per row beside their own, MLX's groups scales and biases times g, in f32. What was attached to the layer before is multiplied too:
  * that is how the reference goes through several adapters (peft tuners/lora/layer.py Linear.forward,
  * dora.py DoraLinearLayer). s includes the scale that the user asks for.
  *
@@ -20,6 +21,7 @@
 #include "base/mem.h"
 #include "kernels/kernels.h"
 
+#include <assert.h>
 #include <math.h>
 #include <string.h>
 
@@ -40,12 +42,49 @@ static mica_status no_memory(const mica_lora *l, mica_err *err)
                      mica_weights_path(l->files));
 }
 
-/* Stored numbers of a row, without scales. */
+static mica_packed kernel_type(mica_dtype dtype)
+{
+    static_assert((int)MICA_PACKED_B8 - (int)MICA_PACKED_Q8_0 ==
+                      (int)MICA_DTYPE_MLX8 - (int)MICA_DTYPE_Q8_0,
+                  "both lists have one order");
+    if (mica_dtype_is_packed(dtype))
+        return (mica_packed)((int)MICA_PACKED_Q8_0 + (int)dtype - (int)MICA_DTYPE_Q8_0);
+    return dtype == MICA_DTYPE_BF16  ? MICA_PACKED_BF16
+           : dtype == MICA_DTYPE_F16 ? MICA_PACKED_F16
+           : dtype == MICA_DTYPE_I8  ? MICA_PACKED_S8
+                                     : MICA_PACKED_F32;
+}
+
+/* Row `row` of a packed weight, or of int8. */
+static void unpack_row(const mica_tensor *w, int64_t row, float *out)
+{
+    const mica_tensor_scale *s = &w->scale;
+    mica_packed_rows r = {.type = kernel_type(w->dtype),
+                          .rows = 1,
+                          .n = (int)w->shape_[1],
+                          .data = (const uint8_t *)w->data +
+                                  mica_tensor_offset(w, row * w->stride_[0])};
+    if (s->group) {
+        const int64_t first = row * w->stride_[0] / s->group;
+        const size_t at = (size_t)first * (size_t)mica_dtype_get(s->dtype)->size;
+        r.scale = (const uint8_t *)s->data + at;
+        r.bias = s->bias ? (const uint8_t *)s->bias + at : NULL;
+        r.scale_type = kernel_type(s->dtype);
+        r.group = s->group;
+    }
+    mica_kernels_get()->unpack_f32(&r, out, w->shape_[1]);
+}
+
+/* Numbers of a row, without scales of rows. */
 static void read_row(const mica_tensor *w, int64_t row, float *out)
 {
     const mica_kernels *k = mica_kernels_get();
     const int64_t n = w->shape_[1];
     const void *data = (const uint8_t *)w->data + mica_tensor_offset(w, row * w->stride_[0]);
+    if (mica_dtype_is_packed(w->dtype) || w->dtype == MICA_DTYPE_I8) {
+        unpack_row(w, row, out);
+        return;
+    }
     switch (w->dtype) {
     case MICA_DTYPE_BF16:
         k->f32_from_bf16(n, data, 1.0f, out);
@@ -67,15 +106,18 @@ static void read_row(const mica_tensor *w, int64_t row, float *out)
 static bool is_readable(const mica_tensor *w)
 {
     const mica_dtype d = w->dtype;
-    return !w->scale.group && w->stride_[1] == 1 &&
-           (d == MICA_DTYPE_F32 || d == MICA_DTYPE_BF16 || d == MICA_DTYPE_F16 ||
+    return w->ndim == 2 && w->stride_[1] == 1 &&
+           (mica_dtype_is_packed(d) || (d == MICA_DTYPE_I8 && w->scale.data) ||
+            d == MICA_DTYPE_F32 || d == MICA_DTYPE_BF16 || d == MICA_DTYPE_F16 ||
             d == MICA_DTYPE_F8_E4M3 || d == MICA_DTYPE_F8_E5M2);
 }
 
-/* Scale of a row, 1 without. */
+/* Scale of a row, 1 without; those of groups are in its numbers. */
 static double scale_of(const mica_tensor *t, int64_t row)
 {
     const mica_tensor_scale *s = &t->scale;
+    if (s->group)
+        return 1.0;
     const int64_t n = s->per_row ? t->shape_[0] : 1;
     const mica_tensor scales = mica_tensor_1d((void *)(uintptr_t)s->data, s->dtype, n);
     return s->data ? (double)mica_tensor_read_f32(&scales, s->per_row ? row : 0) : 1.0;
@@ -174,15 +216,44 @@ static mica_adapter *scaled_copy(mica_arena *arena, const mica_adapter *a, const
     return copy;
 }
 
+/* One array of the groups' scales or biases, each times its row's factor. NULL: no memory. */
+static const float *multiply_groups(mica_lora *lora, const mica_tensor *w, const void *data,
+                                    const float *g)
+{
+    const int64_t rows = w->shape_[0], per_row = w->shape_[1] / w->scale.group;
+    float *out = mica_arena_calloc(&lora->arena, (size_t)(rows * per_row), sizeof *out);
+    const mica_tensor t = mica_tensor_1d((void *)(uintptr_t)data, w->scale.dtype, rows * per_row);
+    for (int64_t i = 0; out && i < rows * per_row; i++)
+        out[i] = mica_tensor_read_f32(&t, i) * g[i / per_row];
+    return out;
+}
+
+static mica_status multiply_scales(mica_lora *lora, mica_tensor *w, const float *g, mica_err *err)
+{
+    mica_tensor_scale s = {.dtype = MICA_DTYPE_F32, .group = w->scale.group};
+    if (s.group) {
+        s.data = multiply_groups(lora, w, w->scale.data, g);
+        s.bias = w->scale.bias ? multiply_groups(lora, w, w->scale.bias, g) : NULL;
+        if (!s.data || (w->scale.bias && !s.bias))
+            return no_memory(lora, err);
+        w->scale = s;
+        return MICA_OK;
+    }
+    float *scales = mica_arena_calloc(&lora->arena, (size_t)w->shape_[0], sizeof *scales);
+    if (!scales)
+        return no_memory(lora, err);
+    for (int64_t row = 0; row < w->shape_[0]; row++)
+        scales[row] = (float)(scale_of(w, row) * (double)g[row]);
+    s.data = scales;
+    s.per_row = true;
+    w->scale = s;
+    return MICA_OK;
+}
+
 /* Everything on the weight, the new adapter in front included. */
 static mica_status multiply(mica_lora *lora, mica_weight *w, const float *g, mica_err *err)
 {
-    float *scales = mica_arena_calloc(&lora->arena, (size_t)w->tensor.shape_[0], sizeof *scales);
-    if (!scales)
-        return no_memory(lora, err);
-    for (int64_t row = 0; row < w->tensor.shape_[0]; row++)
-        scales[row] = (float)(scale_of(&w->tensor, row) * (double)g[row]);
-    w->tensor.scale = (mica_tensor_scale){.data = scales, .dtype = MICA_DTYPE_F32, .per_row = true};
+    MICA_TRY(multiply_scales(lora, &w->tensor, g, err));
     const mica_adapter **link = &w->adapters;
     while (*link) {
         mica_adapter *copy = scaled_copy(&lora->arena, *link, g);
@@ -199,10 +270,11 @@ static mica_status check(const mica_lora *lora, const mica_lora_target *t, const
 {
     char text[96];
     if (!is_readable(&w->tensor))
-        return MICA_FAIL(err, MICA_E_UNSUPPORTED,
-                         "%s: layer %s is a DoRA, which needs a weight of plain floats, not %s",
-                         mica_weights_path(lora->files), t->name,
-                         mica_tensor_describe(&w->tensor, text, sizeof text));
+        return MICA_FAIL(
+            err, MICA_E_UNSUPPORTED,
+            "%s: layer %s is a DoRA, which needs a matrix of floats or packed numbers, not %s",
+            mica_weights_path(lora->files), t->name,
+            mica_tensor_describe(&w->tensor, text, sizeof text));
     for (const mica_adapter *a = w->adapters; a; a = a->next)
         if (a->up[1].data || a->mix.data)
             return MICA_FAIL(err, MICA_E_UNSUPPORTED,

@@ -81,7 +81,7 @@ mica_dtype mica_dtype_from_bits(int64_t bits);
 
 /* How stored numbers become real ones: value = stored * scale + bias. For fp8 and int8 files whose
  * scale stands beside the weight (FORMATS: `scale_weight`, `weight_scale`), and for the groups of
- * MLX's affine types. */
+ * MLX's affine types. Scales per row of GGUF's blocks come on top of the blocks' own. */
 typedef struct mica_tensor_scale {
     const void *data; /* f32/bf16/f16: one for the whole tensor, one per row (dimension 0), or one
                          per group of the last dimension, in the order of the groups */

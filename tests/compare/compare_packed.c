@@ -108,6 +108,18 @@ cmp_weight cmp_packed_weight(cmp *c, int rows, int most)
     return packed_weight(c, type, rows, unit * cmp_int(c, 1, most));
 }
 
+/* A factor per row, as a DoRA gives blocks that have scales of their own. */
+static void add_row_scales(cmp *c, cmp_weight *w)
+{
+    const int64_t rows = w->w[0].tensor.shape_[0];
+    float *s = cmp_alloc((size_t)rows * sizeof *s);
+    for (int64_t i = 0; i < rows; i++)
+        s[i] = 1.0f + 0.5f * cmp_normal(c);
+    for (int i = 0; i < 2; i++)
+        w->w[i].tensor.scale =
+            (mica_tensor_scale){.data = s, .dtype = MICA_DTYPE_F32, .per_row = true};
+}
+
 static void packed_linear(cmp *c)
 {
     const mica_dtype type = TYPES[cmp_int(c, 0, TYPE_COUNT - 1)];
@@ -116,13 +128,17 @@ static void packed_linear(cmp *c)
     const int D = unit * cmp_int(c, 1, 6), O = cmp_int(c, 1, 300);
     const int rest = cmp_int(c, 0, 7);
     const bool state = cmp_int(c, 0, 3) == 0, by_row = cmp_int(c, 0, 3) == 0;
+    const bool by_rows =
+        !mica_dtype_is_affine(type) && type != MICA_DTYPE_I8 && cmp_int(c, 0, 2) == 0;
     const mica_act act = (mica_act)cmp_int(c, 0, 3);
-    snprintf(c->what, sizeof c->what, "%d x %d x %d, %s, act %d, rest %d%s%s", M, D, O,
+    snprintf(c->what, sizeof c->what, "%d x %d x %d, %s, act %d, rest %d%s%s%s", M, D, O,
              mica_dtype_get(type)->name, (int)act, rest, state ? ", f32" : "",
-             by_row ? ", by row" : "");
+             by_row ? ", by row" : "", by_rows ? ", row scales" : "");
     cmp_tensor x =
         state ? cmp_state(c, 1.0f, 2, CMP_SHAPE(M, D)) : cmp_act(c, 1.0f, 2, CMP_SHAPE(M, D));
     cmp_weight w = packed_weight(c, type, O, D);
+    if (by_rows)
+        add_row_scales(c, &w);
     cmp_weight bias = cmp_weight_make(c, MICA_DTYPE_BF16, 1.0f, 0, 1, CMP_SHAPE(O));
     cmp_tensor gate = cmp_state(c, 1.0f, 1, CMP_SHAPE(O));
     cmp_tensor residual =

@@ -3,8 +3,9 @@
  *     w' = m / |w + s B A| * (w + s B A)      (tuners/lora/dora.py; |.| over each row)
  *
  * A file with `diff` = w' - w and one with A, B and m must give the same latents: alone, with a scale, on a
- * fused layer that the model splits, and behind or before another adapter of the same layer. */
-#include "golden_support.h"
+ * fused layer that the model splits, and behind or before another adapter of the same layer; on packed weights
+ * of every container, too, where w is what their blocks decode to. */
+#include "convert_support.h"
 
 #include "base/file.h"
 #include "base/mem.h"
@@ -19,18 +20,21 @@ enum { RANK = 3, MOST_ROWS = 512 };
 
 typedef struct layer {
     const char *model, *folder, *target, *weights[3]; /* rows of these, one behind the other */
+    const char *packed; /* the transformer in another file, a whole path; NULL: the folder's */
 } layer;
 
 static const layer PLAIN = {"qwen_image/model",
                             "qwen_image/model/transformer",
                             "transformer_blocks.0.attn.to_q",
-                            {"transformer_blocks.0.attn.to_q.weight"}};
+                            {"transformer_blocks.0.attn.to_q.weight"},
+                            NULL};
 static const layer FUSED = {"flux2_klein/model",
                             "flux2_klein/model/transformer",
                             "double_blocks.0.img_attn.qkv",
                             {"transformer_blocks.0.attn.to_q.weight",
                              "transformer_blocks.0.attn.to_k.weight",
-                             "transformer_blocks.0.attn.to_v.weight"}};
+                             "transformer_blocks.0.attn.to_v.weight"},
+                            NULL};
 
 /* The layer's weight and made-up factors, all f64. */
 typedef struct numbers {
@@ -57,6 +61,8 @@ static numbers numbers_make(const layer *l, uint32_t seed)
     mica_weights *files = NULL;
     numbers n = {.O = 0};
     snprintf(path, sizeof path, "%s/%s", MICA_TEST_DATA, l->folder);
+    if (l->packed)
+        snprintf(path, sizeof path, "%s", l->packed);
     assert_int_equal(mica_weights_open(&files, path, NULL), MICA_OK);
     for (int part = 0; part < 3 && l->weights[part]; part++) {
         const mica_tensor *w = mica_weights_find(files, l->weights[part]);
@@ -197,7 +203,10 @@ static void run(const layer *l, const attached *files, int count, mica_precision
 {
     mica_err err = {0};
     mica_lora *loras[2] = {NULL, NULL};
-    mica_model *m = golden_model_open_folder(l->model);
+    char folder[512];
+    snprintf(folder, sizeof folder, MICA_TEST_DATA "/%s", l->model);
+    mica_model *m = golden_model_open(&(mica_engine_options){
+        .size = sizeof(mica_engine_options), .model = folder, .transformer = l->packed});
     const mica_image_options o = {.size = sizeof o,
                                   .prompt = "a fox",
                                   .width = 48,
@@ -316,6 +325,39 @@ static void test_two_files(void **state)
     check_two(true, true);
 }
 
+/* The layer in a packed file: one weight, or three views of a fused one. */
+static void check_packed(const layer *l, const char *type, const char *file)
+{
+    char dir[256], from[512], to[400];
+    golden_temp_folder(dir, sizeof dir);
+    snprintf(from, sizeof from, MICA_TEST_DATA "/%s", l->folder);
+    snprintf(to, sizeof to, "%s/%s", dir, file);
+    convert_ok(from, to, type, 0);
+    layer packed = *l;
+    packed.packed = to;
+    if (l == &FUSED && strstr(file, ".gguf"))
+        packed.weights[0] = "double_blocks.0.img_attn.qkv.weight", packed.weights[1] = NULL;
+    print_message("%s %s\n", file, type);
+    check_alone(&packed, false, 0.7, MICA_PRECISION_F32, 1e-5);
+    check_alone(&packed, false, 1.0, MICA_PRECISION_BF16, 2e-2);
+    golden_remove_folder(dir);
+}
+
+static void test_packed(void **state)
+{
+    (void)state;
+    static const char *const TYPES[] = {"q4", "q5", "q6", "q8"};
+    for (size_t i = 0; i < MICA_ARRAY_LEN(TYPES); i++) {
+        check_packed(&PLAIN, TYPES[i], "a.gguf");
+        check_packed(&FUSED, TYPES[i], "a.gguf");
+        check_packed(&PLAIN, TYPES[i], "a.safetensors");
+    }
+    check_packed(&FUSED, "q4", "a.safetensors");
+    check_packed(&PLAIN, "int8", "a.safetensors");
+    check_packed(&FUSED, "int8", "a.safetensors");
+    check_packed(&PLAIN, "fp8", "a.safetensors");
+}
+
 /* A LoHa cannot be multiplied by rows through its factors. */
 static void test_refusal(void **state)
 {
@@ -345,9 +387,8 @@ static void test_refusal(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_alone),
-        cmocka_unit_test(test_other_precisions),
-        cmocka_unit_test(test_two_files),
+        cmocka_unit_test(test_alone),     cmocka_unit_test(test_other_precisions),
+        cmocka_unit_test(test_two_files), cmocka_unit_test(test_packed),
         cmocka_unit_test(test_refusal),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

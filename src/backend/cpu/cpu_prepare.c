@@ -303,6 +303,8 @@ static void packed_range_to_f32(const mica_tensor *w, int64_t first, int64_t cou
         const int64_t n = MICA_MIN(count, length - column);
         const int64_t at = w->ndim > 1 ? row / rows * w->stride_[0] + row % rows * length : 0;
         packed_to_f32(w, at, column, n, out);
+        for (int64_t i = 0; w->scale.data && w->scale.per_row && i < n; i++)
+            out[i] *= scale_of(w, row);
         first += n;
         count -= n;
         out += n;

@@ -446,7 +446,7 @@ static __device__ __forceinline__ void dot_block(const source &w, int64_t rows, 
             for (int k = 1; k < S; k++)
                 sum[m][r] += part[S > 1 ? warp + k : 0][m][r];
             if (m < count && first + r < rows)
-                y[m * ld + first + r] = sum[m][r];
+                y[m * ld + first + r] = sum[m][r] * row_scale_of<T>(w, first + r);
         }
 }
 

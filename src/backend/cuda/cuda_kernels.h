@@ -193,7 +193,7 @@ typedef enum mica_cuda_packed {
 
 /* rows x n numbers on the device; n is a multiple of 32, of 256 from Q2_K to Q6_K and for IQ4_XS. Rows lie
  * behind each other. B types: scales and biases (NULL: zeros) of `scale_type` per `group` numbers. S8:
- * scale is one f32 per row. */
+ * scale is one f32 per row, as it may be of all other types. */
 typedef struct mica_cuda_packed_rows {
     mica_cuda_packed type;
     int64_t rows, n;

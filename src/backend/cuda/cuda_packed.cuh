@@ -213,6 +213,14 @@ template <int T> struct kind {
                                                                : 4 * bits;
 };
 
+/* What a row of GGUF's blocks is multiplied by beside their own scales: 1 unless a DoRA has set it. */
+template <int T> static __device__ __forceinline__ float row_scale_of(const source &w, int64_t row)
+{
+    return kind<T>::is_stream || T == MICA_CUDA_PACKED_S8 || !w.scale
+               ? 1.0f
+               : ((const float *)w.scale)[row];
+}
+
 /* Numbers 32 chunk ... of row `row`. */
 template <int T>
 static __device__ __forceinline__ void decode(const source &w, int64_t row, int64_t chunk,
@@ -260,11 +268,15 @@ static __device__ __forceinline__ void decode(const source &w, int64_t row, int6
             for (int j = 0; j < 4; j++)
                 v[4 * i + j] = (whole(word >> 8 * j & 255) - 128.0f) * scale;
         }
-    } else {
+    } else if (k::is_stream) {
         const int64_t g = (row * w.n + 32 * chunk) >> w.shift;
         stream<k::is_stream ? k::bits : 4>(b, scale_at(w.scale, w.scale_type, g),
                                            w.bias ? scale_at(w.bias, w.scale_type, g) : 0.0f, v);
     }
+    const float scale = row_scale_of<T>(w, row);
+#pragma unroll
+    for (int i = 0; i < 32; i++)
+        v[i] *= scale;
 }
 
 /* ---------------------------------------------------------------- launches -- */

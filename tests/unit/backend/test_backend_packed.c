@@ -75,6 +75,7 @@ static float *decode(const mica_tensor *t)
     const int64_t count = mica_tensor_count(t);
     float *out = test_malloc((size_t)count * sizeof *out);
     const uint16_t *scale = t->scale.data, *bias = t->scale.bias;
+    const bool by_row = t->scale.per_row && mica_dtype_is_packed(t->dtype);
     for (int64_t i = 0; i < count; i += info->block) {
         if (!mica_dtype_is_packed(t->dtype)) {
             out[i] = mica_tensor_read_f32(t, i);
@@ -82,6 +83,8 @@ static float *decode(const mica_tensor *t)
         }
         mica_packed_read_block(t->dtype, (const uint8_t *)t->data + mica_tensor_offset(t, i),
                                out + i);
+        for (int64_t k = i; by_row && k < i + info->block; k++)
+            out[k] *= ((const float *)t->scale.data)[i / t->shape_[1]];
         for (int64_t k = i; t->scale.group && k < i + info->block; k++)
             out[k] = out[k] * mica_f16_to_f32(scale[k / t->scale.group]) +
                      mica_f16_to_f32(bias[k / t->scale.group]);
@@ -192,6 +195,65 @@ static void test_int8(void **state)
     if (use_dnnl(be))
         check_types(be, FEW_INT8, 3e-2);
     mica_backend_close(&be);
+}
+
+/* Rows of GGUF's blocks times a factor each (as nn/lora_dora.c gives them), whole and as a slice, and their numbers. */
+static void check_row_scales(mica_backend *be, mica_dtype dtype, int m, double bound)
+{
+    enum { N = 70, FIRST = 3, COUNT = 60 };
+    const int k = 2 * mica_dtype_get(dtype)->block;
+    packed_data d = make_data(dtype, m, N, k);
+    float *s = test_malloc(N * sizeof *s), *got = test_malloc((size_t)(N * k) * sizeof *got);
+    for (int i = 0; i < N; i++)
+        s[i] = 1.0f + 0.5f * random_normal();
+    d.w.tensor.scale = (mica_tensor_scale){.data = s, .dtype = MICA_DTYPE_F32, .per_row = true};
+    float *w = decode(&d.w.tensor);
+    mica_cpu_weight_to_f32(&d.w.tensor, 5, (int64_t)N * k - 5, got);
+    for (int i = 5; i < N * k; i++)
+        assert_true(fabsf(got[i - 5] - w[i]) <= 1e-5f * fabsf(w[i]) + 1e-7f);
+    assert_true(fabsf(mica_tensor_read_f32(&d.w.tensor, 7 * k + 1) - w[7 * k + 1]) <=
+                1e-6f * fabsf(w[7 * k + 1]));
+    mica_weight part = d.w;
+    part.tensor = mica_tensor_rows(&d.w.tensor, FIRST, COUNT);
+    mica_tensor y = host_tensor(MICA_DTYPE_F32, 2, SHAPE(m, COUNT));
+    double *want = test_malloc((size_t)(m * COUNT) * sizeof *want);
+    for (int i = 0; i < m; i++)
+        for (int o = 0; o < COUNT; o++) {
+            want[i * COUNT + o] = 0.0;
+            for (int j = 0; j < k; j++)
+                want[i * COUNT + o] +=
+                    (double)floats(&d.x)[i * k + j] * (double)w[(FIRST + o) * k + j];
+        }
+    char what[96];
+    snprintf(what, sizeof what, "row scales of %s, m %d", mica_dtype_get(dtype)->name, m);
+    mica_linear(be, &(mica_linear_args){.x_MD = &d.x, .w_OD = &part, .y_MO = &y});
+    assert_fine(be);
+    assert_close(what, floats(&y), want, (int64_t)m * COUNT, bound);
+    mica_backend_drop_weights(be, (mica_weight *[]){&part}, 1);
+    test_free(want);
+    test_free(w);
+    test_free(got);
+    host_free(&y);
+    free_data(&d);
+}
+
+static void test_row_scales(void **state)
+{
+    (void)state;
+    static const struct {
+        mica_precision precision;
+        double few, many;
+    } CASES[] = {{MICA_PRECISION_F32, 1e-6, 2e-6},
+                 {MICA_PRECISION_BF16, FEW_BF16, 6e-3},
+                 {MICA_PRECISION_INT8, FEW_INT8, 3e-2}};
+    for (size_t c = 0; c < MICA_ARRAY_LEN(CASES); c++) {
+        mica_backend *be = open_backend(CASES[c].precision, 2);
+        for (size_t t = 0; TYPES[t] != MICA_DTYPE_MLX2; t++) {
+            check_row_scales(be, TYPES[t], 2, CASES[c].few);
+            check_row_scales(be, TYPES[t], 33, CASES[c].many);
+        }
+        mica_backend_close(&be);
+    }
 }
 
 /* What a weight asks for is kept above the precision: error of one row of a weight with these flags. */
@@ -426,11 +488,17 @@ static void test_no_allocation_the_second_time(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_f32),          cmocka_unit_test(test_bf16),
-        cmocka_unit_test(test_int8),         cmocka_unit_test(test_digits_by_weight),
-        cmocka_unit_test(test_rows_alone),   cmocka_unit_test(test_lora),
-        cmocka_unit_test(test_dense_by_row), cmocka_unit_test(test_views),
-        cmocka_unit_test(test_embed_rows),   cmocka_unit_test(test_no_allocation_the_second_time),
+        cmocka_unit_test(test_f32),
+        cmocka_unit_test(test_bf16),
+        cmocka_unit_test(test_int8),
+        cmocka_unit_test(test_digits_by_weight),
+        cmocka_unit_test(test_rows_alone),
+        cmocka_unit_test(test_row_scales),
+        cmocka_unit_test(test_lora),
+        cmocka_unit_test(test_dense_by_row),
+        cmocka_unit_test(test_views),
+        cmocka_unit_test(test_embed_rows),
+        cmocka_unit_test(test_no_allocation_the_second_time),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
