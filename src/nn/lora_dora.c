@@ -3,8 +3,9 @@
  *     w' = g * (w + s up down)      g[o] = magnitude[o] / |w[o] + s up[o] down|
  *
  * g is a factor per row, so nothing of the weight's size is made: it joins the scales that weights of
- * some files have per row anyway, and those of `up`. Packed weights have a place for it too: GGUF's blocks get a scale
- * per row beside their own, MLX's groups scales and biases times g, in f32. What was attached to the layer before is multiplied too:
+ * some files have per row anyway, and those of `up`. Packed weights have a place for it too: GGUF's blocks get a
+ * scale per row beside their own, MLX's groups scales and biases times g, in f32. What was attached to the layer
+ * before is multiplied too:
  * that is how the reference goes through several adapters (peft tuners/lora/layer.py Linear.forward,
  * dora.py DoraLinearLayer). s includes the scale that the user asks for.
  *
