@@ -554,6 +554,9 @@ void mica_race_draw(mica_backend *be, const mica_race_args *rows, int count);
 #define MICA_FETCH_MOST 4
 uint64_t mica_fetch_start(mica_backend *be, const mica_tensor *ids, int count);
 void mica_fetch_finish(mica_backend *be, uint64_t ticket, int32_t *out, int count);
+/* ids[l] = place of the largest of row l's logits (f32 state), of equal ones the first; -1 where one is not a finite
+ * number. Waits: for L numbers instead of L rows. */
+void mica_largest(mica_backend *be, const mica_tensor *logits_LV, int32_t *ids);
 
 /* Operations per second (2 per multiply-add) of the best matrix product this machine's library
  * offers at `precision`; measured now, for benchmarks. 0 after a failure. */

@@ -130,6 +130,9 @@ typedef struct mica_backend_ops {
     /* May be NULL, likewise: then backend_experts.c routes on the host. */
     mica_status (*experts)(mica_backend *be, const mica_experts_args *args, bool *taken,
                            mica_err *err);
+    /* NULL where operations are done when they return. x f32, ids int32. */
+    mica_status (*largest)(mica_backend *be, const mica_tensor *x_LV, mica_tensor *ids_L,
+                           mica_err *err);
     /* May be NULL: never taken. */
     mica_status (*mixture_layer)(mica_backend *be, const mica_mixture_layer_args *args, bool *taken,
                                  mica_err *err);

@@ -1,6 +1,7 @@
 /* backend_tokens.c - steps of models that write token by token: what a backend has no slot for.
  *
- *     embed_drawn, race_draw, fetch    without a slot memory is the host's: plain code
+ *     embed_drawn, race_draw, fetch,
+ *     largest                          without a slot memory is the host's: plain code
  *     post_norm_step                   without a slot, or for sizes that it does not take: mica_linear,
  *                                      mica_attention and norms, block by block, `by_row`
  *
@@ -159,6 +160,57 @@ void mica_fetch_finish(mica_backend *be, uint64_t ticket, int32_t *out, int coun
         keep_status(be, be->ops->fetch_finish(be, ticket, out, count, &be->error));
     else
         memcpy(out, be->fetched[ticket % MICA_FETCH_TICKETS], (size_t)count * sizeof *out);
+}
+
+/* ----------------------------------------------------------------- largest -- */
+
+static int32_t largest_of(const float *x, int64_t n)
+{
+    int64_t best = 0;
+    for (int64_t i = 0; i < n; i++) {
+        if (!isfinite(x[i]))
+            return -1;
+        best = x[i] > x[best] ? i : best;
+    }
+    return (int32_t)best;
+}
+
+static void largest_by_device(mica_backend *be, const mica_tensor *logits, int32_t *ids)
+{
+    const int64_t L = logits->shape_[0];
+    const mica_pool_mark mark = mica_pool_get_mark(be, MICA_POOL_STEP);
+    const mica_tensor room = mica_state_tensor(be, MICA_POOL_STEP, 1, &L);
+    mica_tensor places = mica_tensor_1d(room.data, MICA_DTYPE_I32, L);
+    if (!mica_backend_failed(be))
+        keep_status(be, be->ops->largest(be, logits, &places, &be->error));
+    if (be->profile)
+        mica_profile_note(be, "largest");
+    for (int64_t l = 0; l < L && !mica_backend_failed(be); l += MICA_FETCH_MOST) {
+        const int count = (int)MICA_MIN(L - l, (int64_t)MICA_FETCH_MOST);
+        const mica_tensor part = mica_tensor_rows(&places, l, count);
+        mica_fetch_finish(be, mica_fetch_start(be, &part, count), ids + l, count);
+    }
+    mica_pool_release(be, MICA_POOL_STEP, mark);
+}
+
+void mica_largest(mica_backend *be, const mica_tensor *logits_LV, int32_t *ids)
+{
+    const mica_tensor *x = logits_LV;
+    if (mica_backend_failed(be))
+        return;
+    if (x->ndim != 2 || x->dtype != MICA_DTYPE_F32 || !mica_tensor_is_contiguous(x) ||
+        x->shape_[1] < 1 || x->shape_[1] >= INT32_MAX) {
+        (void)defect(be, "largest", x);
+        return;
+    }
+    mica_backend_settle(be);
+    be->counters.ops++;
+    if (be->ops->largest) {
+        largest_by_device(be, x, ids);
+        return;
+    }
+    for (int64_t l = 0; l < x->shape_[0]; l++)
+        ids[l] = largest_of((const float *)x->data + l * x->shape_[1], x->shape_[1]);
 }
 
 /* ------------------------------------------------------------------ blocks -- */

@@ -35,6 +35,9 @@ typedef struct completion_run {
     int count;
     float *logits; /* [count, vocab] */
     float *work;   /* [vocab]: the sampler's */
+    int32_t best
+        [MICA_COMPLETION_BATCH]; /* of the logits' rows, where `has_best`: then those were not read */
+    bool has_best;
     int64_t context;
     mica_completion_result *result;
     mica_err *err;

@@ -30,6 +30,8 @@ typedef struct mica_completion_ops {
                            mica_err *err);
     /* Of the last forward: [sequences, vocab], or the last row of all_rows. */
     mica_status (*read_logits)(mica_completion_model *m, float *logits_NV, mica_err *err);
+    /* Of the same: each sequence's largest logit, of equal ones the first; -1 where one is not finite. */
+    mica_status (*read_best)(mica_completion_model *m, int32_t *ids_N, mica_err *err);
 } mica_completion_ops;
 
 #define MICA_COMPLETION_ENDS 8

@@ -71,13 +71,19 @@ static bool allowed(void *user, int32_t id)
     return mica_token_grammar_allows(w->grammar, id);
 }
 
+static mica_status draw(completion_run *r, completion_writer *w, const float *logits, int32_t *id)
+{
+    memcpy(r->work, logits, (size_t)r->m->vocab * sizeof *logits);
+    return mica_token_sampler_next(&w->sampler, r->work, w->ids, w->count,
+                                   w->grammar ? allowed : NULL, w, id, r->err);
+}
+
 static mica_status choose(completion_run *r, completion_writer *w)
 {
     const float *logits = r->logits + w->row * r->m->vocab;
-    int32_t id;
-    memcpy(r->work, logits, (size_t)r->m->vocab * sizeof *logits);
-    MICA_TRY(mica_token_sampler_next(&w->sampler, r->work, w->ids, w->count,
-                                     w->grammar ? allowed : NULL, w, &id, r->err));
+    int32_t id = r->best[w->row];
+    if (!r->has_best)
+        MICA_TRY(draw(r, w, logits, &id));
     if (is_end(r, id)) {
         w->done = true;
         w->finish = MICA_FINISH_END;
@@ -213,6 +219,27 @@ static mica_status compute_next(completion_run *r, int *live)
     return *live ? r->m->ops->forward(r->m, &r->run, rows, *live, false, r->err) : MICA_OK;
 }
 
+/* Nothing but the largest logit matters, so a device need not send all of them. */
+static bool wants_best(const completion_run *r)
+{
+    const mica_text_options *o = r->options;
+    const bool penalised = (o->repetition_penalty != 0.0 && o->repetition_penalty != 1.0) ||
+                           o->frequency_penalty != 0.0 || o->presence_penalty != 0.0;
+    return o->greedy && !penalised && o->logit_bias_count == 0 && !o->grammar && !o->json_schema &&
+           !o->logprobs && mica_backend_is_queued(r->m->be);
+}
+
+/* What the next choice is taken from. Where a logit is not finite, all are read for the sampler to say which. */
+static mica_status read_choices(completion_run *r, int live)
+{
+    r->has_best = wants_best(r);
+    if (r->has_best)
+        MICA_TRY(r->m->ops->read_best(r->m, r->best, r->err));
+    for (int i = 0; i < live; i++)
+        r->has_best = r->has_best && r->best[i] >= 0;
+    return r->has_best ? MICA_OK : r->m->ops->read_logits(r->m, r->logits, r->err);
+}
+
 static void end_full(completion_run *r)
 {
     for (int i = 0; i < r->count; i++) {
@@ -238,7 +265,7 @@ mica_status completion_write(completion_run *r)
             tell_all(r);
         end_full(r);
         if (live > 0)
-            MICA_TRY(r->m->ops->read_logits(r->m, r->logits, r->err));
+            MICA_TRY(read_choices(r, live));
         if (step % TRIM_EVERY == 0)
             mica_pool_trim(r->m->be);
         MICA_TRY(mica_run_step(&r->run, r->m->be, step, r->options->max_tokens, r->err));

@@ -18,9 +18,10 @@
 
 /* ---------------------------------------------------------------- embedding -- */
 
-/* MLX's 4 bits as files have them most: groups of 64, bf16 scales and biases. */
-static cmp_weight mlx4(cmp *c, int rows, int width)
+/* MLX's 4 bits as files have them most: groups of 64, bf16 or f16 scales and biases. */
+static cmp_weight mlx4_of(cmp *c, int rows, int width, mica_dtype scale_type)
 {
+    const bool half = scale_type == MICA_DTYPE_F16;
     mica_tensor t = mica_tensor_2d(NULL, MICA_DTYPE_MLX4, rows, width);
     const size_t bytes = mica_tensor_size(&t), groups = (size_t)rows * (size_t)width / 64;
     uint8_t *data = cmp_alloc(bytes);
@@ -29,13 +30,24 @@ static cmp_weight mlx4(cmp *c, int rows, int width)
         data[i] = (uint8_t)cmp_u32(c);
     for (size_t i = 0; i < groups; i++) {
         const float scale = 0.004f * (0.5f + 0.01f * (float)cmp_int(c, 0, 100));
-        scales[i] = mica_f32_to_bf16(scale);
-        scales[groups + i] = mica_f32_to_bf16(-scale * (float)cmp_int(c, 5, 10));
+        const float bias = -scale * (float)cmp_int(c, 5, 10);
+        scales[i] = half ? mica_f32_to_f16(scale) : mica_f32_to_bf16(scale);
+        scales[groups + i] = half ? mica_f32_to_f16(bias) : mica_f32_to_bf16(bias);
     }
     t.data = data;
     t.scale = (mica_tensor_scale){
-        .data = scales, .dtype = MICA_DTYPE_BF16, .group = 64, .bias = scales + groups};
+        .data = scales, .dtype = scale_type, .group = 64, .bias = scales + groups};
     return (cmp_weight){{{.tensor = t, .name = "mlx4"}, {.tensor = t, .name = "mlx4"}}};
+}
+
+static cmp_weight mlx4(cmp *c, int rows, int width)
+{
+    return mlx4_of(c, rows, width, MICA_DTYPE_BF16);
+}
+
+static mica_dtype random_scales(cmp *c)
+{
+    return cmp_int(c, 0, 2) ? MICA_DTYPE_BF16 : MICA_DTYPE_F16;
 }
 
 /* Integers in memory of each backend: from the host as the tokens that a draw leaves. */
@@ -277,6 +289,29 @@ static void race_draw(cmp *c)
     }
 }
 
+static void largest(cmp *c)
+{
+    const int L = cmp_int(c, 1, 9), V = cmp_int(c, 1, 5000), kind = cmp_int(c, 0, 3);
+    int32_t got[2][9];
+    snprintf(c->what, sizeof c->what, "%d rows of %d%s", L, V, kind == 0 ? ", ties" : "");
+    cmp_tensor x = cmp_state(c, 1.0f, 2, CMP_SHAPE(L, V));
+    float *values = cmp_alloc((size_t)(L * V) * sizeof *values);
+    for (int i = 0; i < L * V; i++)
+        values[i] = kind == 0 ? (float)cmp_int(c, -3, 0) * 0.0f - (float)cmp_int(c, 0, 2)
+                              : 3.0f * cmp_normal(c);
+    if (kind == 1)
+        values[cmp_int(c, 0, L * V - 1)] = cmp_u32(c) & 1 ? NAN : INFINITY;
+    for (int side = 0; side < 2; side++) {
+        mica_upload_f32(c->be[side], &x.t[side], values);
+        mica_largest(c->be[side], &x.t[side], got[side]);
+    }
+    free(values);
+    for (int l = 0; l < L; l++)
+        if (got[0][l] != got[1][l])
+            cmp_fail(c, "another place", got[1][l], got[0][l]);
+    cmp_result(c, &x, 0.0, 0.0);
+}
+
 /* ------------------------------------------------------- language models -- */
 
 static void token_linear(cmp *c)
@@ -285,8 +320,8 @@ static void token_linear(cmp *c)
     const bool packed = cmp_u32(c) & 1, adds = cmp_u32(c) & 1, state = cmp_u32(c) & 1;
     snprintf(c->what, sizeof c->what, "%d x %d x %d%s%s", M, D, O, packed ? ", packed" : "",
              adds ? ", in place" : "");
-    cmp_weight w =
-        packed ? mlx4(c, O, D) : cmp_weight_make(c, MICA_DTYPE_BF16, 0.02f, 0, 2, CMP_SHAPE(O, D));
+    cmp_weight w = packed ? mlx4_of(c, O, D, random_scales(c))
+                          : cmp_weight_make(c, MICA_DTYPE_BF16, 0.02f, 0, 2, CMP_SHAPE(O, D));
     cmp_weight bias = cmp_weight_make(c, MICA_DTYPE_BF16, 1.0f, 0, 1, CMP_SHAPE(O));
     cmp_tensor x = cmp_act(c, 1.0f, 2, CMP_SHAPE(M, D));
     cmp_tensor y =
@@ -314,13 +349,14 @@ typedef struct mixture {
 /* plain: of that float type; MICA_DTYPE_COUNT: MLX's 4 bits as files have them most, or any packed type. */
 static void mixture_make(cmp *c, mixture *m, int E, int D, int F, bool tiles, mica_dtype plain)
 {
+    const mica_dtype scales = random_scales(c);
     for (int k = 0; k < 3; k++)
         for (int e = 0; e < E; e++) {
             const int rows = k == 2 ? D : F, width = k == 2 ? F : D;
             const cmp_weight *like = e > 0 ? &m->w[k][0] : k == 1 ? &m->w[0][0] : NULL;
             m->w[k][e] = plain != MICA_DTYPE_COUNT
                              ? cmp_weight_make(c, plain, 0.03f, 0, 2, CMP_SHAPE(rows, width))
-                         : tiles ? mlx4(c, rows, width)
+                         : tiles ? mlx4_of(c, rows, width, scales)
                          : like  ? cmp_packed_like(c, like)
                                  : cmp_packed_matrix(c, rows, width);
             for (int side = 0; side < 2; side++)
@@ -441,11 +477,12 @@ static cmp_weight norm_make(cmp *c, int D)
 static void layer_make(cmp *c, token_layer *y)
 {
     const int K = y->K, D = y->D, rows[] = {y->H * K, y->G * K, y->G * K, D};
+    const mica_dtype scales = random_scales(c);
     float *x = cmp_alloc((size_t)(y->L * D) * sizeof *x);
     for (int i = 0; i < 2; i++)
         y->norms[i] = norm_make(c, D);
     for (int i = 0; i < 4; i++)
-        y->linears[i] = mlx4(c, rows[i], i == 3 ? y->H * K : D);
+        y->linears[i] = mlx4_of(c, rows[i], i == 3 ? y->H * K : D, scales);
     y->router = router_make(c, y->E, D);
     mixture_make(c, &y->experts, y->E, D, y->F, true, MICA_DTYPE_COUNT);
     y->x = cmp_act(c, 1.0f, 2, CMP_SHAPE(y->L, D));
@@ -607,4 +644,5 @@ const cmp_op cmp_token_ops[] = {{"token_linear", token_linear, 30},
                                 {"embed_drawn", embed_drawn, 10},
                                 {"post_norm_step", post_norm_step, 25},
                                 {"race_draw", race_draw, 60},
+                                {"largest", largest, 30},
                                 {NULL, NULL, 0}};

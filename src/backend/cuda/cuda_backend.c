@@ -60,7 +60,7 @@ static void cuda_drop_weights(mica_backend *be, mica_weight *const *weights, int
 }
 
 /* A slot that backend_ops.h gains must not be forgotten here: it would be NULL. */
-enum { SLOTS = 61 };
+enum { SLOTS = 62 };
 _Static_assert(sizeof(mica_backend_ops) == SLOTS * sizeof(void (*)(void)), "implement new slots");
 
 static const mica_backend_ops cuda_ops = {
@@ -122,6 +122,7 @@ static const mica_backend_ops cuda_ops = {
     .post_norm_step = mica_cuda_op_post_norm_step,
     .experts = mica_cuda_op_experts,
     .mixture_layer = mica_cuda_op_mixture_layer,
+    .largest = mica_cuda_op_largest,
     .branch = mica_cuda_op_branch,
     .profile_mark = mica_cuda_op_profile_mark,
     .profile_read = mica_cuda_op_profile_read,

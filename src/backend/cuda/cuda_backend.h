@@ -570,6 +570,7 @@ MICA_CUDA_SLOT(fetch_finish, uint64_t ticket, int32_t *out, int count);
 MICA_CUDA_SLOT(post_norm_step, const mica_post_norm_args *args, bool *taken);
 void mica_cuda_tokens_deinit(mica_cuda_backend *be);
 MICA_CUDA_SLOT(experts, const mica_experts_args *args, bool *taken);
+MICA_CUDA_SLOT(largest, const mica_tensor *x_LV, mica_tensor *ids_L);
 MICA_CUDA_SLOT(mixture_layer, const mica_mixture_layer_args *args, bool *taken);
 /* Several linears of a few rows as one. */
 mica_status mica_cuda_tile_linears(mica_cuda_backend *be, const mica_linear_args *args, int count,

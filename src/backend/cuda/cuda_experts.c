@@ -61,16 +61,22 @@ mica_status mica_cuda_matrix_of(mica_cuda_backend *be, mica_weight *w, mica_cuda
     return MICA_OK;
 }
 
+bool mica_cuda_tiles_go_together(const mica_weight *a, const mica_weight *b)
+{
+    return a->tensor.scale.dtype == b->tensor.scale.dtype;
+}
+
 bool mica_cuda_tiles_experts_fit(const mica_experts_args *a, int64_t E)
 {
     if (E > MICA_CUDA_EXPERTS_MOST ||
         !mica_cuda_tile_experts_fit(a->active, a->x_LD->shape_[1], a->gate_FD[0].tensor.shape_[0]))
         return false;
-    for (int64_t e = 0; e < E; e++)
-        if (!mica_cuda_tiles_weight_fits(&a->gate_FD[e]) ||
-            !mica_cuda_tiles_weight_fits(&a->up_FD[e]) ||
-            !mica_cuda_tiles_weight_fits(&a->down_DF[e]))
+    const mica_weight *const all[] = {a->gate_FD, a->up_FD, a->down_DF};
+    for (int64_t i = 0; i < 3 * E; i++) {
+        const mica_weight *w = &all[i / E][i % E];
+        if (!mica_cuda_tiles_weight_fits(w) || !mica_cuda_tiles_go_together(w, a->gate_FD))
             return false;
+    }
     return true;
 }
 
@@ -138,6 +144,8 @@ mica_status mica_cuda_op_experts(mica_backend *base, const mica_experts_args *a,
     MICA_TRY(
         mica_cuda_scratch(be, mica_cuda_tile_hidden_size((int)L * a->active, F), &hidden, err));
     const mica_cuda_tile_experts args = {.experts = addresses,
+                                         .scales =
+                                             mica_cuda_type_of(a->gate_FD->tensor.scale.dtype),
                                          .logits = a->logits_LE->data,
                                          .m = (int)L,
                                          .E = (int)a->logits_LE->shape_[1],
@@ -158,7 +166,8 @@ static mica_status describe_tiles(mica_cuda_backend *be, const mica_linear_args 
                                   mica_err *err)
 {
     const void *bias;
-    *a = (mica_cuda_tile_linear){.rows = p->outputs,
+    *a = (mica_cuda_tile_linear){.scales = mica_cuda_type_of(args->w_OD->tensor.scale.dtype),
+                                 .rows = p->outputs,
                                  .n = args->w_OD->tensor.shape_[1],
                                  .x = p->x.data,
                                  .ldx = p->x.stride[0],
@@ -239,6 +248,7 @@ mica_status mica_cuda_tile_linears(mica_cuda_backend *be, const mica_linear_args
         if (args[i].residual_MO)
             p[i].residual = mica_cuda_view_of(args[i].residual_MO);
         *taken = takes_tiles(be, &args[i], &p[i]) && p[i].y.n == p[i].outputs &&
+                 mica_cuda_tiles_go_together(args[i].w_OD, args[0].w_OD) &&
                  p[i].x.n == args[i].w_OD->tensor.shape_[1];
     }
     if (!*taken)

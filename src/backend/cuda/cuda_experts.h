@@ -7,7 +7,9 @@
 
 /* MLX's 4 bits on the device, without adapters. */
 bool mica_cuda_tiles_weight_fits(const mica_weight *w);
-/* Whether all of E experts are. */
+/* Two of them in one launch. */
+bool mica_cuda_tiles_go_together(const mica_weight *a, const mica_weight *b);
+/* Whether all of E experts are such, and go together. */
 bool mica_cuda_tiles_experts_fit(const mica_experts_args *args, int64_t E);
 /* Where a packed weight lies, or the matrix that a plain one is prepared as. */
 mica_status mica_cuda_matrix_of(mica_cuda_backend *be, mica_weight *w, mica_cuda_matrix *out,

@@ -164,6 +164,10 @@ typedef struct mica_cuda_adapt_args {
 } mica_cuda_adapt_args;
 cudaError_t mica_cuda_adapt(const mica_cuda_adapt_args *args, cudaStream_t stream);
 
+/* out[r] = place of the largest of row r's n < 2^31 numbers, of equal ones the first; -1 where one is not finite. */
+cudaError_t mica_cuda_largest(const float *x, int64_t rows, int64_t n, int64_t ld, int32_t *out,
+                              cudaStream_t stream);
+
 /* ---- packed weights (cuda_packed.cu) ---- */
 
 /* The packed types of tensor.h in their order, and int8. */

@@ -64,7 +64,7 @@ static bool weights_fit(const mica_mixture_layer_args *a)
     const mica_tensor *router = &a->router->tensor;
     mica_weight *const tiles[] = {a->q, a->k, a->v, a->o};
     for (size_t i = 0; i < MICA_ARRAY_LEN(tiles); i++)
-        if (!mica_cuda_tiles_weight_fits(tiles[i]))
+        if (!mica_cuda_tiles_weight_fits(tiles[i]) || !mica_cuda_tiles_go_together(tiles[i], a->q))
             return false;
     return !mica_cuda_is_packed(router) && !a->router->adapters && !a->router->exact &&
            router->ndim == 2 && router->shape_[0] == a->count &&
@@ -116,7 +116,8 @@ static mica_status linear_of(const layer *y, mica_weight *w, const void *x, void
 {
     const int64_t rows = w->tensor.shape_[0], n = w->tensor.shape_[1];
     *out =
-        (mica_cuda_tile_linear){.rows = rows,
+        (mica_cuda_tile_linear){.scales = mica_cuda_type_of(w->tensor.scale.dtype),
+                                .rows = rows,
                                 .n = n,
                                 .x = x,
                                 .ldx = n,
@@ -188,7 +189,9 @@ static mica_status run_output(layer *y, const mica_cuda_tile_norm *norm, mica_er
 static mica_status run_experts(layer *y, const mica_cuda_tile_norm *norm, const void *addresses,
                                mica_err *err)
 {
+    const mica_tensor *gate = &y->a->experts.gate_FD->tensor;
     const mica_cuda_tile_experts args = {.experts = addresses,
+                                         .scales = mica_cuda_type_of(gate->scale.dtype),
                                          .partials = y->partials,
                                          .norm = *norm,
                                          .m = y->L,

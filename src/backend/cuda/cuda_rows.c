@@ -276,3 +276,12 @@ mica_status mica_cuda_op_limit_norm(mica_backend *base, const mica_tensor *refer
         return MICA_FAIL(err, MICA_E_UNSUPPORTED, "limit_norm: rows must be contiguous");
     return mica_cuda_check(mica_cuda_limit(&r, limit, &y, be->stream), "limit_norm", err);
 }
+
+mica_status mica_cuda_op_largest(mica_backend *base, const mica_tensor *x_LV, mica_tensor *ids_L,
+                                 mica_err *err)
+{
+    return mica_cuda_check(mica_cuda_largest(x_LV->data, x_LV->shape_[0], x_LV->shape_[1],
+                                             x_LV->stride_[0], ids_L->data,
+                                             mica_cuda_from(base)->stream),
+                           "largest", err);
+}

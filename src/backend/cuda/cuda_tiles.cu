@@ -128,6 +128,7 @@ static __device__ __forceinline__ strip linear_strip(const tile_linears &all, in
 }
 
 /* One row of x. */
+template <bool F16>
 static __global__ void __launch_bounds__(BLOCK, 2)
     linear_kernel(const __grid_constant__ tile_linears all)
 {
@@ -142,7 +143,7 @@ static __global__ void __launch_bounds__(BLOCK, 2)
         [&](int, int at, chunk &now, const strip &from, int next) {
             x_chunk x;
             read_x(x, n, 0, at);
-            multiply_chunk<true>(now, from, n, next, x, sum);
+            multiply_chunk<F16, true>(now, from, n, next, x, sum);
         },
         [&](int) {
             leave(parts[side], sum);
@@ -155,6 +156,7 @@ static __global__ void __launch_bounds__(BLOCK, 2)
 }
 
 /* Several: the same for each, and its sums wait in shared memory while a chunk goes through all of them. */
+template <bool F16>
 static __global__ void __launch_bounds__(BLOCK, 2)
     linear_rows_kernel(const __grid_constant__ tile_linears all)
 {
@@ -174,7 +176,7 @@ static __global__ void __launch_bounds__(BLOCK, 2)
                 float sum[2] = {sums[m][0][threadIdx.x], sums[m][1][threadIdx.x]};
                 x_chunk x;
                 read_x(x, n, m, at);
-                multiply_chunk<false>(now, from, n, next, x, sum);
+                multiply_chunk<F16, false>(now, from, n, next, x, sum);
                 sums[m][0][threadIdx.x] = sum[0];
                 sums[m][1][threadIdx.x] = sum[1];
             }
@@ -286,6 +288,7 @@ static __device__ __forceinline__ void read_hidden(const mica_cuda_tile_experts 
 
 /* 16 outputs of gate by half of the warps, the same of up by the others. Units: A x F / 16. What follows may begin
  * when the choices can be read. */
+template <bool F16>
 static __global__ void __launch_bounds__(BLOCK, 2)
     gate_up_kernel(const __grid_constant__ mica_cuda_tile_experts a)
 {
@@ -315,7 +318,7 @@ static __global__ void __launch_bounds__(BLOCK, 2)
         [&](int, int at, chunk &now, const strip &from, int next) {
             x_chunk x;
             read_x(x, n, 0, at);
-            multiply_chunk<true>(now, from, n, next, x, sum);
+            multiply_chunk<F16, true>(now, from, n, next, x, sum);
         },
         [&](int) {
             leave(parts[side], sum);
@@ -330,6 +333,7 @@ static __global__ void __launch_bounds__(BLOCK, 2)
 
 /* 16 outputs of all chosen experts, the even ones by half of the warps. Units: D / 16. The choices stand since before
  * gate_up_kernel let this one begin, so its first weights are asked for while that one runs. */
+template <bool F16>
 static __global__ void __launch_bounds__(BLOCK, 2)
     down_kernel(const __grid_constant__ mica_cuda_tile_experts a)
 {
@@ -352,7 +356,7 @@ static __global__ void __launch_bounds__(BLOCK, 2)
               [&](int i, int at, chunk &now, const strip &from, int next) {
                   x_chunk x;
                   read_hidden(a, blockIdx.y * a.A + 2 * i + half, at, x);
-                  multiply_chunk<true>(now, from, n, next, x, sum);
+                  multiply_chunk<F16, true>(now, from, n, next, x, sum);
               },
               [&](int i) {
 #pragma unroll
@@ -380,7 +384,7 @@ extern "C" bool mica_cuda_tiles_fit(const mica_cuda_packed_rows *w)
 {
     return w->type == MICA_CUDA_PACKED_B4 && w->group == GROUP && w->bias && w->rows % TILE == 0 &&
            w->n % (4 * GROUP) == 0 && w->n <= MICA_CUDA_TILE_NUMBERS &&
-           w->scale_type == MICA_CUDA_BF16;
+           (w->scale_type == MICA_CUDA_BF16 || w->scale_type == MICA_CUDA_F16);
 }
 
 /* Two blocks a multiprocessor at most; each goes on with further units, all with as many where that can be. */
@@ -421,6 +425,9 @@ extern "C" cudaError_t mica_cuda_tile_linears_run(const mica_cuda_tile_linear *a
     tile_linears all = {};
     cudaError_t error = cudaSuccess;
     const int at_once = rows_with_room(args->n);
+    const bool f16 = args->scales == MICA_CUDA_F16;
+    const auto one = f16 ? linear_kernel<true> : linear_kernel<false>;
+    const auto several = f16 ? linear_rows_kernel<true> : linear_rows_kernel<false>;
     all.count = count;
     if (extra)
         all.extra = *extra;
@@ -431,7 +438,7 @@ extern "C" cudaError_t mica_cuda_tile_linears_run(const mica_cuda_tile_linear *a
     }
     for (all.row = 0; all.row < args->m && error == cudaSuccess; all.row += at_once) {
         all.m = min(at_once, args->m - all.row);
-        error = run_tiles(all.m == 1 ? linear_kernel : linear_rows_kernel, all, all.tiles, 1,
+        error = run_tiles(all.m == 1 ? one : several, all, all.tiles, 1,
                           (size_t)all.m * x_stride(args->n), stream);
     }
     return error;
@@ -441,7 +448,9 @@ extern "C" cudaError_t mica_cuda_tile_experts_run(const mica_cuda_tile_experts *
                                                   cudaStream_t stream)
 {
     const mica_cuda_tile_experts &a = *args;
-    const cudaError_t error =
-        run_tiles(gate_up_kernel, a, a.A * (a.F / TILE), a.m, x_stride(a.D), stream);
-    return error == cudaSuccess ? run_tiles(down_kernel, a, a.D / TILE, a.m, 0, stream) : error;
+    const bool f16 = a.scales == MICA_CUDA_F16;
+    const auto gate_up = f16 ? gate_up_kernel<true> : gate_up_kernel<false>;
+    const auto down = f16 ? down_kernel<true> : down_kernel<false>;
+    const cudaError_t error = run_tiles(gate_up, a, a.A * (a.F / TILE), a.m, x_stride(a.D), stream);
+    return error == cudaSuccess ? run_tiles(down, a, a.D / TILE, a.m, 0, stream) : error;
 }

@@ -23,6 +23,8 @@
 #include "backend/cuda/cuda_early.cuh"
 #include "backend/cuda/cuda_tiles.h"
 
+#include <cuda_fp16.h>
+
 #define WARPS (BLOCK / 32)
 #define TILE  16
 #define GROUP 64
@@ -42,6 +44,17 @@ static __device__ __forceinline__ float low(uint32_t w)
 static __device__ __forceinline__ float high(uint32_t w)
 {
     return __uint_as_float(w & 0xffff0000u);
+}
+
+/* The first and the second of two scales or biases, f16 or bf16. */
+template <bool F16> static __device__ __forceinline__ float first_of(uint32_t w)
+{
+    return F16 ? __half2float(__ushort_as_half((unsigned short)w)) : low(w);
+}
+
+template <bool F16> static __device__ __forceinline__ float second_of(uint32_t w)
+{
+    return F16 ? __half2float(__ushort_as_half((unsigned short)(w >> 16))) : high(w);
 }
 
 /* -------------------------------------------------------------------- w -- */
@@ -289,8 +302,9 @@ static __device__ __forceinline__ float pick(float a, float b, float c, float d)
     return t < 2 ? (t == 0 ? a : b) : (t == 2 ? c : d);
 }
 
-/* sum[r] += what this lane has of row lane / 4 + 8 r. REFILL: `now` becomes chunk `next` of `from`. */
-template <bool REFILL>
+/* sum[r] += what this lane has of row lane / 4 + 8 r. F16: scales and biases. REFILL: `now` becomes chunk `next` of
+ * `from`. */
+template <bool F16, bool REFILL>
 static __device__ __forceinline__ void multiply_chunk(chunk &now, const strip &from, int n,
                                                       int next, const x_chunk &x, float (&sum)[2])
 {
@@ -311,8 +325,8 @@ static __device__ __forceinline__ void multiply_chunk(chunk &now, const strip &f
     }
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-        const float s[2] = {low(now.scale[r]), high(now.scale[r])};
-        const float b[2] = {low(now.bias[r]), high(now.bias[r])};
+        const float s[2] = {first_of<F16>(now.scale[r]), second_of<F16>(now.scale[r])};
+        const float b[2] = {first_of<F16>(now.bias[r]), second_of<F16>(now.bias[r])};
 #pragma unroll
         for (int c = 0; c < 2; c++) {
             const float own =

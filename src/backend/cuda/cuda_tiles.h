@@ -8,7 +8,7 @@
 extern "C" {
 #endif
 
-/* A matrix of MLX's 4 bits in groups of 64: rows a multiple of 16, n of 256; scales and biases bf16. */
+/* A matrix of MLX's 4 bits in groups of 64: rows a multiple of 16, n of 256; scales and biases bf16 or f16. */
 #define MICA_CUDA_TILE_NUMBERS 32768 /* n at most: a row of x in shared memory */
 bool mica_cuda_tiles_fit(const mica_cuda_packed_rows *w);
 
@@ -33,6 +33,7 @@ typedef struct mica_cuda_tile_router {
 /* y[m] = residual[m] + norm(x[m]) w^T + bias for m <= 8 rows of bf16 x, rows ldx apart; y and residual bf16 or f32. */
 typedef struct mica_cuda_tile_linear {
     mica_cuda_matrix w;
+    mica_cuda_type scales; /* of all that run at once */
     int64_t rows, n;
     const void *x;
     int64_t ldx;
@@ -54,6 +55,7 @@ cudaError_t mica_cuda_tile_linears_run(const mica_cuda_tile_linear *args, int co
  *     y[m] += sum over a of share[a] down_e h[m][a] */
 typedef struct mica_cuda_tile_experts {
     const mica_cuda_matrix *experts; /* device: [E][3], gate, up, down */
+    mica_cuda_type scales;           /* of all of them */
     const float *logits;             /* [m][E]; NULL: by partials, and x comes without its norm */
     const float *partials;           /* [m][E + 1][D / 16], of a mica_cuda_tile_router */
     mica_cuda_tile_norm norm;

@@ -342,6 +342,12 @@ static mica_status read_logits(mica_completion_model *m, float *logits_NV, mica_
     return mica_backend_check(m->be, err);
 }
 
+static mica_status read_best(mica_completion_model *m, int32_t *ids_N, mica_err *err)
+{
+    mica_largest(m->be, &session_of(m)->logits, ids_N);
+    return mica_backend_check(m->be, err);
+}
+
 static mica_status cache_init(mica_completion_model *m, mica_kv_cache *cache, mica_err *err)
 {
     const mica_lm_config *c = &session_of(m)->weights.config.lm;
@@ -349,5 +355,7 @@ static mica_status cache_init(mica_completion_model *m, mica_kv_cache *cache, mi
     return m->cache_q8 ? mica_kv_cache_use_q8(cache, err) : MICA_OK;
 }
 
-const mica_completion_ops mica_mixtral_completion = {
-    .cache_init = cache_init, .forward = forward, .read_logits = read_logits};
+const mica_completion_ops mica_mixtral_completion = {.cache_init = cache_init,
+                                                     .forward = forward,
+                                                     .read_logits = read_logits,
+                                                     .read_best = read_best};
