@@ -68,6 +68,9 @@ typedef struct image_recipe {
  * of args are borrowed from *r, which image_recipe_deinit frees, also after a failure. */
 mica_status image_recipe_read(image_recipe *r, image_args *args, int argc, char **argv,
                               mica_err *err);
+/* The middle of it: `json`, what mica inspect tells of the picture, to *args, which on entry has the user's own
+ * options. Errors: MICA_E_FORMAT, MICA_E_MISSING, MICA_E_UNSUPPORTED (a sheet), MICA_E_USAGE (files to be given). */
+mica_status image_recipe_follow(image_recipe *r, const char *json, image_args *args, mica_err *err);
 /* A note when the recipe of what was made, `made`, names another model. */
 void image_recipe_compare(const image_recipe *r, const image_args *args, const char *made);
 void image_recipe_deinit(image_recipe *r);

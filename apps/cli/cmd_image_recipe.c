@@ -152,10 +152,8 @@ static mica_status check_files(const cJSON *recipe, const image_args *own, mica_
     return MICA_OK;
 }
 
-static mica_status find_recipe(image_recipe *r, const char *path, const mica_report *report,
-                               mica_err *err)
+static mica_status find_recipe(image_recipe *r, const char *path, const char *json, mica_err *err)
 {
-    const char *json = mica_report_json(report);
     MICA_TRY(mica_json_parse(&r->json, path, json, strlen(json), err));
     r->recipe = mica_json_find(r->json.root, "recipe");
     if (!cJSON_IsObject(r->recipe))
@@ -170,14 +168,13 @@ static mica_status find_recipe(image_recipe *r, const char *path, const mica_rep
     return mica_json_get_string(&r->json, r->recipe, "prompt", &r->prompt, err);
 }
 
-static mica_status follow(image_recipe *r, const mica_report *report, image_args *args,
-                          mica_err *err)
+mica_status image_recipe_follow(image_recipe *r, const char *json, image_args *args, mica_err *err)
 {
     const image_args own = *args;
-    MICA_TRY(find_recipe(r, own.recipe, report, err));
+    MICA_TRY(find_recipe(r, own.recipe, json, err));
     MICA_TRY(check_files(r->recipe, &own, err));
     image_args_init(args);
-    MICA_TRY(parse_recipe(r->recipe, mica_report_json(report), &own, args, err));
+    MICA_TRY(parse_recipe(r->recipe, json, &own, args, err));
     const cJSON *negative = mica_json_find(r->recipe, "negative_prompt");
     r->negative = cJSON_IsString(negative) ? negative->valuestring : NULL;
     return MICA_OK;
@@ -194,7 +191,7 @@ mica_status image_recipe_read(image_recipe *r, image_args *args, int argc, char 
         MICA_FAIL(err, st, "--recipe takes a picture: %s",
                   report ? mica_report_errmsg(report) : mica_status_name(st));
     else
-        st = follow(r, report, args, err);
+        st = image_recipe_follow(r, mica_report_json(report), args, err);
     mica_report_close(&report);
     MICA_TRY(st);
     MICA_TRY(cli_parse(&cmd_image_spec, argc, argv, args, &model, &help, err));
