@@ -40,7 +40,7 @@ static void add_stack(mica_grammar_state *s, size_t first, int32_t element, int3
     for (size_t i = first; i < s->stack_count; i++)
         if (s->stacks[i] == node)
             return;
-    if (s->stack_count >= MOST_STACKS ||
+    if (s->stack_count - first >= MOST_STACKS ||
         !mica_array_reserve((void **)&s->stacks, &s->stack_cap, s->stack_count + 1,
                             sizeof *s->stacks)) {
         s->overflow = true;
@@ -109,16 +109,22 @@ static void move(mica_grammar_state *s, size_t first, size_t last, uint8_t byte)
     }
 }
 
-/* Moves copies of the stacks over all bytes; the result is [*first, stack_count). */
+/* Moves copies of the stacks over all bytes; the result is [*first, stack_count). Those in between are dropped, so
+ * that a text needs no more room than its bytes one by one. */
 static bool try_bytes(mica_grammar_state *s, const char *bytes, size_t size, size_t *first)
 {
+    const size_t own = s->stack_count;
     size_t from = 0;
     for (size_t i = 0; i < size; i++) {
         const size_t last = s->stack_count;
         move(s, from, last, (uint8_t)bytes[i]);
         if (s->overflow || s->stack_count == last)
             return false;
-        from = last;
+        if (last > own) {
+            memmove(s->stacks + own, s->stacks + last, (s->stack_count - last) * sizeof *s->stacks);
+            s->stack_count -= last - own;
+        }
+        from = own;
     }
     *first = from;
     return true;
