@@ -1,7 +1,8 @@
 /* test_backend_tokens.c - a row of each sequence through blocks with norms behind, against f64.
  *
  * As one region and block by block (the ablation of fusion, packed weights); q, k, v joined or not; bytes for 1,
- * 2, 3 threads; rows alone and together; the caches get what they should; nothing is allocated again. */
+ * 2, 3 threads; rows alone and together; the caches get what they should; nothing is allocated again. And places of
+ * largest numbers. */
 #include "backend_testing.h"
 
 #define MOST   9
@@ -265,12 +266,35 @@ static void test_bytes(void **state)
     destroy(s);
 }
 
+/* The first of equal ones, -1 for a row with a number that is not finite; rows that are apart are refused. */
+static void test_largest(void **state)
+{
+    (void)state;
+    mica_backend *be = open_backend(MICA_PRECISION_F32, 2);
+    float rows[5][4] = {{1.0f, 3.0f, 3.0f, 2.0f},
+                        {-5.0f, -2.0f, -9.0f, -2.5f},
+                        {-0.0f, 0.0f, -1.0f, 0.0f},
+                        {1.0f, NAN, 2.0f, 0.0f},
+                        {1.0f, 2.0f, 3.0f, -INFINITY}};
+    const int32_t expected[5] = {1, 1, 0, -1, -1};
+    int32_t got[5] = {0};
+    const mica_tensor x = mica_tensor_2d(rows, MICA_DTYPE_F32, 5, 4);
+    mica_largest(be, &x, got);
+    assert_memory_equal(got, expected, sizeof got);
+    mica_tensor apart = x;
+    apart.stride_[0] = 8;
+    mica_largest(be, &apart, got);
+    assert_true(mica_backend_failed(be));
+    mica_backend_close(&be);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_against_reference),
         cmocka_unit_test(test_wide_heads_and_int8),
         cmocka_unit_test(test_bytes),
+        cmocka_unit_test(test_largest),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
