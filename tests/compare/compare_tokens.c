@@ -642,7 +642,7 @@ const cmp_op cmp_token_ops[] = {{"token_linear", token_linear, 30},
                                 {"token_attention", token_attention, 30},
                                 {"token_layer", token_layer_case, 12},
                                 {"embed_drawn", embed_drawn, 10},
-                                {"post_norm_step", post_norm_step, 25},
+                                {"post_norm_step", post_norm_step, 10},
                                 {"race_draw", race_draw, 60},
                                 {"largest", largest, 30},
                                 {NULL, NULL, 0}};

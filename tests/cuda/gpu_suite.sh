@@ -60,7 +60,7 @@ judged() {
 }
 
 operations() {
-    step 60 'operations f32' "$COMPARE" cpu:f32 cuda:f32 --rounds 3
+    step 120 'operations f32' "$COMPARE" cpu:f32 cuda:f32 --rounds 3
     # One round: cuDNN compiles a kernel for every shape of attention.
     step 120 'operations bf16' "$COMPARE" cpu:f32 cuda:bf16
     for op in linear linears linear_swiglu prompts residuals operands branches replays; do
