@@ -253,7 +253,7 @@ memory() {
             "$COMPARE" cpu:f32 cuda:$precision --seed 3
     done
     for op in layer_norm_modulate rms_norm l2_norm_channels group_norm picture_groups picture_unit_rows guidance \
-        relative_attention residuals linear_swiglu prompts flash token_linear token_experts token_attention packed_linear packed_embed \
+        relative_attention residuals linear_swiglu prompts flash token_linear token_experts token_attention token_layer largest packed_linear packed_embed \
         race_draw; do
         races "$op" bf16
     done
