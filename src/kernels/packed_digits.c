@@ -342,6 +342,20 @@ MICA_VEC void ask_for(const uint8_t *b, int size)
         MICA_PREFETCH(b + line);
 }
 
+/* The same of scales and biases, which lie apart from the bits: of numbers [from, from + n) of the row that is read
+ * when the bits asked for now are. */
+MICA_VEC void ask_for_scales(digit_kind t, const mica_packed_rows *w, int r, int from, int n)
+{
+    const ptrdiff_t size = w->scale_type == MICA_PACKED_F32 ? 4 : 2;
+    const ptrdiff_t row = r + (t.ahead > w->ld ? t.ahead / w->ld : 1);
+    const ptrdiff_t at = (row * w->ld_scale + from / w->group) * size;
+    for (ptrdiff_t line = 0; line < n / w->group * size; line += 64) {
+        MICA_PREFETCH((const char *)w->scale + at + line);
+        if (w->bias)
+            MICA_PREFETCH((const char *)w->bias + at + line);
+    }
+}
+
 /* Whole panels from b on that may be read with what follows them, at most `most`. */
 MICA_VEC int readable(digit_kind t, const mica_packed_rows *w, const uint8_t *b, int most)
 {
@@ -359,8 +373,11 @@ MICA_VEC void dot_run(digit_kind t, const mica_packed_rows *w, int r, int from, 
     uint8_t end[LARGEST + OVER];
     group_scales g;
     vf scale, least;
-    if (t.kind == KIND_STREAM)
+    if (t.kind == KIND_STREAM) {
         read_scales(w, r, from, n, &g);
+        if (t.ahead)
+            ask_for_scales(t, w, r, from, n);
+    }
     int k = 0;
     for (; k < whole; k += PANEL, b += t.size, x += MICA_DIGITS_PANEL(t.digits)) {
         if (t.ahead)
