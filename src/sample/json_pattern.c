@@ -317,6 +317,8 @@ static mica_status alternatives(reader *r)
     mica_text_add(r->out, "(");
     for (; r->at < r->end && *r->at != ')'; empty = false) {
         if (*r->at == '|') {
+            if (r->depth == 0) /* ^a|b$ is (^a)|(b$), which fits nearly everything */
+                return refuse(r, "^ and $ bind closer than |; write ^(...|...)$");
             mica_text_add(r->out, empty ? "\"\" | " : " | ");
             r->at++;
             if (r->at >= r->end || *r->at == ')' || *r->at == '|')

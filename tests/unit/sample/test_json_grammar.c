@@ -153,7 +153,7 @@ static void test_patterns(void **state)
     pattern("^[a-c]+x?$", TEXTS("\"abc\"", "\"ax\"", NULL, "\"\"", "\"d\"", "\"axx\""));
     pattern("^(ab|c|)$", TEXTS("\"ab\"", "\"c\"", "\"\"", NULL, "\"a\"", "\"abc\""));
     pattern("^(?:a|b){2,3}$", TEXTS("\"ab\"", "\"bba\"", NULL, "\"a\"", "\"abab\""));
-    pattern("^a||b$", TEXTS("\"a\"", "\"b\"", "\"\"", NULL, "\"ab\""));
+    pattern("^(a||b)$", TEXTS("\"a\"", "\"b\"", "\"\"", NULL, "\"ab\""));
     pattern("^a{0}b{2}c{1,}$", TEXTS("\"bbc\"", "\"bbccc\"", NULL, "\"abbc\"", "\"bb\""));
     pattern("^\\d{3}-\\w\\s$", TEXTS("\"123-_ \"", "\"123-a\\t\"", NULL, "\"12-a \"", "\"123--\""));
     pattern("^[^0-9]\\D$", TEXTS("\"ab\"", "\"\xc3\xa9\xe4\xbd\xa0\"", NULL, "\"1b\"", "\"b1\""));
@@ -191,7 +191,10 @@ static void test_pattern_refusals(void **state)
     refuse_pattern("^abc\\$", "begin with ^ and end with $");
     refuse_pattern("", "begin with ^");
     refuse_pattern("^", "begin with ^");
-    refuse_pattern("^a|^b$", "at the ends alone");
+    refuse_pattern("^a|^b$", "bind closer than");
+    refuse_pattern("^(a|^b)$", "at the ends alone");
+    refuse_pattern("^a|b$", "bind closer than");
+    refuse_pattern("^a||b$", "bind closer than");
     refuse_pattern("^(?=a)b$", "groups that begin with ?");
     refuse_pattern("^(a$", "a group does not end");
     refuse_pattern("^a)$", "closes that did not open");
