@@ -1,216 +1,164 @@
 /* cuda_step.cu - one row of each of a few sequences through all blocks of a post-norm model, in one
  * kernel.
  *
- *     16 groups of 8 blocks of 8 warps; a group has a head and 128 hidden units, and is a cluster where there are
- *     clusters. The two halves of a block of the network have one form:
+ *     16 groups of 4 blocks of 8 warps; a group has a head and 128 hidden units, and is a cluster where there are
+ *     clusters. A block of the network is
  *
- *       warp v of every group: outputs 8 v .. 8 v + 7 of the last half     16 parts each, through L2
- *       bias, residual; to all blocks of the group                         512 words
- *       norm; two rows a warp of q, k, v or of up; to the group            96 or 128 words
- *       attention of the group's head: stretches of the keys joined        34 words a block
- *         or the group's hidden units
- *       warp v: its group's part of outputs 8 v .. 8 v + 7                 to warp v of every group
+ *       norm; 4 rows of q (every block of the group all of them), one of k and one of v a warp        k, v: 64 words
+ *       attention of the group's head: each block its keys, joined                                    34 words a block
+ *       16 outputs a warp, the group's part of them                                                   512 sums
+ *       norm; 4 hidden units a warp                                                                   128 words
+ *       16 outputs a warp, the group's part of them                                                   512 sums
  *
- * Between blocks of threads nobody waits at a barrier: numbers travel as words that carry their round (cuda_words.cuh).
- * Words are written again one block of the network later, rows a half later. Every block of a group sends words
- * that all of it waits for behind each reading: hidden units and rows by every warp, stretches of keys behind a
- * barrier of the block's warps. Warps v of all groups wait for each other twice a block. So whoever writes a word
- * again has words that its readers made behind reading the old one.
+ * Between blocks of threads nobody waits at a barrier: numbers travel within a group as words that carry their round,
+ * between groups as sums that L2 adds up and that carry how many parts have come (cuda_words.cuh).
+ * A word or a sum is written again one block of the network later. Every warp sends parts of sums of which all blocks
+ * wait for the whole, and does so behind all it reads in that half: so whoever has a half's sums knows that all words
+ * and sums of the half before have been read.
  *
- * What a half needs from memory is asked for half a block ahead: a warp's two rows and the vectors go to shared
- * memory by the copy engine, outputs' columns and keys to registers from L2, where they come a block ahead. A load
- * that is under way holds up whatever next waits for a register, words too, so nothing on the way to a word may come
- * from memory beyond L2. Sums have one order, whatever `rows` is.
+ * The norm is behind the product: of y = W (f (v - mean) scale + shift) + b, W scale, its sum and W shift + b are
+ * made while the sums of v are still under way; with v there comes one product, W scale v, and with it mean and
+ * f by every warp for itself. Nobody needs the largest score before the sums of a softmax: exponents are those of
+ * a score's distance from the first key's, which every block knows; where one is too far above it, a block takes
+ * its own largest and says so.
  *
- * The widths are those of the released models, known to the compiler: with guards for others the code was
- * twice as long, and all of it runs once a half.
+ * What a half needs from memory is asked for a half ahead: rows and vectors go to shared memory by the copy engine,
+ * outputs' columns and keys to registers from L2, where they come a block ahead. A load that is under way
+ * holds up whatever next waits for a register, words too, so nothing on the way to a word may come from memory
+ * beyond L2. Sums have one order, whatever `rows` is.
  *
- * Napkin, text to semantic (24 blocks, bf16): 151 MB, 50 us at 3 TB/s. A block is 2 trips through L2 (600 cycles
- * each) and 5 within a group (350), together 3,000 of the 19,000 cycles that were measured; without waiting for
- * anybody they are 12,700: chains of some 60 shuffles, 30 looks at shared memory, 6 barriers, and the
- * instructions between them (docs/PERFORMANCE.md). */
+ * The widths are those of the released models, known to the compiler.
+ *
+ * Napkin, text to semantic (24 blocks, bf16): 151 MB, 50 us at 3 TB/s; docs/PERFORMANCE.md has what is measured. */
 #include "backend/cuda/cuda_step_room.cuh"
 
 /* -------------------------------------------------------------------- rows -- */
 
-/* Where words lie so that a lane's numbers are pairs without conflicts: of hidden units 4 lane .., of a
- * head 8 (lane % 4) .. */
+/* Where words lie so that a lane's numbers are pairs without conflicts: of hidden units 4 lane .. */
 static __device__ __forceinline__ int place_of_unit(int u)
 {
     return (u >> 1) % 2 * 64 + (u >> 2) * 2 + u % 2;
 }
 
-static __device__ __forceinline__ int place_of_dim(int d)
+/* What a warp multiplies: rows times scale; on lane 4 i what row i makes of the mean, and what it adds. */
+struct rows {
+    float w[MOST][OWN], slope, offset;
+};
+
+#define SUM_OF_V       6 /* with the rows' products come the sum of v and of its squares */
+#define SUM_OF_SQUARES 7
+
+static __device__ __forceinline__ float bias_of(const place &p, const vectors &next, kind kind)
 {
-    return (d >> 1) % 4 * 8 + (d >> 3) * 2 + d % 2;
+    const int i = p.lane / 4;
+    if (kind == HEAD || i > 5)
+        return 0.0f;
+    if (i < 4)
+        return next.rows[4 * p.warp + i];
+    return kind == MLP ? 0.0f : i == 4 ? next.key[p.warp] : next.value[p.warp];
 }
 
-/* Output lane / 4 of this warp as all groups' parts make it. */
-static __device__ __forceinline__ float collect(const uint64_t *parts, const place &p,
-                                                uint32_t round)
+template <typename T, bool CLUSTER, kind KIND>
+static __device__ __forceinline__ void load_rows(const mica_cuda_step_args &a, const place &p,
+                                                 const uint64_t *card, const T *own,
+                                                 const vectors &next, rows &r)
 {
-    uint64_t w[2][2];
-    const uint64_t *const from = parts + (8 * p.voice + p.lane / 4) * GROUPS + 4 * (p.lane % 4);
-    do {
-        look_global(from, w[0]);
-        look_global(from + 2, w[1]);
-    } while (missing(w[0][0], round) | missing(w[0][1], round) | missing(w[1][0], round) |
-             missing(w[1][1], round));
-    __syncwarp();
-    return sum_of_4((number_of(w[0][0]) + number_of(w[0][1])) +
-                    (number_of(w[1][0]) + number_of(w[1][1])));
-}
-
-/* Norm of a row of which each thread has two neighbours. All threads must come here. */
-static __device__ __forceinline__ float2 normalise(float2 v, const vectors &next, float eps)
-{
-    float *const stats = the_room().norm;
-    const float sum = warp_sum(v.x + v.y), squares = warp_sum(fmaf(v.x, v.x, v.y * v.y));
-    if (threadIdx.x % 32 == 0)
-        *(float2 *)(stats + threadIdx.x / 16) = make_float2(sum, squares);
-    __syncthreads();
-    float2 all = make_float2(0.0f, 0.0f);
-#pragma unroll
-    for (int i = 0; i < WARPS / 2; i++) {
-        const float4 s = ((const float4 *)stats)[i];
-        all.x += s.x + s.z;
-        all.y += s.y + s.w;
-    }
-    const float mean = all.x / (float)D;
-    const float variance = fmaxf(fmaf(-mean, mean, all.y / (float)D), 0.0f);
-    const float factor = rsqrtf(variance + eps);
-    const float2 scale = ((const float2 *)next.scale)[threadIdx.x];
-    const float2 shift = ((const float2 *)next.shift)[threadIdx.x];
-    return make_float2(fmaf((v.x - mean) * factor, 1.0f + scale.x, shift.x),
-                       fmaf((v.y - mean) * factor, 1.0f + scale.y, shift.y));
-}
-
-/* Elements 2 t and 2 t + 1 of what the groups made parts of, normalised. x: the row before, the residual. */
-template <typename T, bool CLUSTER>
-static __device__ __forceinline__ float2 take_row(const mica_cuda_step_args &a, const place &p,
-                                                  const uint64_t *parts, const mail<CLUSTER> &words,
-                                                  const float *x, const vectors &next,
-                                                  uint32_t round)
-{
-    const int to = 8 * p.voice + p.lane / 4;
-    const float residual = x[place_of<T>(to)], bias = next.bias[8 * p.warp + p.lane / 4];
-    float v[2];
-    const float y = collect(parts, p, round) + bias + residual;
-#pragma unroll
-    for (int rank = 0; rank < RANKS; rank += 4)
-        words.of(rank + p.lane % 4).send(ROWS + to, y, round);
-    receive<1>(words, ROWS + 2 * (int)threadIdx.x, 0, round, v);
-    __syncwarp();
-    return normalise(make_float2(v[0], v[1]), next, a.eps);
-}
-
-/* Two numbers a warp makes of the row, to all of the group. */
-template <typename T, bool CLUSTER>
-static __device__ __forceinline__ void send_two(const place &p, const mail<CLUSTER> &words,
-                                                bool mlp, const T *w, float bias, const float *row,
-                                                uint32_t round)
-{
-    float x[16];
-    read_row(row, x);
-    const bool upper = p.lane >= 16, has_key = p.voice >= K;
-    float v = two_sums(dot(w, x), dot(w + D, x)) + bias;
-    int at;
-    if (mlp) {
-        v = v < 0.0f ? 0.0f : v;
-        at = HIDDEN + place_of_unit(p.voice + (upper ? VOICES : 0));
-    } else {
-        if (upper || has_key)
-            v = rounded(v, (const T *)NULL);
-        at = QKV + (upper ? 2 : has_key) * K + place_of_dim(p.voice % K);
-    }
-    if (p.lane % 16 < RANKS && (mlp || !(upper && has_key)))
-        words.of(p.lane % 16).send(at, v, round);
-}
-
-/* What a lane adds to this warp's 8 outputs. */
-template <typename T, int N>
-static __device__ __forceinline__ void add_up(const quad<T> (&w)[8], const float (&x)[N],
-                                              float (&sums)[8])
-{
+    const int count = KIND == HEAD ? rows_of_head(a, p) : KIND == MLP ? 4 : MOST;
+    float scale[OWN], shift[OWN], slope[8], offset[8];
+    read_vector<T>(next.scale, scale);
+    read_vector<T>(next.shift, shift);
 #pragma unroll
     for (int i = 0; i < 8; i++) {
-        float v[4];
-        numbers(w[i], v);
-        sums[i] = v[0] * x[0];
+        slope[i] = offset[i] = 0.0f;
+        if (i >= MOST || (KIND != ATTENTION && i >= 4))
+            continue;
 #pragma unroll
-        for (int k = 1; k < N; k++)
-            sums[i] = fmaf(v[k], x[k], sums[i]);
-    }
-}
-
-/* --------------------------------------------------------------- attention -- */
-
-/* This warp's positions, in steps of the group's. f: what was asked for already. */
-template <typename T, bool CLUSTER>
-static __device__ __forceinline__ stretch attend(const place &p, const mail<CLUSTER> &words,
-                                                 const uint64_t *caches, int seen, uint32_t round,
-                                                 next_keys<T> &f)
-{
-    const int part = p.lane % 4;
-    running sum = {NOTHING, 0.0f, {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f}};
-    float q[8], k[8], v[8];
-    receive<4>(words, QKV + 2 * part, 8, round, q);
-    __syncwarp();
-#pragma unroll 1
-    for (int at = first_position(p); at - p.lane / 4 <= seen; at += 8 * VOICES) {
-        numbers(f.k, k);
-        numbers(f.v, v);
-        ask_keys(p, caches, at + 8 * VOICES, seen, f);
-        if (at == seen) { /* the new one: from its words, and into the cache */
-            const int64_t to = (int64_t)at * D + p.group * K + 8 * part;
-            const mica_cuda_type type = sizeof(T) == 4 ? MICA_CUDA_F32 : MICA_CUDA_BF16;
-            receive<4>(words, QKV + K + 2 * part, 8, round, k);
-            receive<4>(words, QKV + 2 * K + 2 * part, 8, round, v);
-            store<8>((void *)caches[0], type, to, k);
-            store<8>((void *)caches[1], type, to, v);
+        for (int k = 0; k < OWN; k++)
+            r.w[i][k] = 0.0f;
+        if (KIND == HEAD && i >= count)
+            continue;
+        read_own(CLUSTER ? own + i * D : row_of<T, KIND>(a, p, card, i), r.w[i]);
+#pragma unroll
+        for (int k = 0; k < OWN; k++) {
+            offset[i] = fmaf(r.w[i][k], shift[k], offset[i]);
+            r.w[i][k] = fmaf(r.w[i][k], scale[k], r.w[i][k]);
+            slope[i] += r.w[i][k];
         }
-        __syncwarp();
-        float score = 0.0f;
-#pragma unroll
-        for (int i = 0; i < 8; i++)
-            score = fmaf(q[i], k[i], score);
-        score = sum_of_4(score) * 0.25503486f; /* 1 / sqrt(K), to the base 2 */
-        if (at <= seen)
-            add_key(sum, score, v);
     }
-    return join_lanes(sum);
+    r.slope = sums_of(slope);
+    r.offset = sums_of(offset) + bias_of(p, next, KIND);
 }
 
-/* Number `lane` of what the group's head makes of a row. local: as `words`, of the block's warps. */
-template <typename T, bool CLUSTER>
-static __device__ __forceinline__ float
-head_output(const place &p, const mail<CLUSTER> &words, const mail<CLUSTER> &local,
-            const uint64_t *caches, int seen, uint32_t round, next_keys<T> &f)
+/* Of a norm. */
+struct spread {
+    float mean, factor;
+};
+
+/* Lane 4 i .. 4 i + 3: what row i makes of v, a row in shared memory. first: without a norm. */
+template <kind KIND>
+static __device__ __forceinline__ float multiply_rows(const rows &r, const float *v, float eps,
+                                                      bool first, spread &s)
 {
-    stretch s = attend(p, words, caches, seen, round, f);
-    int index = p.warp, number = 8 * (p.lane % 4) + p.lane / 4;
-    mail<CLUSTER> to = local, from = local;
-#pragma unroll 1
-    for (int stage = 0;; stage++) {
-        float stats[2 * RANKS], v[RANKS];
-        to.send(STRETCHES + index / 2 * 2 * K + 2 * number + index % 2, s.v, round);
-        if (p.lane < 2)
-            to.send(STATS + 2 * index + p.lane, p.lane ? s.sum : s.most, round);
-        receive<RANKS>(from, STATS, 2, round, stats);
-        receive<RANKS / 2>(from, STRETCHES + 2 * p.lane, 2 * K, round, v);
-        __syncwarp();
-        s = join_eight(stats, v);
-        if (stage == 1)
-            return __fdividef(s.v, s.sum);
-        __syncthreads(); /* all have read the row: see above */
-        to = words.of(p.warp);
-        from = words;
-        index = p.rank;
-        number = p.lane;
+    float x[OWN], sums[8] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
+    read_own(v, x);
+#pragma unroll
+    for (int k = 0; k < OWN; k++) {
+#pragma unroll
+        for (int i = 0; i < (KIND == ATTENTION ? MOST : 4); i++)
+            sums[i] = fmaf(r.w[i][k], x[k], sums[i]);
+        sums[SUM_OF_V] += x[k];
+        sums[SUM_OF_SQUARES] = fmaf(x[k], x[k], sums[SUM_OF_SQUARES]);
     }
+    const float own = sums_of(sums);
+    s.mean = __shfl_sync(0xffffffffu, own, 4 * SUM_OF_V) * (1.0f / D);
+    const float squares = __shfl_sync(0xffffffffu, own, 4 * SUM_OF_SQUARES) * (1.0f / D);
+    s.factor = rsqrtf(fmaxf(fmaf(-s.mean, s.mean, squares), 0.0f) + eps);
+    if (first)
+        s = {0.0f, 1.0f};
+    return fmaf(s.factor, fmaf(-s.mean, r.slope, own), r.offset);
 }
 
-/* ------------------------------------------------------------------ kernel -- */
+/* Elements 2 t and 2 t + 1 that a step begins with. */
+template <typename T>
+static __device__ __forceinline__ float2 begin_row(const mica_cuda_step_args &a, int m)
+{
+    if (!a.table)
+        return get_two((const T *)a.x, m * (D / 2) + (int)threadIdx.x);
+    const int id = *(const volatile int32_t *)a.ids[m];
+    const int row = id < 0 || id >= a.table_rows ? 0 : id;
+    float2 v = get_two((const T *)a.table + (int64_t)row * D, threadIdx.x);
+    if (a.add[m]) {
+        const float2 add = get_two(a.add[m], threadIdx.x);
+        v.x += add.x, v.y += add.y;
+    }
+    return v;
+}
+
+/* What a lane's row makes, to those who want it: k and v, and q for this block; hidden units; logits. */
+template <typename T, bool CLUSTER, kind KIND>
+static __device__ __forceinline__ void give(const mica_cuda_step_args &a, const place &p, int m,
+                                            const mail<CLUSTER> &words, const uint64_t *caches,
+                                            float y, uint32_t round)
+{
+    const int i = p.lane / 4, rank = p.lane % 4;
+    if (KIND == HEAD) {
+        if (rank == 0 && i < rows_of_head(a, p))
+            a.logits[m * a.logits_ld + 4 * (WARPS * blockIdx.x + p.warp) + i] = y;
+    } else if (KIND == MLP) {
+        if (i < 4)
+            words.of(rank).send(HIDDEN + place_of_unit(4 * p.voice + i), y < 0.0f ? 0.0f : y,
+                                round);
+    } else if (i < 4) {
+        if (rank == 0) /* 1 / sqrt(K), to the base 2 */
+            the_room().row[m].q[4 * p.warp + i] = y * 0.25503486f;
+    } else if (i < 6) {
+        words.of(rank).send(KEY + 2 * p.voice + i - 4, rounded(y, (const T *)NULL), round);
+        if (rank == 0)
+            put((T *)caches[2 * m * a.count + i - 4] + (int64_t)a.seen[m] * D + p.group * K +
+                    p.voice,
+                y);
+    }
+}
 
 static __device__ __forceinline__ void set(mail<true> &m, const void *shared, const uint64_t *)
 {
@@ -222,152 +170,359 @@ static __device__ __forceinline__ void set(mail<false> &m, const void *, uint64_
     m.base = any;
 }
 
+#define ALL_SUMS (2 * MICA_CUDA_STEP_ROWS * D) /* of one turn: of o and of down */
+
 template <bool CLUSTER>
-static __device__ __forceinline__ mail<CLUSTER> words_of(const mica_cuda_step_args &a, room &r,
-                                                         int group, int m)
+static __device__ __forceinline__ mail<CLUSTER> words_of(const mica_cuda_step_args &a, int group,
+                                                         int m)
 {
     mail<CLUSTER> words;
-    set(words, r.row[m].words, a.words + (2 * PARTS * a.rows + (group * a.rows + m) * GROUP_WORDS));
+    set(words, the_room().row[m].words,
+        a.words + 2 * ALL_SUMS + (group * a.rows + m) * GROUP_WORDS);
     return words;
 }
 
-template <bool CLUSTER> static __device__ __forceinline__ mail<CLUSTER> local_of(row_room &r)
+/* Of row m, of o (half 0) or of down. */
+static __device__ __forceinline__ uint64_t *sums_of_row(const mica_cuda_step_args &a, int half,
+                                                        int m)
 {
-    mail<CLUSTER> words;
-    const uintptr_t from = (uintptr_t)r.local - STRETCHES * sizeof(uint64_t);
-    set(words, (const void *)from, (uint64_t *)from);
-    return words;
+    return a.words + a.turn * ALL_SUMS + (half * MICA_CUDA_STEP_ROWS + m) * D;
 }
 
-/* Two numbers of a row, elements 2 i and 2 i + 1. */
-static __device__ __forceinline__ float2 get_two(const float *x, int i)
-{
-    return ((const float2 *)x)[i];
-}
-
-static __device__ __forceinline__ float2 get_two(const __nv_bfloat16 *x, int i)
-{
-    return __bfloat1622float2(((const __nv_bfloat162 *)x)[i]);
-}
-
-static __device__ __forceinline__ void put_two(float *x, int i, float2 v)
-{
-    ((float2 *)x)[i] = v;
-}
-
-static __device__ __forceinline__ void put_two(__nv_bfloat16 *x, int i, float2 v)
-{
-    ((__nv_bfloat162 *)x)[i] = __float22bfloat162_rn(v);
-}
-
-/* The group's part in what this half makes of every row. */
-template <typename T, bool CLUSTER>
+/* Every row, as the half before leaves it, normed, times this warp's rows. parts: those that have come when the
+ * sums of that half are whole; 0: it begins here. */
+template <typename T, bool CLUSTER, kind KIND>
 static __device__ __forceinline__ void
-make_outputs(const mica_cuda_step_args &a, const place &p, const uint64_t *caches, bool mlp,
-             uint32_t round, const quad<T> (&w)[8], next_keys<T> &f)
+first_part(const mica_cuda_step_args &a, const place &p, const rows &w, const vectors &next,
+           const uint64_t *caches, uint32_t parts, uint32_t round)
 {
-    room &r = the_room();
+    const int t = threadIdx.x;
 #pragma unroll 1
     for (int m = 0; m < a.rows; m++) {
-        const mail<CLUSTER> words = words_of<CLUSTER>(a, r, p.group, m);
-        float sums[8];
-        if (mlp) {
-            float x[4];
-            receive<2>(words, HIDDEN + 2 * p.lane, 64, round, x);
-            __syncwarp();
-            add_up(w, x, sums);
-        } else {
-            const uint64_t *const own = caches + 2 * m * a.count;
-            if (m > 0)
-                ask_keys(p, own, first_position(p), a.seen[m], f);
-            const mail<CLUSTER> local = local_of<CLUSTER>(r.row[m]);
-            const float x[1] = {head_output(p, words, local, own, a.seen[m], round, f)};
-            add_up(w, x, sums);
+        row_room &row = the_room().row[m];
+        float2 v;
+        if (parts == 0)
+            v = begin_row<T>(a, m);
+        else {
+            const float2 x = get_two(row.x, t), bias = get_two(next.bias, t);
+            v = take_sums(sums_of_row(a, KIND == MLP ? 0 : 1, m) + 2 * t, parts);
+            v.x += x.x + bias.x, v.y += x.y + bias.y;
         }
-        const float sum = sum_of_4(eight_sums(sums));
-        if (p.lane % 4 == 0)
-            send_global(a.words + (mlp * a.rows + m) * PARTS + (8 * p.voice + p.lane / 4) * GROUPS +
-                            p.group,
-                        sum, round);
+        put_two(row.v, place_of<T>(2 * t) / 2, v);
+        __syncthreads();
+        spread s;
+        const float y = multiply_rows<KIND>(w, row.v, a.eps, parts == 0, s);
+        give<T, CLUSTER, KIND>(a, p, m, words_of<CLUSTER>(a, p.group, m), caches, y, round);
+        const float2 scale = get_two(next.scale, t), shift = get_two(next.shift, t);
+        v.x = fmaf((v.x - s.mean) * s.factor, 1.0f + scale.x, shift.x);
+        v.y = fmaf((v.y - s.mean) * s.factor, 1.0f + scale.y, shift.y);
+        if (KIND != HEAD)
+            put_two(row.x, t, v);
+        else if (!a.head && blockIdx.x == 0)
+            put_two((T *)a.x, m * (D / 2) + t, v);
+    }
+}
+
+/* --------------------------------------------------------------- attention -- */
+
+/* Softmax of this warp's keys, as sums of 2^(score - reference): lane 4 i + k gets number 8 k + i. */
+struct stretch {
+    float sum, v, most; /* most: the largest score of this lane's keys */
+    bool is_far;        /* a score lies too far above the reference */
+};
+
+template <typename T>
+static __device__ __forceinline__ float score_of(const float (&q)[8], const piece<T> &k)
+{
+    float key[8];
+    numbers(k, key);
+    return sum_of_4(dot(q, key));
+}
+
+template <typename T>
+static __device__ __forceinline__ void add_key(stretch &s, float (&sums)[8], const float (&q)[8],
+                                               float reference, bool seen, const piece<T> &k,
+                                               const piece<T> &v)
+{
+    float value[8];
+    const float score = score_of(q, k), over = score - reference;
+    const float p = seen ? power(over) : 0.0f;
+    numbers(v, value);
+    s.is_far |= seen && !(over <= FAR);
+    s.most = seen ? fmaxf(s.most, score) : s.most;
+    s.sum += p;
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        sums[i] = fmaf(p, value[i], sums[i]);
+}
+
+/* f: what was asked for already. */
+template <typename T>
+static __device__ __forceinline__ stretch attend(const place &p, const float (&q)[8],
+                                                 float reference, const uint64_t *caches, int seen,
+                                                 next_keys<T> &f)
+{
+    float sums[8] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
+    stretch s = {0.0f, 0.0f, NOTHING, false};
+#pragma unroll 1
+    for (int at = first_position(p); at - p.lane / 4 < seen; at += 2 * STRIDE) {
+        add_key(s, sums, q, reference, at < seen, f.k[0], f.v[0]);
+        ask_key(p, caches, at + 2 * STRIDE, seen, f.k[0], f.v[0]);
+        if (at - p.lane / 4 + STRIDE >= seen)
+            break;
+        add_key(s, sums, q, reference, at + STRIDE < seen, f.k[1], f.v[1]);
+        ask_key(p, caches, at + 3 * STRIDE, seen, f.k[1], f.v[1]);
+    }
+    s.sum = sum_of_parts(s.sum);
+    s.v = sums_of_parts(sums);
+    return s;
+}
+
+/* The largest of the block. */
+static __device__ float largest_of_block(float most)
+{
+    float *const all = the_room().most;
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2)
+        most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, step));
+    all[threadIdx.x / 32] = most;
+    __syncthreads();
+#pragma unroll
+    for (int w = 0; w < WARPS; w++)
+        most = fmaxf(most, all[w]);
+    return most;
+}
+
+/* This block's keys: to all blocks of the group. Returns the reference that they agree on, the first key's score. */
+template <typename T, bool CLUSTER>
+static __device__ __forceinline__ float
+send_stretch(const place &p, row_room &row, const mail<CLUSTER> &words, const uint64_t *caches,
+             int seen, uint32_t round, next_keys<T> &f)
+{
+    float q[8];
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        const float4 four = ((const float4 *)row.q)[2 * (p.lane % 4) + i];
+        q[4 * i] = four.x, q[4 * i + 1] = four.y, q[4 * i + 2] = four.z, q[4 * i + 3] = four.w;
+    }
+    const float first = seen > 0 ? score_of(q, f.first) : NOTHING;
+    float reference = first;
+#pragma unroll 1
+    for (bool again = false;; again = true) {
+        const stretch s = attend(p, q, reference, caches, seen, f);
+        row.parts[p.warp][8 * (p.lane % 4) + p.lane / 4] = s.v;
+        if (p.lane == 0)
+            row.sums[p.warp] = s.sum;
+        if (!__syncthreads_or(s.is_far) || again)
+            break;
+        reference = largest_of_block(s.most);
+        ask_keys(p, caches, seen, f);
+    }
+    if (p.warp < RANKS) {
+        const mail<CLUSTER> to = words.of(p.warp);
+        float v = 0.0f, sum = 0.0f;
+#pragma unroll
+        for (int w = 0; w < WARPS; w++) {
+            v += row.parts[w][p.lane];
+            sum += row.sums[w];
+        }
+        to.send(STRETCHES + p.rank / 2 * 2 * K + 2 * p.lane + p.rank % 2, v, round);
+        if (p.lane < 2)
+            to.send(STATS + 2 * p.rank + p.lane, p.lane ? reference : sum, round);
+    }
+    return first;
+}
+
+/* Number `lane` of what the head makes: the blocks' stretches and the new key. first: their reference. */
+template <bool CLUSTER>
+static __device__ __forceinline__ float join_stretches(const place &p, const row_room &row,
+                                                       const mail<CLUSTER> &words, float first,
+                                                       uint32_t round)
+{
+    float key[2], stats[2 * RANKS], v[RANKS];
+    receive<1>(words, KEY + 2 * p.lane, 0, round, key);
+    const float score = warp_sum(row.q[p.lane] * key[0]);
+    receive<RANKS>(words, STATS, 2, round, stats);
+    receive<RANKS / 2>(words, STRETCHES + 2 * p.lane, 2 * K, round, v);
+    __syncwarp();
+    bool differ = false;
+    float most = first;
+#pragma unroll
+    for (int i = 0; i < RANKS; i++) {
+        differ |= stats[2 * i + 1] != first;
+        most = fmaxf(most, stats[2 * i + 1]);
+    }
+    if (differ) {
+#pragma unroll
+        for (int i = 0; i < RANKS; i++) {
+            const float factor = power(stats[2 * i + 1] - most);
+            stats[2 * i] *= factor;
+            v[i] *= factor;
+        }
+    }
+    const float top = fmaxf(most, score);
+    const float old = power(most - top), own = power(score - top);
+    const float all = (v[0] + v[1]) + (v[2] + v[3]);
+    const float sum = (stats[0] + stats[2]) + (stats[4] + stats[6]);
+    return __fdividef(fmaf(old, all, own * key[1]), fmaf(old, sum, own));
+}
+
+static_assert(RANKS == 4, "four stretches are joined");
+
+/* ------------------------------------------------------------ second halves -- */
+
+/* The group's part in what attention makes of every row. */
+template <typename T, bool CLUSTER>
+static __device__ __forceinline__ void attention_part(const mica_cuda_step_args &a, const place &p,
+                                                      const uint64_t *caches, uint32_t round,
+                                                      const o_columns<T> &c, next_keys<T> &f)
+{
+    float *const head = the_room().head[p.warp];
+    const int part = p.lane % 4, own = p.lane / 4 + 8 * part;
+#pragma unroll 1
+    for (int m = 0; m < a.rows; m++) {
+        row_room &row = the_room().row[m];
+        const mail<CLUSTER> words = words_of<CLUSTER>(a, p.group, m);
+        const uint64_t *const kept = caches + 2 * m * a.count;
+        if (m > 0)
+            ask_keys(p, kept, a.seen[m], f);
+        const float first = send_stretch(p, row, words, kept, a.seen[m], round, f);
+        head[p.lane] = join_stretches(p, row, words, first, round);
+        __syncwarp();
+        float x[8], w[8], sums[2];
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            const float4 four = ((const float4 *)head)[2 * part + i];
+            x[4 * i] = four.x, x[4 * i + 1] = four.y, x[4 * i + 2] = four.z, x[4 * i + 3] = four.w;
+        }
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            numbers(c.w[i], w);
+            sums[i] = sum_of_4(dot(w, x));
+        }
+        if (part < 2)
+            send_part(sums_of_row(a, 0, m) + OUTPUTS * p.voice + own, part ? sums[1] : sums[0],
+                      row.sent[0][OUTPUTS * p.warp + own]);
+        __syncwarp();
     }
 }
 
 template <typename T, bool CLUSTER>
-static __global__ void __launch_bounds__(THREADS, 2)
+static __device__ __forceinline__ void mlp_part(const mica_cuda_step_args &a, const place &p,
+                                                uint32_t round, const down_columns<T> &c)
+{
+    const int own = p.lane / 2;
+#pragma unroll 1
+    for (int m = 0; m < a.rows; m++) {
+        row_room &row = the_room().row[m];
+        float x[4], sums[OUTPUTS];
+        receive<2>(words_of<CLUSTER>(a, p.group, m), HIDDEN + 2 * p.lane, 64, round, x);
+        __syncwarp();
+#pragma unroll
+        for (int i = 0; i < OUTPUTS; i++) {
+            float w[4];
+            numbers(c.w[i], w);
+            sums[i] = w[0] * x[0];
+#pragma unroll
+            for (int k = 1; k < 4; k++)
+                sums[i] = fmaf(w[k], x[k], sums[i]);
+        }
+        const float sum = sums_of(sums);
+        if (p.lane % 2 == 0)
+            send_part(sums_of_row(a, 1, m) + OUTPUTS * p.voice + own, sum,
+                      row.sent[1][OUTPUTS * p.warp + own]);
+    }
+}
+
+/* ------------------------------------------------------------------ kernel -- */
+
+/* Sums of the next step, which nobody looks at in this one. */
+static __device__ __forceinline__ void clear_next_sums(const mica_cuda_step_args &a)
+{
+    uint64_t *const next = a.words + (1 - a.turn) * ALL_SUMS;
+#pragma unroll 1
+    for (int i = blockIdx.x * THREADS + threadIdx.x; i < ALL_SUMS; i += GROUPS * RANKS * THREADS)
+        next[i] = 0;
+}
+
+template <typename T, bool CLUSTER>
+static __global__ void __launch_bounds__(THREADS, 1)
     step_kernel(const __grid_constant__ mica_cuda_step_args a)
 {
     room &r = the_room();
     const place p = the_place();
-    const int t = threadIdx.x, pair = place_of<T>(2 * t);
-    T *const w = (T *)(r.row + a.rows) + 2 * D * p.warp; /* this warp's rows */
-    quad<T> outputs[8];
+    T *const w = (T *)(r.row + a.rows) + MOST * D * p.warp; /* this warp's rows */
+    const deck all = the_deck<T, CLUSTER>(a);
+    o_columns<T> o;
+    down_columns<T> down;
     next_keys<T> keys = {};
-    const deck all = the_deck<T>(a);
+    rows own;
     deal(a, all);
 #pragma unroll 1
-    for (int i = t; i < a.rows * (int)(sizeof(row_room) / 4); i += THREADS)
+    for (int i = threadIdx.x; i < a.rows * (int)(sizeof(row_room) / 4); i += THREADS)
         ((uint32_t *)r.row)[i] = 0;
-    if (t <= WARPS)
-        copies_open(&r.barriers[t]);
+#pragma unroll 1
+    for (int i = threadIdx.x; i < (int)(sizeof(vectors) / 4); i += THREADS)
+        ((uint32_t *)&r.next[0])[i] = 0;
+    if (threadIdx.x <= WARPS)
+        copies_open(&r.barriers[threadIdx.x]);
+    clear_next_sums(a);
     meet<CLUSTER>();
-    ask_rows(p, all.cards, false, w);
-    ask_vectors(p, all.cards, true, all.cards, &r.next[0]); /* half 0: biases of rows alone */
-    ask_keys(p, all.caches, first_position(p), a.seen[0], keys);
-    ask_outputs(p, all.cards, false, outputs);
+    if (CLUSTER)
+        ask_rows<T, ATTENTION>(a, p, all.cards, w);
+    ask_vectors<ATTENTION>(p, NULL, all.cards, &r.next[0]);
+    ask_keys(p, all.caches, a.seen[0], keys);
+    ask_outputs(p, all.cards, o);
 #pragma unroll 1
-    for (int half = 0;; half++) {
-        const bool mlp = half & 1, over = half == 2 * a.count;
-        const uint32_t round = a.round + (uint32_t)half;
-        const int n = half / 2, next = min(n + 1, a.count - 1);
-        const vectors &own = r.next[half % 2];
-        const uint64_t *const card = all.cards + CARD * n, *const other = all.cards + CARD * next;
-        copies_finish(&r.barriers[WARPS], half);
-#pragma unroll 1
-        for (int m = 0; m < a.rows; m++) {
-            const mail<CLUSTER> words = words_of<CLUSTER>(a, r, p.group, m);
-            float *const x = r.row[m].x;
-            float2 v;
-            if (half == 0)
-                v = get_two((const T *)a.x, m * D / 2 + t);
-            else
-                v = take_row<T>(a, p, a.words + (!mlp * a.rows + m) * PARTS, words, x, own,
-                                round - 1);
-            *(float2 *)(x + pair) = v;
-            __syncthreads();
-            if (m == 0 && !over)
-                copies_finish(&r.barriers[p.warp], half);
-            if (!over)
-                send_two(p, words, mlp, w, own.row_bias[p.lane / 16][p.warp], x, round);
-            else if (blockIdx.x == 0)
-                put_two((T *)a.x, m * D / 2 + t, v);
-        }
-        if (over)
+    for (int n = 0;; n++) {
+        const uint32_t round = a.round + (uint32_t)n, parts = GROUPS * n;
+        const uint64_t *const card = all.cards + CARD * n, *const caches = all.caches + 2 * n;
+        const uint64_t *const other = n + 1 < a.count ? card + CARD : all.cards;
+        wait_for_copies<CLUSTER>(p, 2 * n);
+        if (n == a.count)
             break;
-        const uint64_t *const coming = mlp ? other : card;
-        ask_rows(p, coming, !mlp, w);
-        ask_vectors(p, card, mlp, coming, &r.next[(half + 1) % 2]);
-        make_outputs<T, CLUSTER>(a, p, all.caches + 2 * n, mlp, round, outputs, keys);
-        ask_outputs(p, coming, !mlp, outputs);
-        if (mlp)
-            ask_keys(p, all.caches + 2 * next, first_position(p), a.seen[0], keys);
+        load_rows<T, CLUSTER, ATTENTION>(a, p, card, w, r.next[0], own);
+        if (CLUSTER)
+            ask_rows<T, MLP>(a, p, card, w);
+        first_part<T, CLUSTER, ATTENTION>(a, p, own, r.next[0], caches, parts, round);
+        ask_vectors<MLP>(p, card, card, &r.next[1]);
+        __syncthreads(); /* q */
+        attention_part<T, CLUSTER>(a, p, caches, round, o, keys);
+        ask_outputs(p, card, down);
+        prefetch_block<T>(p, other, n + 1 < a.count ? caches + 2 : all.caches, a.seen[0]);
+        if (n + 2 >= a.count)
+            prefetch_head<T>(a, p);
+
+        wait_for_copies<CLUSTER>(p, 2 * n + 1);
+        load_rows<T, CLUSTER, MLP>(a, p, card, w, r.next[1], own);
+        if (CLUSTER && n + 1 < a.count)
+            ask_rows<T, ATTENTION>(a, p, other, w);
+        else if (CLUSTER)
+            ask_rows<T, HEAD>(a, p, NULL, w);
+        first_part<T, CLUSTER, MLP>(a, p, own, r.next[1], caches, parts + GROUPS, round);
+        if (n + 1 < a.count)
+            ask_vectors<ATTENTION>(p, card, other, &r.next[0]);
         else
-            prefetch_block<T>(p, other, all.caches + 2 * next, a.seen[0]);
+            ask_vectors<HEAD>(p, card, NULL, &r.next[0]);
+        mlp_part<T, CLUSTER>(a, p, round, down);
+        ask_outputs(p, other, o);
+        if (n + 1 < a.count)
+            ask_keys(p, caches + 2, a.seen[0], keys);
     }
-    /* Nobody's memory goes while it is written to. */
-    copies_finish(&r.barriers[p.warp], 2 * a.count);
-    meet<CLUSTER>();
+    load_rows<T, CLUSTER, HEAD>(a, p, NULL, w, r.next[0], own);
+    first_part<T, CLUSTER, HEAD>(a, p, own, r.next[0], NULL, GROUPS * a.count, 0);
 }
 
 /* ------------------------------------------------------------------ launch -- */
 
 int64_t mica_cuda_step_words(int rows, bool cluster)
 {
-    return (int64_t)rows * (2 * PARTS + (cluster ? 0 : GROUPS * GROUP_WORDS));
+    return 2 * ALL_SUMS + (cluster ? 0 : GROUPS * GROUP_WORDS * rows);
 }
 
-static size_t shared_of(int rows, int count, size_t number)
+static size_t shared_of(int rows, int count, size_t row_bytes)
 {
-    return sizeof(room) + (size_t)(rows - 1) * sizeof(row_room) + 2 * D * WARPS * number +
+    return sizeof(room) + (size_t)(rows - 1) * sizeof(row_room) + row_bytes +
            (size_t)(count * (CARD + 2 * rows)) * sizeof(uint64_t);
 }
 
@@ -381,7 +536,7 @@ template <typename T, bool CLUSTER> static cudaError_t prepare(int rows, int cou
     *l = {};
     l->config.gridDim = dim3(GROUPS * RANKS);
     l->config.blockDim = dim3(THREADS);
-    l->config.dynamicSmemBytes = shared_of(rows, count, sizeof(T));
+    l->config.dynamicSmemBytes = shared_of(rows, count, ROWS_IN_ROOM(CLUSTER) * sizeof(T));
     l->config.attrs = l->attributes;
     l->config.numAttrs = CLUSTER ? 2 : 1;
     l->attributes[0].id = cudaLaunchAttributeCooperative;
@@ -403,8 +558,7 @@ static cudaError_t launch(const mica_cuda_step_args &args, cudaStream_t stream)
     return error ? error : cudaLaunchKernelEx(&l.config, step_kernel<T, CLUSTER>, args);
 }
 
-/* Whether all blocks are resident at once, two to a multiprocessor where it must be: not every H100 has 16 times 8
- * multiprocessors that are close enough for a cluster. */
+/* Whether all blocks are resident at once. */
 template <typename T, bool CLUSTER> static bool fits(int rows, int multiprocessors)
 {
     launch_of l;

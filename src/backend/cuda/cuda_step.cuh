@@ -26,13 +26,6 @@ static __device__ __forceinline__ uint2 ask8(const void *p)
     return v;
 }
 
-static __device__ __forceinline__ uint32_t ask2(const void *p)
-{
-    uint16_t v;
-    asm volatile("ld.global.nc.L1::no_allocate.u16 %0, [%1];" : "=h"(v) : "l"(p));
-    return v;
-}
-
 template <typename T> struct piece; /* 8 neighbours */
 template <> struct piece<__nv_bfloat16> {
     uint4 a;
@@ -41,7 +34,7 @@ template <> struct piece<float> {
     uint4 a, b;
 };
 
-template <typename T> struct quad; /* 4 neighbours, or one */
+template <typename T> struct quad; /* 4 neighbours */
 template <> struct quad<__nv_bfloat16> {
     uint2 a;
 };
@@ -68,16 +61,6 @@ static __device__ __forceinline__ void ask(quad<__nv_bfloat16> &p, const __nv_bf
 static __device__ __forceinline__ void ask(quad<float> &p, const float *from)
 {
     p.a = ask16(from);
-}
-
-static __device__ __forceinline__ void ask_one(quad<__nv_bfloat16> &p, const __nv_bfloat16 *from)
-{
-    p.a.x = ask2(from);
-}
-
-static __device__ __forceinline__ void ask_one(quad<float> &p, const float *from)
-{
-    asm volatile("ld.global.nc.L1::no_allocate.u32 %0, [%1];" : "=r"(p.a.x) : "l"(from));
 }
 
 static __device__ __forceinline__ void numbers(const piece<__nv_bfloat16> &p, float (&v)[8])
@@ -115,82 +98,96 @@ static __device__ __forceinline__ float rounded(float x, const float *)
     return x;
 }
 
+static __device__ __forceinline__ void put(__nv_bfloat16 *to, float x)
+{
+    *to = __float2bfloat16_rn(x);
+}
+
+static __device__ __forceinline__ void put(float *to, float x)
+{
+    *to = x;
+}
+
+/* Elements 2 i and 2 i + 1. */
+static __device__ __forceinline__ float2 get_two(const float *x, int i)
+{
+    return ((const float2 *)x)[i];
+}
+
+static __device__ __forceinline__ float2 get_two(const __nv_bfloat16 *x, int i)
+{
+    return __bfloat1622float2(((const __nv_bfloat162 *)x)[i]);
+}
+
+static __device__ __forceinline__ void put_two(float *x, int i, float2 v)
+{
+    ((float2 *)x)[i] = v;
+}
+
+static __device__ __forceinline__ void put_two(__nv_bfloat16 *x, int i, float2 v)
+{
+    ((__nv_bfloat162 *)x)[i] = __float22bfloat162_rn(v);
+}
+
 /* ------------------------------------------------------------------- a row -- */
 
-/* Where element e of a row of 512 lies in shared memory: so that the numbers of a lane, which are those it reads of
- * a matrix row in pieces of 16 bytes, are four 16-byte reads without conflicts. */
+/* Of a row of 512 a lane has 16 numbers, those of its pieces of 16 bytes: in bf16 8 lane .. and 256 + 8 lane ..,
+ * in f32 128 i + 4 lane .. */
+#define OWN 16
+
+/* A matrix row, in shared or global memory. */
+static __device__ __forceinline__ void read_own(const __nv_bfloat16 *row, float (&v)[OWN])
+{
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        const uint4 raw = ((const uint4 *)row)[32 * i + threadIdx.x % 32];
+        float eight[8];
+        unpack(raw, eight);
+#pragma unroll
+        for (int k = 0; k < 8; k++)
+            v[8 * i + k] = eight[k];
+    }
+}
+
+/* A row of f32 in the order in which it is read here: place_of. */
+static __device__ __forceinline__ void read_own(const float *row, float (&v)[OWN])
+{
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const float4 w = ((const float4 *)row)[32 * i + threadIdx.x % 32];
+        v[4 * i] = w.x, v[4 * i + 1] = w.y, v[4 * i + 2] = w.z, v[4 * i + 3] = w.w;
+    }
+}
+
+/* Where element e lies in a row of f32 for a matrix of T. */
 template <typename T> static __device__ __forceinline__ int place_of(int e)
 {
     return sizeof(T) == 4 ? e : (e & ~255) | (e & 4) << 5 | (e & 248) >> 1 | (e & 3);
 }
 
-static __device__ __forceinline__ void read_row(const float *row, float (&x)[16])
+/* A vector of f32 in natural order, for a matrix of T. */
+template <typename T>
+static __device__ __forceinline__ void read_vector(const float *x, float (&v)[OWN])
 {
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        const float4 v = ((const float4 *)row)[32 * i + threadIdx.x % 32];
-        x[4 * i] = v.x, x[4 * i + 1] = v.y, x[4 * i + 2] = v.z, x[4 * i + 3] = v.w;
+        const int lane = threadIdx.x % 32;
+        const int at = sizeof(T) == 4 ? 32 * i + lane : 64 * (i / 2) + 2 * lane + i % 2;
+        const float4 w = ((const float4 *)x)[at];
+        v[4 * i] = w.x, v[4 * i + 1] = w.y, v[4 * i + 2] = w.z, v[4 * i + 3] = w.w;
     }
 }
 
-/* 8 neighbours of a matrix row in shared memory: pieces lane and 32 + lane of 16 bytes, f32 four of them. */
-static __device__ __forceinline__ void read_eight(const __nv_bfloat16 *row, int i, float (&v)[8])
+static __device__ __forceinline__ float dot(const float (&w)[8], const float (&x)[8])
 {
-    unpack(((const uint4 *)row)[32 * i + threadIdx.x % 32], v);
-}
-
-static __device__ __forceinline__ void read_eight(const float *row, int i, float (&v)[8])
-{
+    float sum = w[0] * x[0];
 #pragma unroll
-    for (int k = 0; k < 2; k++) {
-        const float4 w = ((const float4 *)row)[64 * i + 32 * k + threadIdx.x % 32];
-        v[4 * k] = w.x, v[4 * k + 1] = w.y, v[4 * k + 2] = w.z, v[4 * k + 3] = w.w;
-    }
-}
-
-/* x: what read_row reads of a row in the order of place_of<T>. */
-template <typename T>
-static __device__ __forceinline__ float dot(const T *row, const float (&x)[16])
-{
-    float sum[2] = {0.0f, 0.0f};
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        float v[8];
-        read_eight(row, i, v);
-#pragma unroll
-        for (int k = 0; k < 8; k++)
-            sum[i] = fmaf(v[k], x[8 * i + k], sum[i]);
-    }
-    return sum[0] + sum[1];
+    for (int i = 1; i < 8; i++)
+        sum = fmaf(w[i], x[i], sum);
+    return sum;
 }
 
 /* -------------------------------------------------------------------- sums -- */
-
-/* Sums over the warp: the lower half of the lanes gets a's, the upper one b's. */
-static __device__ __forceinline__ float two_sums(float a, float b)
-{
-    const bool upper = threadIdx.x & 16;
-    float v = (upper ? b : a) + __shfl_xor_sync(0xffffffffu, upper ? a : b, 16);
-#pragma unroll
-    for (int step = 8; step > 0; step /= 2)
-        v += __shfl_xor_sync(0xffffffffu, v, step);
-    return v;
-}
-
-/* Sums of 8 numbers over the lanes 4 i + k of one k: lane 4 i + k gets number i. */
-static __device__ __forceinline__ float eight_sums(float (&v)[8])
-{
-#pragma unroll
-    for (int n = 4; n > 0; n /= 2) {
-        const bool upper = threadIdx.x & (4 * n);
-#pragma unroll
-        for (int i = 0; i < n; i++) {
-            const float give = upper ? v[i] : v[i + n];
-            v[i] = (upper ? v[i + n] : v[i]) + __shfl_xor_sync(0xffffffffu, give, 4 * n);
-        }
-    }
-    return v[0];
-}
 
 /* Over the four lanes 4 i .. 4 i + 3. */
 static __device__ __forceinline__ float sum_of_4(float v)
@@ -199,9 +196,54 @@ static __device__ __forceinline__ float sum_of_4(float v)
     return v + __shfl_xor_sync(0xffffffffu, v, 2);
 }
 
+/* Of 2 n numbers of two lanes that are `far` apart each keeps n, the upper one the upper ones. */
+template <int n, int N> static __device__ __forceinline__ void share(float (&v)[N], int far)
+{
+    const bool upper = threadIdx.x & far;
+#pragma unroll
+    for (int i = 0; i < n; i++) {
+        const float give = upper ? v[i] : v[i + n];
+        v[i] = (upper ? v[i + n] : v[i]) + __shfl_xor_sync(0xffffffffu, give, far);
+    }
+}
+
+/* Sums of 8 numbers over the lanes 4 i + k of one k: lane 4 i + k gets number i. */
+static __device__ __forceinline__ float sums_of_parts(float (&v)[8])
+{
+    share<4>(v, 16);
+    share<2>(v, 8);
+    share<1>(v, 4);
+    return v[0];
+}
+
+/* Sums over the warp: lanes 4 i .. 4 i + 3 get number i of 8, lanes 2 i and 2 i + 1 that of 16. */
+static __device__ __forceinline__ float sums_of(float (&v)[8])
+{
+    return sum_of_4(sums_of_parts(v));
+}
+
+static __device__ __forceinline__ float sums_of(float (&v)[16])
+{
+    share<8>(v, 16);
+    share<4>(v, 8);
+    share<2>(v, 4);
+    share<1>(v, 2);
+    return v[0] + __shfl_xor_sync(0xffffffffu, v[0], 1);
+}
+
+/* Over the lanes 4 i + k of one k. */
+static __device__ __forceinline__ float sum_of_parts(float v)
+{
+#pragma unroll
+    for (int step = 16; step > 2; step /= 2)
+        v += __shfl_xor_sync(0xffffffffu, v, step);
+    return v;
+}
+
 /* ----------------------------------------------------------------- softmax -- */
 
 #define NOTHING (-1e30f) /* below every score */
+#define FAR     100.0f   /* above the reference a score may be: 2^100 times a sum is a float */
 
 /* Scores are logarithms to the base 2. */
 static __device__ __forceinline__ float power(float x)
@@ -209,61 +251,6 @@ static __device__ __forceinline__ float power(float x)
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
-}
-
-/* Running softmax of what one lane adds up: largest score, sum, 8 numbers. */
-struct running {
-    float most, sum, v[8];
-};
-
-static __device__ __forceinline__ void add_key(running &r, float score, const float (&value)[8])
-{
-    const float most = fmaxf(r.most, score);
-    const float old = power(r.most - most), p = power(score - most);
-    r.sum = fmaf(r.sum, old, p);
-#pragma unroll
-    for (int i = 0; i < 8; i++)
-        r.v[i] = fmaf(p, value[i], r.v[i] * old);
-    r.most = most;
-}
-
-/* A softmax over some keys; v: one number of the values. */
-struct stretch {
-    float most, sum, v;
-};
-
-/* The lanes' sums of a warp as one. Lane 4 i + k gets number 8 k + i. */
-static __device__ __forceinline__ stretch join_lanes(running &r)
-{
-    float most = r.most;
-#pragma unroll
-    for (int step = 4; step < 32; step *= 2)
-        most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, step));
-    const float factor = power(r.most - most);
-    float sum = r.sum * factor;
-#pragma unroll
-    for (int i = 0; i < 8; i++)
-        r.v[i] *= factor;
-#pragma unroll
-    for (int step = 4; step < 32; step *= 2)
-        sum += __shfl_xor_sync(0xffffffffu, sum, step);
-    return {most, sum, eight_sums(r.v)};
-}
-
-/* stats: largest and sum of each. */
-static __device__ __forceinline__ stretch join_eight(const float (&stats)[16], const float (&v)[8])
-{
-    stretch s = {stats[0], 0.0f, 0.0f};
-#pragma unroll
-    for (int i = 1; i < 8; i++)
-        s.most = fmaxf(s.most, stats[2 * i]);
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-        const float factor = power(stats[2 * i] - s.most);
-        s.sum = fmaf(stats[2 * i + 1], factor, s.sum);
-        s.v = fmaf(v[i], factor, s.v);
-    }
-    return s;
 }
 
 #endif

@@ -13,6 +13,7 @@ extern "C" {
 #define MICA_CUDA_STEP_WIDTH  512 /* the released models' */
 #define MICA_CUDA_STEP_FFN    2048
 #define MICA_CUDA_STEP_HEADS  16
+#define MICA_CUDA_STEP_HEAD   2048 /* rows of the head, at most */
 
 /* Device addresses of one block; matrices in the compute type, rows without gaps, vectors f32. */
 typedef struct mica_cuda_step_block {
@@ -28,20 +29,31 @@ typedef struct mica_cuda_step_args {
     int count, rows;
     float eps;
     mica_cuda_type type; /* of x, matrices and caches */
-    void *x;             /* [rows][D] */
-    uint64_t *words; /* mica_cuda_step_words of them, never with a round as high as this one's */
-    uint32_t round;  /* of the first block of the network; the others follow */
+    void *x;             /* [rows][D]; where neither table nor head is NULL nobody looks at it */
+    /* What a step begins with: x[m] = table[ids[m]] + add[m], ids outside take row 0; NULL: with x. */
+    const void *table; /* [table_rows][D] */
+    int table_rows;
+    const int32_t *ids[MICA_CUDA_STEP_ROWS]; /* device */
+    const float *add[MICA_CUDA_STEP_ROWS];   /* device, [D], of 8-byte alignment; NULL: nothing */
+    /* And ends with: logits[m] = head x[m]; NULL: with x. */
+    const void *head; /* [head_rows][D], of 16-byte alignment */
+    int head_rows;    /* at most MICA_CUDA_STEP_HEAD */
+    float *logits;    /* [rows][logits_ld] */
+    int64_t logits_ld;
+    uint64_t *words; /* mica_cuda_step_words of them, 0 before the first step */
+    uint32_t round;  /* of the first block of the network, above 0 and those of all steps before */
+    int turn;        /* 0 and 1 in turns, from step to step */
     bool cluster;
 } mica_cuda_step_args;
 
-/* Rows at once at most, in clusters of 8 blocks of threads or without them; 0 where this device does not hold all
+/* Rows at once at most, in clusters of 4 blocks of threads or without them; 0 where this device does not hold all
  * blocks of threads at once. */
 int mica_cuda_step_rows(int multiprocessors, bool cluster, mica_cuda_type type);
 int64_t mica_cuda_step_words(int rows, bool cluster);
 /* Rounds that a step of `count` blocks of the network uses. */
 static inline uint32_t mica_cuda_step_rounds(int count)
 {
-    return 2 * (uint32_t)count;
+    return (uint32_t)count;
 }
 cudaError_t mica_cuda_step(const mica_cuda_step_args *args, cudaStream_t stream);
 

@@ -1,7 +1,7 @@
 /* cuda_step_room.cuh - what a block of threads of cuda_step.cu has in shared memory, who it is, and what it asks for
  * ahead.
  *
- *     room   norm │ vectors of two halves │ barriers │ a row_room a row │ rows [8 warps][2][512] │ addresses
+ *     room   vectors of two halves │ barriers │ a row_room a row │ rows [8 warps][6][512] │ addresses
  *
  * Copies end in shared memory, or in registers for what a lane alone multiplies. */
 #ifndef MICA_BACKEND_CUDA_STEP_ROOM_CUH
@@ -16,28 +16,30 @@
 #define H       MICA_CUDA_STEP_HEADS
 #define K       (D / H)
 #define GROUPS  H
-#define RANKS   8
+#define RANKS   4
 #define WARPS   8
 #define VOICES  (RANKS * WARPS) /* warps of a group */
 #define THREADS (32 * WARPS)
 #define UNITS   (F / GROUPS)
+#define OUTPUTS (D / VOICES) /* of a warp */
+#define STRIDE  (8 * VOICES) /* positions that a group takes at once */
+#define MOST    6            /* rows that a warp multiplies at once */
 
-static_assert(K == 32 && D == 8 * VOICES && UNITS == 2 * VOICES,
-              "a lane a number, 8 outputs a warp");
+static_assert(K == 32 && K == VOICES && K == 4 * WARPS,
+              "a warp has 4 rows of q, one of k and of v");
+static_assert(UNITS == 4 * VOICES && UNITS == 128 && OUTPUTS == 16,
+              "4 units and 16 outputs a warp");
+static_assert(D == 2 * THREADS, "a thread has two elements of a row");
+static_assert(4 * WARPS * GROUPS * RANKS >= MICA_CUDA_STEP_HEAD, "4 rows of the head a warp");
 
 /* Words of a group and a row. */
 enum {
-    ROWS = 0, /* before a norm */
-    HIDDEN = ROWS + D,
-    QKV = HIDDEN + UNITS,
-    STRETCHES = QKV + 3 * K,       /* pairs of blocks, K values of both */
-    STATS = STRETCHES + RANKS * K, /* largest score and sum of each block */
+    HIDDEN = 0,
+    KEY = HIDDEN + UNITS,          /* the new key and value in turns */
+    STRETCHES = KEY + 2 * K,       /* pairs of blocks, K values of both */
+    STATS = STRETCHES + RANKS * K, /* sum and reference of each block */
     GROUP_WORDS = STATS + 2 * RANKS
 };
-static_assert(RANKS == WARPS, "stretches of blocks are joined as those of warps");
-
-/* Parts of the outputs of o, of down: [rows][D][GROUPS] words each, of all groups. */
-#define PARTS (D * GROUPS)
 
 /* What mica_cuda_step_block has. */
 /* clang-format off */
@@ -46,23 +48,30 @@ enum { Q, K_, V, O, UP, DOWN, Q_B, K_B, V_B, O_B, UP_B, DOWN_B, SCALE_1, SHIFT_1
 
 static_assert(sizeof(mica_cuda_step_block) == CARD * sizeof(void *), "a card is a list");
 
+/* What a half begins with: the rows that a warp multiplies, of q, k and v, of up, or of the head behind all. */
+enum kind { ATTENTION, MLP, HEAD };
+
 /* What a half wants beside its rows. */
 struct alignas(16) vectors {
     float scale[D], shift[D]; /* of the norm before it */
-    float bias[8 * WARPS];    /* of this block's outputs before that norm */
-    float row_bias[2][WARPS]; /* of each warp's two rows */
+    float bias[D];            /* of the outputs before that norm */
+    float rows[4 * WARPS];    /* of the rows of q, or of up */
+    float key[WARPS], value[WARPS];
 };
 
 struct alignas(16) row_room {
-    uint64_t words[GROUP_WORDS]; /* where a group is a cluster */
-    float x[D];                  /* normalised, in the order of place_of */
-    uint64_t
-        local[GROUP_WORDS - STRETCHES]; /* stretches of the block's warps, as those of blocks */
+    uint64_t words[GROUP_WORDS];      /* where a group is a cluster */
+    int64_t sent[2][OUTPUTS * WARPS]; /* parts of outputs of o, of down */
+    float x[D];                       /* normalised, natural order; a thread reads what it wrote */
+    float v[D];                       /* before the norm, in the order of place_of */
+    float q[K];
+    float parts[WARPS][K], sums[WARPS]; /* softmax of each warp's keys */
 };
 
 struct room {
-    float norm[2 * WARPS];        /* sum and squares of each warp's numbers */
-    vectors next[2];              /* by parity of the half that wants them */
+    vectors next[2];      /* by parity of the half that wants them */
+    float head[WARPS][K]; /* what the head makes, as each warp reads it */
+    float most[WARPS];
     uint64_t barriers[WARPS + 1]; /* of copies: each warp's rows, the vectors */
     row_room row[1];              /* behind them: each warp's rows, the cards */
 };
@@ -96,9 +105,13 @@ struct deck {
     uint64_t *caches; /* [rows][count][2] */
 };
 
-template <typename T> static __device__ __forceinline__ deck the_deck(const mica_cuda_step_args &a)
+/* Numbers of all warps' rows. */
+#define ROWS_IN_ROOM(cluster) ((cluster) ? MOST * WARPS * D : 0)
+
+template <typename T, bool CLUSTER>
+static __device__ __forceinline__ deck the_deck(const mica_cuda_step_args &a)
 {
-    uint64_t *const cards = (uint64_t *)((T *)(the_room().row + a.rows) + 2 * D * WARPS);
+    uint64_t *const cards = (uint64_t *)((T *)(the_room().row + a.rows) + ROWS_IN_ROOM(CLUSTER));
     return {cards, cards + CARD * a.count};
 }
 
@@ -114,85 +127,134 @@ static __device__ __forceinline__ void deal(const mica_cuda_step_args &a, const 
 
 /* ------------------------------------------------------- what is asked for -- */
 
-/* Two rows that a warp multiplies with the row that its group knows: of q or k and of v, or of up; to
- * w [2][D]. */
-template <typename T>
-static __device__ __forceinline__ void ask_rows(const place &p, const uint64_t *card, bool mlp,
-                                                T *w)
+/* Rows of the head that this warp has, from row 4 (WARPS blockIdx.x + warp) on. */
+static __device__ __forceinline__ int rows_of_head(const mica_cuda_step_args &a, const place &p)
 {
-    const int has_key = p.voice >= K;
-    const int at = mlp ? p.group * UNITS + p.voice : p.group * K + p.voice % K;
-    const T *const a = (const T *)card[mlp ? UP : Q + has_key] + at * D;
-    const T *const b = mlp ? a + VOICES * D : (const T *)card[V] + at * D;
-    __syncwarp(); /* what was there has been read */
-#if __CUDA_ARCH__ >= 900
+    return a.head ? max(0, min(4, a.head_rows - 4 * (WARPS * (int)blockIdx.x + p.warp))) : 0;
+}
+
+/* Row i of those that a warp multiplies: 4 of q, k, v; 4 of up; 4 of the head. */
+template <typename T, kind KIND>
+static __device__ __forceinline__ const T *row_of(const mica_cuda_step_args &a, const place &p,
+                                                  const uint64_t *card, int i)
+{
+    if (KIND == HEAD)
+        return (const T *)a.head + (4 * (WARPS * (int)blockIdx.x + p.warp) + i) * D;
+    if (KIND == MLP)
+        return (const T *)card[UP] + (p.group * UNITS + 4 * p.voice + i) * D;
+    if (i < 4)
+        return (const T *)card[Q] + (p.group * K + 4 * p.warp + i) * D;
+    return (const T *)card[i == 4 ? K_ : V] + (p.group * K + p.voice) * D;
+}
+
+/* To w [MOST][D]; without clusters nobody copies them. */
+template <typename T, kind KIND>
+static __device__ __forceinline__ void ask_rows(const mica_cuda_step_args &a, const place &p,
+                                                const uint64_t *card, T *w)
+{
     const int bytes = D * (int)sizeof(T);
+    const int four = KIND == HEAD ? rows_of_head(a, p) : 4;
     uint64_t *const done = &the_room().barriers[p.warp];
-    if (p.lane == 0) {
-        copies_start(done, 2 * bytes);
-        copy_piece(done, w, a, bytes);
-        copy_piece(done, w + D, b, bytes);
+    __syncwarp(); /* what was there has been read */
+    if (p.lane != 0)
+        return;
+    copies_start(done, (four + (KIND == ATTENTION ? 2 : 0)) * bytes);
+    if (four > 0)
+        copy_piece(done, w, row_of<T, KIND>(a, p, card, 0), four * bytes);
+    if (KIND == ATTENTION) {
+        copy_piece(done, w + 4 * D, row_of<T, KIND>(a, p, card, 4), bytes);
+        copy_piece(done, w + 5 * D, row_of<T, KIND>(a, p, card, 5), bytes);
     }
+}
+
+/* SIZE floats, by all threads. */
+template <int SIZE>
+static __device__ __forceinline__ void copy_vector(uint64_t *done, float *to, const float *from)
+{
+#if __CUDA_ARCH__ >= 900
+    copy_piece(done, to, from, SIZE * (int)sizeof(float));
 #else
-    const int own = 16 / (int)sizeof(T);
-    for (int i = own * p.lane; i < D; i += 32 * own) {
-        copy_own<16>(w + i, a + i);
-        copy_own<16>(w + D + i, b + i);
-    }
+    for (int i = threadIdx.x; i < SIZE; i += THREADS)
+        copy_own<4>(to + i, from + i);
 #endif
 }
 
-/* Vectors between this half and the next one, whose rows are those of `coming`. */
-static __device__ __forceinline__ void ask_vectors(const place &p, const uint64_t *card, bool mlp,
+/* Of the norm behind half `mlp` of a block, and of the rows of KIND that come then. */
+template <kind KIND>
+static __device__ __forceinline__ void ask_vectors(const place &p, const uint64_t *card,
                                                    const uint64_t *coming, vectors *v)
 {
-    const float *const bias = (const float *)card[mlp ? DOWN_B : O_B] + 8 * WARPS * p.rank;
-    const float *const scale = (const float *)card[mlp ? SCALE_2 : SCALE_1];
-    const float *const shift = (const float *)card[mlp ? SHIFT_2 : SHIFT_1];
-    const int first = p.rank * WARPS, at = mlp ? p.group * K + first % K : p.group * UNITS + first;
-    const float *const a = (const float *)coming[mlp ? Q_B + (first >= K) : UP_B] + at;
-    const float *const b = mlp ? (const float *)coming[V_B] + at : a + VOICES;
-#if __CUDA_ARCH__ >= 900
+    const bool first = !card; /* there is no norm before the first half */
     uint64_t *const done = &the_room().barriers[WARPS];
+#if __CUDA_ARCH__ >= 900
     if (threadIdx.x != 0)
         return;
-    copies_start(done, (int)sizeof(vectors));
-    copy_piece(done, v->scale, scale, (int)sizeof v->scale);
-    copy_piece(done, v->shift, shift, (int)sizeof v->shift);
-    copy_piece(done, v->bias, bias, (int)sizeof v->bias);
-    copy_piece(done, v->row_bias[0], a, (int)sizeof v->row_bias[0]);
-    copy_piece(done, v->row_bias[1], b, (int)sizeof v->row_bias[1]);
-#else
-    const int t = threadIdx.x, o = 8 * p.warp + p.lane / 4, row = p.lane / 16;
-    copy_own<8>(v->scale + 2 * t, scale + 2 * t);
-    copy_own<8>(v->shift + 2 * t, shift + 2 * t);
-    copy_own<4>(v->bias + o, bias + o);
-    copy_own<4>(v->row_bias[row] + p.warp, (row ? b : a) + p.warp);
+    copies_start(done, (int)sizeof(float) * ((first ? 0 : 3 * D) + (KIND == HEAD ? 0 : 4 * WARPS) +
+                                             (KIND == ATTENTION ? 2 * WARPS : 0)));
 #endif
-}
-
-/* Of this warp's 8 outputs: number `lane` of the head's, or 4 of the group's hidden units. */
-template <typename T>
-static __device__ __forceinline__ void ask_outputs(const place &p, const uint64_t *card, bool mlp,
-                                                   quad<T> (&w)[8])
-{
-    if (mlp) {
-        const T *const from =
-            (const T *)card[DOWN] + 8 * p.voice * F + p.group * UNITS + 4 * p.lane;
-#pragma unroll
-        for (int i = 0; i < 8; i++)
-            ask(w[i], from + i * F);
-    } else {
-        const T *const from = (const T *)card[O] + 8 * p.voice * D + p.group * K + p.lane;
-#pragma unroll
-        for (int i = 0; i < 8; i++)
-            ask_one(w[i], from + i * D);
+    if (!first) {
+        copy_vector<D>(done, v->scale, (const float *)card[KIND == MLP ? SCALE_1 : SCALE_2]);
+        copy_vector<D>(done, v->shift, (const float *)card[KIND == MLP ? SHIFT_1 : SHIFT_2]);
+        copy_vector<D>(done, v->bias, (const float *)card[KIND == MLP ? O_B : DOWN_B]);
+    }
+    if (KIND == MLP)
+        copy_vector<4 * WARPS>(done, v->rows,
+                               (const float *)coming[UP_B] + p.group * UNITS + p.rank * 4 * WARPS);
+    if (KIND == ATTENTION) {
+        const int at = p.group * K, own = at + p.rank * WARPS;
+        copy_vector<K>(done, v->rows, (const float *)coming[Q_B] + at);
+        copy_vector<WARPS>(done, v->key, (const float *)coming[K_B] + own);
+        copy_vector<WARPS>(done, v->value, (const float *)coming[V_B] + own);
     }
 }
 
-/* Key and value of the position that a lane takes, 8 numbers of them. */
+/* Before anything of either is read; all threads must come here. half: how often they were asked for before. */
+template <bool CLUSTER>
+static __device__ __forceinline__ void wait_for_copies(const place &p, int half)
+{
+    room &r = the_room();
+    copies_finish(&r.barriers[WARPS], half);
+    if (CLUSTER)
+        copies_finish(&r.barriers[p.warp], half);
+#if __CUDA_ARCH__ < 900
+    __syncthreads();
+#endif
+}
+
+/* This warp's outputs of o: lane 4 i + k numbers 8 k .. of the head's, of outputs i and 8 + i. */
+template <typename T> struct o_columns {
+    piece<T> w[2];
+};
+
+template <typename T>
+static __device__ __forceinline__ void ask_outputs(const place &p, const uint64_t *card,
+                                                   o_columns<T> &c)
+{
+    const T *const from =
+        (const T *)card[O] + (OUTPUTS * p.voice + p.lane / 4) * D + p.group * K + 8 * (p.lane % 4);
+    ask(c.w[0], from);
+    ask(c.w[1], from + 8 * D);
+}
+
+/* Of down: 4 of the group's hidden units. */
+template <typename T> struct down_columns {
+    quad<T> w[OUTPUTS];
+};
+
+template <typename T>
+static __device__ __forceinline__ void ask_outputs(const place &p, const uint64_t *card,
+                                                   down_columns<T> &c)
+{
+    const T *const from =
+        (const T *)card[DOWN] + OUTPUTS * p.voice * F + p.group * UNITS + 4 * p.lane;
+#pragma unroll
+    for (int i = 0; i < OUTPUTS; i++)
+        ask(c.w[i], from + i * F);
+}
+
+/* Keys and values of two positions that a lane takes, 8 numbers of each, and of the first key of all. */
 template <typename T> struct next_keys {
-    piece<T> k, v;
+    piece<T> k[2], v[2], first;
 };
 
 /* Stretches of 8 positions go to the blocks of a group in turn, then to their warps. */
@@ -202,14 +264,35 @@ static __device__ __forceinline__ int first_position(const place &p)
 }
 
 template <typename T>
-static __device__ __forceinline__ void ask_keys(const place &p, const uint64_t *caches, int at,
-                                                int seen, next_keys<T> &f)
+static __device__ __forceinline__ void ask_key(const place &p, const uint64_t *caches, int at,
+                                               int seen, piece<T> &k, piece<T> &v)
 {
     const int from = at * D + p.group * K + 8 * (p.lane % 4);
     if (at < seen) {
-        ask(f.k, (const T *)caches[0] + from);
-        ask(f.v, (const T *)caches[1] + from);
+        ask(k, (const T *)caches[0] + from);
+        ask(v, (const T *)caches[1] + from);
     }
+}
+
+template <typename T>
+static __device__ __forceinline__ void ask_keys(const place &p, const uint64_t *caches, int seen,
+                                                next_keys<T> &f)
+{
+    const int at = first_position(p);
+    if (seen > 0)
+        ask(f.first, (const T *)caches[0] + p.group * K + 8 * (p.lane % 4));
+    ask_key(p, caches, at, seen, f.k[0], f.v[0]);
+    ask_key(p, caches, at + STRIDE, seen, f.k[1], f.v[1]);
+}
+
+static __device__ __forceinline__ void prefetch_piece(uint64_t from, int size)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(size) : "memory");
+#else
+    for (int line = 0; line < size; line += 128)
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(from + line));
+#endif
 }
 
 /* Into L2: the matrices of a block of the network, a stretch of each by each block of threads, and the keys that
@@ -219,19 +302,24 @@ static __device__ __forceinline__ void prefetch_block(const place &p, const uint
                                                       const uint64_t *caches, int seen)
 {
     const int at = first_position(p), part = p.group * K;
-    if (p.lane % 4 < 2 && at < seen)
-        asm volatile(
-            "prefetch.global.L2 [%0];" ::"l"((const T *)caches[p.lane % 4] + at * D + part));
+    if (p.lane % 4 < 2) {
+        const T *const rows = (const T *)caches[p.lane % 4] + part;
+        if (at < seen)
+            asm volatile("prefetch.global.L2 [%0];" ::"l"(rows + at * D));
+        if (at + STRIDE < seen)
+            asm volatile("prefetch.global.L2 [%0];" ::"l"(rows + (at + STRIDE) * D));
+    }
     const int size = (threadIdx.x < UP ? D * D : D * F) * (int)sizeof(T) / (RANKS * GROUPS);
-    if (threadIdx.x > DOWN)
-        return;
-    const uint64_t from = card[threadIdx.x] + (uint64_t)(blockIdx.x * size);
-#if __CUDA_ARCH__ >= 900
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(size) : "memory");
-#else
-    for (int line = 0; line < size; line += 128)
-        asm volatile("prefetch.global.L2 [%0];" ::"l"(from + line));
-#endif
+    if (threadIdx.x <= DOWN)
+        prefetch_piece(card[threadIdx.x] + (uint64_t)(blockIdx.x * size), size);
+}
+
+template <typename T>
+static __device__ __forceinline__ void prefetch_head(const mica_cuda_step_args &a, const place &p)
+{
+    const int rows = rows_of_head(a, p);
+    if (p.lane == 0 && rows > 0)
+        prefetch_piece((uint64_t)row_of<T, HEAD>(a, p, NULL, 0), rows * D * (int)sizeof(T));
 }
 
 #endif

@@ -2,7 +2,7 @@
  * norms behind in one kernel, draws, integers that come to the host behind the work.
  *
  *     tokens.table     device: addresses of a step's weights and caches; sent again when they change
- *     tokens.words     device: through which the blocks of cuda_step.cu talk, tokens.round of the next
+ *     tokens.words     device: through which the blocks of cuda_step.cu talk, tokens.round and turn of the next
  *     tokens.pinned    host: a few integers per ticket, an event each
  *     tokens.plain     device: the rows of a packed embedding, which the device alone knows the ids of
  *
@@ -23,6 +23,7 @@ struct mica_cuda_tokens {
     void *words;
     size_t word_count;
     uint32_t round;
+    int turn;
     bool cluster; /* how a step runs here, and of how many rows at once; 0: not in one kernel */
     int rows;
     int32_t *pinned; /* [MICA_FETCH_TICKETS][MICA_FETCH_MOST] */
@@ -407,10 +408,12 @@ static mica_status run_rows(mica_cuda_backend *be, mica_cuda_tokens *t,
         .x = x.data,
         .words = t->words,
         .round = t->round,
+        .turn = t->turn,
         .cluster = t->cluster};
     for (int m = 0; m < rows; m++)
         args.seen[m] = (int)a->seen[first + m];
     t->round += rounds;
+    t->turn = 1 - t->turn;
     return mica_cuda_check(mica_cuda_step(&args, be->stream), "post_norm_step", err);
 }
 

@@ -31,20 +31,6 @@ static __device__ __forceinline__ float number_of(uint64_t word)
     return __uint_as_float((uint32_t)word);
 }
 
-static __device__ __forceinline__ void send_global(uint64_t *to, float x, uint32_t round)
-{
-    asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(to), "l"(word_of(x, round))
-                 : "memory");
-}
-
-static __device__ __forceinline__ void look_global(const uint64_t *from, uint64_t (&w)[2])
-{
-    asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];"
-                 : "=l"(w[0]), "=l"(w[1])
-                 : "l"(from)
-                 : "memory");
-}
-
 /* Words of a group of blocks of threads: in the shared memory of each (CLUSTER), or one copy in global memory. */
 template <bool CLUSTER> struct mail;
 
@@ -119,6 +105,56 @@ static __device__ __forceinline__ void receive(const mail<CLUSTER> &m, int at, i
 #pragma unroll
     for (int i = 0; i < 2 * N; i++)
         x[i] = number_of(w[i / 2][i % 2]);
+}
+
+/* --------------------------------------------------------------------- sums -- */
+
+/* A sum that blocks of threads far from each other add to, in global memory.
+ *
+ *     word   | bad parts (6 bits) | parts (10) | sum (48, signed, in units of 2^-24) |
+ *
+ * L2 adds, whole numbers, so that the order does not matter and a sum is the same whenever it is made. A part is
+ * sent as its difference from what its sender sent before: the sum is that of the latest parts alone, nobody has to
+ * clear it, and it is whole when so many parts have come. Parts of 2^18 and more, and those that are not numbers, are
+ * bad: the sum is none then. The rounding of a part, 2^-25, is that of a float of 1. */
+#define PART_LIMIT 262144.0f
+#define PART_UNIT  16777216.0f /* 1 / 2^-24 */
+#define PART_COUNT (UINT64_C(1) << 48)
+#define PART_BAD   (UINT64_C(1) << 58)
+#define PART_HALF  (UINT64_C(1) << 47) /* makes a sum below 0 borrow nothing */
+
+/* sent: of this sender, 0 at first. */
+static __device__ __forceinline__ void send_part(uint64_t *sum, float x, int64_t &sent)
+{
+    const bool good = fabsf(x) < PART_LIMIT;
+    const int64_t now = good ? __float2ll_rn(x * PART_UNIT) : 0;
+    const uint64_t add = (uint64_t)(now - sent) + PART_COUNT + (good ? 0 : PART_BAD);
+    asm volatile("red.relaxed.gpu.global.add.u64 [%0], %1;" ::"l"(sum), "l"(add) : "memory");
+    sent = now;
+}
+
+static __device__ __forceinline__ uint32_t parts_of(uint64_t word)
+{
+    return (uint32_t)((word + PART_HALF) >> 48) & 1023;
+}
+
+static __device__ __forceinline__ float sum_in(uint64_t word)
+{
+    const float sum = __ll2float_rn((int64_t)(word << 16) >> 16) * (1.0f / PART_UNIT);
+    return (word + PART_HALF) >> 58 ? NAN : sum;
+}
+
+/* Two neighbours, when `parts` have come to each. */
+static __device__ __forceinline__ float2 take_sums(const uint64_t *sums, uint32_t parts)
+{
+    uint64_t w[2];
+    do
+        asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];"
+                     : "=l"(w[0]), "=l"(w[1])
+                     : "l"(sums)
+                     : "memory");
+    while (parts_of(w[0]) != parts || parts_of(w[1]) != parts);
+    return make_float2(sum_in(w[0]), sum_in(w[1]));
 }
 
 /* ------------------------------------------------------------------- copies -- */
