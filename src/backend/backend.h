@@ -500,18 +500,14 @@ int mica_watched(mica_backend *be, int mark, bool wait);
  *
  *     ids, drawn   i32 tensors in memory of mica_backend_buffer_alloc */
 
-/* y[l] = w[ids[l]] + add[l], ids where the operations run; an id outside the table gives row 0.
- * add_LD: f32 state or activations, or NULL. */
-void mica_embed_drawn(mica_backend *be, mica_weight *w_VD, const mica_tensor *ids_L,
-                      const mica_tensor *add_LD, mica_tensor *y_LD);
-
 /* One row of each of L sequences through `count` blocks with norms behind (speech's text to semantic):
  *
  *     q, k, v = qkv x + b      k, v become row seen[l] of the sequence's cache
  *     x = norm_1(x + o attention(q, rows 0 to seen[l] of the cache) + b)
  *     x = norm_2(x + down relu(up x + b) + b)
  *
- * A row's result does not depend on the others. x: activations, in place. */
+ * A step may begin with the embedding of tokens that were drawn and end with logits. A row's result does not depend on
+ * the others. x: activations, in place; with a head, what they are afterwards is nobody's. */
 typedef struct mica_post_norm_block {
     mica_weight *qkv_w[3], *qkv_b[3]; /* [D, D], [D] each; or [3 D, D] in [0], the others NULL */
     mica_weight *o_w, *o_b, *up_w, *up_b, *down_w, *down_b;
@@ -524,6 +520,13 @@ typedef struct mica_post_norm_args {
     mica_tensor *x_LD;
     mica_tensor (*const *caches)[2]; /* [L] of [count]: keys and values [capacity, H, K] */
     const int64_t *seen;             /* [L] */
+    /* x[l] = table[ids[l]] + add[places[l]], an id outside the table takes row 0. NULL: x is given. */
+    mica_weight *table_VD;
+    const mica_tensor *const *ids; /* [L]: the first number of each, where the operations run */
+    const mica_tensor *add_RD;     /* f32 state; NULL: nothing */
+    const int64_t *places;         /* [L] */
+    mica_weight *head_VD;          /* logits = x head^T; NULL: x is wanted */
+    mica_tensor *logits_LV;        /* f32 state */
 } mica_post_norm_args;
 void mica_post_norm_step(mica_backend *be, const mica_post_norm_args *args);
 

@@ -115,7 +115,8 @@ typedef struct mica_backend_ops {
      * MICA_PROFILE_MARKS - 1) in the queue; then the seconds from moment 0 to each of `count`. */
     mica_status (*profile_mark)(mica_backend *be, int index, mica_err *err);
     mica_status (*profile_read)(mica_backend *be, int count, double *seconds, mica_err *err);
-    /* NULL where operations are done when they return: then backend_tokens.c computes on the host. */
+    /* NULL where operations are done when they return: then backend_tokens.c computes on the host.
+     * y[l] = w[ids[l]] + add[l], an id outside the table takes row 0; add_LD may be NULL. */
     mica_status (*embed_drawn)(mica_backend *be, mica_weight *w_VD, const mica_tensor *ids_L,
                                const mica_tensor *add_LD, mica_tensor *y_LD, mica_err *err);
     mica_status (*race_draw)(mica_backend *be, const mica_race_args *rows, int count,
@@ -124,7 +125,8 @@ typedef struct mica_backend_ops {
                                mica_err *err);
     mica_status (*fetch_finish)(mica_backend *be, uint64_t ticket, int32_t *out, int count,
                                 mica_err *err);
-    /* May be NULL. *taken false: not these sizes; then the operations run one by one. */
+    /* May be NULL. *taken false: not these sizes; then it is asked once more without table and head, if there were
+     * any, and if that is not taken either the operations run one by one. */
     mica_status (*post_norm_step)(mica_backend *be, const mica_post_norm_args *args, bool *taken,
                                   mica_err *err);
     /* May be NULL, likewise: then backend_experts.c routes on the host. */

@@ -1,12 +1,11 @@
 /* backend_tokens.c - steps of models that write token by token: what a backend has no slot for.
  *
- *     embed_drawn, race_draw, fetch,
- *     largest                          without a slot memory is the host's: plain code
- *     post_norm_step                   without a slot, or for sizes that it does not take: mica_linear,
- *                                      mica_attention and norms, block by block, `by_row`
+ *     race_draw, fetch, largest    without a slot memory is the host's: plain code
+ *     post_norm_step               as a whole, where the slot takes it; else embedding, blocks, head: blocks by
+ *                                  the slot, or mica_linear, mica_attention and norms, block by block, `by_row`
  *
- * On a device one kernel runs all blocks of a step (cuda_step.cu): 24 blocks of width 512 are 151 MB of
- * weights, 50 us of an H100's memory, but some 300 launches. */
+ * On a device one kernel runs a step (cuda_step.cu): 24 blocks of width 512 are 151 MB of weights, 50 us of an
+ * H100's memory, but some 300 launches. */
 #include "backend/backend_ops.h"
 #include "backend/backend_race.h"
 
@@ -31,45 +30,6 @@ static void keep_status(mica_backend *be, mica_status status)
 {
     if (status != MICA_OK)
         mica_backend_fail(be, status, "the backend failed without a message");
-}
-
-/* -------------------------------------------------------------- embedding -- */
-
-static bool check_embed(mica_backend *be, const mica_weight *w, const mica_tensor *ids,
-                        const mica_tensor *add, const mica_tensor *y)
-{
-    if (mica_backend_failed(be))
-        return false;
-    if (!is_ids(ids) || w->tensor.ndim != 2 || y->ndim != 2 || y->shape_[0] != ids->shape_[0] ||
-        y->shape_[1] != w->tensor.shape_[1])
-        return defect(be, "embed_drawn", y);
-    return !add || (add->ndim == 2 && add->shape_[0] == y->shape_[0] &&
-                    add->shape_[1] == y->shape_[1])
-               ? true
-               : defect(be, "embed_drawn", add);
-}
-
-void mica_embed_drawn(mica_backend *be, mica_weight *w_VD, const mica_tensor *ids_L,
-                      const mica_tensor *add_LD, mica_tensor *y_LD)
-{
-    if (!check_embed(be, w_VD, ids_L, add_LD, y_LD) || y_LD->shape_[0] == 0)
-        return;
-    if (be->ops->embed_drawn) {
-        mica_backend_settle(be);
-        be->counters.ops++;
-        keep_status(be, be->ops->embed_drawn(be, w_VD, ids_L, add_LD, y_LD, &be->error));
-        if (be->profile)
-            mica_profile_note(be, "embed_drawn");
-        return;
-    }
-    for (int64_t l = 0; l < y_LD->shape_[0]; l++) {
-        int32_t id = ((const int32_t *)ids_L->data)[l];
-        mica_tensor row = mica_tensor_rows(y_LD, l, 1);
-        id = id < 0 || id >= w_VD->tensor.shape_[0] ? 0 : id;
-        mica_embed_rows(be, w_VD, &id, 1, &row);
-    }
-    if (add_LD)
-        mica_add(be, y_LD, add_LD, y_LD);
 }
 
 /* ------------------------------------------------------------------- draws -- */
@@ -285,11 +245,11 @@ static void run_block(mica_backend *be, const mica_post_norm_args *a, int n)
     mica_pool_release(be, MICA_POOL_STEP, mark);
 }
 
+/* ------------------------------------------------------------ whole steps -- */
+
 static bool check_blocks(mica_backend *be, const mica_post_norm_args *a)
 {
     const mica_tensor *x = a->x_LD;
-    if (mica_backend_failed(be))
-        return false;
     if (x->ndim != 2 || a->heads < 1 || x->shape_[1] % a->heads != 0)
         return defect(be, "post_norm_step", x);
     for (int64_t l = 0; l < x->shape_[0]; l++)
@@ -303,18 +263,88 @@ static bool check_blocks(mica_backend *be, const mica_post_norm_args *a)
     return true;
 }
 
-void mica_post_norm_step(mica_backend *be, const mica_post_norm_args *args)
+static bool check_ends(mica_backend *be, const mica_post_norm_args *a)
 {
-    bool taken = false;
-    if (!check_blocks(be, args) || args->x_LD->shape_[0] == 0)
-        return;
-    if (be->ops->post_norm_step) {
+    const mica_tensor *x = a->x_LD, *add = a->add_RD, *logits = a->logits_LV;
+    const mica_weight *ends[] = {a->table_VD, a->head_VD};
+    for (int i = 0; i < 2; i++)
+        if (ends[i] && (ends[i]->tensor.ndim != 2 || ends[i]->tensor.shape_[1] != x->shape_[1]))
+            return defect(be, "post_norm_step", &ends[i]->tensor);
+    if (add && (add->ndim != 2 || add->dtype != MICA_DTYPE_F32 || add->shape_[1] != x->shape_[1]))
+        return defect(be, "post_norm_step", add);
+    for (int64_t l = 0; l < x->shape_[0] && a->table_VD; l++) {
+        if (!is_ids(a->ids[l]) || a->ids[l]->shape_[0] < 1)
+            return defect(be, "post_norm_step", a->ids[l]);
+        if (add && (a->places[l] < 0 || a->places[l] >= add->shape_[0]))
+            return defect(be, "post_norm_step", add);
+    }
+    return !a->head_VD || (logits->ndim == 2 && logits->dtype == MICA_DTYPE_F32 &&
+                           logits->shape_[0] == x->shape_[0] &&
+                           logits->shape_[1] == a->head_VD->tensor.shape_[0])
+               ? true
+               : defect(be, "post_norm_step", logits);
+}
+
+/* Rows whose ids the host knows. */
+static void embed_on_host(mica_backend *be, mica_weight *w, const mica_tensor *id,
+                          const mica_tensor *add, mica_tensor *y)
+{
+    const int32_t drawn = *(const int32_t *)id->data;
+    const int32_t row = drawn < 0 || drawn >= w->tensor.shape_[0] ? 0 : drawn;
+    mica_embed_rows(be, w, &row, 1, y);
+    if (add)
+        mica_add(be, y, add, y);
+}
+
+static void embed(mica_backend *be, const mica_post_norm_args *a)
+{
+    for (int64_t l = 0; l < a->x_LD->shape_[0] && !mica_backend_failed(be); l++) {
+        const mica_tensor id = mica_tensor_rows(a->ids[l], 0, 1);
+        const mica_tensor add =
+            a->add_RD ? mica_tensor_rows(a->add_RD, a->places[l], 1) : (mica_tensor){0};
+        mica_tensor row = mica_tensor_rows(a->x_LD, l, 1);
+        if (!be->ops->embed_drawn) {
+            embed_on_host(be, a->table_VD, &id, a->add_RD ? &add : NULL, &row);
+            continue;
+        }
         mica_backend_settle(be);
         be->counters.ops++;
-        keep_status(be, be->ops->post_norm_step(be, args, &taken, &be->error));
-        if (be->profile && taken)
-            mica_profile_note(be, "post_norm_step");
+        keep_status(be, be->ops->embed_drawn(be, a->table_VD, &id, a->add_RD ? &add : NULL, &row,
+                                             &be->error));
+        if (be->profile)
+            mica_profile_note(be, "embed_drawn");
     }
-    for (int n = 0; n < args->count && !taken; n++)
-        run_block(be, args, n);
+}
+
+static bool run_by_slot(mica_backend *be, const mica_post_norm_args *args)
+{
+    bool taken = false;
+    if (!be->ops->post_norm_step || mica_backend_failed(be))
+        return false;
+    mica_backend_settle(be);
+    be->counters.ops++;
+    keep_status(be, be->ops->post_norm_step(be, args, &taken, &be->error));
+    if (be->profile && taken)
+        mica_profile_note(be, "post_norm_step");
+    return taken;
+}
+
+void mica_post_norm_step(mica_backend *be, const mica_post_norm_args *args)
+{
+    mica_post_norm_args blocks = *args;
+    const bool has_ends = args->table_VD || args->head_VD;
+    if (mica_backend_failed(be) || !check_blocks(be, args) || !check_ends(be, args) ||
+        args->x_LD->shape_[0] == 0 || run_by_slot(be, args))
+        return;
+    if (args->table_VD)
+        embed(be, args);
+    blocks.table_VD = blocks.head_VD = NULL;
+    if (!has_ends || !run_by_slot(be, &blocks))
+        for (int n = 0; n < args->count; n++)
+            run_block(be, &blocks, n);
+    if (args->head_VD)
+        mica_linear(be, &(mica_linear_args){.x_MD = args->x_LD,
+                                            .w_OD = args->head_VD,
+                                            .y_MO = args->logits_LV,
+                                            .by_row = true});
 }

@@ -286,7 +286,8 @@ static bool cache_fits(const mica_tensor *t)
 
 static bool fits(const mica_cpu_backend *be, const mica_post_norm_args *a)
 {
-    bool ok = be->fuse && a->count > 0 && a->count < INT32_MAX / PHASES;
+    bool ok =
+        be->fuse && a->count > 0 && a->count < INT32_MAX / PHASES && !a->table_VD && !a->head_VD;
     for (int n = 0; ok && n < a->count; n++) {
         ok = block_fits(&a->blocks[n]);
         for (int64_t l = 0; ok && l < a->x_LD->shape_[0]; l++)

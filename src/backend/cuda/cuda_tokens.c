@@ -195,6 +195,19 @@ static mica_status expand(mica_cuda_backend *be, struct plain_table *p, const mi
     return MICA_OK;
 }
 
+/* Rows of a table in the compute type, mica_cuda_round8 of its width apart. */
+static mica_status table_of(mica_cuda_backend *be, mica_weight *w, const void **out, mica_err *err)
+{
+    mica_cuda_tokens *t;
+    if (!mica_cuda_is_packed(&w->tensor))
+        return mica_cuda_weight(be, w, MICA_CUDA_FORM_MATRIX, out, err);
+    MICA_TRY(tokens_of(be, &t, err));
+    MICA_TRY(expand(be, &t->plain, w, mica_cuda_round8(w->tensor.shape_[1]),
+                    w->name ? w->name : "embed_drawn", err));
+    *out = t->plain.rows;
+    return MICA_OK;
+}
+
 mica_status mica_cuda_op_embed_drawn(mica_backend *base, mica_weight *w_VD,
                                      const mica_tensor *ids_L, const mica_tensor *add_LD,
                                      mica_tensor *y_LD, mica_err *err)
@@ -211,13 +224,7 @@ mica_status mica_cuda_op_embed_drawn(mica_backend *base, mica_weight *w_VD,
     const char *name = w_VD->name ? w_VD->name : "embed_drawn";
     if (args.y.n != w->shape_[1] || (add_LD && args.add.n != args.y.n))
         return MICA_FAIL(err, MICA_E_UNSUPPORTED, "%s: rows must be contiguous", name);
-    if (mica_cuda_is_packed(w)) {
-        mica_cuda_tokens *t;
-        MICA_TRY(tokens_of(be, &t, err));
-        MICA_TRY(expand(be, &t->plain, w_VD, args.ld, name, err));
-        args.table = t->plain.rows;
-    } else
-        MICA_TRY(mica_cuda_weight(be, w_VD, MICA_CUDA_FORM_MATRIX, &args.table, err));
+    MICA_TRY(table_of(be, w_VD, &args.table, err));
     return mica_cuda_check(mica_cuda_embed_drawn(&args, be->stream), "embed_drawn", err);
 }
 
@@ -251,10 +258,22 @@ static bool block_fits(const mica_post_norm_block *b)
            is_plain(b->up_w, F, D) && is_plain(b->down_w, D, F);
 }
 
+/* The embedding and the head; of the first any type, since packed rows are made plain. */
+static bool ends_fit(const mica_post_norm_args *a)
+{
+    const int64_t D = MICA_CUDA_STEP_WIDTH, V = a->head_VD ? a->head_VD->tensor.shape_[0] : 0;
+    if (a->table_VD &&
+        (a->table_VD->tensor.shape_[0] > INT32_MAX ||
+         (a->add_RD && (!mica_tensor_is_contiguous(a->add_RD) || !is_aligned(a->add_RD)))))
+        return false;
+    return !a->head_VD || (is_plain(a->head_VD, V, D) && V <= MICA_CUDA_STEP_HEAD &&
+                           mica_tensor_is_contiguous(a->logits_LV));
+}
+
 static bool fits(const mica_cuda_backend *be, const mica_cuda_tokens *t,
                  const mica_post_norm_args *a)
 {
-    if (t->rows == 0 || be->capturing || !mica_tensor_is_contiguous(a->x_LD) ||
+    if (!ends_fit(a) || t->rows == 0 || be->capturing || !mica_tensor_is_contiguous(a->x_LD) ||
         a->x_LD->shape_[1] != MICA_CUDA_STEP_WIDTH || a->heads != MICA_CUDA_STEP_HEADS ||
         a->count > MICA_CUDA_STEP_BLOCKS || a->x_LD->dtype != be->base.act_dtype)
         return false;
@@ -389,6 +408,29 @@ static mica_status reserve_words(mica_cuda_backend *be, mica_cuda_tokens *t, siz
         "clearing words", err);
 }
 
+/* What rows [first, first + rows) begin and end with. */
+static mica_status add_ends(mica_cuda_backend *be, const mica_post_norm_args *a, int64_t first,
+                            mica_cuda_step_args *args, mica_err *err)
+{
+    if (a->table_VD) {
+        MICA_TRY(table_of(be, a->table_VD, &args->table, err));
+        args->table_rows = (int)a->table_VD->tensor.shape_[0];
+    }
+    for (int m = 0; m < args->rows && a->table_VD; m++) {
+        args->ids[m] = a->ids[first + m]->data;
+        if (a->add_RD)
+            args->add[m] =
+                (const float *)a->add_RD->data + a->places[first + m] * MICA_CUDA_STEP_WIDTH;
+    }
+    if (a->head_VD) {
+        MICA_TRY(matrix(be, a->head_VD, &args->head, err));
+        args->head_rows = (int)a->head_VD->tensor.shape_[0];
+        args->logits_ld = a->logits_LV->shape_[1];
+        args->logits = (float *)a->logits_LV->data + first * args->logits_ld;
+    }
+    return MICA_OK;
+}
+
 /* Rows [first, first + rows). */
 static mica_status run_rows(mica_cuda_backend *be, mica_cuda_tokens *t,
                             const mica_post_norm_args *a, int64_t first, int rows, mica_err *err)
@@ -412,6 +454,7 @@ static mica_status run_rows(mica_cuda_backend *be, mica_cuda_tokens *t,
         .cluster = t->cluster};
     for (int m = 0; m < rows; m++)
         args.seen[m] = (int)a->seen[first + m];
+    MICA_TRY(add_ends(be, a, first, &args, err));
     t->round += rounds;
     t->turn = 1 - t->turn;
     return mica_cuda_check(mica_cuda_step(&args, be->stream), "post_norm_step", err);

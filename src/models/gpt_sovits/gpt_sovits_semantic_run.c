@@ -1,9 +1,9 @@
 /* gpt_sovits_semantic_run.c - the passes of text to semantic: prefix, then a row per code.
  *
  *     prefix     x attends to x, y to x and to y up to itself: two attentions over one cache
- *     step       code ─embedding, position─► row ─mica_post_norm_step─► head ─► draw ─► code
- *                  ▲                                                              │
- *                  └──────────────── where the backend computes ──────────────────┴─► the host, behind
+ *     step       code ─mica_post_norm_step: embedding, position, blocks, head─► logits ─► draw ─► code
+ *                  ▲                                                                         │
+ *                  └───────────────────── where the backend computes ────────────────────────┴─► the host, behind
  *     watch      codes of a finished sentence, all rows at once: where each of them looked
  *
  * A step reads every weight once, whatever the batch: 78 million numbers for 25 rows a second. A row does not
@@ -254,13 +254,15 @@ static mica_status add_code(mica_gs_sentence *t, int32_t code, mica_err *err)
     return MICA_OK;
 }
 
-/* Draws the next code of each sentence from its row of the logits of x; the host is told behind. */
-static void draw(const pass *p, mica_run *run, const mica_tensor *x)
+static mica_tensor logits_of(const pass *p)
 {
-    const int64_t rows = x->shape_[0], V = p->s->vocab;
-    mica_tensor logits = mica_state_tensor(p->be, MICA_POOL_STEP, 2, (const int64_t[]){rows, V});
-    mica_linear(p->be, &(mica_linear_args){
-                           .x_MD = x, .w_OD = &p->s->head, .y_MO = &logits, .by_row = true});
+    return mica_state_tensor(p->be, MICA_POOL_STEP, 2, (const int64_t[]){p->count, p->s->vocab});
+}
+
+/* Draws the next code of each sentence from its row of the logits; the host is told behind. */
+static void draw(const pass *p, mica_run *run, const mica_tensor *logits)
+{
+    const int64_t V = p->s->vocab;
     for (int first = 0; first < p->count; first += MICA_RACE_ROWS) {
         mica_race_args list[MICA_RACE_ROWS];
         const int count = MICA_MIN(p->count - first, MICA_RACE_ROWS);
@@ -268,7 +270,7 @@ static void draw(const pass *p, mica_run *run, const mica_tensor *x)
             mica_gs_sentence *t = p->list[first + i];
             list[i] = mica_gs_sampler_race(&t->sampler, t->step);
             list[i].logits_V = mica_tensor_1d(
-                logits.data ? (float *)logits.data + (first + i) * V : NULL, MICA_DTYPE_F32, V);
+                logits->data ? (float *)logits->data + (first + i) * V : NULL, MICA_DTYPE_F32, V);
             list[i].seen_V = &t->seen_V;
             list[i].drawn_2 = &t->drawn_2;
             if (t->step > 0)
@@ -346,7 +348,10 @@ static mica_status run_prefix(const pass *p, mica_run *run, const mica_gs_prefix
     t->cache.count = L;
     tap_prefix(p, run, t, &x);
     const mica_tensor last = mica_tensor_rows(&x, L - 1, 1);
-    draw(p, run, &last);
+    mica_tensor logits = logits_of(p);
+    mica_linear(p->be, &(mica_linear_args){
+                           .x_MD = &last, .w_OD = &p->s->head, .y_MO = &logits, .by_row = true});
+    draw(p, run, &logits);
     return mica_backend_check(p->be, err);
 }
 
@@ -450,15 +455,14 @@ static int64_t last_position(const mica_gs_sentence *t)
 static mica_status run_step(const pass *p, mica_run *run, mica_err *err)
 {
     mica_gs_semantic *s = p->s;
-    mica_tensor x = mica_gs_scratch(p->be, p->count, s->stack.width);
+    mica_tensor x = mica_gs_scratch(p->be, p->count, s->stack.width), logits = logits_of(p);
     mica_tensor(*caches[BATCH])[2];
-    int64_t seen[BATCH];
+    const mica_tensor *ids[BATCH];
+    int64_t seen[BATCH], places[BATCH];
     for (int i = 0; i < p->count; i++) {
         const mica_gs_sentence *t = p->list[i];
-        const mica_tensor id = mica_tensor_1d(t->drawn_2.data, MICA_DTYPE_I32, 1);
-        const mica_tensor at = mica_tensor_rows(&s->positions_RD, last_position(t), 1);
-        mica_tensor row = mica_tensor_rows(&x, i, 1);
-        mica_embed_drawn(p->be, &s->codes, &id, &at, &row);
+        ids[i] = &t->drawn_2;
+        places[i] = last_position(t);
         caches[i] = t->cache.rows;
         seen[i] = t->cache.count;
     }
@@ -468,10 +472,16 @@ static mica_status run_step(const pass *p, mica_run *run, mica_err *err)
                                                       .eps = s->stack.eps,
                                                       .x_LD = &x,
                                                       .caches = caches,
-                                                      .seen = seen});
+                                                      .seen = seen,
+                                                      .table_VD = &s->codes,
+                                                      .ids = ids,
+                                                      .add_RD = &s->positions_RD,
+                                                      .places = places,
+                                                      .head_VD = &s->head,
+                                                      .logits_LV = &logits});
     for (int i = 0; i < p->count; i++)
         p->list[i]->cache.count++;
-    draw(p, run, &x);
+    draw(p, run, &logits);
     return mica_backend_check(p->be, err);
 }
 

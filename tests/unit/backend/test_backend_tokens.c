@@ -1,8 +1,8 @@
 /* test_backend_tokens.c - a row of each sequence through blocks with norms behind, against f64.
  *
  * As one region and block by block (the ablation of fusion, packed weights); q, k, v joined or not; bytes for 1,
- * 2, 3 threads; rows alone and together; the caches get what they should; nothing is allocated again. And places of
- * largest numbers. */
+ * 2, 3 threads; rows alone and together; the caches get what they should; nothing is allocated again. With embedding
+ * and head. And places of largest numbers. */
 #include "backend_testing.h"
 
 #define MOST   9
@@ -266,6 +266,109 @@ static void test_bytes(void **state)
     destroy(s);
 }
 
+/* A step that begins with tokens and ends with logits: the step without, from those rows, and products of what it
+ * leaves. An id outside the table takes its first row. */
+static void run_whole(mica_backend *be, stack *s)
+{
+    enum { V = 7, R = 4, W = 11, L = 3 };
+    const int D = s->D;
+    const int32_t drawn[L][2] = {{6, 0}, {V, 1}, {2, 0}};
+    const int64_t places[L] = {3, 0, 0};
+    mica_weight table = host_weight(MICA_DTYPE_BF16, 1.0f, 2, SHAPE(V, D));
+    mica_weight head = host_weight(MICA_DTYPE_BF16, 0.3f, 2, SHAPE(W, D));
+    mica_tensor add = host_random(1.0f, 2, SHAPE(R, D)), x = host_random(1.0f, 2, SHAPE(L, D));
+    mica_tensor logits = host_random(1.0f, 2, SHAPE(L, W)), id[L];
+    const mica_tensor *ids[L];
+    double want[W];
+    for (int l = 0; l < L; l++) {
+        id[l] = mica_tensor_1d((void *)(uintptr_t)drawn[l], MICA_DTYPE_I32, 2);
+        ids[l] = &id[l];
+        for (int i = 0; i < D; i++)
+            floats(&s->before)[l * D + i] =
+                (float)weight_at(&table, (int64_t)(l == 1 ? 0 : drawn[l][0]) * D + i) +
+                floats(&add)[places[l] * D + i];
+    }
+    run_rows(be, s, 0, L);
+    mica_post_norm_step(be, &(mica_post_norm_args){.blocks = s->blocks,
+                                                   .count = BLOCKS,
+                                                   .heads = s->heads,
+                                                   .eps = 1e-5f,
+                                                   .x_LD = &x,
+                                                   .caches = s->rows,
+                                                   .seen = s->seen,
+                                                   .table_VD = &table,
+                                                   .ids = ids,
+                                                   .add_RD = &add,
+                                                   .places = places,
+                                                   .head_VD = &head,
+                                                   .logits_LV = &logits});
+    assert_fine(be);
+    for (int l = 0; l < L; l++) {
+        for (int r = 0; r < W; r++) {
+            want[r] = 0.0;
+            for (int i = 0; i < D; i++)
+                want[r] += weight_at(&head, r * D + i) * (double)floats(&s->x)[l * D + i];
+        }
+        assert_close("logits", floats(&logits) + (ptrdiff_t)l * W, want, W, 1e-5);
+    }
+    weight_free(&table);
+    weight_free(&head);
+    host_free(&add);
+    host_free(&x);
+    host_free(&logits);
+}
+
+static void test_whole_steps(void **state)
+{
+    (void)state;
+    for (int fused = 0; fused < 2; fused++) {
+        const mica_backend_options options = {
+            .precision = MICA_PRECISION_F32, .threads = 2, .ablate_fusion = !fused};
+        mica_backend *be = NULL;
+        assert_int_equal(mica_backend_open(&be, &options, NULL), MICA_OK);
+        stack *s = make(3, 3, 16, 40, true, MICA_DTYPE_BF16);
+        run_whole(be, s);
+        destroy(s);
+        mica_backend_close(&be);
+    }
+}
+
+/* A place outside what is added, a head of another width, logits of another size. */
+static void test_defects_of_ends(void **state)
+{
+    (void)state;
+    mica_weight w = host_weight(MICA_DTYPE_F32, 1.0f, 2, SHAPE(3, 8));
+    mica_weight narrow = host_weight(MICA_DTYPE_F32, 1.0f, 2, SHAPE(3, 4));
+    mica_tensor x = host_random(1.0f, 2, SHAPE(1, 8)), add = host_random(1.0f, 2, SHAPE(2, 8));
+    mica_tensor logits = host_random(1.0f, 2, SHAPE(1, 3));
+    int32_t drawn = 1;
+    const mica_tensor id = mica_tensor_1d(&drawn, MICA_DTYPE_I32, 1), *const ids[] = {&id};
+    const mica_post_norm_args good = {.heads = 1,
+                                      .x_LD = &x,
+                                      .table_VD = &w,
+                                      .ids = ids,
+                                      .add_RD = &add,
+                                      .places = (const int64_t[]){1},
+                                      .head_VD = &w,
+                                      .logits_LV = &logits};
+    for (int kind = 0; kind < 5; kind++) {
+        mica_backend *be = open_backend(MICA_PRECISION_F32, 1);
+        mica_post_norm_args a = good;
+        a.places = kind == 1 ? (const int64_t[]){2} : a.places;
+        a.head_VD = kind == 2 ? &narrow : a.head_VD;
+        a.logits_LV = kind == 3 ? &add : a.logits_LV;
+        a.ids = kind == 4 ? (const mica_tensor *const[]){&add} : a.ids;
+        mica_post_norm_step(be, &a);
+        assert_int_equal(mica_backend_failed(be), kind > 0);
+        mica_backend_close(&be);
+    }
+    weight_free(&w);
+    weight_free(&narrow);
+    host_free(&x);
+    host_free(&add);
+    host_free(&logits);
+}
+
 /* The first of equal ones, -1 for a row with a number that is not finite; rows that are apart are refused. */
 static void test_largest(void **state)
 {
@@ -294,6 +397,8 @@ int main(void)
         cmocka_unit_test(test_against_reference),
         cmocka_unit_test(test_wide_heads_and_int8),
         cmocka_unit_test(test_bytes),
+        cmocka_unit_test(test_whole_steps),
+        cmocka_unit_test(test_defects_of_ends),
         cmocka_unit_test(test_largest),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
