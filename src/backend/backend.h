@@ -547,13 +547,14 @@ typedef struct mica_race_args {
     mica_tensor *seen_V;  /* f32 state: not 0 where a token was seen; the drawn one is marked */
     mica_tensor
         *drawn_2; /* i32: the token (-1: some logit is not finite); 1 where the end was reached */
+    uint64_t ticket; /* of mica_fetch_finish for both; the operation writes it */
 } mica_race_args;
 #define MICA_RACE_ROWS 8
 /* Of `count` sequences, at most MICA_RACE_ROWS. */
-void mica_race_draw(mica_backend *be, const mica_race_args *rows, int count);
+void mica_race_draw(mica_backend *be, mica_race_args *rows, int count);
 
 /* Integers to the host behind what was queued, without waiting now: finish waits for them alone. A ticket
- * that is not finished before 64 more were started is void. */
+ * that is not finished before 256 more were started is void. */
 #define MICA_FETCH_MOST 4
 uint64_t mica_fetch_start(mica_backend *be, const mica_tensor *ids, int count);
 void mica_fetch_finish(mica_backend *be, uint64_t ticket, int32_t *out, int count);

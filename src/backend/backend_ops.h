@@ -119,6 +119,7 @@ typedef struct mica_backend_ops {
      * y[l] = w[ids[l]] + add[l], an id outside the table takes row 0; add_LD may be NULL. */
     mica_status (*embed_drawn)(mica_backend *be, mica_weight *w_VD, const mica_tensor *ids_L,
                                const mica_tensor *add_LD, mica_tensor *y_LD, mica_err *err);
+    /* rows[i].ticket: given; fetch_finish of it has both numbers drawn. */
     mica_status (*race_draw)(mica_backend *be, const mica_race_args *rows, int count,
                              mica_err *err);
     mica_status (*fetch_start)(mica_backend *be, uint64_t ticket, const mica_tensor *ids, int count,
@@ -149,7 +150,7 @@ enum {
 };
 
 #define MICA_PROFILE_MARKS 16384
-#define MICA_FETCH_TICKETS 64
+#define MICA_FETCH_TICKETS 256 /* two of each of 64 sentences, and more */
 
 /* backend_host.c: mica_experts with args->host. */
 void mica_experts_on_host(mica_backend *be, const mica_experts_args *args);

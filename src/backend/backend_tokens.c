@@ -70,14 +70,17 @@ static void draw_on_host(mica_backend *be, const mica_race_args *a)
     drawn[1] = is_end;
     if (drawn[0] >= 0 && !is_end)
         seen[drawn[0]] = 1.0f;
+    memcpy(be->fetched[a->ticket % MICA_FETCH_TICKETS], drawn, 2 * sizeof *drawn);
     mica_pool_release(be, MICA_POOL_STEP, mark);
 }
 
-void mica_race_draw(mica_backend *be, const mica_race_args *rows, int count)
+void mica_race_draw(mica_backend *be, mica_race_args *rows, int count)
 {
-    for (int i = 0; i < count; i++)
+    for (int i = 0; i < count; i++) {
+        rows[i].ticket = ++be->last_ticket;
         if (!check_race(be, &rows[i]))
             return;
+    }
     mica_backend_settle(be);
     be->counters.ops++;
     if (count > MICA_RACE_ROWS) {

@@ -70,5 +70,7 @@ extern const cmp_op cmp_chain_ops[], cmp_row_ops[], cmp_product_ops[], cmp_seque
 void cmp_bench(mica_backend *be);
 /* Of the autoencoders' operations at 1,024 x 1,024. */
 void cmp_bench_pictures(mica_backend *be);
+/* Of a token of speech's text to semantic. */
+void cmp_bench_steps(mica_backend *be);
 
 #endif

@@ -3,6 +3,7 @@
  *     compare_backends A B [--rounds N] [--seed S] [--op NAME]     status 1 when they disagree
  *     compare_backends --bench A                                   timings
  *     compare_backends --bench-pictures A                          the autoencoders'
+ *     compare_backends --bench-steps A                             tokens of speech
  *
  * A and B are DEVICE:PRECISION[:unfused], e.g. cpu:f32 cuda:bf16. Prints a line per operation with
  * its worst relative L2, and one per case that is outside of its bound. */
@@ -207,7 +208,7 @@ void cmp_result(cmp *c, const cmp_tensor *t, double bound_f32, double bound_bf16
 static int usage(void)
 {
     fprintf(stderr, "usage: compare_backends A B [--rounds N] [--seed S] [--op NAME]\n"
-                    "       compare_backends --bench A | --bench-pictures A\n"
+                    "       compare_backends --bench A | --bench-pictures A | --bench-steps A\n"
                     "A, B: cpu|cuda:f32|bf16|fp8[:unfused]\n");
     return 2;
 }
@@ -260,7 +261,8 @@ int main(int argc, char **argv)
     const char *names[2] = {NULL, NULL}, *only = NULL;
     cmp c = {.random = 0x9e3779b97f4a7c15u};
     int rounds = 1, count = 0;
-    bool bench = false, pictures = false, unused;
+    void (*bench)(mica_backend * be) = NULL;
+    bool unused;
     for (int i = 1; i < argc; i++) {
         const bool more = i + 1 < argc;
         if (!strcmp(argv[i], "--rounds") && more)
@@ -270,9 +272,11 @@ int main(int argc, char **argv)
         else if (!strcmp(argv[i], "--op") && more)
             only = argv[++i];
         else if (!strcmp(argv[i], "--bench"))
-            bench = true;
+            bench = cmp_bench;
         else if (!strcmp(argv[i], "--bench-pictures"))
-            bench = pictures = true;
+            bench = cmp_bench_pictures;
+        else if (!strcmp(argv[i], "--bench-steps"))
+            bench = cmp_bench_steps;
         else if (count < 2 && argv[i][0] != '-')
             names[count++] = argv[i];
         else
@@ -284,10 +288,7 @@ int main(int argc, char **argv)
         return 1;
     if (bench) {
         printf("%s\n", mica_backend_name(c.be[0]));
-        if (pictures)
-            cmp_bench_pictures(c.be[0]);
-        else
-            cmp_bench(c.be[0]);
+        bench(c.be[0]);
         mica_backend_close(&c.be[0]);
         return 0;
     }

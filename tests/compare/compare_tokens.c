@@ -4,6 +4,7 @@
  * Draws must be equal, not near: logits come from the same numbers on both sides. */
 #include "compare.h"
 
+#include "base/compiler.h"
 #include "base/half.h"
 
 #include <math.h>
@@ -73,13 +74,12 @@ static ids drawn_ids(cmp *c, int count, int V, int32_t *want)
             mica_tensor to = mica_tensor_1d((int32_t *)data + i, MICA_DTYPE_I32, 2);
             mica_upload_f32(c->be[b], &row, logits);
             mica_upload_f32(c->be[b], &seen, logits);
-            const mica_race_args a = {
-                .race = {.top_k = 1, .top_p = 1.0, .penalty = 1.0, .greedy = true},
-                .choices = V,
-                .end = -1,
-                .logits_V = row,
-                .seen_V = &seen,
-                .drawn_2 = &to};
+            mica_race_args a = {.race = {.top_k = 1, .top_p = 1.0, .penalty = 1.0, .greedy = true},
+                                .choices = V,
+                                .end = -1,
+                                .logits_V = row,
+                                .seen_V = &seen,
+                                .drawn_2 = &to};
             mica_race_draw(c->be[b], &a, 1);
             free(logits);
         }
@@ -294,9 +294,14 @@ static void post_norm_step(cmp *c)
 
 static mica_race random_race(cmp *c)
 {
-    return (mica_race){.top_k = cmp_int(c, 1, 40),
-                       .top_p = cmp_u32(c) & 1 ? 1.0 : 0.01 * cmp_int(c, 1, 99),
-                       .temperature = 0.1 * cmp_int(c, 1, 20),
+    static const int ks[] = {1, 2, 16, 17, 32, 33, 64, 65, 128, 256, 257, 1000, INT32_MAX};
+    static const double ps[] = {1e-12, 0.5, 1.0 - 1e-12};
+    const int k = cmp_int(c, 0, 2), p = cmp_int(c, 0, 5);
+    return (mica_race){.top_k = k ? cmp_int(c, 1, 40) : ks[cmp_int(c, 0, MICA_ARRAY_LEN(ks) - 1)],
+                       .top_p = p < 3   ? 1.0
+                                : p < 5 ? 0.01 * cmp_int(c, 1, 99)
+                                        : ps[cmp_int(c, 0, MICA_ARRAY_LEN(ps) - 1)],
+                       .temperature = cmp_int(c, 0, 9) ? 0.1 * cmp_int(c, 1, 20) : 1e-9,
                        .penalty = cmp_u32(c) & 1 ? 1.0 : 1.35,
                        .greedy = cmp_int(c, 0, 9) == 0,
                        .seed = cmp_u32(c),
@@ -306,21 +311,24 @@ static mica_race random_race(cmp *c)
 
 static void race_draw(cmp *c)
 {
-    const int V = cmp_int(c, 2, 1400), rows = cmp_int(c, 1, MICA_RACE_ROWS);
-    const bool ties = cmp_u32(c) & 1, bad = cmp_int(c, 0, 15) == 0;
+    const int V = cmp_int(c, 0, 5) ? cmp_int(c, 2, 1400) : cmp_int(c, 2020, 2048);
+    const int rows = cmp_int(c, 1, MICA_RACE_ROWS), kind = cmp_int(c, 0, 7);
+    const bool ties = kind < 3, bad = cmp_int(c, 0, 15) == 0;
+    /* All equal; steep; so large that a low temperature makes infinities. */
+    const float scale = kind == 3 ? 0.0f : kind == 4 ? 30.0f : kind == 5 ? 3e35f : 3.0f;
     const mica_race race = random_race(c);
     cmp_tensor logits[MICA_RACE_ROWS], seen[MICA_RACE_ROWS];
     int32_t got[2][MICA_RACE_ROWS][2];
-    snprintf(c->what, sizeof c->what, "%d of %d, top k %d, top p %g, T %g%s", rows, V, race.top_k,
-             race.top_p, race.temperature, ties ? ", ties" : "");
+    snprintf(c->what, sizeof c->what, "%d of %d, top k %d, top p %g, T %g, scale %g%s", rows, V,
+             race.top_k, race.top_p, race.temperature, (double)scale, ties ? ", ties" : "");
     float *values = cmp_alloc((size_t)V * sizeof *values);
     for (int i = 0; i < rows; i++) {
         logits[i] = cmp_state(c, 3.0f, 1, CMP_SHAPE(V));
         seen[i] = cmp_state(c, 1.0f, 1, CMP_SHAPE(V));
         for (int v = 0; v < V; v++)
-            values[v] = ties ? (float)cmp_int(c, -4, 4) : 3.0f * cmp_normal(c);
+            values[v] = ties ? (float)cmp_int(c, -4, 4) : scale * cmp_normal(c);
         if (bad)
-            values[cmp_int(c, 0, V - 1)] = -INFINITY;
+            values[cmp_int(c, 0, V - 1)] = cmp_u32(c) & 1 ? -INFINITY : NAN;
         for (int side = 0; side < 2; side++)
             mica_upload_f32(c->be[side], &logits[i].t[side], values);
         for (int v = 0; v < V; v++)
@@ -346,8 +354,7 @@ static void race_draw(cmp *c)
         }
         mica_race_draw(c->be[side], a, rows);
         for (int i = 0; i < rows; i++)
-            mica_fetch_finish(c->be[side], mica_fetch_start(c->be[side], &drawn[i], 2),
-                              got[side][i], 2);
+            mica_fetch_finish(c->be[side], a[i].ticket, got[side][i], 2);
         mica_backend_buffer_free(c->be[side], memory);
     }
     for (int i = 0; i < rows; i++) {

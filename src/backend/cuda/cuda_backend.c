@@ -33,6 +33,7 @@ static void cuda_close(mica_backend *base)
     mica_cuda_twin_deinit(be);
     mica_cuda_graph_deinit(be);
     mica_cuda_tokens_deinit(be);
+    mica_cuda_told_deinit(be);
     mica_cuda_watch_deinit(be);
     mica_mem_free(be->seen);
     mica_cuda_experts_deinit(be);

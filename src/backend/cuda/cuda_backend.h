@@ -178,6 +178,7 @@ typedef struct mica_cuda_backend {
     void *arrived;      /* device: blocks of a head that are done, MICA_CUDA_HEADS_MOST zeros */
     void *encode_tiled; /* the driver's, of cuda_maps.c; NULL: not asked for yet */
     mica_cuda_tokens *tokens; /* of steps token by token (cuda_tokens.c), or NULL */
+    uint64_t *told; /* pinned: words that integers come to the host by (cuda_fetch.c), or NULL */
 } mica_cuda_backend;
 
 static inline mica_cuda_backend *mica_cuda_from(mica_backend *be)
@@ -569,6 +570,9 @@ MICA_CUDA_SLOT(fetch_start, uint64_t ticket, const mica_tensor *ids, int count);
 MICA_CUDA_SLOT(fetch_finish, uint64_t ticket, int32_t *out, int count);
 MICA_CUDA_SLOT(post_norm_step, const mica_post_norm_args *args, bool *taken);
 void mica_cuda_tokens_deinit(mica_cuda_backend *be);
+/* Where the device writes what a ticket of mica_fetch_finish waits for: MICA_FETCH_MOST words. */
+mica_status mica_cuda_told(mica_cuda_backend *be, uint64_t ticket, uint64_t **out, mica_err *err);
+void mica_cuda_told_deinit(mica_cuda_backend *be);
 MICA_CUDA_SLOT(experts, const mica_experts_args *args, bool *taken);
 MICA_CUDA_SLOT(largest, const mica_tensor *x_LV, mica_tensor *ids_L);
 MICA_CUDA_SLOT(mixture_layer, const mica_mixture_layer_args *args, bool *taken);

@@ -66,9 +66,16 @@ typedef struct mica_cuda_race_row {
     float penalty, temperature;
     int64_t end;
     uint64_t key, noise; /* key: seed, stream and attempt mixed */
+    uint64_t
+        *told; /* the host's: where it waits for what is drawn, two words as mica_cuda_fetch's */
+    uint32_t ticket;
 } mica_cuda_race_row;
 /* count <= MICA_CUDA_STEP_ROWS. */
 cudaError_t mica_cuda_race(const mica_cuda_race_row *rows, int count, cudaStream_t stream);
+
+/* told[i] = ticket << 32 | ids[i], behind what the stream holds; told: the host's memory. */
+cudaError_t mica_cuda_fetch(const int32_t *ids, int count, uint64_t *told, uint32_t ticket,
+                            cudaStream_t stream);
 
 /* y[l] = table[ids[l]] + add[l]; ids outside [0, V) take row 0. */
 typedef struct mica_cuda_drawn_args {

@@ -1,12 +1,11 @@
 /* cuda_tokens.c - steps of models that write token by token: embedding of what was drawn, blocks with
- * norms behind in one kernel, draws, integers that come to the host behind the work.
+ * norms behind in one kernel, draws.
  *
  *     tokens.table     device: addresses of a step's weights and caches; sent again when they change
  *     tokens.words     device: through which the blocks of cuda_step.cu talk, tokens.round and turn of the next
- *     tokens.pinned    host: a few integers per ticket, an event each
  *     tokens.plain     device: the rows of a packed embedding, which the device alone knows the ids of
  *
- * Nothing here waits but fetch_finish, and that for its own ticket. */
+ * Nothing here waits; integers come to the host by cuda_fetch.c. */
 #include "backend/cuda/cuda_backend.h"
 #include "backend/cuda/cuda_step.h"
 
@@ -26,14 +25,12 @@ struct mica_cuda_tokens {
     int turn;
     bool cluster; /* how a step runs here, and of how many rows at once; 0: not in one kernel */
     int rows;
-    int32_t *pinned; /* [MICA_FETCH_TICKETS][MICA_FETCH_MOST] */
     struct plain_table {
         void *rows; /* [V][ld] of the compute type */
         size_t size;
         const void *from; /* the weight's numbers, and be->moves when they were expanded */
         uint64_t moves;
     } plain;
-    cudaEvent_t events[MICA_FETCH_TICKETS];
 };
 
 void mica_cuda_tokens_deinit(mica_cuda_backend *be)
@@ -44,11 +41,6 @@ void mica_cuda_tokens_deinit(mica_cuda_backend *be)
     mica_cuda_free(be, t->table);
     mica_cuda_free(be, t->words);
     mica_cuda_free(be, t->plain.rows);
-    for (int i = 0; i < MICA_FETCH_TICKETS; i++)
-        if (t->events[i])
-            (void)cudaEventDestroy(t->events[i]);
-    if (t->pinned)
-        (void)cudaFreeHost(t->pinned);
     mica_mem_free(t->image);
     mica_mem_free(t->fresh);
     mica_mem_free(t);
@@ -69,20 +61,6 @@ static void choose_route(const mica_cuda_backend *be, mica_cuda_tokens *t)
         t->rows = mica_cuda_step_rows(gpu->multiprocessors, false, type);
 }
 
-static mica_status open(mica_cuda_backend *be, mica_cuda_tokens *t, mica_err *err)
-{
-    choose_route(be, t);
-    be->base.counters.allocations++;
-    MICA_TRY(mica_cuda_check(cudaHostAlloc((void **)&t->pinned,
-                                           sizeof(int32_t) * MICA_FETCH_TICKETS * MICA_FETCH_MOST,
-                                           cudaHostAllocDefault),
-                             "allocating pinned memory", err));
-    for (int i = 0; i < MICA_FETCH_TICKETS; i++)
-        MICA_TRY(mica_cuda_check(cudaEventCreateWithFlags(&t->events[i], cudaEventDisableTiming),
-                                 "creating an event", err));
-    return MICA_OK;
-}
-
 static mica_status tokens_of(mica_cuda_backend *be, mica_cuda_tokens **out, mica_err *err)
 {
     *out = NULL;
@@ -90,42 +68,9 @@ static mica_status tokens_of(mica_cuda_backend *be, mica_cuda_tokens **out, mica
         be->tokens = mica_mem_calloc(1, sizeof *be->tokens);
         if (!be->tokens)
             return MICA_FAIL(err, MICA_E_NOMEM, "no memory for steps");
-        const mica_status st = open(be, be->tokens, err);
-        if (st) {
-            mica_cuda_tokens_deinit(be);
-            return st;
-        }
+        choose_route(be, be->tokens);
     }
     *out = be->tokens;
-    return MICA_OK;
-}
-
-/* ------------------------------------------------------------------- fetch -- */
-
-mica_status mica_cuda_op_fetch_start(mica_backend *base, uint64_t ticket, const mica_tensor *ids,
-                                     int count, mica_err *err)
-{
-    mica_cuda_backend *be = mica_cuda_from(base);
-    mica_cuda_tokens *t;
-    const size_t slot = ticket % MICA_FETCH_TICKETS;
-    MICA_TRY(tokens_of(be, &t, err));
-    MICA_TRY(mica_cuda_check(cudaMemcpyAsync(t->pinned + slot * MICA_FETCH_MOST, ids->data,
-                                             (size_t)count * sizeof(int32_t),
-                                             cudaMemcpyDeviceToHost, be->stream),
-                             "fetching tokens", err));
-    return mica_cuda_check(cudaEventRecord(t->events[slot], be->stream), "fetching tokens", err);
-}
-
-mica_status mica_cuda_op_fetch_finish(mica_backend *base, uint64_t ticket, int32_t *out, int count,
-                                      mica_err *err)
-{
-    mica_cuda_backend *be = mica_cuda_from(base);
-    mica_cuda_tokens *t;
-    const size_t slot = ticket % MICA_FETCH_TICKETS;
-    MICA_TRY(tokens_of(be, &t, err));
-    be->base.counters.waits++;
-    MICA_TRY(mica_cuda_check(cudaEventSynchronize(t->events[slot]), "fetching tokens", err));
-    memcpy(out, t->pinned + slot * MICA_FETCH_MOST, (size_t)count * sizeof *out);
     return MICA_OK;
 }
 
@@ -143,6 +88,8 @@ mica_status mica_cuda_op_race_draw(mica_backend *base, const mica_race_args *row
             return MICA_FAIL(err, MICA_E_UNSUPPORTED,
                              "race_draw: %lld tokens, the device draws among %d",
                              (long long)a->logits_V.shape_[0], MICA_CUDA_RACE_MOST);
+        uint64_t *told;
+        MICA_TRY(mica_cuda_told(be, a->ticket, &told, err));
         list[i] = (mica_cuda_race_row){.logits = a->logits_V.data,
                                        .seen = a->seen_V->data,
                                        .drawn = a->drawn_2->data,
@@ -156,7 +103,9 @@ mica_status mica_cuda_op_race_draw(mica_backend *base, const mica_race_args *row
                                            (float)(r->temperature > 1e-5 ? r->temperature : 1e-5),
                                        .end = a->end,
                                        .key = mica_race_key(r),
-                                       .noise = a->noise};
+                                       .noise = a->noise,
+                                       .told = told,
+                                       .ticket = (uint32_t)a->ticket};
     }
     return mica_cuda_check(mica_cuda_race(list, count, be->stream), "race_draw", err);
 }

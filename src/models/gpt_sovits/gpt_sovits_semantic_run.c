@@ -278,11 +278,11 @@ static void draw(const pass *p, mica_run *run, const mica_tensor *logits)
                          t->step);
         }
         mica_race_draw(p->be, list, count);
-    }
-    for (int i = 0; i < p->count; i++) {
-        mica_gs_sentence *t = p->list[i];
-        t->tickets[t->queued++] = mica_fetch_start(p->be, &t->drawn_2, 2);
-        t->step++;
+        for (int i = 0; i < count; i++) {
+            mica_gs_sentence *t = p->list[first + i];
+            t->tickets[t->queued++] = list[i].ticket;
+            t->step++;
+        }
     }
 }
 

@@ -2,7 +2,7 @@
  *
  * As one region and block by block (the ablation of fusion, packed weights); q, k, v joined or not; bytes for 1,
  * 2, 3 threads; rows alone and together; the caches get what they should; nothing is allocated again. With embedding
- * and head. And places of largest numbers. */
+ * and head. And places of largest numbers, tickets of draws. */
 #include "backend_testing.h"
 
 #define MOST   9
@@ -391,6 +391,39 @@ static void test_largest(void **state)
     mica_backend_close(&be);
 }
 
+/* Tickets of draws: the token, the end, a number that is not finite; more of them under way than sentences have. */
+static void test_tickets_of_draws(void **state)
+{
+    enum { V = 5, DRAWS = 128 };
+    (void)state;
+    mica_backend *be = open_backend(MICA_PRECISION_F32, 1);
+    static int32_t drawn[DRAWS][2];
+    static float logits[DRAWS][V], seen[DRAWS][V];
+    uint64_t tickets[DRAWS];
+    for (int i = 0; i < DRAWS; i++) {
+        mica_tensor to = mica_tensor_1d(drawn[i], MICA_DTYPE_I32, 2);
+        mica_tensor marks = mica_tensor_1d(seen[i], MICA_DTYPE_F32, V);
+        logits[i][i % V] = i == 7 ? NAN : 1.0f;
+        mica_race_args a = {.race = {.top_k = 1, .top_p = 1.0, .temperature = 1.0, .penalty = 1.0},
+                            .choices = V,
+                            .end = V - 1,
+                            .logits_V = mica_tensor_1d(logits[i], MICA_DTYPE_F32, V),
+                            .seen_V = &marks,
+                            .drawn_2 = &to};
+        mica_race_draw(be, &a, 1);
+        tickets[i] = a.ticket;
+    }
+    for (int i = 0; i < DRAWS; i++) {
+        int32_t got[2];
+        mica_fetch_finish(be, tickets[i], got, 2);
+        assert_int_equal(got[0], i == 7 ? -1 : i % V);
+        assert_int_equal(got[1], i != 7 && i % V == V - 1);
+        assert_true(seen[i][i % V] == (i == 7 || i % V == V - 1 ? 0.0f : 1.0f));
+    }
+    assert_fine(be);
+    mica_backend_close(&be);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -400,6 +433,7 @@ int main(void)
         cmocka_unit_test(test_whole_steps),
         cmocka_unit_test(test_defects_of_ends),
         cmocka_unit_test(test_largest),
+        cmocka_unit_test(test_tickets_of_draws),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
