@@ -3,7 +3,7 @@
  *     torch checkpoint   {"weight": ..., "config": {"model": {"head": 16}}}      the pickle's tree
  *     safetensors        __metadata__: {"config": "{\"model\": {\"head\": 16}}"}  JSON in a text
  *
- *     "config.model.head" ──► 16       the same path for both
+ *     "config.model.head" ──► 16       the same path for both; a number is an index into a list
  *
  * mica convert writes the second from the first, so that a converted checkpoint loses nothing. */
 #include "format/pickle.h"
@@ -31,6 +31,34 @@ static bool next_key(const char **path, char key[64])
     return true;
 }
 
+/* The index that a key is; false: it is no number. */
+static bool read_index(const char *key, size_t *out)
+{
+    *out = 0;
+    for (const char *p = key; *p; p++) {
+        if (*p < '0' || *p > '9' || p - key >= 6)
+            return false;
+        *out = 10 * *out + (size_t)(*p - '0');
+    }
+    return true;
+}
+
+static const mica_pickle_value *step_into(const mica_pickle_value *v, const char *key)
+{
+    size_t i;
+    if (v->kind != MICA_PICKLE_LIST)
+        return mica_pickle_get(v, key);
+    return read_index(key, &i) && i < v->as.list.count ? v->as.list.items[i] : NULL;
+}
+
+static const cJSON *step_into_json(const cJSON *item, const char *key)
+{
+    size_t i;
+    if (!cJSON_IsArray(item))
+        return cJSON_IsObject(item) ? mica_json_find(item, key) : NULL;
+    return read_index(key, &i) ? cJSON_GetArrayItem(item, (int)i) : NULL;
+}
+
 static const mica_pickle_value *find_value(const mica_weights *w, const char *path)
 {
     const mica_pickle_value *v = w->file_count ? w->files[0].root : NULL;
@@ -38,7 +66,7 @@ static const mica_pickle_value *find_value(const mica_weights *w, const char *pa
     for (int depth = 0; v && *path; depth++) {
         if (depth == PATH_DEPTH || !next_key(&path, key))
             return NULL;
-        v = mica_pickle_get(v, key);
+        v = step_into(v, key);
     }
     return v;
 }
@@ -53,9 +81,7 @@ static const cJSON *find_json(const mica_weights *w, const char *path, mica_json
         return NULL;
     const cJSON *item = j->root;
     for (int depth = 1; item && *path; depth++)
-        item = depth < PATH_DEPTH && cJSON_IsObject(item) && next_key(&path, key)
-                   ? mica_json_find(item, key)
-                   : NULL;
+        item = depth < PATH_DEPTH && next_key(&path, key) ? step_into_json(item, key) : NULL;
     return item;
 }
 

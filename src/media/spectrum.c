@@ -116,13 +116,24 @@ static float mirrored(const float *samples, size_t count, int64_t at)
     return samples[at];
 }
 
-mica_status mica_spectrum_magnitude(const float *samples, size_t count, size_t size, size_t hop,
-                                    mica_spectrum *out, mica_err *err)
+/* As torch.stft sets it: `window` samples in the middle of t->size, zeros around. */
+static void fill_window(transform *t, size_t window)
+{
+    const size_t first = (t->size - window) / 2;
+    for (size_t i = 0; i < window; i++)
+        t->window[first + i] =
+            (double)(float)(0.5 - 0.5 * cos(2.0 * pi * (double)i / (double)window));
+}
+
+mica_status mica_spectrum_magnitude(const float *samples, size_t count, size_t size, size_t window,
+                                    size_t hop, mica_spectrum *out, mica_err *err)
 {
     memset(out, 0, sizeof *out);
-    if (size < 16 || size > 65536 || (size & (size - 1)) != 0 || hop < 1 || hop > size)
-        return MICA_FAIL(err, MICA_E_USAGE, "no spectrum of %zu points every %zu samples", size,
-                         hop);
+    if (size < 16 || size > 65536 || (size & (size - 1)) != 0 || hop < 1 || hop > size ||
+        window < 1 || window > size)
+        return MICA_FAIL(err, MICA_E_USAGE,
+                         "no spectrum of %zu points under a window of %zu every %zu samples", size,
+                         window, hop);
     const size_t pad = (size - hop) / 2;
     if (count <= pad || count + 2 * pad < size)
         return MICA_FAIL(err, MICA_E_USAGE,
@@ -133,8 +144,7 @@ mica_status mica_spectrum_magnitude(const float *samples, size_t count, size_t s
         return MICA_FAIL(err, MICA_E_NOMEM, "no memory for a transform of %zu points", size);
     const size_t frames = (count + 2 * pad - size) / hop + 1, bins = size / 2 + 1;
     const mica_status status = start_spectrum(out, frames, bins, err);
-    for (size_t i = 0; i < size; i++)
-        t.window[i] = (double)(float)(0.5 - 0.5 * cos(2.0 * pi * (double)i / (double)size));
+    fill_window(&t, window);
     for (size_t r = 0; status == MICA_OK && r < frames; r++) {
         for (size_t i = 0; i < size; i++) {
             const int64_t at = (int64_t)(r * hop + i) - (int64_t)pad;

@@ -13,12 +13,12 @@ typedef struct mica_spectrum {
 } mica_spectrum;
 void mica_spectrum_deinit(mica_spectrum *s);
 
-/* sqrt(re^2 + im^2 + 1e-8) of windows of `size` samples (a power of two, 16 to 65536) every `hop`
- * under a periodic Hann window; (size - hop) / 2 samples are mirrored at both ends, so the
+/* sqrt(re^2 + im^2 + 1e-8) of stretches of `size` samples (a power of two, 16 to 65536) every `hop`
+ * under a periodic Hann window of `window` samples in their middle (1 to size); (size - hop) / 2 samples are mirrored at both ends, so the
  * sound must be longer than that. size / 2 + 1 bins, count / hop frames (rounded down).
  * Linear frequency, no mel scale: GPT-SoVITS's module/mel_processing.py spectrogram_torch. */
-mica_status mica_spectrum_magnitude(const float *samples, size_t count, size_t size, size_t hop,
-                                    mica_spectrum *out, mica_err *err);
+mica_status mica_spectrum_magnitude(const float *samples, size_t count, size_t size, size_t window,
+                                    size_t hop, mica_spectrum *out, mica_err *err);
 /* Kaldi's log filter bank with the options that speaker networks are trained with: 16 kHz, frames of
  * 25 ms every 10 ms that lie whole in the sound, mean removed, pre-emphasis 0.97, Povey window, 512
  * points, power, `bins` triangles from 20 Hz to 8 kHz in mel, no dither, no energy; log of

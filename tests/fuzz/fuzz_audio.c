@@ -35,7 +35,7 @@ static void check_spectra(const mica_audio *a)
 {
     mica_err err = {.status = MICA_OK};
     mica_spectrum s;
-    if (mica_spectrum_magnitude(a->samples, a->count, 256, 64, &s, &err) == MICA_OK)
+    if (mica_spectrum_magnitude(a->samples, a->count, 256, 256, 64, &s, &err) == MICA_OK)
         for (size_t i = 0; i < s.frames * s.bins; i++)
             require(s.values_RB[i] >= 0.0f);
     mica_spectrum_deinit(&s);

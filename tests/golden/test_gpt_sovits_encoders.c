@@ -20,7 +20,7 @@ static void run_hubert(gs_bench *b, const char *input, float **out, int64_t *cou
     gs_ok(mica_gs_hubert_open(&h, b->directory, 4, &b->arena, &err), &err);
     gs_ok(mica_gs_hubert_upload(&h, b->be, &err), &err);
     const mica_tensor *samples = gs_expected(b, input);
-    const int64_t n = mica_tensor_count(samples), rows = mica_gs_hubert_frames(n);
+    const int64_t n = mica_tensor_count(samples), rows = mica_gs_hubert_frames(&h, n);
     mica_tensor y =
         mica_act_tensor(b->be, MICA_POOL_SESSION, 2, (const int64_t[]){rows, h.stack.width});
     gs_ok(mica_gs_hubert_run(&h, b->be, &b->run, samples->data, n, &y, &err), &err);
@@ -80,10 +80,10 @@ static void test_hubert_short(void **state)
     mica_gs_hubert h;
     mica_err err = {0};
     const float silence[399] = {0};
-    assert_int_equal(mica_gs_hubert_frames(399), 0);
-    assert_int_equal(mica_gs_hubert_frames(400), 1);
     gs_open(&b, "models/chinese-hubert-base", mica_gs_hubert_directory, "hubert", 0, 1);
     gs_ok(mica_gs_hubert_open(&h, b.directory, 4, &b.arena, &err), &err);
+    assert_int_equal(mica_gs_hubert_frames(&h, 399), 0);
+    assert_int_equal(mica_gs_hubert_frames(&h, 400), 1);
     assert_int_equal(mica_gs_hubert_run(&h, b.be, &b.run, silence, 399, NULL, &err), MICA_E_USAGE);
     gs_close(&b);
 }

@@ -31,11 +31,18 @@ typedef enum mica_gs_part {
     MICA_GS_PARTS
 } mica_gs_part;
 
+/* What tensors do not tell of a transformer; 0: not told. */
+typedef struct mica_gs_settings {
+    int64_t heads;
+    double eps;
+    int strides[MICA_GS_HUBERT_CONVS];
+} mica_gs_settings;
+
 typedef struct mica_gs_model {
     mica_model base;
     mica_arena arena;
     mica_weights *files[MICA_GS_PARTS], *directory[MICA_GS_PARTS]; /* NULL: absent */
-    int64_t heads[MICA_GS_PARTS];
+    mica_gs_settings settings[MICA_GS_PARTS];
     mica_gs_synth_config synth;
     mica_gs_facts facts;
     mica_speech_front *front;   /* text to phones */

@@ -153,7 +153,7 @@ static mica_status embed(mica_gs_bert *b, mica_backend *be, const int32_t *ids, 
     mica_embed_rows(be, &b->positions, other + count, count, &part);
     mica_add(be, x_LD, &part, x_LD);
     mica_mem_free(other);
-    mica_gs_norm_run(be, &b->norm, NORM_EPS, x_LD, x_LD);
+    mica_gs_norm_run(be, &b->norm, b->stack.eps, x_LD, x_LD);
     return MICA_OK;
 }
 

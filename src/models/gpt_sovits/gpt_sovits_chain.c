@@ -48,7 +48,7 @@ static mica_status check_parts(const mica_gs_model *m, const mica_gs_audio *firs
 static mica_status find_codes(mica_gs_session *s, mica_run *run, const mica_gs_audio *a,
                               mica_gs_voice *out, mica_err *err)
 {
-    const int64_t rows = mica_gs_hubert_frames(a->sample_count);
+    const int64_t rows = mica_gs_hubert_frames(&s->hubert, a->sample_count);
     const mica_pool_mark mark = mica_pool_get_mark(s->be, MICA_POOL_SESSION);
     mica_tensor ssl = mica_act_tensor(s->be, MICA_POOL_SESSION, 2,
                                       (const int64_t[]){rows, s->hubert.stack.width});

@@ -69,14 +69,14 @@ void mica_gs_norm_run(mica_backend *be, const mica_gs_norm *n, float eps, const 
 void mica_gs_conv_same(mica_backend *be, mica_nn_linear *l, const mica_tensor *x_RC, int dilation,
                        const float *leaky, const mica_tensor *residual_RO, mica_tensor *y_RO)
 {
-    const int pad = dilation * (int)(l->w.tensor.shape_[3] - 1) / 2;
+    const int around = dilation * (int)(l->w.tensor.shape_[3] - 1), pad = around / 2;
     mica_conv1d(be, &(mica_conv1d_args){.x_RC = x_RC,
                                         .w_OCYX = &l->w,
                                         .bias_O = l->b.name ? &l->b : NULL,
                                         .stride = 1,
                                         .dilation = dilation,
                                         .pad_left = pad,
-                                        .pad_right = pad,
+                                        .pad_right = around - pad,
                                         .leaky = leaky != NULL,
                                         .slope = leaky ? *leaky : 0.0f,
                                         .residual_RO = residual_RO,

@@ -39,7 +39,7 @@ void mica_gs_norm_run(mica_backend *be, const mica_gs_norm *n, float eps, const 
 /* A weight vector, or host numbers, as f32 state of the session. */
 mica_tensor mica_gs_upload(mica_backend *be, mica_pool pool, const float *values, int64_t count);
 
-/* Same-size convolution of odd kernel: y = conv(f(x)) + b [+ residual]. */
+/* Same-size convolution: y = conv(f(x)) + b [+ residual]; an even kernel looks one row further ahead. */
 void mica_gs_conv_same(mica_backend *be, mica_nn_linear *l, const mica_tensor *x_RC, int dilation,
                        const float *leaky, const mica_tensor *residual_RO, mica_tensor *y_RO);
 

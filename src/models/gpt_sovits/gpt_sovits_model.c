@@ -51,25 +51,69 @@ static bool holds(const mica_weights *w, mica_model_part part)
 
 /* -------------------------------------------------------------------- open -- */
 
-/* Heads of attention: the checkpoint's settings, or config.json beside it; 0: not told. */
-static mica_status read_heads(const mica_gs_model *m, int part, const char *config, int64_t *out,
-                              mica_err *err)
+/* A whole number of 1 to 4096; 0: it is none. */
+static int read_count(const cJSON *n)
+{
+    return cJSON_IsNumber(n) && n->valuedouble >= 1.0 && n->valuedouble <= 4096.0
+               ? (int)n->valuedouble
+               : 0;
+}
+
+/* Variants of the networks that would run and sound wrong are refused by what the file calls them. */
+static mica_status refuse_variants(const cJSON *root, const char *config, mica_err *err)
+{
+    static const struct {
+        const char *key, *expected;
+    } TEXTS[] = {{"hidden_act", "gelu"},
+                 {"feat_extract_activation", "gelu"},
+                 {"feat_extract_norm", "group"},
+                 {"position_embedding_type", "absolute"}};
+    for (size_t i = 0; i < MICA_ARRAY_LEN(TEXTS); i++) {
+        const cJSON *item = mica_json_find(root, TEXTS[i].key);
+        if (cJSON_IsString(item) && strcmp(item->valuestring, TEXTS[i].expected) != 0)
+            return MICA_FAIL(err, MICA_E_UNSUPPORTED, "%s: %s is \"%.40s\"; only \"%s\" is known",
+                             config, TEXTS[i].key, item->valuestring, TEXTS[i].expected);
+    }
+    if (cJSON_IsTrue(mica_json_find(root, "do_stable_layer_norm")))
+        return MICA_FAIL(err, MICA_E_UNSUPPORTED,
+                         "%s: do_stable_layer_norm, norms before the layers as in the large HuBERT, is "
+                         "not known",
+                         config);
+    return MICA_OK;
+}
+
+static mica_status take_config(const cJSON *root, int part, const char *config,
+                               mica_gs_settings *out, mica_err *err)
+{
+    const cJSON *eps = mica_json_find(root, "layer_norm_eps"), *n;
+    const cJSON *strides = mica_json_find(root, "conv_stride");
+    int i = 0;
+    out->heads = read_count(mica_json_find(root, PARTS[part].heads));
+    if (cJSON_IsNumber(eps) && eps->valuedouble > 0.0 && eps->valuedouble < 1.0)
+        out->eps = eps->valuedouble;
+    cJSON_ArrayForEach(n, strides)
+        if (i < MICA_GS_HUBERT_CONVS)
+            out->strides[i++] = read_count(n);
+    return refuse_variants(root, config, err);
+}
+
+/* From the checkpoint's settings, or config.json beside it. */
+static mica_status read_settings(const mica_gs_model *m, int part, const char *config,
+                                 mica_gs_settings *out, mica_err *err)
 {
     mica_json json;
-    *out = 0;
+    *out = (mica_gs_settings){0};
     if (!PARTS[part].heads)
         return MICA_OK;
     const mica_gs_path path =
         mica_gs_settings_path(m->files[part], PARTS[part].part, PARTS[part].heads);
-    if (mica_weights_find_int(m->files[part], path.text, out) || !config)
+    if (mica_weights_find_int(m->files[part], path.text, &out->heads) || !config)
         return MICA_OK;
     MICA_TRY(mica_json_open(&json, config, err));
-    const cJSON *n =
-        cJSON_IsObject(json.root) ? mica_json_find(json.root, PARTS[part].heads) : NULL;
-    if (cJSON_IsNumber(n) && n->valuedouble >= 1.0 && n->valuedouble <= 4096.0)
-        *out = (int64_t)n->valuedouble;
+    const mica_status st =
+        cJSON_IsObject(json.root) ? take_config(json.root, part, config, out, err) : MICA_OK;
     mica_json_close(&json);
-    return MICA_OK;
+    return st;
 }
 
 static mica_status open_part(mica_gs_model *m, int part, const char *path, const char *config,
@@ -80,27 +124,41 @@ static mica_status open_part(mica_gs_model *m, int part, const char *path, const
         return MICA_FAIL(err, MICA_E_FORMAT, "%s: this is no %s", path, PARTS[part].name);
     mica_status st = PARTS[part].directory(&m->directory[part], m->files[part], &m->arena, err);
     if (!st)
-        st = read_heads(m, part, config, &m->heads[part], err);
+        st = read_settings(m, part, config, &m->settings[part], err);
     return st;
+}
+
+static void apply_settings(const mica_gs_settings *o, mica_gs_stack *stack, int *strides)
+{
+    if (o->eps > 0.0)
+        stack->eps = (float)o->eps;
+    for (int i = 0; strides && i < MICA_GS_HUBERT_CONVS; i++)
+        if (o->strides[i] > 0)
+            strides[i] = o->strides[i];
 }
 
 /* Binds a part once, so that everything wrong with it is told at the opening. */
 static mica_status try_part(const mica_gs_model *m, int part, mica_gs_session *s, mica_err *err)
 {
     const mica_weights *w = m->directory[part];
+    const mica_gs_settings *o = &m->settings[part];
     mica_status st = MICA_OK;
     if (part == MICA_GS_SEMANTIC)
-        st = mica_gs_semantic_open(&s->semantic, w, m->heads[part], &s->arena, err);
+        st = mica_gs_semantic_open(&s->semantic, w, o->heads, &s->arena, err);
     else if (part == MICA_GS_SYNTHESIZER)
         st = mica_gs_synth_open(&s->synth, &m->synth, w, &s->arena, err);
     else if (part == MICA_GS_HUBERT)
-        st = mica_gs_hubert_open(&s->hubert, w, m->heads[part], &s->arena, err);
+        st = mica_gs_hubert_open(&s->hubert, w, o->heads, &s->arena, err);
     else if (part == MICA_GS_BERT)
-        st = mica_gs_bert_open(&s->bert, w, m->heads[part], MICA_GS_BERT_SKIPPED, &s->arena, err);
+        st = mica_gs_bert_open(&s->bert, w, o->heads, MICA_GS_BERT_SKIPPED, &s->arena, err);
     else if (part == MICA_GS_G2PW)
-        st = mica_gs_g2pw_open(&s->g2pw, w, m->heads[part], &s->arena, err);
+        st = mica_gs_g2pw_open(&s->g2pw, w, o->heads, &s->arena, err);
     else
         st = mica_gs_speaker_open(&s->speaker, w, &s->arena, err);
+    if (part == MICA_GS_HUBERT)
+        apply_settings(o, &s->hubert.stack, s->hubert.strides);
+    else if (part == MICA_GS_BERT)
+        apply_settings(o, &s->bert.stack, NULL);
     if (st && m->files[part])
         mica_err_prefix(err, "%s", mica_weights_path(m->files[part]));
     return st;
@@ -153,8 +211,8 @@ static mica_status check_parts(mica_gs_model *m, mica_err *err)
                         .bert_width = m->directory[MICA_GS_BERT] ? (int)s.semantic.bert_width : 0,
                         .rate = m->synth.rate,
                         .fft = m->synth.fft,
-                        .hop = m->synth.hop,
-                        .window = m->synth.fft,
+                        .hop = m->synth.fft_hop,
+                        .window = m->synth.fft_window,
                         .spectrum_bins = m->synth.fft / 2 + 1,
                         .samples_per_code = (int)m->synth.code_kernel * m->synth.hop,
                         .wants_speaker = m->synth.speaker > 0};

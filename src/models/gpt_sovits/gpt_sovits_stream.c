@@ -6,7 +6,7 @@
  *                                 ^ sine cross-fade between the last decoding and this one
  *
  * Every chunk runs the prior over all codes so far and decodes the frames that are new, with CONTEXT frames
- * before them (the flow sees 32 frames to each side, the vocoder 12). The newest HELD frames wait: what
+ * before them (the flow sees 32 frames to each side, the released vocoders 13). The newest HELD frames wait: what
  * comes next still changes them. Frames are cut exactly, none is sent twice (upstream's streaming sends
  * those behind a cut again); the seam is a cross-fade between two decodings of the same frames.
  *
@@ -21,7 +21,7 @@
 #include <math.h>
 #include <string.h>
 
-#define CONTEXT 48 /* frames; 50 a second */
+#define CONTEXT 34 /* frames, beside what the vocoder sees; 50 a second */
 #define HELD    16
 #define OVERLAP 4
 
@@ -91,7 +91,8 @@ static mica_status decode(stream *t, const mica_gs_latent *l, bool last, mica_er
 {
     const int64_t inter = t->s->synth.config.inter, hop = t->s->synth.config.hop;
     const int64_t end = last ? l->frames : l->frames - HELD;
-    const int64_t begin = MICA_MAX(t->given - CONTEXT, (int64_t)0), n = l->frames - begin;
+    const int64_t context = CONTEXT + mica_gs_vocoder_halo(&t->s->synth.config);
+    const int64_t begin = MICA_MAX(t->given - context, (int64_t)0), n = l->frames - begin;
     if (end <= t->given)
         return MICA_OK;
     float *sound = mica_mem_alloc((size_t)(n * hop) * sizeof *sound);

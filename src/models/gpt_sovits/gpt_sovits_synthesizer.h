@@ -16,8 +16,8 @@
 #include "models/gpt_sovits/gpt_sovits_layers.h"
 
 #define MICA_GS_UPS       8 /* stages of the vocoder at most */
-#define MICA_GS_KERNELS   3 /* residual blocks of a stage */
-#define MICA_GS_DILATIONS 3
+#define MICA_GS_KERNELS   6 /* residual blocks of a stage at most */
+#define MICA_GS_DILATIONS 3 /* of a residual block; the short kind has two */
 #define MICA_GS_FLOWS     4
 #define MICA_GS_WN        4 /* layers of a flow's network */
 
@@ -27,12 +27,15 @@ typedef struct mica_gs_synth_config {
     int64_t mrte, mrte_heads, style, style_heads, style_bins, gin, inter, codes, phones;
     int64_t speaker;     /* width of the speaker vector; 0: none */
     int64_t code_kernel; /* 2: codes come 25 a second, 1: 50 */
+    int64_t filter_kernel; /* of the encoders' hidden layers */
     int layers_ssl, layers_text, layers_2;
     int ups, rates[MICA_GS_UPS], up_kernels[MICA_GS_UPS];
-    int dilations[MICA_GS_DILATIONS];
-    int kernels[MICA_GS_KERNELS];
+    int kernel_count, kernels[MICA_GS_KERNELS]; /* residual blocks of a stage */
+    int dilations[MICA_GS_KERNELS][MICA_GS_DILATIONS];
+    bool is_short; /* ResBlock2: two convolutions, each added, in place of three pairs */
     int64_t channels[MICA_GS_UPS + 1]; /* [0]: of conv_pre; [i + 1]: behind stage i */
-    int rate, hop, fft;
+    int rate, hop; /* hop: samples of a frame */
+    int fft, fft_hop, fft_window; /* of the reference's spectrum */
 } mica_gs_synth_config;
 
 typedef struct mica_gs_encoder_layer {
@@ -52,7 +55,8 @@ typedef struct mica_gs_flow {
 } mica_gs_flow;
 
 typedef struct mica_gs_resblock {
-    mica_nn_linear convs1[MICA_GS_DILATIONS], convs2[MICA_GS_DILATIONS];
+    mica_nn_linear convs1[MICA_GS_DILATIONS]; /* the short kind has the first two of these */
+    mica_nn_linear convs2[MICA_GS_DILATIONS];
 } mica_gs_resblock;
 
 typedef struct mica_gs_synth {
@@ -144,6 +148,8 @@ void mica_gs_encoder_run(mica_backend *be, const mica_gs_synth_config *c, const 
                          mica_tensor *x_LD);
 void mica_gs_flow_run(mica_gs_synth *s, mica_backend *be, const mica_gs_style *style,
                       mica_tensor *z_RI);
+/* Frames to each side that a piece needs for its samples to be those of the whole. */
+int64_t mica_gs_vocoder_halo(const mica_gs_synth_config *c);
 void mica_gs_vocoder_run(mica_gs_synth *s, mica_backend *be, mica_run *run,
                          const mica_gs_style *style, const mica_tensor *z_RI, float *out);
 

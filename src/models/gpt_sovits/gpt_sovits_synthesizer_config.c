@@ -104,6 +104,9 @@ static void read_sizes(mica_gs_synth_config *c, const mica_weights *w)
     c->codes = size_of(w, "quantizer.vq.layers.0._codebook.embed", 0);
     c->phones = size_of(w, "enc_p.text_embedding.weight", 0);
     c->speaker = size_of(w, "sv_emb.weight", 1);
+    const mica_tensor *filter =
+        mica_weights_find(w, "enc_p.encoder_text.ffn_layers.0.conv_1.weight");
+    c->filter_kernel = filter && filter->ndim == 4 ? filter->shape_[3] : 1;
     const mica_tensor *code = mica_weights_find(w, "ssl_proj.weight");
     c->code_kernel = code && code->ndim == 4 ? code->shape_[3] : 1;
     c->layers_ssl = mica_weight_count_blocks(w, "enc_p.encoder_ssl.norm_layers_1.");
@@ -115,8 +118,14 @@ static void read_sizes(mica_gs_synth_config *c, const mica_weights *w)
         c->channels[i + 1] = indexed_size(w, "dec.ups.%d.weight", i, 1);
         c->up_kernels[i] = (int)indexed_size(w, "dec.ups.%d.weight", i, 3);
     }
-    for (int j = 0; j < MICA_GS_KERNELS; j++)
-        c->kernels[j] = (int)indexed_size(w, "dec.resblocks.%d.convs1.0.weight", j, 3);
+    c->is_short = mica_weights_find(w, "dec.resblocks.0.convs.0.weight") != NULL;
+    c->kernel_count =
+        c->ups > 0 ? mica_weight_count_blocks(w, "dec.resblocks.") / c->ups : 0;
+    for (int j = 0; j < c->kernel_count && j < MICA_GS_KERNELS; j++)
+        c->kernels[j] = (int)indexed_size(w,
+                                          c->is_short ? "dec.resblocks.%d.convs.0.weight"
+                                                      : "dec.resblocks.%d.convs1.0.weight",
+                                          j, 3);
 }
 
 /* ---------------------------------------------------------------- settings -- */
@@ -129,15 +138,31 @@ static int64_t setting(const mica_weights *files, const char *path, int64_t othe
     return value;
 }
 
+/* A list of dilations for each residual block of a stage; 0 where the settings say what no block has. */
+static void read_dilations(mica_gs_synth_config *c, const mica_weights *files)
+{
+    static const int DILATIONS[MICA_GS_DILATIONS] = {1, 3, 5};
+    for (int j = 0; j < MICA_GS_KERNELS; j++)
+        for (int k = 0; k < MICA_GS_DILATIONS; k++) {
+            char path[48];
+            int64_t dilation = DILATIONS[k];
+            snprintf(path, sizeof path, "model.resblock_dilation_sizes.%d", j);
+            mica_weights_find_item(
+                files, mica_gs_settings_path(files, MICA_PART_SYNTHESIZER, path).text, (size_t)k,
+                &dilation);
+            c->dilations[j][k] = dilation > 0 && dilation <= 64 ? (int)dilation : 0;
+        }
+}
+
 static void read_settings(mica_gs_synth_config *c, const mica_weights *files)
 {
     static const int RATES[MICA_GS_UPS] = {10, 8, 2, 2, 2};
-    static const int DILATIONS[MICA_GS_DILATIONS] = {1, 3, 5};
     c->heads = setting(files, "model.n_heads", 2);
     c->mrte_heads = 4; /* mrte_model.py and modules.py have no setting for these */
     c->style_heads = 2;
     c->rate = (int)setting(files, "data.sampling_rate", 32000);
     c->fft = (int)setting(files, "data.filter_length", 2048);
+    c->fft_window = (int)setting(files, "data.win_length", c->fft);
     c->hop = 1;
     const mica_gs_path rates =
         mica_gs_settings_path(files, MICA_PART_SYNTHESIZER, "model.upsample_rates");
@@ -147,7 +172,8 @@ static void read_settings(mica_gs_synth_config *c, const mica_weights *files)
         c->rates[i] = rate > 0 && rate <= 64 ? (int)rate : 0;
         c->hop *= c->rates[i] ? c->rates[i] : 1;
     }
-    memcpy(c->dilations, DILATIONS, sizeof c->dilations);
+    c->fft_hop = (int)setting(files, "data.hop_length", c->hop);
+    read_dilations(c, files);
 }
 
 /* What the settings say, else the file's first bytes, else the metadata of a converted file. */
@@ -182,6 +208,41 @@ const char *mica_gs_synth_version(const mica_weights *files, bool *wants_speaker
     return NAMES[c.version];
 }
 
+static mica_status check_residual_blocks(const mica_gs_synth_config *c, const char *path,
+                                         mica_err *err)
+{
+    if (c->kernel_count < 1 || c->kernel_count > MICA_GS_KERNELS)
+        return MICA_FAIL(err, MICA_E_UNSUPPORTED,
+                         "%s: a stage of the vocoder has %d residual blocks; 1 to %d are known",
+                         path, c->kernel_count, MICA_GS_KERNELS);
+    for (int j = 0; j < c->kernel_count; j++) {
+        if (c->kernels[j] < 1 || c->kernels[j] % 2 == 0)
+            return MICA_FAIL(err, MICA_E_UNSUPPORTED, "%s: a residual block has a kernel of %d",
+                             path, c->kernels[j]);
+        for (int k = 0; k < MICA_GS_DILATIONS; k++)
+            if (c->dilations[j][k] < 1)
+                return MICA_FAIL(err, MICA_E_UNSUPPORTED,
+                                 "%s: a residual block has a dilation outside 1 to 64", path);
+    }
+    return MICA_OK;
+}
+
+static mica_status check_spectrum(const mica_gs_synth_config *c, const char *path, mica_err *err)
+{
+    if (c->rate < 8000 || c->rate > 96000 || c->fft < 256 || c->fft > 65536 ||
+        (c->fft & (c->fft - 1)) != 0 || c->fft_hop < 1 || c->fft_hop > c->fft ||
+        c->fft_window < 1 || c->fft_window > c->fft)
+        return MICA_FAIL(err, MICA_E_UNSUPPORTED,
+                         "%s: no spectrum of %d points under a window of %d every %d samples at %d "
+                         "Hz; 256 to 65536 points, a power of two, are known",
+                         path, c->fft, c->fft_window, c->fft_hop, c->rate);
+    if (c->style_bins > c->fft / 2 + 1)
+        return MICA_FAIL(err, MICA_E_FORMAT,
+                         "%s: its style reads %lld bins, a spectrum of %d points has %d", path,
+                         (long long)c->style_bins, c->fft, c->fft / 2 + 1);
+    return MICA_OK;
+}
+
 static mica_status check(const mica_gs_synth_config *c, const char *path, mica_err *err)
 {
     if (c->ups < 1 || c->ups > MICA_GS_UPS)
@@ -191,12 +252,9 @@ static mica_status check(const mica_gs_synth_config *c, const char *path, mica_e
         if (c->rates[i] < 1 || c->up_kernels[i] < c->rates[i] ||
             (c->up_kernels[i] - c->rates[i]) % 2 != 0)
             return MICA_FAIL(err, MICA_E_UNSUPPORTED,
-                             "%s: stage %d of the vocoder has a rate of %d and a kernel of %d",
+                             "%s: stage %d of the vocoder has a rate of %d and a kernel of %d; "
+                             "what they differ by must be even and not negative",
                              path, i, c->rates[i], c->up_kernels[i]);
-    for (int j = 0; j < MICA_GS_KERNELS; j++)
-        if (c->kernels[j] < 1 || c->kernels[j] % 2 == 0)
-            return MICA_FAIL(err, MICA_E_UNSUPPORTED, "%s: a residual block has a kernel of %d",
-                             path, c->kernels[j]);
     if (c->heads < 1 || c->hidden % c->heads != 0 || c->mrte % c->mrte_heads != 0 ||
         c->style % c->style_heads != 0 || c->inter % 2 != 0 || c->window % 2 == 0)
         return MICA_FAIL(err, MICA_E_UNSUPPORTED,
@@ -205,9 +263,8 @@ static mica_status check(const mica_gs_synth_config *c, const char *path, mica_e
     if (c->code_kernel < 1 || c->code_kernel > 2)
         return MICA_FAIL(err, MICA_E_UNSUPPORTED, "%s: ssl_proj has a kernel of %lld", path,
                          (long long)c->code_kernel);
-    if (c->rate < 8000 || c->rate > 96000 || c->fft < 256 || c->fft > 65536)
-        return MICA_FAIL(err, MICA_E_UNSUPPORTED, "%s: a sampling rate of %d", path, c->rate);
-    return MICA_OK;
+    MICA_TRY(check_residual_blocks(c, path, err));
+    return check_spectrum(c, path, err);
 }
 
 mica_status mica_gs_synth_config_read(mica_gs_synth_config *c, const mica_weights *files,
@@ -247,11 +304,15 @@ void mica_gs_synth_config_default(mica_gs_synth_config *c, mica_gs_version versi
                                 .ups = 5,
                                 .rates = {10, 8, 2, 2, 2},
                                 .up_kernels = {16, 16, 8, 2, 2},
-                                .dilations = {1, 3, 5},
+                                .filter_kernel = 3,
+                                .dilations = {{1, 3, 5}, {1, 3, 5}, {1, 3, 5}},
+                                .kernel_count = 3,
                                 .kernels = {3, 7, 11},
                                 .rate = 32000,
                                 .hop = 640,
-                                .fft = 2048};
+                                .fft = 2048,
+                                .fft_hop = 640,
+                                .fft_window = 2048};
     if (version == MICA_GS_V2PRO_PLUS)
         c->up_kernels[0] = 20;
     for (int i = 0; i <= c->ups; i++)

@@ -3,7 +3,7 @@
  *     flow with a flip before it    pre's columns and post's rows in reverse: nothing is turned at run time
  *     post of a flow                negated: x1 - m becomes an addition
  *     transposed convolution        rate u, kernel K: u O outputs of ceil(K / u) taps, at stride one
- *     what follows three blocks     a third of its weight: the blocks are added, not averaged
+ *     what follows n blocks         an n-th of its weight: the blocks are added, not averaged
  *                                   (the leaky ReLU between is homogeneous)
  *
  * Reference: module/models.py TextEncoder, Generator, ResidualCouplingBlock; module/modules.py WN,
@@ -72,14 +72,28 @@ static const mica_weight_row POST_ROWS[] = {
             {P "norm_layers_1.%d.beta", "H", AT(norm_1.b), 0},                                     \
             {P "norm_layers_2.%d.gamma", "H", AT(norm_2.w), 0},                                    \
             {P "norm_layers_2.%d.beta", "H", AT(norm_2.b), 0},                                     \
-            LINEAR(P "ffn_layers.%d.conv_1", "FH13", conv_1, "F"),                                 \
-            LINEAR(P "ffn_layers.%d.conv_2", "HF13", conv_2, "H"),                                 \
     }
-#define ENCODER_ROWS 18
+#define ENCODER_ROWS 14
+#define FILTER(P, up, down)                                                                        \
+    {                                                                                              \
+        LINEAR(P "ffn_layers.%d.conv_1", up, conv_1, "F"),                                         \
+            LINEAR(P "ffn_layers.%d.conv_2", down, conv_2, "H"),                                   \
+    }
+#define FILTER_ROWS 4
 static const mica_weight_row ENCODERS[3][ENCODER_ROWS] = {
     ENCODER("enc_p.encoder_ssl."),
     ENCODER("enc_p.encoder_text."),
     ENCODER("enc_p.encoder2."),
+};
+static const mica_weight_row FILTERS[3][FILTER_ROWS] = {
+    FILTER("enc_p.encoder_ssl.", "FH1A", "HF1A"),
+    FILTER("enc_p.encoder_text.", "FH1A", "HF1A"),
+    FILTER("enc_p.encoder2.", "FH1A", "HF1A"),
+};
+static const mica_weight_row FILTERS_1[3][FILTER_ROWS] = { /* kernels of one tap are [O, C] */
+    FILTER("enc_p.encoder_ssl.", "FH", "HF"),
+    FILTER("enc_p.encoder_text.", "FH", "HF"),
+    FILTER("enc_p.encoder2.", "FH", "HF"),
 };
 #undef AT
 #define AT(field) offsetof(mica_gs_flow, field)
@@ -106,6 +120,10 @@ static const mica_weight_row RESBLOCK_ROWS[] = {
     LINEAR("dec.resblocks.%d.convs2.1", "XX1K", convs2[1], "X"),
     LINEAR("dec.resblocks.%d.convs2.2", "XX1K", convs2[2], "X"),
 };
+static const mica_weight_row SHORT_ROWS[] = {
+    LINEAR("dec.resblocks.%d.convs.0", "XX1K", convs1[0], "X"),
+    LINEAR("dec.resblocks.%d.convs.1", "XX1K", convs1[1], "X"),
+};
 static const mica_weight_row UP_ROWS[] = {
     {"dec.ups.%d.weight", "XY1K", offsetof(mica_nn_linear, w), 0},
     {"dec.ups.%d.bias", "Y", offsetof(mica_nn_linear, b), 0},
@@ -125,6 +143,7 @@ static mica_weight_dims dims_of(const mica_gs_synth_config *c)
     d.of['S'] = c->ssl;
     d.of['H'] = c->hidden;
     d.of['F'] = c->filter;
+    d.of['A'] = c->filter_kernel;
     d.of['J'] = 2 * c->inter;
     d.of['I'] = c->inter;
     d.of['E'] = c->inter / 2;
@@ -221,12 +240,27 @@ static void turn_up(maker *m, mica_nn_linear *l, int u, float scale)
 
 /* -------------------------------------------------------------------- bind -- */
 
+/* [O, C] as the kernel of one tap that it is. */
+static void see_as_kernel(mica_nn_linear *l)
+{
+    const mica_tensor *t = &l->w.tensor;
+    if (t->ndim == 2)
+        l->w.tensor = mica_tensor_reshape(t, 4, (const int64_t[]){t->shape_[0], t->shape_[1], 1, 1});
+}
+
 static void bind_encoders(mica_weight_binder *b, mica_gs_synth *s)
 {
     mica_gs_encoder *const list[3] = {&s->encoder_ssl, &s->encoder_text, &s->encoder_2};
+    const mica_weight_row(*filters)[FILTER_ROWS] =
+        s->config.filter_kernel == 1 ? FILTERS_1 : FILTERS;
     for (int e = 0; e < 3; e++)
-        for (int n = 0; n < list[e]->count; n++)
-            mica_weight_bind(b, ENCODERS[e], ENCODER_ROWS, n, &list[e]->layers[n]);
+        for (int n = 0; n < list[e]->count; n++) {
+            mica_gs_encoder_layer *l = &list[e]->layers[n];
+            mica_weight_bind(b, ENCODERS[e], ENCODER_ROWS, n, l);
+            mica_weight_bind(b, filters[e], FILTER_ROWS, n, l);
+            see_as_kernel(&l->conv_1);
+            see_as_kernel(&l->conv_2);
+        }
 }
 
 static void bind_vocoder(mica_weight_binder *b, mica_gs_synth *s)
@@ -238,10 +272,13 @@ static void bind_vocoder(mica_weight_binder *b, mica_gs_synth *s)
         b->dims.of['K'] = c->up_kernels[i];
         mica_weight_bind(b, UP_ROWS, MICA_ARRAY_LEN(UP_ROWS), i, &s->ups[i]);
         b->dims.of['X'] = c->channels[i + 1];
-        for (int j = 0; j < MICA_GS_KERNELS; j++) {
+        for (int j = 0; j < c->kernel_count; j++) {
             b->dims.of['K'] = c->kernels[j];
-            const int n = i * MICA_GS_KERNELS + j;
-            mica_weight_bind(b, RESBLOCK_ROWS, MICA_ARRAY_LEN(RESBLOCK_ROWS), n, &s->resblocks[n]);
+            const int n = i * c->kernel_count + j;
+            mica_weight_bind(b, c->is_short ? SHORT_ROWS : RESBLOCK_ROWS,
+                             c->is_short ? MICA_ARRAY_LEN(SHORT_ROWS)
+                                         : MICA_ARRAY_LEN(RESBLOCK_ROWS),
+                             n, &s->resblocks[n]);
         }
     }
     mica_weight_bind(b, POST_ROWS, MICA_ARRAY_LEN(POST_ROWS), 0, s);
@@ -303,11 +340,11 @@ mica_status mica_gs_synth_open(mica_gs_synth *s, const mica_gs_synth_config *con
         split_res_skip(&s->flows[i], config->hidden);
     }
     for (int i = 0; i < config->ups; i++)
-        turn_up(&m, &s->ups[i], config->rates[i], i ? 1.0f / MICA_GS_KERNELS : 1.0f);
+        turn_up(&m, &s->ups[i], config->rates[i], i ? 1.0f / (float)config->kernel_count : 1.0f);
     const mica_tensor post = s->conv_post.w.tensor;
-    float *third = make(&m, &s->conv_post.w, 4, post.shape_);
-    for (int64_t i = 0; third && i < mica_tensor_count(&post); i++)
-        third[i] = mica_tensor_read_f32(&post, i) / MICA_GS_KERNELS;
+    float *part = make(&m, &s->conv_post.w, 4, post.shape_);
+    for (int64_t i = 0; part && i < mica_tensor_count(&post); i++)
+        part[i] = mica_tensor_read_f32(&post, i) / (float)config->kernel_count;
     keep_exact(s);
     return m.failed ? MICA_FAIL(err, MICA_E_NOMEM, "SoVITS: no memory for its weights") : MICA_OK;
 }
@@ -323,10 +360,10 @@ static mica_status fill_vocoder(mica_weights *w, const mica_gs_synth_config *c,
         dims->of['K'] = c->up_kernels[i];
         MICA_TRY(mica_weight_fill(w, dims, arena, UP_ROWS, MICA_ARRAY_LEN(UP_ROWS), i, err));
         dims->of['X'] = c->channels[i + 1];
-        for (int j = 0; j < MICA_GS_KERNELS; j++) {
+        for (int j = 0; j < c->kernel_count; j++) {
             dims->of['K'] = c->kernels[j];
             MICA_TRY(mica_weight_fill(w, dims, arena, RESBLOCK_ROWS, MICA_ARRAY_LEN(RESBLOCK_ROWS),
-                                      i * MICA_GS_KERNELS + j, err));
+                                      i * c->kernel_count + j, err));
         }
     }
     return mica_weight_fill(w, dims, arena, POST_ROWS, MICA_ARRAY_LEN(POST_ROWS), 0, err);
@@ -343,8 +380,10 @@ mica_status mica_gs_synth_fill(mica_weights *w, const mica_gs_synth_config *c, m
         MICA_TRY(
             mica_weight_fill(w, &dims, arena, SPEAKER_ROWS, MICA_ARRAY_LEN(SPEAKER_ROWS), 0, err));
     for (int e = 0; e < 3; e++)
-        for (int n = 0; n < counts[e]; n++)
+        for (int n = 0; n < counts[e]; n++) {
             MICA_TRY(mica_weight_fill(w, &dims, arena, ENCODERS[e], ENCODER_ROWS, n, err));
+            MICA_TRY(mica_weight_fill(w, &dims, arena, FILTERS[e], FILTER_ROWS, n, err));
+        }
     for (int i = 0; i < MICA_GS_FLOWS; i++)
         MICA_TRY(
             mica_weight_fill(w, &dims, arena, FLOW_ROWS, MICA_ARRAY_LEN(FLOW_ROWS), 2 * i, err));
@@ -378,8 +417,10 @@ void mica_gs_synth_drop(mica_gs_synth *s, mica_backend *be)
     drop(be, SPEAKER_ROWS, MICA_ARRAY_LEN(SPEAKER_ROWS), s);
     drop(be, POST_ROWS, MICA_ARRAY_LEN(POST_ROWS), s);
     for (int e = 0; e < 3; e++)
-        for (int n = 0; n < list[e]->count; n++)
+        for (int n = 0; n < list[e]->count; n++) {
             drop(be, ENCODERS[e], ENCODER_ROWS, &list[e]->layers[n]);
+            drop(be, FILTERS[e], FILTER_ROWS, &list[e]->layers[n]);
+        }
     for (int i = 0; i < MICA_GS_FLOWS; i++) {
         drop(be, FLOW_ROWS, MICA_ARRAY_LEN(FLOW_ROWS), &s->flows[i]);
         for (int k = 0; k < MICA_GS_WN - 1; k++)
@@ -388,6 +429,8 @@ void mica_gs_synth_drop(mica_gs_synth *s, mica_backend *be)
     }
     for (int i = 0; i < s->config.ups; i++)
         drop(be, UP_ROWS, MICA_ARRAY_LEN(UP_ROWS), &s->ups[i]);
-    for (int i = 0; i < s->config.ups * MICA_GS_KERNELS; i++)
-        drop(be, RESBLOCK_ROWS, MICA_ARRAY_LEN(RESBLOCK_ROWS), &s->resblocks[i]);
+    for (int i = 0; i < s->config.ups * s->config.kernel_count; i++)
+        drop(be, RESBLOCK_ROWS,
+             s->config.is_short ? MICA_ARRAY_LEN(SHORT_ROWS) : MICA_ARRAY_LEN(RESBLOCK_ROWS),
+             &s->resblocks[i]);
 }

@@ -18,30 +18,60 @@
  * on a GPU.
  *
  * Chunks. Long latents go through in equal pieces of at most CHUNK frames (CHUNK_DEVICE where a
- * launch costs more than a frame) with HALO frames around; what a piece's edge cannot know lies in the
- * halo and is cut off. The receptive field of the released vocoders is 13 frames to each side: pieces make
- * the same samples up to rounding. The pieces do not depend on threads. Pieces of 48 computed 1.7 times the
- * frames.
+ * launch costs more than a frame) with a halo of frames around; what a piece's edge cannot know lies in the
+ * halo and is cut off. The receptive field of the released vocoders is 13 frames to each side, others have
+ * what their kernels and dilations make: pieces make the same samples up to rounding. The pieces do not
+ * depend on threads. Pieces of 48 computed 1.7 times the frames.
  *
  * Reference: module/models.py Generator.forward; module/modules.py ResBlock1. */
 #include "models/gpt_sovits/gpt_sovits_synthesizer.h"
 
 #include "base/mem.h"
 
+#include <math.h>
 #include <string.h>
 
 #define CHUNK        192
 #define CHUNK_DEVICE 1024
-#define HALO         14
 
 static const float LEAKY = 0.1f, LEAKY_LAST = 0.01f;
 
-static void run_resblock(mica_backend *be, const mica_gs_synth_config *c, mica_gs_resblock *b,
-                         const mica_tensor *x, mica_tensor *work, mica_tensor *y)
+/* Rows to each side that a residual block's row depends on. */
+static int reach(const mica_gs_synth_config *c, int j)
 {
+    int rows = 0;
+    for (int k = 0; k < (c->is_short ? 2 : MICA_GS_DILATIONS); k++)
+        rows += (c->kernels[j] - 1) / 2 * (c->dilations[j][k] + (c->is_short ? 0 : 1));
+    return rows;
+}
+
+int64_t mica_gs_vocoder_halo(const mica_gs_synth_config *c)
+{
+    double frames = 3.0, rows = 1.0; /* conv_pre; rows of a frame */
+    for (int i = 0; i < c->ups; i++) {
+        int most = 0;
+        for (int j = 0; j < c->kernel_count; j++)
+            most = MICA_MAX(most, reach(c, j));
+        frames += (double)c->up_kernels[i] / c->rates[i] / rows;
+        rows *= c->rates[i];
+        frames += most / rows;
+    }
+    return (int64_t)ceil(frames + 3.0 / rows) + 1;
+}
+
+static void run_resblock(mica_backend *be, const mica_gs_synth_config *c, int j,
+                         mica_gs_resblock *b, const mica_tensor *x, mica_tensor *work,
+                         mica_tensor *y)
+{
+    const int *dilations = c->dilations[j];
+    if (c->is_short) {
+        mica_gs_conv_same(be, &b->convs1[0], x, dilations[0], &LEAKY, x, work);
+        mica_gs_conv_same(be, &b->convs1[1], work, dilations[1], &LEAKY, work, y);
+        return;
+    }
     for (int k = 0; k < MICA_GS_DILATIONS; k++) {
         const mica_tensor *from = k ? y : x;
-        mica_gs_conv_same(be, &b->convs1[k], from, c->dilations[k], &LEAKY, NULL, work);
+        mica_gs_conv_same(be, &b->convs1[k], from, dilations[k], &LEAKY, NULL, work);
         mica_gs_conv_same(be, &b->convs2[k], work, 1, &LEAKY, from, y);
     }
 }
@@ -107,9 +137,9 @@ static mica_tensor run_stage(mica_gs_synth *s, mica_backend *be, const mica_tap_
     mica_tensor sum = shaped(&b->sums[i % 2], R, O), part = shaped(&b->part, R, O);
     mica_tensor work = shaped(&b->work, R, O);
     mica_gs_tap(taps, be, &up, true, "probe.dec.ups.%d", i);
-    for (int j = 0; j < MICA_GS_KERNELS; j++) {
-        const int n = i * MICA_GS_KERNELS + j;
-        run_resblock(be, &s->config, &s->resblocks[n], &up, &work, j ? &part : &sum);
+    for (int j = 0; j < s->config.kernel_count; j++) {
+        const int n = i * s->config.kernel_count + j;
+        run_resblock(be, &s->config, j, &s->resblocks[n], &up, &work, j ? &part : &sum);
         mica_gs_tap(taps, be, j ? &part : &sum, true, "probe.dec.resblocks.%d", n);
         if (j)
             mica_add(be, &sum, &part, &sum);
@@ -140,20 +170,20 @@ static void run_piece(mica_gs_synth *s, mica_backend *be, const mica_tap_sink *t
 void mica_gs_vocoder_run(mica_gs_synth *s, mica_backend *be, mica_run *run,
                          const mica_gs_style *style, const mica_tensor *z, float *out)
 {
-    const int64_t R = z->shape_[0], hop = s->config.hop;
+    const int64_t R = z->shape_[0], hop = s->config.hop, halo = mica_gs_vocoder_halo(&s->config);
     const int64_t most = mica_backend_is_queued(be) ? CHUNK_DEVICE : CHUNK;
     const int64_t pieces = (R + most - 1) / most, size = (R + pieces - 1) / pieces;
     if (pieces == 1 || mica_tap_wants(run->taps, "probe.dec.conv_pre")) {
         run_piece(s, be, run->taps, style, z, out);
         return;
     }
-    float *piece = mica_mem_calloc((size_t)((size + 2 * HALO) * hop), sizeof *piece);
+    float *piece = mica_mem_calloc((size_t)((size + 2 * halo) * hop), sizeof *piece);
     if (!piece) {
         mica_backend_fail(be, MICA_E_NOMEM, "no memory for a piece of sound");
         return;
     }
     for (int64_t at = 0; at < R && !mica_backend_failed(be); at += size) {
-        const int64_t first = MICA_MAX(at - HALO, 0), last = MICA_MIN(at + size + HALO, R);
+        const int64_t first = MICA_MAX(at - halo, 0), last = MICA_MIN(at + size + halo, R);
         const int64_t count = MICA_MIN(size, R - at);
         const mica_tensor rows = mica_tensor_rows(z, first, last - first);
         run_piece(s, be, NULL, style, &rows, piece);

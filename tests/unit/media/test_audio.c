@@ -94,12 +94,12 @@ static void test_spectrum(void **state)
     size_t count, want_count;
     float *x = golden_floats(w, "spectrum", "x", &count);
     float *want = golden_floats(w, "spectrum", "out", &want_count);
-    assert_int_equal(mica_spectrum_magnitude(x, count, 2048, 640, &s, &err), MICA_OK);
+    assert_int_equal(mica_spectrum_magnitude(x, count, 2048, 2048, 640, &s, &err), MICA_OK);
     assert_int_equal(s.bins, 1025);
     expect_close("spectrum", s.values_RB, s.frames * s.bins, want, want_count, 1e-6);
     mica_spectrum_deinit(&s);
-    assert_int_equal(mica_spectrum_magnitude(x, 704, 2048, 640, &s, &err), MICA_E_USAGE);
-    assert_int_equal(mica_spectrum_magnitude(x, count, 2000, 640, &s, &err), MICA_E_USAGE);
+    assert_int_equal(mica_spectrum_magnitude(x, 704, 2048, 2048, 640, &s, &err), MICA_E_USAGE);
+    assert_int_equal(mica_spectrum_magnitude(x, count, 2000, 2000, 640, &s, &err), MICA_E_USAGE);
     free(x);
     free(want);
     mica_weights_close(&w);
