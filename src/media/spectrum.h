@@ -14,8 +14,9 @@ typedef struct mica_spectrum {
 void mica_spectrum_deinit(mica_spectrum *s);
 
 /* sqrt(re^2 + im^2 + 1e-8) of stretches of `size` samples (a power of two, 16 to 65536) every `hop`
- * under a periodic Hann window of `window` samples in their middle (1 to size); (size - hop) / 2 samples are mirrored at both ends, so the
- * sound must be longer than that. size / 2 + 1 bins, count / hop frames (rounded down).
+ * under a periodic Hann window of `window` samples in their middle (1 to size); (size - hop) / 2
+ * samples are mirrored at both ends, so the sound must be longer than that. size / 2 + 1 bins,
+ * count / hop frames (rounded down).
  * Linear frequency, no mel scale: GPT-SoVITS's module/mel_processing.py spectrogram_torch. */
 mica_status mica_spectrum_magnitude(const float *samples, size_t count, size_t size, size_t window,
                                     size_t hop, mica_spectrum *out, mica_err *err);

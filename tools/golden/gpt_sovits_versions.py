@@ -15,7 +15,7 @@ import types
 import torch
 from safetensors.torch import save_file
 
-UPSTREAM, OUT = sys.argv[1], sys.argv[2]
+UPSTREAM, OUT = sys.argv[1], sys.argv[2]  # also those of gpt_sovits_sizes.py
 SSL, HIDDEN, MRTE, STYLE = 32, 16, 32, 16
 SPEAKER = 2560  # what the small speaker network below makes
 torch.set_num_threads(1)
@@ -40,7 +40,8 @@ class HParams:
 HParams.__module__, HParams.__qualname__ = "utils", "HParams"
 
 
-def load_upstream():
+def load_upstream(more=()):
+    """module/models.py with its fixed sizes, and those of `more`, exchanged."""
     stub("utils", HParams=HParams)
     stub("einops", rearrange=None, repeat=None)
     stub("tqdm", tqdm=lambda x: x)
@@ -67,6 +68,7 @@ def load_upstream():
         ("nn.Linear(gin_channels, 512)", f"nn.Linear(gin_channels, {MRTE})"),
         ("MelStyleEncoder(spec_channels, style_vector_dim", f"MelStyleEncoder(spec_channels, style_hidden={STYLE}, style_vector_dim"),
         ("MelStyleEncoder(704, style_vector_dim", f"MelStyleEncoder(704, style_hidden={STYLE}, style_vector_dim"),
+        *more,
     ]:
         assert old in text, old
         text = text.replace(old, new)
@@ -196,4 +198,5 @@ def main():
     sovits(models, "v2ProPlus", [20, 16, 8, 2, 2], 64, b"06", 2, speaker(3))
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -7,8 +7,8 @@
  *
  * A row is read twice, the second time from the cache: differences from a mean lose no digits
  * where sums of squares would. Long rows are added up by stretches, in f64 from there: a lane of f32
- * over the 30,000 samples of a recording's convolution kept five digits. Rows are joined by the formula of Chan, Golub and LeVeque
- * ("Algorithms for computing the sample variance", 1983), which for many rows is
+ * over the 30,000 samples of a recording's convolution kept five digits. Rows are joined by the formula
+ * of Chan, Golub and LeVeque ("Algorithms for computing the sample variance", 1983), which for many rows is
  *     M2 = sum of M2_y + n * sum of (mean_y - mean)^2,    n values in a row of a group. */
 #include "backend/cpu/cpu_backend.h"
 
@@ -97,8 +97,8 @@ mica_status mica_cpu_group_moments(mica_backend *base, const mica_tensor *x_YXC,
 {
     mica_cpu_backend *be = mica_cpu_from(base);
     moments_job j = {be, x_YXC, moments_YG2};
-    MICA_TRY(mica_cpu_scratch_reserve(be, 0, room_bytes(moments_YG2->shape_[1], x_YXC->shape_[2]),
-                                      err));
+    MICA_TRY(
+        mica_cpu_scratch_reserve(be, 0, room_bytes(moments_YG2->shape_[1], x_YXC->shape_[2]), err));
     mica_cpu_parallel(be, x_YXC->shape_[0], moments_row, &j);
     return MICA_OK;
 }

@@ -139,10 +139,11 @@ mica_status mica_gs_hubert_open(mica_gs_hubert *h, const mica_weights *w, int64_
         return MICA_FAIL(err, MICA_E_NOMEM, "HuBERT: no memory for its blocks");
     }
     if (mica_weights_find(w, "feature_extractor.conv_layers.1.layer_norm.weight"))
-        return MICA_FAIL(err, MICA_E_UNSUPPORTED,
-                         "HuBERT %s: a norm behind every convolution, as in the large model, is not "
-                         "known; chinese-hubert-base has one",
-                         mica_weights_path(w));
+        return MICA_FAIL(
+            err, MICA_E_UNSUPPORTED,
+            "HuBERT %s: a norm behind every convolution, as in the large model, is not "
+            "known; chinese-hubert-base has one",
+            mica_weights_path(w));
     mica_weight_binder_init(&b, w, "HuBERT", &dims, arena);
     mica_weight_bind(&b, ROWS, MICA_ARRAY_LEN(ROWS), 0, h);
     for (int n = 0; n < h->stack.count; n++)

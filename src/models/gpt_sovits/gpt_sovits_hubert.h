@@ -13,7 +13,7 @@
 typedef struct mica_gs_hubert {
     mica_nn_linear conv[MICA_GS_HUBERT_CONVS]; /* b: released ones have none */
     int kernels[MICA_GS_HUBERT_CONVS], strides[MICA_GS_HUBERT_CONVS];
-    mica_weight conv_norm_w, conv_norm_b;   /* group norm of one channel a group, behind conv[0] */
+    mica_weight conv_norm_w, conv_norm_b; /* group norm of one channel a group, behind conv[0] */
     mica_gs_norm project_norm;
     mica_nn_linear project;
     mica_nn_linear position; /* [D, D / groups, 1, K], bias [D] */

@@ -198,9 +198,9 @@ static mica_status find_spectrum(recording *r, const mica_gs_facts *facts, mica_
     mica_audio same = {0};
     MICA_TRY(mica_audio_resample_sinc(&r->sound, facts->rate, &same, err));
     limit_peak(&same);
-    mica_status st = mica_spectrum_magnitude(same.samples, same.count, (size_t)facts->fft,
-                                             (size_t)facts->window, (size_t)facts->hop,
-                                             &r->spectrum, err);
+    mica_status st =
+        mica_spectrum_magnitude(same.samples, same.count, (size_t)facts->fft, (size_t)facts->window,
+                                (size_t)facts->hop, &r->spectrum, err);
     if (!st && facts->wants_speaker)
         st = find_fbank(r, &same, err);
     mica_audio_deinit(&same);

@@ -75,10 +75,11 @@ static mica_status refuse_variants(const cJSON *root, const char *config, mica_e
                              config, TEXTS[i].key, item->valuestring, TEXTS[i].expected);
     }
     if (cJSON_IsTrue(mica_json_find(root, "do_stable_layer_norm")))
-        return MICA_FAIL(err, MICA_E_UNSUPPORTED,
-                         "%s: do_stable_layer_norm, norms before the layers as in the large HuBERT, is "
-                         "not known",
-                         config);
+        return MICA_FAIL(
+            err, MICA_E_UNSUPPORTED,
+            "%s: do_stable_layer_norm, norms before the layers as in the large HuBERT, is "
+            "not known",
+            config);
     return MICA_OK;
 }
 
@@ -91,9 +92,7 @@ static mica_status take_config(const cJSON *root, int part, const char *config,
     out->heads = read_count(mica_json_find(root, PARTS[part].heads));
     if (cJSON_IsNumber(eps) && eps->valuedouble > 0.0 && eps->valuedouble < 1.0)
         out->eps = eps->valuedouble;
-    cJSON_ArrayForEach(n, strides)
-        if (i < MICA_GS_HUBERT_CONVS)
-            out->strides[i++] = read_count(n);
+    cJSON_ArrayForEach(n, strides) if (i < MICA_GS_HUBERT_CONVS) out->strides[i++] = read_count(n);
     return refuse_variants(root, config, err);
 }
 

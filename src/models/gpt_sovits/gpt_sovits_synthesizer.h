@@ -25,8 +25,8 @@ typedef struct mica_gs_synth_config {
     mica_gs_version version;
     int64_t ssl, hidden, filter, heads, window; /* window: rows of relative keys, 2 W + 1 */
     int64_t mrte, mrte_heads, style, style_heads, style_bins, gin, inter, codes, phones;
-    int64_t speaker;     /* width of the speaker vector; 0: none */
-    int64_t code_kernel; /* 2: codes come 25 a second, 1: 50 */
+    int64_t speaker;       /* width of the speaker vector; 0: none */
+    int64_t code_kernel;   /* 2: codes come 25 a second, 1: 50 */
     int64_t filter_kernel; /* of the encoders' hidden layers */
     int layers_ssl, layers_text, layers_2;
     int ups, rates[MICA_GS_UPS], up_kernels[MICA_GS_UPS];
@@ -34,8 +34,8 @@ typedef struct mica_gs_synth_config {
     int dilations[MICA_GS_KERNELS][MICA_GS_DILATIONS];
     bool is_short; /* ResBlock2: two convolutions, each added, in place of three pairs */
     int64_t channels[MICA_GS_UPS + 1]; /* [0]: of conv_pre; [i + 1]: behind stage i */
-    int rate, hop; /* hop: samples of a frame */
-    int fft, fft_hop, fft_window; /* of the reference's spectrum */
+    int rate, hop;                     /* hop: samples of a frame */
+    int fft, fft_hop, fft_window;      /* of the reference's spectrum */
 } mica_gs_synth_config;
 
 typedef struct mica_gs_encoder_layer {

@@ -119,13 +119,11 @@ static void read_sizes(mica_gs_synth_config *c, const mica_weights *w)
         c->up_kernels[i] = (int)indexed_size(w, "dec.ups.%d.weight", i, 3);
     }
     c->is_short = mica_weights_find(w, "dec.resblocks.0.convs.0.weight") != NULL;
-    c->kernel_count =
-        c->ups > 0 ? mica_weight_count_blocks(w, "dec.resblocks.") / c->ups : 0;
+    c->kernel_count = c->ups > 0 ? mica_weight_count_blocks(w, "dec.resblocks.") / c->ups : 0;
     for (int j = 0; j < c->kernel_count && j < MICA_GS_KERNELS; j++)
-        c->kernels[j] = (int)indexed_size(w,
-                                          c->is_short ? "dec.resblocks.%d.convs.0.weight"
-                                                      : "dec.resblocks.%d.convs1.0.weight",
-                                          j, 3);
+        c->kernels[j] = (int)indexed_size(
+            w, c->is_short ? "dec.resblocks.%d.convs.0.weight" : "dec.resblocks.%d.convs1.0.weight",
+            j, 3);
 }
 
 /* ---------------------------------------------------------------- settings -- */
@@ -147,9 +145,9 @@ static void read_dilations(mica_gs_synth_config *c, const mica_weights *files)
             char path[48];
             int64_t dilation = DILATIONS[k];
             snprintf(path, sizeof path, "model.resblock_dilation_sizes.%d", j);
-            mica_weights_find_item(
-                files, mica_gs_settings_path(files, MICA_PART_SYNTHESIZER, path).text, (size_t)k,
-                &dilation);
+            mica_weights_find_item(files,
+                                   mica_gs_settings_path(files, MICA_PART_SYNTHESIZER, path).text,
+                                   (size_t)k, &dilation);
             c->dilations[j][k] = dilation > 0 && dilation <= 64 ? (int)dilation : 0;
         }
 }

@@ -90,7 +90,8 @@ static const mica_weight_row FILTERS[3][FILTER_ROWS] = {
     FILTER("enc_p.encoder_text.", "FH1A", "HF1A"),
     FILTER("enc_p.encoder2.", "FH1A", "HF1A"),
 };
-static const mica_weight_row FILTERS_1[3][FILTER_ROWS] = { /* kernels of one tap are [O, C] */
+static const mica_weight_row FILTERS_1[3][FILTER_ROWS] = {
+    /* kernels of one tap are [O, C] */
     FILTER("enc_p.encoder_ssl.", "FH", "HF"),
     FILTER("enc_p.encoder_text.", "FH", "HF"),
     FILTER("enc_p.encoder2.", "FH", "HF"),
@@ -245,7 +246,8 @@ static void see_as_kernel(mica_nn_linear *l)
 {
     const mica_tensor *t = &l->w.tensor;
     if (t->ndim == 2)
-        l->w.tensor = mica_tensor_reshape(t, 4, (const int64_t[]){t->shape_[0], t->shape_[1], 1, 1});
+        l->w.tensor =
+            mica_tensor_reshape(t, 4, (const int64_t[]){t->shape_[0], t->shape_[1], 1, 1});
 }
 
 static void bind_encoders(mica_weight_binder *b, mica_gs_synth *s)

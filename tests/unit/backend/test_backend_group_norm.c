@@ -105,13 +105,41 @@ static void check_case(const norm_case *c)
 static void test_group_norm(void **state)
 {
     (void)state;
-    static const norm_case cases[] = {
-        {1, 1, 4, 1, 0.0f, MICA_ACT_NONE},      {5, 7, 16, 8, 0.0f, MICA_ACT_SILU},
-        {9, 33, 24, 8, 1.0f, MICA_ACT_SILU},    {17, 40, 128, 32, 0.0f, MICA_ACT_SILU},
-        {3, 1000, 6, 3, -2.0f, MICA_ACT_NONE},  {8, 16, 512, 32, 10.0f, MICA_ACT_SILU},
-        {40, 300, 130, 13, 0.5f, MICA_ACT_SILU}};
+    static const norm_case cases[] = {{1, 1, 4, 1, 0.0f, MICA_ACT_NONE},
+                                      {5, 7, 16, 8, 0.0f, MICA_ACT_SILU},
+                                      {9, 33, 24, 8, 1.0f, MICA_ACT_SILU},
+                                      {17, 40, 128, 32, 0.0f, MICA_ACT_SILU},
+                                      {3, 1000, 6, 3, -2.0f, MICA_ACT_NONE},
+                                      {8, 16, 512, 32, 10.0f, MICA_ACT_SILU},
+                                      {40, 300, 130, 13, 0.5f, MICA_ACT_SILU},
+                                      {1, 40000, 6, 6, 0.5f, MICA_ACT_NONE}}; /* a recording */
     for (size_t i = 0; i < MICA_ARRAY_LEN(cases); i++)
         check_case(&cases[i]);
+}
+
+/* A recording: one row, mostly silence, whose equal squares all round the same way when they are added one by one. */
+static void test_long_row(void **state)
+{
+    (void)state;
+    const norm_case c = {1, 60000, 3, 3, 0.0f, MICA_ACT_NONE};
+    mica_tensor x = host_random(1.0f, 3, SHAPE(c.Y, c.X, c.C));
+    mica_tensor y = host_tensor(MICA_DTYPE_F32, 3, SHAPE(c.Y, c.X, c.C));
+    mica_weight gamma = host_weight(MICA_DTYPE_F32, 1.0f, 1, SHAPE(c.C));
+    mica_weight beta = host_weight(MICA_DTYPE_F32, 1.0f, 1, SHAPE(c.C));
+    double *want = test_malloc((size_t)c.X * (size_t)c.C * sizeof *want);
+    for (int64_t i = 0; i < c.X * c.C; i++)
+        if (i / c.C > 3000)
+            floats(&x)[i] = 0.0137f;
+    reference(&c, floats(&x), &gamma, &beta, want);
+    mica_backend *be = open_with(false, 2);
+    run_bands(be, &c, &x, &gamma, &beta, 1, &y);
+    assert_close("a long row", floats(&y), want, c.X * c.C, 2e-6);
+    mica_backend_close(&be);
+    test_free(want);
+    weight_free(&gamma);
+    weight_free(&beta);
+    host_free(&x);
+    host_free(&y);
 }
 
 /* A constant group gives beta, not NaN. */
@@ -174,6 +202,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_group_norm),
+        cmocka_unit_test(test_long_row),
         cmocka_unit_test(test_constant_group),
         cmocka_unit_test(test_wrong_shapes),
     };
