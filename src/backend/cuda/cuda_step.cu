@@ -16,9 +16,9 @@
  * wait for the whole, and does so behind all it reads in that half: so whoever has a half's sums knows that all words
  * and sums of the half before have been read.
  *
- * The norm is behind the product: of y = W (f (v - mean) scale + shift) + b, W scale, its sum and W shift + b are
- * made while the sums of v are still under way; with v there comes one product, W scale v, and with it mean and
- * f by every warp for itself. Nobody needs the largest score before the sums of a softmax: exponents are those of
+ * The norm is behind the product: y = W (f (v - mean) scale + shift) + b = f (W scale v - mean W scale) + W shift + b,
+ * where W scale and W shift + b are numbers of the weights alone (mica_cuda_step_prepare). So the product need not wait
+ * for mean and f, which every warp makes for itself with it. Nobody needs the largest score before the sums of a softmax: exponents are those of
  * a score's distance from the first key's, which every block knows; where one is too far above it, a block takes
  * its own largest and says so.
  *
@@ -40,53 +40,31 @@ static __device__ __forceinline__ int place_of_unit(int u)
     return (u >> 1) % 2 * 64 + (u >> 2) * 2 + u % 2;
 }
 
-/* What a warp multiplies: rows times scale; on lane 4 i what row i makes of the mean, and what it adds. */
+/* What a warp multiplies. */
 struct rows {
-    float w[MOST][OWN], slope, offset;
+    float w[MOST][OWN];
 };
 
 #define SUM_OF_V       6 /* with the rows' products come the sum of v and of its squares */
 #define SUM_OF_SQUARES 7
 
-static __device__ __forceinline__ float bias_of(const place &p, const vectors &next, kind kind)
-{
-    const int i = p.lane / 4;
-    if (kind == HEAD || i > 5)
-        return 0.0f;
-    if (i < 4)
-        return next.rows[4 * p.warp + i];
-    return kind == MLP ? 0.0f : i == 4 ? next.key[p.warp] : next.value[p.warp];
-}
-
 template <typename T, bool CLUSTER, kind KIND>
 static __device__ __forceinline__ void load_rows(const mica_cuda_step_args &a, const place &p,
-                                                 const uint64_t *card, const T *own,
-                                                 const vectors &next, rows &r)
+                                                 const uint64_t *card, rows &r)
 {
-    const int count = KIND == HEAD ? rows_of_head(a, p) : KIND == MLP ? 4 : MOST;
-    float scale[OWN], shift[OWN], slope[8], offset[8];
-    read_vector<T>(next.scale, scale);
-    read_vector<T>(next.shift, shift);
+    const int count = KIND == HEAD ? rows_of_head(a, p) : 4;
 #pragma unroll
-    for (int i = 0; i < 8; i++) {
-        slope[i] = offset[i] = 0.0f;
-        if (i >= MOST || (KIND != ATTENTION && i >= 4))
-            continue;
-#pragma unroll
-        for (int k = 0; k < OWN; k++)
-            r.w[i][k] = 0.0f;
+    for (int i = 0; i < (KIND == ATTENTION ? MOST : 4); i++) {
         if (KIND == HEAD && i >= count)
-            continue;
-        read_own(CLUSTER ? own + i * D : row_of<T, KIND>(a, p, card, i), r.w[i]);
-#pragma unroll
-        for (int k = 0; k < OWN; k++) {
-            offset[i] = fmaf(r.w[i][k], shift[k], offset[i]);
-            r.w[i][k] = fmaf(r.w[i][k], scale[k], r.w[i][k]);
-            slope[i] += r.w[i][k];
-        }
+            break;
+        if (CLUSTER)
+            read_own(&rows_of<T>(a)[i * ROW_PIECES(T)][threadIdx.x], THREADS, (const T *)NULL,
+                     r.w[i]);
+        else
+            read_own((const uint4 *)row_of<T, KIND>(a, p, card, i) + p.lane, 32, (const T *)NULL,
+                     r.w[i]);
+        settle(r.w[i]);
     }
-    r.slope = sums_of(slope);
-    r.offset = sums_of(offset) + bias_of(p, next, KIND);
 }
 
 /* Of a norm. */
@@ -94,28 +72,40 @@ struct spread {
     float mean, factor;
 };
 
-/* Lane 4 i .. 4 i + 3: what row i makes of v, a row in shared memory. first: without a norm. */
+/* Lane 4 i .. 4 i + 3: what row i makes of the row in `row`. first: without a norm. */
 template <kind KIND>
-static __device__ __forceinline__ float multiply_rows(const rows &r, const float *v, float eps,
+static __device__ __forceinline__ float multiply_rows(const place &p, const rows &r,
+                                                      const row_room &row, float2 slope, float eps,
                                                       bool first, spread &s)
 {
-    float x[OWN], sums[8] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
-    read_own(v, x);
+    float *const put = the_room().lanes[p.warp] + p.lane;
+    float x[OWN], sum = 0.0f, squares = 0.0f;
+    read_own(row.v, x);
 #pragma unroll
-    for (int k = 0; k < OWN; k++) {
-#pragma unroll
-        for (int i = 0; i < (KIND == ATTENTION ? MOST : 4); i++)
-            sums[i] = fmaf(r.w[i][k], x[k], sums[i]);
-        sums[SUM_OF_V] += x[k];
-        sums[SUM_OF_SQUARES] = fmaf(x[k], x[k], sums[SUM_OF_SQUARES]);
+    for (int i = 0; i < 4; i++) {
+        const float4 two = ((const float4 *)row.moments)[32 * i + p.lane];
+        sum += two.x + two.z;
+        squares += two.y + two.w;
     }
-    const float own = sums_of(sums);
+    put[SUM_OF_V * 32] = sum;
+    put[SUM_OF_SQUARES * 32] = squares;
+#pragma unroll
+    for (int i = 0; i < (KIND == ATTENTION ? MOST : 4); i++) {
+        float half[2] = {0.0f, 0.0f};
+#pragma unroll
+        for (int k = 0; k < OWN / 2; k++) {
+            half[0] = fmaf(r.w[i][k], x[k], half[0]);
+            half[1] = fmaf(r.w[i][OWN / 2 + k], x[OWN / 2 + k], half[1]);
+        }
+        put[i * 32] = half[0] + half[1];
+    }
+    const float own = sums_of<SLOTS>(the_room().lanes[p.warp]);
     s.mean = __shfl_sync(0xffffffffu, own, 4 * SUM_OF_V) * (1.0f / D);
-    const float squares = __shfl_sync(0xffffffffu, own, 4 * SUM_OF_SQUARES) * (1.0f / D);
-    s.factor = rsqrtf(fmaxf(fmaf(-s.mean, s.mean, squares), 0.0f) + eps);
+    const float all = __shfl_sync(0xffffffffu, own, 4 * SUM_OF_SQUARES) * (1.0f / D);
+    s.factor = reciprocal_root(fmaxf(fmaf(-s.mean, s.mean, all), 0.0f) + eps);
     if (first)
         s = {0.0f, 1.0f};
-    return fmaf(s.factor, fmaf(-s.mean, r.slope, own), r.offset);
+    return fmaf(s.factor, fmaf(-s.mean, slope.x, own), slope.y);
 }
 
 /* Elements 2 t and 2 t + 1 that a step begins with. */
@@ -192,11 +182,13 @@ static __device__ __forceinline__ uint64_t *sums_of_row(const mica_cuda_step_arg
 /* Every row, as the half before leaves it, normed, times this warp's rows. parts: those that have come when the
  * sums of that half are whole; 0: it begins here. */
 template <typename T, bool CLUSTER, kind KIND>
-static __device__ __forceinline__ void
-first_part(const mica_cuda_step_args &a, const place &p, const rows &w, const vectors &next,
-           const uint64_t *caches, uint32_t parts, uint32_t round)
+static __device__ __forceinline__ void first_part(const mica_cuda_step_args &a, const place &p,
+                                                  const rows &w, const uint64_t *caches,
+                                                  uint32_t parts, uint32_t round)
 {
     const int t = threadIdx.x;
+    const float4 norm = asked_of<T>(a).norm[t];
+    const float2 bias = asked_of<T>(a).bias[t], slope = asked_of<T>(a).slope[t];
 #pragma unroll 1
     for (int m = 0; m < a.rows; m++) {
         row_room &row = the_room().row[m];
@@ -204,20 +196,21 @@ first_part(const mica_cuda_step_args &a, const place &p, const rows &w, const ve
         if (parts == 0)
             v = begin_row<T>(a, m);
         else {
-            const float2 x = get_two(row.x, t), bias = get_two(next.bias, t);
+            const float2 x = row.x[t];
             v = take_sums(sums_of_row(a, KIND == MLP ? 0 : 1, m) + 2 * t, parts);
             v.x += x.x + bias.x, v.y += x.y + bias.y;
         }
-        put_two(row.v, place_of<T>(2 * t) / 2, v);
+        put_two(row.v, place_of<T>(2 * t) / 2,
+                make_float2(fmaf(v.x, norm.x, v.x), fmaf(v.y, norm.y, v.y)));
+        row.moments[t] = make_float2(v.x + v.y, fmaf(v.x, v.x, v.y * v.y));
         __syncthreads();
         spread s;
-        const float y = multiply_rows<KIND>(w, row.v, a.eps, parts == 0, s);
+        const float y = multiply_rows<KIND>(p, w, row, slope, a.eps, parts == 0, s);
         give<T, CLUSTER, KIND>(a, p, m, words_of<CLUSTER>(a, p.group, m), caches, y, round);
-        const float2 scale = get_two(next.scale, t), shift = get_two(next.shift, t);
-        v.x = fmaf((v.x - s.mean) * s.factor, 1.0f + scale.x, shift.x);
-        v.y = fmaf((v.y - s.mean) * s.factor, 1.0f + scale.y, shift.y);
+        v.x = fmaf((v.x - s.mean) * s.factor, 1.0f + norm.x, norm.z);
+        v.y = fmaf((v.y - s.mean) * s.factor, 1.0f + norm.y, norm.w);
         if (KIND != HEAD)
-            put_two(row.x, t, v);
+            row.x[t] = v;
         else if (!a.head && blockIdx.x == 0)
             put_two((T *)a.x, m * (D / 2) + t, v);
     }
@@ -231,47 +224,55 @@ struct stretch {
     bool is_far;        /* a score lies too far above the reference */
 };
 
+/* Of the key in unit u. */
 template <typename T>
-static __device__ __forceinline__ float score_of(const float (&q)[8], const piece<T> &k)
+static __device__ __forceinline__ float score_of(const asked<T> &own, int u, const float (&q)[8])
 {
     float key[8];
-    numbers(k, key);
+    read_eight(own, u, key);
     return sum_of_4(dot(q, key));
 }
 
+/* The keys of which the first were asked for. */
 template <typename T>
-static __device__ __forceinline__ void add_key(stretch &s, float (&sums)[8], const float (&q)[8],
-                                               float reference, bool seen, const piece<T> &k,
-                                               const piece<T> &v)
+static __device__ __forceinline__ stretch attend(const mica_cuda_step_args &a, const place &p,
+                                                 const float (&q)[8], float reference,
+                                                 const uint64_t *caches, int seen)
 {
-    float value[8];
-    const float score = score_of(q, k), over = score - reference;
-    const float p = seen ? power(over) : 0.0f;
-    numbers(v, value);
-    s.is_far |= seen && !(over <= FAR);
-    s.most = seen ? fmaxf(s.most, score) : s.most;
-    s.sum += p;
-#pragma unroll
-    for (int i = 0; i < 8; i++)
-        sums[i] = fmaf(p, value[i], sums[i]);
-}
-
-/* f: what was asked for already. */
-template <typename T>
-static __device__ __forceinline__ stretch attend(const place &p, const float (&q)[8],
-                                                 float reference, const uint64_t *caches, int seen,
-                                                 next_keys<T> &f)
-{
+    const asked<T> &own = asked_of<T>(a);
     float sums[8] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
     stretch s = {0.0f, 0.0f, NOTHING, false};
+    int at = first_position(p), of = 0;
 #pragma unroll 1
-    for (int at = first_position(p); at - p.lane / 4 < seen; at += 2 * STRIDE) {
-        add_key(s, sums, q, reference, at < seen, f.k[0], f.v[0]);
-        ask_key(p, caches, at + 2 * STRIDE, seen, f.k[0], f.v[0]);
-        if (at - p.lane / 4 + STRIDE >= seen)
-            break;
-        add_key(s, sums, q, reference, at + STRIDE < seen, f.k[1], f.v[1]);
-        ask_key(p, caches, at + 3 * STRIDE, seen, f.k[1], f.v[1]);
+    while (at - p.lane / 4 < seen) {
+        float score[2], weight[2];
+#pragma unroll
+        for (int j = 0; j < 2; j++)
+            score[j] = score_of(own, own.KEY_UNIT + (of + j) * own.EIGHT, q);
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+            score[j] = at + j * STRIDE < seen ? score[j] : NOTHING;
+            const float over = score[j] - reference;
+            weight[j] = power(over); /* 0 of NOTHING */
+            s.is_far |= !(over <= FAR);
+            s.most = fmaxf(s.most, score[j]);
+        }
+        s.sum += weight[0] + weight[1];
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+            float value[8];
+            read_eight(own, own.VALUE_UNIT + (of + j) * own.EIGHT, value);
+#pragma unroll
+            for (int i = 0; i < 8; i++)
+                sums[i] = fmaf(weight[j], value[i], sums[i]);
+        }
+        at += 2 * STRIDE;
+        of += 2;
+        if (of == own.KEYS && at - p.lane / 4 < seen) {
+            of = 0;
+            ask_keys<T>(a, p, caches, at, seen);
+            wait_for_copies();
+        }
     }
     s.sum = sum_of_parts(s.sum);
     s.v = sums_of_parts(sums);
@@ -296,8 +297,8 @@ static __device__ float largest_of_block(float most)
 /* This block's keys: to all blocks of the group. Returns the reference that they agree on, the first key's score. */
 template <typename T, bool CLUSTER>
 static __device__ __forceinline__ float
-send_stretch(const place &p, row_room &row, const mail<CLUSTER> &words, const uint64_t *caches,
-             int seen, uint32_t round, next_keys<T> &f)
+send_stretch(const mica_cuda_step_args &a, const place &p, row_room &row,
+             const mail<CLUSTER> &words, const uint64_t *caches, int seen, uint32_t round)
 {
     float q[8];
 #pragma unroll
@@ -305,18 +306,19 @@ send_stretch(const place &p, row_room &row, const mail<CLUSTER> &words, const ui
         const float4 four = ((const float4 *)row.q)[2 * (p.lane % 4) + i];
         q[4 * i] = four.x, q[4 * i + 1] = four.y, q[4 * i + 2] = four.z, q[4 * i + 3] = four.w;
     }
-    const float first = seen > 0 ? score_of(q, f.first) : NOTHING;
+    const float first = seen > 0 ? score_of(asked_of<T>(a), asked<T>::FIRST_UNIT, q) : NOTHING;
     float reference = first;
 #pragma unroll 1
     for (bool again = false;; again = true) {
-        const stretch s = attend(p, q, reference, caches, seen, f);
+        const stretch s = attend<T>(a, p, q, reference, caches, seen);
         row.parts[p.warp][8 * (p.lane % 4) + p.lane / 4] = s.v;
         if (p.lane == 0)
             row.sums[p.warp] = s.sum;
         if (!__syncthreads_or(s.is_far) || again)
             break;
         reference = largest_of_block(s.most);
-        ask_keys(p, caches, seen, f);
+        ask_first_keys<T>(a, p, caches, seen);
+        wait_for_copies();
     }
     if (p.warp < RANKS) {
         const mail<CLUSTER> to = words.of(p.warp);
@@ -374,8 +376,7 @@ static_assert(RANKS == 4, "four stretches are joined");
 /* The group's part in what attention makes of every row. */
 template <typename T, bool CLUSTER>
 static __device__ __forceinline__ void attention_part(const mica_cuda_step_args &a, const place &p,
-                                                      const uint64_t *caches, uint32_t round,
-                                                      const o_columns<T> &c, next_keys<T> &f)
+                                                      const uint64_t *caches, uint32_t round)
 {
     float *const head = the_room().head[p.warp];
     const int part = p.lane % 4, own = p.lane / 4 + 8 * part;
@@ -384,9 +385,9 @@ static __device__ __forceinline__ void attention_part(const mica_cuda_step_args 
         row_room &row = the_room().row[m];
         const mail<CLUSTER> words = words_of<CLUSTER>(a, p.group, m);
         const uint64_t *const kept = caches + 2 * m * a.count;
-        if (m > 0)
-            ask_keys(p, kept, a.seen[m], f);
-        const float first = send_stretch(p, row, words, kept, a.seen[m], round, f);
+        const float first = send_stretch<T>(a, p, row, words, kept, a.seen[m], round);
+        if (m + 1 < a.rows)
+            ask_first_keys<T>(a, p, kept + 2 * a.count, a.seen[m + 1]);
         head[p.lane] = join_stretches(p, row, words, first, round);
         __syncwarp();
         float x[8], w[8], sums[2];
@@ -397,37 +398,39 @@ static __device__ __forceinline__ void attention_part(const mica_cuda_step_args 
         }
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-            numbers(c.w[i], w);
+            read_eight(asked_of<T>(a), asked<T>::O_UNIT + i * asked<T>::EIGHT, w);
             sums[i] = sum_of_4(dot(w, x));
         }
         if (part < 2)
             send_part(sums_of_row(a, 0, m) + OUTPUTS * p.voice + own, part ? sums[1] : sums[0],
                       row.sent[0][OUTPUTS * p.warp + own]);
         __syncwarp();
+        wait_for_copies();
     }
 }
 
 template <typename T, bool CLUSTER>
 static __device__ __forceinline__ void mlp_part(const mica_cuda_step_args &a, const place &p,
-                                                uint32_t round, const down_columns<T> &c)
+                                                uint32_t round)
 {
     const int own = p.lane / 2;
+    float *const put = the_room().lanes[p.warp] + p.lane, w[OUTPUTS][4];
+#pragma unroll
+    for (int i = 0; i < OUTPUTS; i += 2)
+        read_down(asked_of<T>(a), i, w);
+#pragma unroll
+    for (int i = 0; i < OUTPUTS; i++)
+        settle(w[i]);
 #pragma unroll 1
     for (int m = 0; m < a.rows; m++) {
         row_room &row = the_room().row[m];
-        float x[4], sums[OUTPUTS];
+        float x[4];
         receive<2>(words_of<CLUSTER>(a, p.group, m), HIDDEN + 2 * p.lane, 64, round, x);
         __syncwarp();
 #pragma unroll
-        for (int i = 0; i < OUTPUTS; i++) {
-            float w[4];
-            numbers(c.w[i], w);
-            sums[i] = w[0] * x[0];
-#pragma unroll
-            for (int k = 1; k < 4; k++)
-                sums[i] = fmaf(w[k], x[k], sums[i]);
-        }
-        const float sum = sums_of(sums);
+        for (int i = 0; i < OUTPUTS; i++)
+            put[32 * i] = fmaf(w[i][3], x[3], w[i][2] * x[2]) + fmaf(w[i][1], x[1], w[i][0] * x[0]);
+        const float sum = sums_of<OUTPUTS>(the_room().lanes[p.warp]);
         if (p.lane % 2 == 0)
             send_part(sums_of_row(a, 1, m) + OUTPUTS * p.voice + own, sum,
                       row.sent[1][OUTPUTS * p.warp + own]);
@@ -445,72 +448,136 @@ static __device__ __forceinline__ void clear_next_sums(const mica_cuda_step_args
         next[i] = 0;
 }
 
+#define AHEAD 1 /* blocks of the network that matrices come to L2 before they are asked for */
+
 template <typename T, bool CLUSTER>
 static __global__ void __launch_bounds__(THREADS, 1)
     step_kernel(const __grid_constant__ mica_cuda_step_args a)
 {
     room &r = the_room();
     const place p = the_place();
-    T *const w = (T *)(r.row + a.rows) + MOST * D * p.warp; /* this warp's rows */
     const deck all = the_deck<T, CLUSTER>(a);
-    o_columns<T> o;
-    down_columns<T> down;
-    next_keys<T> keys = {};
     rows own;
     deal(a, all);
 #pragma unroll 1
     for (int i = threadIdx.x; i < a.rows * (int)(sizeof(row_room) / 4); i += THREADS)
         ((uint32_t *)r.row)[i] = 0;
 #pragma unroll 1
-    for (int i = threadIdx.x; i < (int)(sizeof(vectors) / 4); i += THREADS)
-        ((uint32_t *)&r.next[0])[i] = 0;
-    if (threadIdx.x <= WARPS)
-        copies_open(&r.barriers[threadIdx.x]);
+    for (int i = threadIdx.x; i < (int)(sizeof(asked<T>) / 4); i += THREADS)
+        ((uint32_t *)&asked_of<T>(a))[i] = 0; /* keys that are not there are multiplied by 0 */
     clear_next_sums(a);
     meet<CLUSTER>();
-    if (CLUSTER)
-        ask_rows<T, ATTENTION>(a, p, all.cards, w);
-    ask_vectors<ATTENTION>(p, NULL, all.cards, &r.next[0]);
-    ask_keys(p, all.caches, a.seen[0], keys);
-    ask_outputs(p, all.cards, o);
+    ask_half<T, CLUSTER, ATTENTION>(a, p, all.cards, 0);
+    ask_o<T>(a, p, all.cards);
+    ask_first_keys<T>(a, p, all.caches, a.seen[0]);
 #pragma unroll 1
     for (int n = 0;; n++) {
         const uint32_t round = a.round + (uint32_t)n, parts = GROUPS * n;
         const uint64_t *const card = all.cards + CARD * n, *const caches = all.caches + 2 * n;
-        const uint64_t *const other = n + 1 < a.count ? card + CARD : all.cards;
-        wait_for_copies<CLUSTER>(p, 2 * n);
+        const bool last = n + 1 == a.count;
+        const uint64_t *const other = last ? all.cards : card + CARD;
+        wait_for_copies();
         if (n == a.count)
             break;
-        load_rows<T, CLUSTER, ATTENTION>(a, p, card, w, r.next[0], own);
-        if (CLUSTER)
-            ask_rows<T, MLP>(a, p, card, w);
-        first_part<T, CLUSTER, ATTENTION>(a, p, own, r.next[0], caches, parts, round);
-        ask_vectors<MLP>(p, card, card, &r.next[1]);
+        load_rows<T, CLUSTER, ATTENTION>(a, p, card, own);
+        first_part<T, CLUSTER, ATTENTION>(a, p, own, caches, parts, round);
+        ask_half<T, CLUSTER, MLP>(a, p, card, 2 * n + 1);
         __syncthreads(); /* q */
-        attention_part<T, CLUSTER>(a, p, caches, round, o, keys);
-        ask_outputs(p, card, down);
-        prefetch_block<T>(p, other, n + 1 < a.count ? caches + 2 : all.caches, a.seen[0]);
-        if (n + 2 >= a.count)
-            prefetch_head<T>(a, p);
+        attention_part<T, CLUSTER>(a, p, caches, round);
+        ask_down<T>(a, p, card);
+        const int coming = (n + AHEAD) % a.count;
+        prefetch_keys<T>(p, all.caches + 2 * coming, a.seen[0]);
+        prefetch_block<T>(p, all.cards + CARD * coming);
 
-        wait_for_copies<CLUSTER>(p, 2 * n + 1);
-        load_rows<T, CLUSTER, MLP>(a, p, card, w, r.next[1], own);
-        if (CLUSTER && n + 1 < a.count)
-            ask_rows<T, ATTENTION>(a, p, other, w);
-        else if (CLUSTER)
-            ask_rows<T, HEAD>(a, p, NULL, w);
-        first_part<T, CLUSTER, MLP>(a, p, own, r.next[1], caches, parts + GROUPS, round);
-        if (n + 1 < a.count)
-            ask_vectors<ATTENTION>(p, card, other, &r.next[0]);
+        wait_for_copies();
+        load_rows<T, CLUSTER, MLP>(a, p, card, own);
+        first_part<T, CLUSTER, MLP>(a, p, own, caches, parts + GROUPS, round);
+        if (!last)
+            ask_half<T, CLUSTER, ATTENTION>(a, p, other, 2 * n + 2);
         else
-            ask_vectors<HEAD>(p, card, NULL, &r.next[0]);
-        mlp_part<T, CLUSTER>(a, p, round, down);
-        ask_outputs(p, other, o);
-        if (n + 1 < a.count)
-            ask_keys(p, caches + 2, a.seen[0], keys);
+            ask_half<T, CLUSTER, HEAD>(a, p, NULL, 2 * n + 2);
+        mlp_part<T, CLUSTER>(a, p, round);
+        ask_o<T>(a, p, other);
+        if (!last)
+            ask_first_keys<T>(a, p, caches + 2, a.seen[0]);
+        if (n + 2 == a.count)
+            prefetch_head<T>(a, p);
     }
-    load_rows<T, CLUSTER, HEAD>(a, p, NULL, w, r.next[0], own);
-    first_part<T, CLUSTER, HEAD>(a, p, own, r.next[0], NULL, GROUPS * a.count, 0);
+    load_rows<T, CLUSTER, HEAD>(a, p, NULL, own);
+    first_part<T, CLUSTER, HEAD>(a, p, own, NULL, GROUPS * a.count, 0);
+}
+
+/* ----------------------------------------------------------------- prepare -- */
+
+static __device__ __forceinline__ float number_at(const uint64_t *card, int which, int i)
+{
+    return card ? ((const float *)card[which])[i] : 0.0f;
+}
+
+/* norm: the block of the network whose norm comes before KIND; NULL: none. */
+template <typename T, kind KIND>
+static __device__ __forceinline__ void prepare_half(const mica_cuda_step_args &a, const place &p,
+                                                    const uint64_t *card, const uint64_t *norm,
+                                                    mica_cuda_norms &to)
+{
+    const int t = threadIdx.x, scale = KIND == MLP ? SCALE_1 : SCALE_2;
+    const int shift = KIND == MLP ? SHIFT_1 : SHIFT_2, bias = KIND == MLP ? O_B : DOWN_B;
+    const int count = KIND == HEAD ? rows_of_head(a, p) : KIND == MLP ? 4 : MOST;
+    if (blockIdx.x == 0) {
+        to.norm[t] = make_float4(number_at(norm, scale, 2 * t), number_at(norm, scale, 2 * t + 1),
+                                 number_at(norm, shift, 2 * t), number_at(norm, shift, 2 * t + 1));
+        to.bias[t] = make_float2(number_at(norm, bias, 2 * t), number_at(norm, bias, 2 * t + 1));
+    }
+    for (int i = 0; i < SLOTS; i++) {
+        float slope = 0.0f, offset = 0.0f;
+        for (int e = p.lane; i < count && e < D; e += 32) {
+            const float w = load1(row_of<T, KIND>(a, p, card, i),
+                                  sizeof(T) == 4 ? MICA_CUDA_F32 : MICA_CUDA_BF16, e);
+            slope += fmaf(w, number_at(norm, scale, e), w);
+            offset = fmaf(w, number_at(norm, shift, e), offset);
+        }
+        slope = warp_sum(slope);
+        offset = warp_sum(offset);
+        if (KIND == MLP && i < count)
+            offset += number_at(card, UP_B, p.group * UNITS + 4 * p.voice + i);
+        else if (KIND == ATTENTION && i < 4)
+            offset += number_at(card, Q_B, p.group * K + 4 * p.warp + i);
+        else if (KIND == ATTENTION && i < count)
+            offset += number_at(card, i == 4 ? K_B : V_B, p.group * K + p.voice);
+        if (p.lane == 0)
+            to.slope[blockIdx.x][p.warp][i] = make_float2(slope, offset);
+    }
+}
+
+template <typename T>
+static __global__ void __launch_bounds__(THREADS)
+    prepare_kernel(const __grid_constant__ mica_cuda_step_args a, mica_cuda_norms *to)
+{
+    const place p = the_place();
+    const uint64_t *const cards = (const uint64_t *)a.blocks;
+    const int half = blockIdx.y, n = half / 2;
+    const uint64_t *const card = cards + CARD * n, *const before = n ? card - CARD : NULL;
+    if (n == a.count)
+        prepare_half<T, HEAD>(a, p, NULL, before, to[half]);
+    else if (half % 2 == 0)
+        prepare_half<T, ATTENTION>(a, p, card, before, to[half]);
+    else
+        prepare_half<T, MLP>(a, p, card, card, to[half]);
+}
+
+extern "C" size_t mica_cuda_step_norms(int count)
+{
+    return (size_t)(2 * count + 1) * sizeof(mica_cuda_norms);
+}
+
+extern "C" cudaError_t mica_cuda_step_prepare(const mica_cuda_step_args *args, void *to,
+                                              cudaStream_t stream)
+{
+    const auto kernel =
+        args->type == MICA_CUDA_F32 ? prepare_kernel<float> : prepare_kernel<__nv_bfloat16>;
+    const dim3 grid(GROUPS * RANKS, (unsigned)(2 * args->count + 1));
+    kernel<<<grid, THREADS, 0, stream>>>(*args, (mica_cuda_norms *)to);
+    return cudaGetLastError();
 }
 
 /* ------------------------------------------------------------------ launch -- */
@@ -520,10 +587,10 @@ int64_t mica_cuda_step_words(int rows, bool cluster)
     return 2 * ALL_SUMS + (cluster ? 0 : GROUPS * GROUP_WORDS * rows);
 }
 
-static size_t shared_of(int rows, int count, size_t row_bytes)
+template <typename T, bool CLUSTER> static size_t shared_of(int rows, int count)
 {
-    return sizeof(room) + (size_t)(rows - 1) * sizeof(row_room) + row_bytes +
-           (size_t)(count * (CARD + 2 * rows)) * sizeof(uint64_t);
+    return sizeof(room) + (size_t)(rows - 1) * sizeof(row_room) + sizeof(asked<T>) +
+           ROWS_IN_ROOM(T, CLUSTER) + (size_t)(count * (CARD + 2 * rows)) * sizeof(uint64_t);
 }
 
 struct launch_of {
@@ -536,7 +603,7 @@ template <typename T, bool CLUSTER> static cudaError_t prepare(int rows, int cou
     *l = {};
     l->config.gridDim = dim3(GROUPS * RANKS);
     l->config.blockDim = dim3(THREADS);
-    l->config.dynamicSmemBytes = shared_of(rows, count, ROWS_IN_ROOM(CLUSTER) * sizeof(T));
+    l->config.dynamicSmemBytes = shared_of<T, CLUSTER>(rows, count);
     l->config.attrs = l->attributes;
     l->config.numAttrs = CLUSTER ? 2 : 1;
     l->attributes[0].id = cudaLaunchAttributeCooperative;

@@ -1,92 +1,13 @@
 /* cuda_step.cuh - the numbers of cuda_step.cu: pieces of rows as a lane holds them, sums over lanes.
  *
- * What is asked for here is wanted a phase later: reads that stay where they are written. */
+ * What is asked for is wanted a phase later: copied to shared memory, by the thread that will read it. */
 #ifndef MICA_BACKEND_CUDA_STEP_CUH
 #define MICA_BACKEND_CUDA_STEP_CUH
 
 #include "backend/cuda/cuda_device.cuh"
+#include "backend/cuda/cuda_words.cuh"
 
-/* ------------------------------------------------------------------ pieces -- */
-
-static __device__ __forceinline__ uint4 ask16(const void *p)
-{
-    uint4 v;
-    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "l"(p));
-    return v;
-}
-
-static __device__ __forceinline__ uint2 ask8(const void *p)
-{
-    uint2 v;
-    asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];"
-                 : "=r"(v.x), "=r"(v.y)
-                 : "l"(p));
-    return v;
-}
-
-template <typename T> struct piece; /* 8 neighbours */
-template <> struct piece<__nv_bfloat16> {
-    uint4 a;
-};
-template <> struct piece<float> {
-    uint4 a, b;
-};
-
-template <typename T> struct quad; /* 4 neighbours */
-template <> struct quad<__nv_bfloat16> {
-    uint2 a;
-};
-template <> struct quad<float> {
-    uint4 a;
-};
-
-static __device__ __forceinline__ void ask(piece<__nv_bfloat16> &p, const __nv_bfloat16 *from)
-{
-    p.a = ask16(from);
-}
-
-static __device__ __forceinline__ void ask(piece<float> &p, const float *from)
-{
-    p.a = ask16(from);
-    p.b = ask16(from + 4);
-}
-
-static __device__ __forceinline__ void ask(quad<__nv_bfloat16> &p, const __nv_bfloat16 *from)
-{
-    p.a = ask8(from);
-}
-
-static __device__ __forceinline__ void ask(quad<float> &p, const float *from)
-{
-    p.a = ask16(from);
-}
-
-static __device__ __forceinline__ void numbers(const piece<__nv_bfloat16> &p, float (&v)[8])
-{
-    unpack(p.a, v);
-}
-
-static __device__ __forceinline__ void numbers(const piece<float> &p, float (&v)[8])
-{
-    const uint32_t w[8] = {p.a.x, p.a.y, p.a.z, p.a.w, p.b.x, p.b.y, p.b.z, p.b.w};
-#pragma unroll
-    for (int i = 0; i < 8; i++)
-        v[i] = __uint_as_float(w[i]);
-}
-
-static __device__ __forceinline__ void numbers(const quad<__nv_bfloat16> &p, float (&v)[4])
-{
-    v[0] = __uint_as_float(p.a.x << 16), v[1] = __uint_as_float(p.a.x & 0xffff0000u);
-    v[2] = __uint_as_float(p.a.y << 16), v[3] = __uint_as_float(p.a.y & 0xffff0000u);
-}
-
-static __device__ __forceinline__ void numbers(const quad<float> &p, float (&v)[4])
-{
-    v[0] = __uint_as_float(p.a.x), v[1] = __uint_as_float(p.a.y);
-    v[2] = __uint_as_float(p.a.z), v[3] = __uint_as_float(p.a.w);
-}
+/* --------------------------------------------------------------- numbers -- */
 
 static __device__ __forceinline__ float rounded(float x, const __nv_bfloat16 *)
 {
@@ -135,17 +56,28 @@ static __device__ __forceinline__ void put_two(__nv_bfloat16 *x, int i, float2 v
  * in f32 128 i + 4 lane .. */
 #define OWN 16
 
-/* A matrix row, in shared or global memory. */
-static __device__ __forceinline__ void read_own(const __nv_bfloat16 *row, float (&v)[OWN])
+/* Of a matrix: its pieces of 16 bytes, `far` apart. */
+static __device__ __forceinline__ void read_own(const uint4 *pieces, int far, const __nv_bfloat16 *,
+                                                float (&v)[OWN])
 {
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-        const uint4 raw = ((const uint4 *)row)[32 * i + threadIdx.x % 32];
         float eight[8];
-        unpack(raw, eight);
+        unpack(pieces[far * i], eight);
 #pragma unroll
         for (int k = 0; k < 8; k++)
             v[8 * i + k] = eight[k];
+    }
+}
+
+static __device__ __forceinline__ void read_own(const uint4 *pieces, int far, const float *,
+                                                float (&v)[OWN])
+{
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const uint4 w = pieces[far * i];
+        v[4 * i] = __uint_as_float(w.x), v[4 * i + 1] = __uint_as_float(w.y);
+        v[4 * i + 2] = __uint_as_float(w.z), v[4 * i + 3] = __uint_as_float(w.w);
     }
 }
 
@@ -165,17 +97,12 @@ template <typename T> static __device__ __forceinline__ int place_of(int e)
     return sizeof(T) == 4 ? e : (e & ~255) | (e & 4) << 5 | (e & 248) >> 1 | (e & 3);
 }
 
-/* A vector of f32 in natural order, for a matrix of T. */
-template <typename T>
-static __device__ __forceinline__ void read_vector(const float *x, float (&v)[OWN])
+/* Made here and not where it is used. */
+template <int N> static __device__ __forceinline__ void settle(float (&v)[N])
 {
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        const int lane = threadIdx.x % 32;
-        const int at = sizeof(T) == 4 ? 32 * i + lane : 64 * (i / 2) + 2 * lane + i % 2;
-        const float4 w = ((const float4 *)x)[at];
-        v[4 * i] = w.x, v[4 * i + 1] = w.y, v[4 * i + 2] = w.z, v[4 * i + 3] = w.w;
-    }
+    for (int i = 0; i < N; i++)
+        asm volatile("" : "+f"(v[i]));
 }
 
 static __device__ __forceinline__ float dot(const float (&w)[8], const float (&x)[8])
@@ -216,19 +143,24 @@ static __device__ __forceinline__ float sums_of_parts(float (&v)[8])
     return v[0];
 }
 
-/* Sums over the warp: lanes 4 i .. 4 i + 3 get number i of 8, lanes 2 i and 2 i + 1 that of 16. */
-static __device__ __forceinline__ float sums_of(float (&v)[8])
+/* Sums over the warp by way of shared memory, which is less work than shuffles: put[n * 32 + lane] is a lane's
+ * share of number n. Lanes 4 i .. 4 i + 3 get number i of 8, lanes 2 i and 2 i + 1 that of 16. */
+template <int N> static __device__ __forceinline__ float sums_of(const float *put)
 {
-    return sum_of_4(sums_of_parts(v));
-}
-
-static __device__ __forceinline__ float sums_of(float (&v)[16])
-{
-    share<8>(v, 16);
-    share<4>(v, 8);
-    share<2>(v, 4);
-    share<1>(v, 2);
-    return v[0] + __shfl_xor_sync(0xffffffffu, v[0], 1);
+    const int lane = threadIdx.x % 32, each = 32 / N, of = lane / each, part = lane % each;
+    float4 sum = {0.0f, 0.0f, 0.0f, 0.0f};
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < N / 4; i++) {
+        const int turn = (i + of) % (N / 4); /* so that no two lanes meet in a bank */
+        const float4 v = ((const float4 *)(put + of * 32))[part * (N / 4) + turn];
+        sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
+    }
+    float all = (sum.x + sum.y) + (sum.z + sum.w);
+#pragma unroll
+    for (int step = 16 / N; step > 0; step /= 2)
+        all += __shfl_xor_sync(0xffffffffu, all, step);
+    return all;
 }
 
 /* Over the lanes 4 i + k of one k. */
@@ -244,6 +176,13 @@ static __device__ __forceinline__ float sum_of_parts(float v)
 
 #define NOTHING (-1e30f) /* below every score */
 #define FAR     100.0f   /* above the reference a score may be: 2^100 times a sum is a float */
+
+static __device__ __forceinline__ float reciprocal_root(float x)
+{
+    float y;
+    asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
 
 /* Scores are logarithms to the base 2. */
 static __device__ __forceinline__ float power(float x)

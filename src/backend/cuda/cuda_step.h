@@ -40,6 +40,8 @@ typedef struct mica_cuda_step_args {
     int head_rows;    /* at most MICA_CUDA_STEP_HEAD */
     float *logits;    /* [rows][logits_ld] */
     int64_t logits_ld;
+    const struct mica_cuda_norms
+        *norms;      /* of mica_cuda_step_prepare, for the same blocks and head */
     uint64_t *words; /* mica_cuda_step_words of them, 0 before the first step */
     uint32_t round;  /* of the first block of the network, above 0 and those of all steps before */
     int turn;        /* 0 and 1 in turns, from step to step */
@@ -56,6 +58,14 @@ static inline uint32_t mica_cuda_step_rounds(int count)
     return (uint32_t)count;
 }
 cudaError_t mica_cuda_step(const mica_cuda_step_args *args, cudaStream_t stream);
+
+/* What weights alone decide of the norms: for every row of q, k, v, up and the head its product with the scale of the norm
+ * before it, and that with the shift, with its bias; and the norms in the order in which threads read them. Once for
+ * all steps; blocks, count, type, head and head_rows of args are looked at. norms: mica_cuda_step_norms(count) bytes, of
+ * 16-byte alignment. */
+size_t mica_cuda_step_norms(int count);
+cudaError_t mica_cuda_step_prepare(const mica_cuda_step_args *args, void *norms,
+                                   cudaStream_t stream);
 
 #define MICA_CUDA_RACE_MOST 2048 /* tokens */
 typedef struct mica_cuda_race_row {

@@ -1,9 +1,9 @@
 /* cuda_step_room.cuh - what a block of threads of cuda_step.cu has in shared memory, who it is, and what it asks for
  * ahead.
  *
- *     room   vectors of two halves │ barriers │ a row_room a row │ rows [8 warps][6][512] │ addresses
+ *     room   numbers to sum │ a row_room a row │ what was asked for │ rows │ addresses
  *
- * Copies end in shared memory, or in registers for what a lane alone multiplies. */
+ * What is asked for a thread copies to its own place in shared memory and reads it there itself. */
 #ifndef MICA_BACKEND_CUDA_STEP_ROOM_CUH
 #define MICA_BACKEND_CUDA_STEP_ROOM_CUH
 
@@ -51,29 +51,46 @@ static_assert(sizeof(mica_cuda_step_block) == CARD * sizeof(void *), "a card is 
 /* What a half begins with: the rows that a warp multiplies, of q, k and v, of up, or of the head behind all. */
 enum kind { ATTENTION, MLP, HEAD };
 
-/* What a half wants beside its rows. */
-struct alignas(16) vectors {
-    float scale[D], shift[D]; /* of the norm before it */
-    float bias[D];            /* of the outputs before that norm */
-    float rows[4 * WARPS];    /* of the rows of q, or of up */
-    float key[WARPS], value[WARPS];
-};
+#define SLOTS 8 /* numbers that a warp sums at once: its rows' products and two sums of the norm */
 
 struct alignas(16) row_room {
     uint64_t words[GROUP_WORDS];      /* where a group is a cluster */
     int64_t sent[2][OUTPUTS * WARPS]; /* parts of outputs of o, of down */
-    float x[D];                       /* normalised, natural order; a thread reads what it wrote */
-    float v[D];                       /* before the norm, in the order of place_of */
+    float2 x[THREADS];                /* normalised; a thread reads what it wrote */
+    float v[D];                       /* before the norm, scaled, in the order of place_of */
+    float2 moments[THREADS];          /* sum and squares of each thread's two elements */
     float q[K];
     float parts[WARPS][K], sums[WARPS]; /* softmax of each warp's keys */
 };
 
+/* What a thread asked for, in units of 16 bytes: [unit][thread], so that nobody meets in a bank. The columns of down lie
+ * where those of o and the keys did, unit by unit: a thread writes to no other's. */
+template <typename T> struct asked {
+    enum {
+        KEYS = sizeof(T) == 4 ? 2 : 4, /* positions at once */
+        EIGHT = sizeof(T) / 2,         /* units of 8 numbers */
+        O_UNIT = 0,
+        FIRST_UNIT = O_UNIT + 2 * EIGHT,
+        KEY_UNIT = FIRST_UNIT + EIGHT,
+        VALUE_UNIT = KEY_UNIT + KEYS * EIGHT,
+        KEY_UNITS = VALUE_UNIT + KEYS * EIGHT,
+        DOWN_UNITS = OUTPUTS * EIGHT / 2,
+        UNITS_OF_16 = KEY_UNITS > DOWN_UNITS ? KEY_UNITS : DOWN_UNITS
+    };
+    float4 norm[THREADS];  /* scale and shift of two elements */
+    float2 bias[THREADS];  /* of the outputs before that norm */
+    float2 slope[THREADS]; /* and offset of a row: mica_cuda_step_prepare */
+    uint4 unit[UNITS_OF_16][THREADS];
+};
+
+/* Pieces of 16 bytes of the rows that a warp multiplies: [MOST][ROW_PIECES][THREADS]. */
+#define ROW_PIECES(T) (D * (int)sizeof(T) / (16 * 32))
+
 struct room {
-    vectors next[2];      /* by parity of the half that wants them */
-    float head[WARPS][K]; /* what the head makes, as each warp reads it */
+    float lanes[WARPS][OUTPUTS * 32]; /* numbers that a warp sums */
+    float head[WARPS][K];             /* what the head makes, as each warp reads it */
     float most[WARPS];
-    uint64_t barriers[WARPS + 1]; /* of copies: each warp's rows, the vectors */
-    row_room row[1];              /* behind them: each warp's rows, the cards */
+    row_room row[1]; /* behind them: what was asked for, rows, the cards */
 };
 
 extern __shared__ uint4 shared[];
@@ -82,6 +99,21 @@ static __device__ __forceinline__ room &the_room()
 {
     return *(room *)shared;
 }
+
+template <typename T>
+static __device__ __forceinline__ asked<T> &asked_of(const mica_cuda_step_args &a)
+{
+    return *(asked<T> *)(the_room().row + a.rows);
+}
+
+template <typename T>
+static __device__ __forceinline__ uint4 (*rows_of(const mica_cuda_step_args &a))[THREADS]
+{
+    return (uint4(*)[THREADS])(&asked_of<T>(a) + 1);
+}
+
+/* Bytes of the rows in the room: without clusters they are read from L2. */
+#define ROWS_IN_ROOM(T, cluster) ((cluster) ? MOST * WARPS * D * sizeof(T) : 0)
 
 /* Where a thread is. */
 struct place {
@@ -105,13 +137,10 @@ struct deck {
     uint64_t *caches; /* [rows][count][2] */
 };
 
-/* Numbers of all warps' rows. */
-#define ROWS_IN_ROOM(cluster) ((cluster) ? MOST * WARPS * D : 0)
-
 template <typename T, bool CLUSTER>
 static __device__ __forceinline__ deck the_deck(const mica_cuda_step_args &a)
 {
-    uint64_t *const cards = (uint64_t *)((T *)(the_room().row + a.rows) + ROWS_IN_ROOM(CLUSTER));
+    uint64_t *const cards = (uint64_t *)((uint8_t *)rows_of<T>(a) + ROWS_IN_ROOM(T, CLUSTER));
     return {cards, cards + CARD * a.count};
 }
 
@@ -147,115 +176,112 @@ static __device__ __forceinline__ const T *row_of(const mica_cuda_step_args &a, 
     return (const T *)card[i == 4 ? K_ : V] + (p.group * K + p.voice) * D;
 }
 
-/* To w [MOST][D]; without clusters nobody copies them. */
-template <typename T, kind KIND>
-static __device__ __forceinline__ void ask_rows(const mica_cuda_step_args &a, const place &p,
-                                                const uint64_t *card, T *w)
+/* What mica_cuda_step_prepare makes for each half. */
+struct mica_cuda_norms {
+    float4 norm[THREADS];
+    float2 bias[THREADS];
+    float2 slope[GROUPS * RANKS][WARPS][SLOTS];
+};
+
+/* For half `half`, which begins with KIND: the norm before it, and this warp's rows, as read_own reads them. */
+template <typename T, bool CLUSTER, kind KIND>
+static __device__ __forceinline__ void ask_half(const mica_cuda_step_args &a, const place &p,
+                                                const uint64_t *card, int half)
 {
-    const int bytes = D * (int)sizeof(T);
-    const int four = KIND == HEAD ? rows_of_head(a, p) : 4;
-    uint64_t *const done = &the_room().barriers[p.warp];
-    __syncwarp(); /* what was there has been read */
-    if (p.lane != 0)
+    const int t = threadIdx.x;
+    const mica_cuda_norms &from = a.norms[half];
+    asked<T> &to = asked_of<T>(a);
+    copy_own<16>(&to.norm[t], &from.norm[t]);
+    copy_own<8>(&to.bias[t], &from.bias[t]);
+    copy_own<8>(&to.slope[t], &from.slope[blockIdx.x][p.warp][p.lane / 4]);
+    if (!CLUSTER)
         return;
-    copies_start(done, (four + (KIND == ATTENTION ? 2 : 0)) * bytes);
-    if (four > 0)
-        copy_piece(done, w, row_of<T, KIND>(a, p, card, 0), four * bytes);
-    if (KIND == ATTENTION) {
-        copy_piece(done, w + 4 * D, row_of<T, KIND>(a, p, card, 4), bytes);
-        copy_piece(done, w + 5 * D, row_of<T, KIND>(a, p, card, 5), bytes);
+    uint4(*const room)[THREADS] = rows_of<T>(a);
+    const int count = KIND == HEAD ? rows_of_head(a, p) : 4;
+    const T *const four = row_of<T, KIND>(a, p, card, 0);
+    const T *const key = KIND == ATTENTION ? row_of<T, KIND>(a, p, card, 4) : NULL;
+    const T *const value = KIND == ATTENTION ? row_of<T, KIND>(a, p, card, 5) : NULL;
+#pragma unroll
+    for (int i = 0; i < (KIND == ATTENTION ? MOST : 4); i++) {
+        if (KIND == HEAD && i >= count)
+            break;
+        const uint4 *const row = (const uint4 *)(i < 4 ? four + i * D : i == 4 ? key : value);
+#pragma unroll
+        for (int k = 0; k < ROW_PIECES(T); k++)
+            copy_own<16>(&room[i * ROW_PIECES(T) + k][t], row + 32 * k + p.lane);
     }
 }
 
-/* SIZE floats, by all threads. */
-template <int SIZE>
-static __device__ __forceinline__ void copy_vector(uint64_t *done, float *to, const float *from)
+/* 8 numbers into unit u. */
+template <typename T>
+static __device__ __forceinline__ void ask_eight(asked<T> &to, int u, const T *from)
 {
-#if __CUDA_ARCH__ >= 900
-    copy_piece(done, to, from, SIZE * (int)sizeof(float));
-#else
-    for (int i = threadIdx.x; i < SIZE; i += THREADS)
-        copy_own<4>(to + i, from + i);
-#endif
+#pragma unroll
+    for (int i = 0; i < asked<T>::EIGHT; i++)
+        copy_own<16>(&to.unit[u + i][threadIdx.x], from + 4 * i);
 }
 
-/* Of the norm behind half `mlp` of a block, and of the rows of KIND that come then. */
-template <kind KIND>
-static __device__ __forceinline__ void ask_vectors(const place &p, const uint64_t *card,
-                                                   const uint64_t *coming, vectors *v)
+static __device__ __forceinline__ void read_eight(const asked<__nv_bfloat16> &from, int u,
+                                                  float (&v)[8])
 {
-    const bool first = !card; /* there is no norm before the first half */
-    uint64_t *const done = &the_room().barriers[WARPS];
-#if __CUDA_ARCH__ >= 900
-    if (threadIdx.x != 0)
-        return;
-    copies_start(done, (int)sizeof(float) * ((first ? 0 : 3 * D) + (KIND == HEAD ? 0 : 4 * WARPS) +
-                                             (KIND == ATTENTION ? 2 * WARPS : 0)));
-#endif
-    if (!first) {
-        copy_vector<D>(done, v->scale, (const float *)card[KIND == MLP ? SCALE_1 : SCALE_2]);
-        copy_vector<D>(done, v->shift, (const float *)card[KIND == MLP ? SHIFT_1 : SHIFT_2]);
-        copy_vector<D>(done, v->bias, (const float *)card[KIND == MLP ? O_B : DOWN_B]);
-    }
-    if (KIND == MLP)
-        copy_vector<4 * WARPS>(done, v->rows,
-                               (const float *)coming[UP_B] + p.group * UNITS + p.rank * 4 * WARPS);
-    if (KIND == ATTENTION) {
-        const int at = p.group * K, own = at + p.rank * WARPS;
-        copy_vector<K>(done, v->rows, (const float *)coming[Q_B] + at);
-        copy_vector<WARPS>(done, v->key, (const float *)coming[K_B] + own);
-        copy_vector<WARPS>(done, v->value, (const float *)coming[V_B] + own);
-    }
+    unpack(from.unit[u][threadIdx.x], v);
 }
 
-/* Before anything of either is read; all threads must come here. half: how often they were asked for before. */
-template <bool CLUSTER>
-static __device__ __forceinline__ void wait_for_copies(const place &p, int half)
+static __device__ __forceinline__ void read_eight(const asked<float> &from, int u, float (&v)[8])
 {
-    room &r = the_room();
-    copies_finish(&r.barriers[WARPS], half);
-    if (CLUSTER)
-        copies_finish(&r.barriers[p.warp], half);
-#if __CUDA_ARCH__ < 900
-    __syncthreads();
-#endif
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        const float4 w = *(const float4 *)&from.unit[u + i][threadIdx.x];
+        v[4 * i] = w.x, v[4 * i + 1] = w.y, v[4 * i + 2] = w.z, v[4 * i + 3] = w.w;
+    }
 }
 
 /* This warp's outputs of o: lane 4 i + k numbers 8 k .. of the head's, of outputs i and 8 + i. */
-template <typename T> struct o_columns {
-    piece<T> w[2];
-};
-
 template <typename T>
-static __device__ __forceinline__ void ask_outputs(const place &p, const uint64_t *card,
-                                                   o_columns<T> &c)
+static __device__ __forceinline__ void ask_o(const mica_cuda_step_args &a, const place &p,
+                                             const uint64_t *card)
 {
+    asked<T> &to = asked_of<T>(a);
     const T *const from =
         (const T *)card[O] + (OUTPUTS * p.voice + p.lane / 4) * D + p.group * K + 8 * (p.lane % 4);
-    ask(c.w[0], from);
-    ask(c.w[1], from + 8 * D);
+    ask_eight(to, asked<T>::O_UNIT, from);
+    ask_eight(to, asked<T>::O_UNIT + asked<T>::EIGHT, from + 8 * D);
 }
 
 /* Of down: 4 of the group's hidden units. */
-template <typename T> struct down_columns {
-    quad<T> w[OUTPUTS];
-};
-
 template <typename T>
-static __device__ __forceinline__ void ask_outputs(const place &p, const uint64_t *card,
-                                                   down_columns<T> &c)
+static __device__ __forceinline__ void ask_down(const mica_cuda_step_args &a, const place &p,
+                                                const uint64_t *card)
 {
+    uint8_t *const to = (uint8_t *)&asked_of<T>(a).unit[0][threadIdx.x];
     const T *const from =
         (const T *)card[DOWN] + OUTPUTS * p.voice * F + p.group * UNITS + 4 * p.lane;
+    const int bytes = 4 * sizeof(T), each = 16 / bytes;
 #pragma unroll
     for (int i = 0; i < OUTPUTS; i++)
-        ask(c.w[i], from + i * F);
+        copy_own<bytes>(to + i / each * 16 * THREADS + i % each * bytes, from + i * F);
 }
 
-/* Keys and values of two positions that a lane takes, 8 numbers of each, and of the first key of all. */
-template <typename T> struct next_keys {
-    piece<T> k[2], v[2], first;
-};
+/* Those of outputs i, i + 1 .. that share a unit. */
+static __device__ __forceinline__ void read_down(const asked<__nv_bfloat16> &from, int i,
+                                                 float (&v)[OUTPUTS][4])
+{
+    float eight[8];
+    read_eight(from, i / 2, eight);
+#pragma unroll
+    for (int k = 0; k < 8; k++)
+        v[i + k / 4][k % 4] = eight[k];
+}
+
+static __device__ __forceinline__ void read_down(const asked<float> &from, int i,
+                                                 float (&v)[OUTPUTS][4])
+{
+    float eight[8];
+    read_eight(from, i, eight);
+#pragma unroll
+    for (int k = 0; k < 8; k++)
+        v[i + k / 4][k % 4] = eight[k];
+}
 
 /* Stretches of 8 positions go to the blocks of a group in turn, then to their warps. */
 static __device__ __forceinline__ int first_position(const place &p)
@@ -263,26 +289,31 @@ static __device__ __forceinline__ int first_position(const place &p)
     return 8 * (p.warp * RANKS + p.rank) + p.lane / 4;
 }
 
+/* Keys and values of the positions from `at` on, a stride apart, that are there; 8 numbers of each. */
 template <typename T>
-static __device__ __forceinline__ void ask_key(const place &p, const uint64_t *caches, int at,
-                                               int seen, piece<T> &k, piece<T> &v)
+static __device__ __forceinline__ void ask_keys(const mica_cuda_step_args &a, const place &p,
+                                                const uint64_t *caches, int at, int seen)
 {
+    asked<T> &to = asked_of<T>(a);
     const int from = at * D + p.group * K + 8 * (p.lane % 4);
-    if (at < seen) {
-        ask(k, (const T *)caches[0] + from);
-        ask(v, (const T *)caches[1] + from);
-    }
+    const T *const key = (const T *)caches[0] + from, *const value = (const T *)caches[1] + from;
+#pragma unroll
+    for (int j = 0; j < asked<T>::KEYS; j++)
+        if (at + j * STRIDE < seen) {
+            ask_eight(to, to.KEY_UNIT + j * to.EIGHT, key + j * STRIDE * D);
+            ask_eight(to, to.VALUE_UNIT + j * to.EIGHT, value + j * STRIDE * D);
+        }
 }
 
+/* Those that a row begins with, and the first key of all. */
 template <typename T>
-static __device__ __forceinline__ void ask_keys(const place &p, const uint64_t *caches, int seen,
-                                                next_keys<T> &f)
+static __device__ __forceinline__ void ask_first_keys(const mica_cuda_step_args &a, const place &p,
+                                                      const uint64_t *caches, int seen)
 {
-    const int at = first_position(p);
     if (seen > 0)
-        ask(f.first, (const T *)caches[0] + p.group * K + 8 * (p.lane % 4));
-    ask_key(p, caches, at, seen, f.k[0], f.v[0]);
-    ask_key(p, caches, at + STRIDE, seen, f.k[1], f.v[1]);
+        ask_eight(asked_of<T>(a), asked<T>::FIRST_UNIT,
+                  (const T *)caches[0] + p.group * K + 8 * (p.lane % 4));
+    ask_keys<T>(a, p, caches, first_position(p), seen);
 }
 
 static __device__ __forceinline__ void prefetch_piece(uint64_t from, int size)
@@ -295,23 +326,26 @@ static __device__ __forceinline__ void prefetch_piece(uint64_t from, int size)
 #endif
 }
 
-/* Into L2: the matrices of a block of the network, a stretch of each by each block of threads, and the keys that
- * ask_keys will ask for. */
+/* Into L2: the keys that ask_first_keys will ask for. */
 template <typename T>
-static __device__ __forceinline__ void prefetch_block(const place &p, const uint64_t *card,
-                                                      const uint64_t *caches, int seen)
+static __device__ __forceinline__ void prefetch_keys(const place &p, const uint64_t *caches,
+                                                     int seen)
 {
-    const int at = first_position(p), part = p.group * K;
-    if (p.lane % 4 < 2) {
-        const T *const rows = (const T *)caches[p.lane % 4] + part;
-        if (at < seen)
-            asm volatile("prefetch.global.L2 [%0];" ::"l"(rows + at * D));
-        if (at + STRIDE < seen)
-            asm volatile("prefetch.global.L2 [%0];" ::"l"(rows + (at + STRIDE) * D));
-    }
-    const int size = (threadIdx.x < UP ? D * D : D * F) * (int)sizeof(T) / (RANKS * GROUPS);
-    if (threadIdx.x <= DOWN)
-        prefetch_piece(card[threadIdx.x] + (uint64_t)(blockIdx.x * size), size);
+    if (p.lane % 4 >= 2)
+        return;
+    const T *const rows = (const T *)caches[p.lane % 4] + p.group * K;
+#pragma unroll 1
+    for (int j = 0, at = first_position(p); j < asked<T>::KEYS && at < seen; j++, at += STRIDE)
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(rows + at * D));
+}
+
+/* The matrices of a block of the network, a stretch of each by each block of threads. */
+template <typename T>
+static __device__ __forceinline__ void prefetch_block(const place &p, const uint64_t *card)
+{
+    const int size = (p.warp < UP ? D * D : D * F) * (int)sizeof(T) / (RANKS * GROUPS);
+    if (p.warp <= DOWN && p.lane == 0)
+        prefetch_piece(card[p.warp] + (uint64_t)(blockIdx.x * size), size);
 }
 
 template <typename T>

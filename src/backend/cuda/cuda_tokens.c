@@ -3,6 +3,7 @@
  *
  *     tokens.table     device: addresses of a step's weights and caches; sent again when they change
  *     tokens.words     device: through which the blocks of cuda_step.cu talk, tokens.round and turn of the next
+ *     tokens.norms     device: what the norms' scales make of the weights, once for all steps
  *     tokens.plain     device: the rows of a packed embedding, which the device alone knows the ids of
  *
  * Nothing here waits; integers come to the host by cuda_fetch.c. */
@@ -23,6 +24,13 @@ struct mica_cuda_tokens {
     size_t word_count;
     uint32_t round;
     int turn;
+    struct step_norms { /* device: what mica_cuda_step_prepare makes of weights, and of which */
+        void *data;
+        size_t size;
+        const void *head;
+        uint64_t moves;
+        bool is_known;
+    } norms;
     bool cluster; /* how a step runs here, and of how many rows at once; 0: not in one kernel */
     int rows;
     struct plain_table {
@@ -40,6 +48,7 @@ void mica_cuda_tokens_deinit(mica_cuda_backend *be)
         return;
     mica_cuda_free(be, t->table);
     mica_cuda_free(be, t->words);
+    mica_cuda_free(be, t->norms.data);
     mica_cuda_free(be, t->plain.rows);
     mica_mem_free(t->image);
     mica_mem_free(t->fresh);
@@ -332,6 +341,8 @@ static mica_status fill_table(mica_cuda_backend *be, mica_cuda_tokens *t,
     for (int64_t l = 0; l < L; l++)
         for (int i = 0; i < 2 * a->count; i++)
             caches[2 * l * a->count + i] = a->caches[l][i / 2][i % 2].data;
+    if (t->image_size < weights || memcmp(t->image, t->fresh, weights) != 0)
+        t->norms.is_known = false;
     return send_table(be, t, size, err);
 }
 
@@ -355,6 +366,30 @@ static mica_status reserve_words(mica_cuda_backend *be, mica_cuda_tokens *t, siz
     return mica_cuda_check(
         cudaMemsetAsync(t->words, 0, t->word_count * sizeof(uint64_t), be->stream),
         "clearing words", err);
+}
+
+/* Once for weights that stay where they are. */
+static mica_status prepare_norms(mica_cuda_backend *be, mica_cuda_tokens *t,
+                                 mica_cuda_step_args *args, mica_err *err)
+{
+    struct step_norms *p = &t->norms;
+    const size_t size = mica_cuda_step_norms(args->count);
+    if (!p->is_known || p->moves != be->moves || p->head != args->head) {
+        p->is_known = false;
+        if (p->size < size) {
+            mica_cuda_free(be, p->data);
+            *p = (struct step_norms){0};
+            MICA_TRY(mica_cuda_alloc(be, size, "the norms of a step", &p->data, err));
+            p->size = size;
+        }
+        MICA_TRY(mica_cuda_check(mica_cuda_step_prepare(args, p->data, be->stream),
+                                 "post_norm_step", err));
+        p->head = args->head;
+        p->moves = be->moves;
+        p->is_known = true;
+    }
+    args->norms = p->data;
+    return MICA_OK;
 }
 
 /* What rows [first, first + rows) begin and end with. */
@@ -404,6 +439,7 @@ static mica_status run_rows(mica_cuda_backend *be, mica_cuda_tokens *t,
     for (int m = 0; m < rows; m++)
         args.seen[m] = (int)a->seen[first + m];
     MICA_TRY(add_ends(be, a, first, &args, err));
+    MICA_TRY(prepare_norms(be, t, &args, err));
     t->round += rounds;
     t->turn = 1 - t->turn;
     return mica_cuda_check(mica_cuda_step(&args, be->stream), "post_norm_step", err);

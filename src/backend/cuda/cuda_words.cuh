@@ -159,73 +159,22 @@ static __device__ __forceinline__ float2 take_sums(const uint64_t *sums, uint32_
 
 /* ------------------------------------------------------------------- copies -- */
 
-/* Pieces of global memory to shared memory while warps work, without registers that they would wait for. On a Hopper
- * one thread names the pieces and the copy engine brings them and tells a barrier; elsewhere every thread brings
- * what it will read itself. Sizes are multiples of 16 bytes. */
-static __device__ __forceinline__ uint32_t shared_address(const void *p)
-{
-    return (uint32_t)__cvta_generic_to_shared(p);
-}
-
-/* By one thread, before the block meets. */
-static __device__ __forceinline__ void copies_open(uint64_t *barrier)
-{
-#if __CUDA_ARCH__ >= 900
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;\n"
-                 "fence.mbarrier_init.release.cluster;\n"
-                 "fence.proxy.async.shared::cta;" ::"r"(shared_address(barrier))
-                 : "memory");
-#endif
-}
-
-/* By one thread: how many bytes are coming. */
-static __device__ __forceinline__ void copies_start(uint64_t *barrier, int bytes)
-{
-#if __CUDA_ARCH__ >= 900
-    asm volatile(
-        "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
-        "r"(bytes)
-        : "memory");
-#endif
-}
-
-/* By the same thread. */
-static __device__ __forceinline__ void copy_piece(uint64_t *barrier, void *to, const void *from,
-                                                  int bytes)
-{
-#if __CUDA_ARCH__ >= 900
-    asm volatile(
-        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
-            "r"(shared_address(to)),
-        "l"(from), "r"(bytes), "r"(shared_address(barrier))
-        : "memory");
-#endif
-}
-
-/* SIZE bytes, 4, 8 or 16, by the thread that reads them; not on a Hopper. */
+/* SIZE bytes, 4, 8 or 16, of global memory to shared memory while the thread works: no register waits for them. The
+ * thread that asks is the one that reads them. */
 template <int SIZE> static __device__ __forceinline__ void copy_own(void *to, const void *from)
 {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(shared_address(to)), "l"(from),
-                 "n"(SIZE)
-                 : "memory");
+    const uint32_t at = (uint32_t)__cvta_generic_to_shared(to);
+    if (SIZE == 16)
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(at), "l"(from) : "memory");
+    else
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(at), "l"(from), "n"(SIZE)
+                     : "memory");
 }
 
-/* Before anything of them is read. count: how often copies were started before. */
-static __device__ __forceinline__ void copies_finish(uint64_t *barrier, int count)
+/* All that this thread asked for has come. */
+static __device__ __forceinline__ void wait_for_copies()
 {
-#if __CUDA_ARCH__ >= 900
-    uint32_t done;
-    do
-        asm volatile("{\n.reg .pred p;\n"
-                     "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
-                     "selp.u32 %0, 1, 0, p;\n}"
-                     : "=r"(done)
-                     : "r"(shared_address(barrier)), "r"(count & 1)
-                     : "memory");
-    while (!done);
-#else
     asm volatile("cp.async.wait_all;" ::: "memory");
-#endif
 }
 
 /* All blocks of a cluster, or the threads of a block. */
