@@ -22,6 +22,10 @@
  * a score's distance from the first key's, which every block knows; where one is too far above it, a block takes
  * its own largest and says so.
  *
+ * In clusters the kernel begins while the one before it still runs (cuda_early.cuh), which a cooperative launch may
+ * not: that all its blocks are resident in the end follows from their number, which fits, and from whoever holds
+ * places waiting for none of this kernel's blocks.
+ *
  * What a half needs from memory is asked for a half ahead: rows and vectors go to shared memory by the copy engine,
  * outputs' columns and keys to registers from L2, where they come a block ahead. A load that is under way
  * holds up whatever next waits for a register, words too, so nothing on the way to a word may come from memory
@@ -30,6 +34,7 @@
  * The widths are those of the released models, known to the compiler.
  *
  * Napkin, text to semantic (24 blocks, bf16): 151 MB, 50 us at 3 TB/s; docs/PERFORMANCE.md has what is measured. */
+#include "backend/cuda/cuda_early.cuh"
 #include "backend/cuda/cuda_step_room.cuh"
 
 /* -------------------------------------------------------------------- rows -- */
@@ -458,6 +463,7 @@ static __global__ void __launch_bounds__(THREADS, 1)
     const place p = the_place();
     const deck all = the_deck<T, CLUSTER>(a);
     rows own;
+    let_next_begin();
     deal(a, all);
 #pragma unroll 1
     for (int i = threadIdx.x; i < a.rows * (int)(sizeof(row_room) / 4); i += THREADS)
@@ -465,10 +471,11 @@ static __global__ void __launch_bounds__(THREADS, 1)
 #pragma unroll 1
     for (int i = threadIdx.x; i < (int)(sizeof(asked<T>) / 4); i += THREADS)
         ((uint32_t *)&asked_of<T>(a))[i] = 0; /* keys that are not there are multiplied by 0 */
-    clear_next_sums(a);
     meet<CLUSTER>();
     ask_half<T, CLUSTER, ATTENTION>(a, p, all.cards, 0);
     ask_o<T>(a, p, all.cards);
+    wait_for_previous();
+    clear_next_sums(a);
     ask_first_keys<T>(a, p, all.caches, a.seen[0]);
 #pragma unroll 1
     for (int n = 0;; n++) {
@@ -606,8 +613,13 @@ template <typename T, bool CLUSTER> static cudaError_t prepare(int rows, int cou
     l->config.dynamicSmemBytes = shared_of<T, CLUSTER>(rows, count);
     l->config.attrs = l->attributes;
     l->config.numAttrs = CLUSTER ? 2 : 1;
-    l->attributes[0].id = cudaLaunchAttributeCooperative;
-    l->attributes[0].val.cooperative = 1;
+    if (CLUSTER) {
+        l->attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        l->attributes[0].val.programmaticStreamSerializationAllowed = 1;
+    } else {
+        l->attributes[0].id = cudaLaunchAttributeCooperative;
+        l->attributes[0].val.cooperative = 1;
+    }
     l->attributes[1].id = cudaLaunchAttributeClusterDimension;
     l->attributes[1].val.clusterDim.x = RANKS;
     l->attributes[1].val.clusterDim.y = l->attributes[1].val.clusterDim.z = 1;
