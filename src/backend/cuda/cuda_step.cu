@@ -16,11 +16,14 @@
  * wait for the whole, and does so behind all it reads in that half: so whoever has a half's sums knows that all words
  * and sums of the half before have been read.
  *
- * The norm is behind the product: y = W (f (v - mean) scale + shift) + b = f (W scale v - mean W scale) + W shift + b,
+ * The norm is behind the product:
+ *
+ *     y = W (f (v - mean) scale + shift) + b = f (W scale v - mean W scale) + W shift + b
+ *
  * where W scale and W shift + b are numbers of the weights alone (mica_cuda_step_prepare). So the product need not wait
- * for mean and f, which every warp makes for itself with it. Nobody needs the largest score before the sums of a softmax: exponents are those of
- * a score's distance from the first key's, which every block knows; where one is too far above it, a block takes
- * its own largest and says so.
+ * for mean and f, which every warp makes for itself with it. Nobody needs the largest score before the sums of a
+ * softmax: exponents are those of a score's distance from the first key's, which every block knows; where one
+ * is too far above it, a block takes its own largest and says so.
  *
  * In clusters the kernel begins while the one before it still runs (cuda_early.cuh), which a cooperative launch may
  * not: that all its blocks are resident in the end follows from their number, which fits, and from whoever holds

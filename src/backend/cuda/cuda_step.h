@@ -59,10 +59,10 @@ static inline uint32_t mica_cuda_step_rounds(int count)
 }
 cudaError_t mica_cuda_step(const mica_cuda_step_args *args, cudaStream_t stream);
 
-/* What weights alone decide of the norms: for every row of q, k, v, up and the head its product with the scale of the norm
- * before it, and that with the shift, with its bias; and the norms in the order in which threads read them. Once for
- * all steps; blocks, count, type, head and head_rows of args are looked at. norms: mica_cuda_step_norms(count) bytes, of
- * 16-byte alignment. */
+/* What weights alone decide of the norms: for every row of q, k, v, up and the head its product with the scale of the
+ * norm before it, and that with the shift, with its bias; and the norms in the order in which threads read them. Once
+ * for all steps; blocks, count, type, head and head_rows of args are looked at. norms: mica_cuda_step_norms(count)
+ * bytes, of 16-byte alignment. */
 size_t mica_cuda_step_norms(int count);
 cudaError_t mica_cuda_step_prepare(const mica_cuda_step_args *args, void *norms,
                                    cudaStream_t stream);

@@ -63,8 +63,8 @@ struct alignas(16) row_room {
     float parts[WARPS][K], sums[WARPS]; /* softmax of each warp's keys */
 };
 
-/* What a thread asked for, in units of 16 bytes: [unit][thread], so that nobody meets in a bank. The columns of down lie
- * where those of o and the keys did, unit by unit: a thread writes to no other's. */
+/* What a thread asked for, in units of 16 bytes: [unit][thread], so that nobody meets in a bank. The columns of down
+ * lie where those of o and the keys did, unit by unit: a thread writes to no other's. */
 template <typename T> struct asked {
     enum {
         KEYS = sizeof(T) == 4 ? 2 : 4, /* positions at once */
