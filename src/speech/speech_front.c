@@ -391,6 +391,17 @@ static mica_status parse_names(const mica_speech_front *f, const char *names, si
     return out->count > 0 ? MICA_OK : MICA_FAIL(err, MICA_E_USAGE, "no phones are there");
 }
 
+/* As a subtitle shows it: line breaks become spaces, none at the end. Returns what is left of the size. */
+static size_t join_lines(char *text, size_t size)
+{
+    for (size_t i = 0; i < size; i++)
+        if (text[i] == '\n' || text[i] == '\r' || text[i] == '\t')
+            text[i] = ' ';
+    while (size > 0 && text[size - 1] == ' ')
+        size--;
+    return size;
+}
+
 mica_status mica_speech_parse_phones(const mica_speech_front *f, const char *names, size_t size,
                                      int phone_count, mica_speech_pieces *out, mica_err *err)
 {
@@ -406,6 +417,7 @@ mica_status mica_speech_parse_phones(const mica_speech_front *f, const char *nam
         if (out->pieces == NULL || span == NULL)
             status = MICA_FAIL(err, MICA_E_NOMEM, "no memory for %zu phones", phones.count);
         else {
+            size = join_lines(clean, size);
             *out->pieces =
                 (mica_speech_piece){.source = mica_arena_strndup(&out->arena, clean, size),
                                     .spans = span,

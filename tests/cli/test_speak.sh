@@ -175,6 +175,11 @@ check 'its header tells its length' test "$(od -An -tu4 -j40 -N4 cut.wav | tr -d
 check 'a stream whose reader goes away ends with a message' sh -c \
     "\"$MICA\" speak $(echo $parts) $phones --voice '$ref' --stream wav 2>closed | head -c 10 >/dev/null; test ! -s closed || grep -q '^mica: cannot write to standard output' closed"
 
+# ---- phones by name
+printf 'n i3\nh ao3 .\n' >phones.txt
+works speak $parts --phones phones.txt --voice "$ref" --max-tokens 20 --retries 0 -o a.wav --timestamps t.srt
+check 'phones are one line of a subtitle' grep -q '^n i3 h ao3 \.$' t.srt
+
 # ---- recordings nobody should trust
 fails 1 'not a sound file|empty' speak $parts $phones --voice "$data/README.md"
 : >empty.wav

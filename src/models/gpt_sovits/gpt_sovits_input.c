@@ -115,17 +115,24 @@ static mica_status take_phones(mica_gs_input *in, const mica_weights *w, int64_t
                          err);
 }
 
+#define TEXT_MOST ((size_t)64 << 20) /* bytes of phones by name */
+
 /* A safetensors file begins with a length, of which the upper bytes are 0: no text does. */
-static bool is_text(const char *data, size_t size)
+static bool is_text(const mica_file_map *file)
 {
-    return size < 8 || memchr(data, 0, 8) == NULL;
+    return file->size < 8 || memchr(file->data, 0, 8) == NULL;
 }
 
-static mica_status read_names(mica_gs_input *in, const mica_gs_session *s, const char *data,
-                              size_t size, mica_err *err)
+static mica_status read_names(mica_gs_input *in, const mica_gs_session *s, const char *path,
+                              mica_err *err)
 {
-    MICA_TRY(mica_speech_parse_phones(s->model->front, data, size, s->model->facts.phone_count,
-                                      &in->pieces, err));
+    char *data;
+    size_t size;
+    MICA_TRY(mica_file_read(path, TEXT_MOST, &data, &size, err));
+    mica_status st = mica_speech_parse_phones(s->model->front, data, size,
+                                              s->model->facts.phone_count, &in->pieces, err);
+    mica_mem_free(data);
+    MICA_TRY(st);
     in->texts = mica_arena_calloc(&in->arena, in->pieces.count + 1, sizeof *in->texts);
     if (!in->texts)
         return no_memory("phones", err);
@@ -137,16 +144,14 @@ static mica_status read_phones(mica_gs_input *in, const mica_gs_session *s, cons
                                mica_err *err)
 {
     mica_weights *w = NULL;
-    char *data = NULL;
-    size_t size = 0;
-    MICA_TRY(mica_file_read(path, (size_t)64 << 20, &data, &size, err));
-    const bool names = is_text(data, size);
-    mica_status st = names ? read_names(in, s, data, size, err) : MICA_OK;
-    mica_mem_free(data);
+    mica_file_map file;
+    MICA_TRY(mica_file_map_open(&file, path, err));
+    const bool names = is_text(&file);
+    mica_file_map_close(&file);
     if (names)
-        return st;
+        return read_names(in, s, path, err);
     MICA_TRY(mica_weights_open(&w, path, err));
-    st = take_phones(in, w, s->semantic.bert_width, err);
+    const mica_status st = take_phones(in, w, s->semantic.bert_width, err);
     mica_weights_close(&w);
     return st;
 }
