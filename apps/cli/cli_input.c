@@ -56,6 +56,8 @@ mica_status cli_text_read(const char *argument, char **out, mica_err *err)
         status = read_stdin(&data, &size, err);
         if (!status)
             status = check_text("on standard input", data, size, err);
+    } else if (strcmp(argument, "@") == 0) {
+        status = MICA_FAIL(err, MICA_E_USAGE, "@ is not followed by a file; write @@ to mean @");
     } else if (argument[0] == '@' && argument[1] != '@') {
         status = mica_file_read(argument + 1, PROMPT_LIMIT, &data, &size, err);
         if (!status)

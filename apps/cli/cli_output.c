@@ -20,9 +20,10 @@ static void print_line(const char *prefix, const char *text)
     mica_text line = {0};
     for (const char *s = text; *s; s++) {
         const unsigned char byte = (unsigned char)*s;
-        if (byte == '\n' && s[1] != '\0')
-            mica_text_add_bytes(&line, "; ", 2);
-        else if (byte != '\n')
+        if (byte == '\n' && s[1] != '\0') {
+            mica_text_add(&line, "%s", s > text && s[-1] == ':' ? " " : "; ");
+            s += strspn(s + 1, " ");
+        } else if (byte != '\n')
             mica_text_add_bytes(&line, byte < 0x20 || byte == 0x7f ? "?" : s, 1);
     }
     /* Even without memory for the cleaned text, the failure is told. */

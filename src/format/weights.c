@@ -66,6 +66,11 @@ mica_status mica_weights_open_empty(mica_weights **out, mica_err *err)
     return mica_weights_new(out, "(no file)", err);
 }
 
+mica_status mica_weights_open_view(mica_weights **out, const mica_weights *of, mica_err *err)
+{
+    return mica_weights_new(out, mica_weights_path(of), err);
+}
+
 static void close_file(mica_weights_file *f)
 {
     if (f->is_mapped)

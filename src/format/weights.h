@@ -33,6 +33,8 @@ mica_status mica_weights_open_memory(mica_weights **out, const char *name, const
 /* Directory without files: tensors are added by mica_weights_add (synthetic models, tests).
  * The view is copied, its data and scale stay the caller's; a pointer from find stays valid. */
 mica_status mica_weights_open_empty(mica_weights **out, mica_err *err);
+/* Likewise, for tensors of `of` under other names or in other shapes: messages name its path. */
+mica_status mica_weights_open_view(mica_weights **out, const mica_weights *of, mica_err *err);
 mica_status mica_weights_add(mica_weights *w, const char *name, const mica_tensor *t,
                              mica_err *err);
 void mica_weights_close(mica_weights **w);

@@ -19,6 +19,7 @@
 
 #define READ_FRAMES 4096
 #define BLOCK_FIRST 65536
+#define LOUDEST     1e6f /* what floats beyond this hold is no sound */
 
 void mica_audio_deinit(mica_audio *a)
 {
@@ -133,6 +134,9 @@ static mica_status append_frames(mica_audio *a, size_t *cap, const float *frames
         if (!isfinite(sum))
             return MICA_FAIL(err, MICA_E_FORMAT, "%s: sample %zu is not a number", name,
                              a->count + i);
+        if (fabsf(sum) > LOUDEST)
+            return MICA_FAIL(err, MICA_E_FORMAT, "%s: sample %zu is %g; sounds lie within -1 and 1",
+                             name, a->count + i, (double)sum);
         a->samples[a->count + i] = sum / (float)channels;
     }
     a->count += n;

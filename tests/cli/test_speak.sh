@@ -67,6 +67,9 @@ done
 fails 1 'Japanese \(ja\) is not spoken yet' speak $parts -t 好 --voice "$ref" --voice-text 好 --voice-lang ja
 fails 1 'the language is en, but the text has "你"' speak $parts -t '你好' --lang en --voice "$ref"
 fails 2 'no language "xx"' speak $parts -t 好 --lang xx --voice "$ref"
+fails 2 'no language "xx"' speak $parts -t 好 --voice-lang xx --voice "$ref"
+fails 2 'no language "xx"' speak $parts $phones --lang xx --voice "$ref"
+fails 2 '@ is not followed by a file' speak $parts -t @ --voice "$ref"
 works speak $parts $few -t "$(printf 'bad \377 bytes')" --voice "$ref" -o bad.wav
 check 'a note tells of bytes that are no text' grep -q 'note: the text is not valid UTF-8' "$err"
 works speak $parts $few -t '😀你好🎉, world 3.5kg!' --voice "$ref" -o emoji.wav --json
@@ -187,4 +190,11 @@ fails 1 'empty' speak $parts $phones --voice empty.wav
 head -c 30 a.wav >cut.wav
 fails 1 'cut.wav' speak $parts $phones --voice cut.wav
 fails 2 'seconds' speak $parts $phones --voice "$recordings/ref2.flac"
+works speak $parts $phones --voice "$ref" -o f.wav --float
+{
+    head -c 100 f.wav # 1e30 as a float, little end first
+    printf '\362\111\161\162'
+    tail -c +105 f.wav
+} >loud.wav
+fails 1 'sounds lie within -1 and 1' speak $parts $phones --voice loud.wav
 finish

@@ -129,7 +129,7 @@ static mica_status build(mica_weights **out, const mica_weights *files, mica_nam
                          bool keep_shapes, mica_arena *arena, mica_err *err)
 {
     *out = NULL;
-    MICA_TRY(mica_weights_open_empty(out, err));
+    MICA_TRY(mica_weights_open_view(out, files, err));
     const builder b = {*out, files, rename, keep_shapes, arena};
     for (size_t i = 0; i < mica_weights_count(files); i++) {
         const mica_status st = add_entry(&b, i, err);

@@ -343,6 +343,8 @@ static mica_status make_up(mica_gs_voice *v, const mica_gs_synth_config *c, mica
 mica_status mica_gs_input_voice(mica_gs_input *in, mica_gs_session *s, mica_run *run,
                                 const mica_speech_options *o, mica_err *err)
 {
+    for (int i = 0; i < o->voice_count; i++)
+        MICA_TRY(mica_gs_input_check_language(o->voices[i].language, err));
     if (s->model->is_synthetic)
         return make_up(&in->voice, &s->synth.config, err);
     if (o->voice_count < 1)
@@ -357,6 +359,7 @@ mica_status mica_gs_input_voice(mica_gs_input *in, mica_gs_session *s, mica_run 
 mica_status mica_gs_input_texts(mica_gs_input *in, mica_gs_session *s, mica_run *run,
                                 const mica_speech_options *o, mica_err *err)
 {
+    MICA_TRY(mica_gs_input_check_language(o->language, err));
     if (o->tokens_path)
         MICA_TRY(read_ids(o->tokens_path, "semantic_tokens", &in->arena, &in->tokens,
                           &in->token_count, err));

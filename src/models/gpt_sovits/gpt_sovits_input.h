@@ -40,6 +40,8 @@ mica_status mica_gs_input_ask(mica_gs_input *in, mica_gs_session *s, mica_run *r
                               mica_err *err);
 /* in->pieces to in->texts, which has room for them. */
 mica_status mica_gs_input_take_pieces(mica_gs_input *in, const mica_gs_model *m, mica_err *err);
+/* NULL: auto. Told also where the language is not asked for. */
+mica_status mica_gs_input_check_language(const char *language, mica_err *err);
 mica_status mica_gs_input_read_transcript(mica_gs_input *in, mica_gs_session *s, mica_run *run,
                                           const char *text, const char *language, mica_err *err);
 

@@ -158,8 +158,6 @@ static mica_status try_part(const mica_gs_model *m, int part, mica_gs_session *s
         apply_settings(o, &s->hubert.stack, s->hubert.strides);
     else if (part == MICA_GS_BERT)
         apply_settings(o, &s->bert.stack, NULL);
-    if (st && m->files[part])
-        mica_err_prefix(err, "%s", mica_weights_path(m->files[part]));
     return st;
 }
 

@@ -71,6 +71,12 @@ static mica_status fill_options(const mica_gs_model *m, const char *language, co
     return mica_speech_cut_find(cut ? cut : "cut5", &out->cut, err);
 }
 
+mica_status mica_gs_input_check_language(const char *language, mica_err *err)
+{
+    mica_speech_language found;
+    return mica_speech_language_find(language ? language : "auto", &found, err);
+}
+
 mica_status mica_gs_input_take_pieces(mica_gs_input *in, const mica_gs_model *m, mica_err *err)
 {
     for (size_t i = 0; i < in->pieces.count; i++)
