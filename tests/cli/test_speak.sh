@@ -37,6 +37,16 @@ for part in hubert speaker; do
     fails 1 "give it with --$part" speak --semantic "$data/models/s1.ckpt" --synthesizer "$data/versions/sovits_v2ProPlus.pth" $some -t Hello. --voice "$ref"
 done
 fails 1 'give it with --bert FOLDER' speak --semantic "$data/models/s1.ckpt" --synthesizer "$data/models/sovits_v2.pth" -t 你好 --voice "$ref"
+# ---- v3 and v4, told by their tensors
+cfm='"cfm.x.lora_A.weight":{"dtype":"F16","shape":[2,1],"data_offsets":[0,4]}'
+prior='"enc_p.ssl_proj.weight":{"dtype":"F16","shape":[2,1],"data_offsets":[4,8]}'
+for header in "{$cfm}0000" "{$cfm,$prior}00000000"; do # zeros behind the last brace are data
+    text=${header%\}*}}
+    printf "\\$(printf %o ${#text})\\0\\0\\0\\0\\0\\0\\0%s" "$header" >v3.safetensors
+    fails 1 'GPT-SoVITS v3 or v4.*flow-matching decoder' speak --semantic "$data/models/s1.ckpt" --synthesizer v3.safetensors -t x --voice "$ref"
+    works inspect v3.safetensors
+    check 'inspect tells a version that is not spoken' grep -q '^GPT-SoVITS v3 or v4 (not spoken)' "$out"
+done
 works inspect "$data/versions/sovits_v2ProPlus.pth"
 check 'a version is told' grep -q '^GPT-SoVITS v2ProPlus' "$out"
 check 'and what it needs' grep -q '^  missing .*speaker network' "$out"

@@ -18,10 +18,31 @@
 #define PHONES_V1 322
 #define PLUS      768 /* channels of v2ProPlus's vocoder */
 
+/* "v3", "v4" or "v3 or v4" where the decoder is a diffusion transformer, whole or an adapter of it; else NULL. */
+static const char *flow_matching(const mica_weights *files)
+{
+    const char *header = mica_weights_header(files);
+    char said[8];
+    bool has_cfm = false;
+    if (strcmp(header, "03") == 0)
+        return "v3";
+    if (strcmp(header, "04") == 0)
+        return "v4";
+    for (size_t i = 0; i < mica_weights_count(files) && !has_cfm; i++)
+        has_cfm = strncmp(mica_weights_name(files, i), "cfm.", 4) == 0;
+    if (!has_cfm)
+        return NULL;
+    const bool is_said = mica_weights_find_text(files, "config.model.version", said, sizeof said);
+    return is_said && strcmp(said, "v3") == 0   ? "v3"
+           : is_said && strcmp(said, "v4") == 0 ? "v4"
+                                                : "v3 or v4";
+}
+
 bool mica_gs_synth_probe(const mica_weights *files)
 {
-    return mica_weights_find(files, "enc_p.ssl_proj.weight") &&
-           mica_weights_find(files, "enc_p.text_embedding.weight");
+    return (mica_weights_find(files, "enc_p.ssl_proj.weight") &&
+            mica_weights_find(files, "enc_p.text_embedding.weight")) ||
+           flow_matching(files);
 }
 
 /* What training alone needs, and what a voice file holds of the other network. */
@@ -41,21 +62,15 @@ static bool rename_tensor(void *user, const char *name, char *out, size_t cap)
 
 static mica_status refuse_flow_matching(const mica_weights *files, mica_err *err)
 {
-    const char *header = mica_weights_header(files);
-    const bool is_adapter = strcmp(header, "03") == 0 || strcmp(header, "04") == 0;
-    bool has_cfm = false;
-    for (size_t i = 0; i < mica_weights_count(files) && !has_cfm; i++)
-        has_cfm = strncmp(mica_weights_name(files, i), "cfm.", 4) == 0;
-    if (!has_cfm && !is_adapter && mica_weights_find(files, "dec.conv_pre.weight"))
+    const char *version = flow_matching(files);
+    if (!version)
         return MICA_OK;
     return MICA_FAIL(err, MICA_E_UNSUPPORTED,
                      "%s: GPT-SoVITS %s%s: its flow-matching decoder and its vocoder are not there "
                      "yet; v1, v2, v2Pro and v2ProPlus are",
-                     mica_weights_path(files),
-                     strcmp(header, "03") == 0   ? "v3"
-                     : strcmp(header, "04") == 0 ? "v4"
-                                                 : "v3 or v4",
-                     is_adapter ? " (an adapter for it)" : "");
+                     mica_weights_path(files), version,
+                     mica_weights_find(files, "enc_p.ssl_proj.weight") ? ""
+                                                                       : " (an adapter for it)");
 }
 
 mica_status mica_gs_synth_directory(mica_weights **out, const mica_weights *files,
@@ -203,7 +218,7 @@ const char *mica_gs_synth_version(const mica_weights *files, bool *wants_speaker
                               .channels = {size_of(files, "dec.conv_pre.weight", 0)}};
     find_version(&c, files);
     *wants_speaker = c.speaker > 0;
-    return NAMES[c.version];
+    return flow_matching(files) ? "v3 or v4 (not spoken)" : NAMES[c.version];
 }
 
 static mica_status check_residual_blocks(const mica_gs_synth_config *c, const char *path,
