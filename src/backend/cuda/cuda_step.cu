@@ -1,5 +1,5 @@
 /* cuda_step.cu - one row of each of a few sequences through all blocks of a post-norm model, in one
- * kernel.
+ * kernel: its embedding first, its logits behind.
  *
  *     16 groups of 4 blocks of 8 warps; a group has a head and 128 hidden units, and is a cluster where there are
  *     clusters. A block of the network is
@@ -29,10 +29,9 @@
  * not: that all its blocks are resident in the end follows from their number, which fits, and from whoever holds
  * places waiting for none of this kernel's blocks.
  *
- * What a half needs from memory is asked for a half ahead: rows and vectors go to shared memory by the copy engine,
- * outputs' columns and keys to registers from L2, where they come a block ahead. A load that is under way
- * holds up whatever next waits for a register, words too, so nothing on the way to a word may come from memory
- * beyond L2. Sums have one order, whatever `rows` is.
+ * What a half needs from memory is asked for a half ahead: each thread copies what it will read from L2, where it comes
+ * a block ahead, to its own places in shared memory. A load into a register that is under way holds up whatever
+ * next waits for one, words too. Sums have one order, whatever `rows` is.
  *
  * The widths are those of the released models, known to the compiler.
  *

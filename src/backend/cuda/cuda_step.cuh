@@ -1,6 +1,4 @@
-/* cuda_step.cuh - the numbers of cuda_step.cu: pieces of rows as a lane holds them, sums over lanes.
- *
- * What is asked for is wanted a phase later: copied to shared memory, by the thread that will read it. */
+/* cuda_step.cuh - the numbers of cuda_step.cu: rows as the lanes of a warp hold them, sums over lanes. */
 #ifndef MICA_BACKEND_CUDA_STEP_CUH
 #define MICA_BACKEND_CUDA_STEP_CUH
 

@@ -1,10 +1,11 @@
 /* cuda_words.cuh - numbers that travel between blocks of threads while a kernel runs.
  *
  *     word   | round (32 bits) | number (f32) |      written and read as one, as NCCL's LL protocol does
+ *     sum    | bad parts (6) | parts (10) | sum (48) |      added to by L2
  *
- * Whoever needs a number reads its word until the round is there. No barrier and no fence is needed, because a word
- * carries all there is to know. All blocks must be resident (a cooperative launch), and to write a word again one
- * needs words that its readers made after reading it: the kernel says why that is so.
+ * Whoever needs a number reads its word until the round is there, or a sum until so many parts have come. No barrier
+ * and no fence is needed, because a word carries all there is to know. All blocks must be resident in the end, and to
+ * write a word again one needs words that its readers made after reading it: the kernel says why that is so.
  *
  * Between all blocks words go through L2, 490 to 675 cycles on an H100. Within a group of blocks that is a cluster they
  * go into the shared memory of each block, 344 cycles (a cluster's barrier: 826); where there are no clusters, through
@@ -29,6 +30,16 @@ static __device__ __forceinline__ uint32_t missing(uint64_t word, uint32_t round
 static __device__ __forceinline__ float number_of(uint64_t word)
 {
     return __uint_as_float((uint32_t)word);
+}
+
+/* Looks before a wait is given up, seconds of them, where a whole step takes a fraction of a millisecond: then a block
+ * is missing, and an error of the device is better than a wait without end. */
+#define PATIENCE (UINT32_C(1) << 27)
+
+static __device__ __forceinline__ void lose_patience(uint32_t &looks)
+{
+    if (++looks == PATIENCE)
+        __trap();
 }
 
 /* Words of a group of blocks of threads: in the shared memory of each (CLUSTER), or one copy in global memory. */
@@ -92,8 +103,9 @@ static __device__ __forceinline__ void receive(const mail<CLUSTER> &m, int at, i
                                                uint32_t round, float (&x)[2 * N])
 {
     uint64_t w[N][2];
-    uint32_t late;
+    uint32_t late, looks = 0;
     do {
+        lose_patience(looks);
         late = 0;
 #pragma unroll
         for (int i = 0; i < N; i++)
@@ -109,11 +121,9 @@ static __device__ __forceinline__ void receive(const mail<CLUSTER> &m, int at, i
 
 /* --------------------------------------------------------------------- sums -- */
 
-/* A sum that blocks of threads far from each other add to, in global memory.
+/* A sum that blocks of threads far from each other add to, in global memory, signed, in units of 2^-24.
  *
- *     word   | bad parts (6 bits) | parts (10) | sum (48, signed, in units of 2^-24) |
- *
- * L2 adds, whole numbers, so that the order does not matter and a sum is the same whenever it is made. A part is
+ * L2 adds whole numbers, so that the order does not matter and a sum is the same whenever it is made. A part is
  * sent as its difference from what its sender sent before: the sum is that of the latest parts alone, nobody has to
  * clear it, and it is whole when so many parts have come. Parts of 2^18 and more, and those that are not numbers, are
  * bad: the sum is none then. The rounding of a part, 2^-25, is that of a float of 1. */
@@ -148,12 +158,14 @@ static __device__ __forceinline__ float sum_in(uint64_t word)
 static __device__ __forceinline__ float2 take_sums(const uint64_t *sums, uint32_t parts)
 {
     uint64_t w[2];
-    do
+    uint32_t looks = 0;
+    do {
+        lose_patience(looks);
         asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];"
                      : "=l"(w[0]), "=l"(w[1])
                      : "l"(sums)
                      : "memory");
-    while (parts_of(w[0]) != parts || parts_of(w[1]) != parts);
+    } while (parts_of(w[0]) != parts || parts_of(w[1]) != parts);
     return make_float2(sum_in(w[0]), sum_in(w[1]));
 }
 
