@@ -16,6 +16,9 @@
 
 /* ---- single characters ---- */
 
+/* What is done for a while, so that 着 behind it is zhe5 whatever follows: 冒着火, 带着凉意. */
+#define BEARING "冒对朝向围提带背拿举顶迎沿顺随跟望看守抱隔有"
+
 /* before, behind: the character next to it is one of these; "^" among them is the beginning of a
  * clause; "" does not ask. pos: the class begins
  * with one of these letters; "" does not ask. The first rule that fits decides. */
@@ -23,7 +26,7 @@ static const struct context_rule {
     const char *character, *before, *behind, *pos, *syllable;
     int tone;
 } context_rules[] = {
-    {"得", "^", "了到奖分出知", "", "de", 2},
+    {"得", "^", "了到奖分出知着", "", "de", 2},
     {"得", "", "了奖", "", "de", 2},
     {"得", "^都也就还又总必非你我他她它们这那可", "", "", "dei", 3},
     {"得", "", "", "", "de", 5},
@@ -94,7 +97,11 @@ static const struct context_rule {
     {"乐", "", "", "", "le", 4},
     {"便", "", "宜", "", "pian", 2},
     {"便", "", "", "", "bian", 4},
-    {"着", "睡找点猜抓够", "", "", "zhao", 2},
+    {"着", "睡找点猜抓够得不", "", "", "zhao", 2},
+    {"着", "火灯柴炭煤子", "起得不", "", "zhao", 2}, /* burn */
+    {"着", "", "了", "", "zhao", 2},                 /* zhe and le do not meet */
+    {"着", "^你我他她它们", "什", "", "zhao", 2},
+    {"着", BEARING, "火急凉", "", "zhe", 5},
     {"着", "", "急火凉迷", "", "zhao", 2},
     {"着", "", "", "", "zhe", 5},
     {"了", "", "解", "", "liao", 3},
@@ -234,6 +241,61 @@ static void read_event(const mica_chinese *c, mica_chinese_text *t, const mica_c
         t->readings[at] = reading;
 }
 
+/* 着火, 着凉, 着急 are words, but not behind what can last; words that end in 着 are, but not before 了:
+ * 烧着了. */
+static void read_lasting(const mica_chinese *c, mica_chinese_text *t,
+                         const mica_chinese_token *token)
+{
+    const size_t at = token->begin, last = at + token->size - 1;
+    int reading = -1;
+    if (token->size < 2)
+        return;
+    if (at > 0 && t->chars[at] == 0x7740u /* 着 */ && mica_utf8_holds("火急凉", t->chars[at + 1]) &&
+        mica_utf8_holds(BEARING, t->chars[at - 1])) {
+        reading = mica_chinese_dict_reading_of(&c->dict, "zhe", 5);
+        t->readings[at] = reading >= 0 ? reading : t->readings[at];
+    }
+    if (t->chars[last] == 0x7740u && last + 1 < t->size && t->chars[last + 1] == 0x4e86u /* 了 */) {
+        reading = mica_chinese_dict_reading_of(&c->dict, "zhao", 2);
+        t->readings[last] = reading >= 0 ? reading : t->readings[last];
+    }
+}
+
+/* The token names people: 校长, 孩子, 我们. Word classes do not tell 班长 from 生长. */
+static bool is_who(const mica_chinese_text *t, const mica_chinese_token *token)
+{
+    const uint32_t *end = t->chars + token->begin + token->size;
+    if (token->size < 2)
+        return false;
+    if (end[-1] == 0x957fu /* 长 */)
+        return mica_utf8_holds(
+            "校班组队院部局市县镇村区会厂船机社科处州省站所馆团军师旅营连排司行店家室系事士书",
+            end[-2]);
+    return strchr("nr", token->pos[0]) != NULL &&
+           mica_utf8_holds("员师生人家们者友妈爸爷奶哥姐弟妹子工民手", end[-1]);
+}
+
+/* 得 tells how something is done behind verbs and adjectives; people must (校长得去, 孩子得睡觉) or get
+ * (孩子得病, but 队长得分析). */
+static void read_must(const mica_chinese *c, mica_chinese_text *t, size_t index)
+{
+    const mica_chinese_token *token = &t->tokens[index], *next = token + 1;
+    const size_t at = token->begin;
+    mica_chinese_word word;
+    if (index == 0 || t->chars[at] != 0x5f97u /* 得 */ || at + 1 >= t->size ||
+        !mica_is_han(t->chars[at + 1]) || (t->answers && t->answers[at] >= 0) ||
+        token[-1].begin + token[-1].size != at || !is_who(t, token - 1) ||
+        (token->size > 1 && mica_chinese_dict_find(&c->dict, t->chars + at, token->size, &word)))
+        return;
+    const bool is_joined = token->size == 1 && index + 1 < t->token_count && next->size > 1;
+    if (t->chars[at + 1] == 0x5956u /* 奖 */ ||
+        (!is_joined && mica_utf8_holds("了到分出知病胜力益罪名逞救手主很", t->chars[at + 1])))
+        return;
+    const int reading = mica_chinese_dict_reading_of(&c->dict, "dei", 3);
+    if (reading >= 0)
+        t->readings[at] = reading;
+}
+
 void mica_chinese_find_readings(const mica_chinese *c, mica_chinese_text *t)
 {
     for (size_t i = 0; i < t->token_count; i++) {
@@ -245,5 +307,7 @@ void mica_chinese_find_readings(const mica_chinese *c, mica_chinese_text *t)
         read_inside(c, t, token);
         read_cannot(c, t, token);
         read_event(c, t, token);
+        read_lasting(c, t, token);
+        read_must(c, t, i);
     }
 }

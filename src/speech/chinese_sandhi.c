@@ -228,8 +228,8 @@ static bool light_ending(const word *w, size_t *at)
         return true;
     if (ends_with(w, "的地得") && (w->size == 1 ? tone(w, 0) == 5 : false))
         return true;
-    if (w->size == 1 && ends_with(w, "了着过") && is_pos(w, "ul", "uz", "ug"))
-        return true;
+    if (w->size == 1 && ends_with(w, "过") && is_pos(w, "ul", "uz", "ug"))
+        return true; /* 了 le and 着 zhe are light as they are, liǎo and zháo never */
     if (w->size > 1 && ends_with(w, "们子"))
         return light_zi(w);
     if (w->size > 1 && ends_with(w, "上下里") && is_pos(w, "s", "l", "f"))

@@ -82,8 +82,8 @@ static void test_table(void **state)
             other++;
     }
     mica_mem_free(text);
-    assert_int_equal(same, 583);
-    assert_int_equal(other, 259);
+    assert_int_equal(same, 582);
+    assert_int_equal(other, 260);
 }
 
 int main(void)
