@@ -310,6 +310,7 @@ mica_status mica_audio_encode(const mica_audio *a, const char *kind, mica_audio_
         mica_mem_free(bytes.data);
         return MICA_FAIL(err, MICA_E_IO, "sound as %s: %s", kind, sf_strerror(NULL));
     }
+    sf_command(file, SFC_SET_ADD_PEAK_CHUNK, NULL, SF_FALSE); /* it holds the time of day */
     bool ok = write_samples(a, file, depth);
     ok = sf_close(file) == 0 && ok && !bytes.failed;
     if (!ok) {

@@ -300,6 +300,21 @@ static void test_length_limit(void **state)
     mica_audio_deinit(&a);
 }
 
+/* The same sound is the same bytes, whenever it is written. */
+static void test_no_time_of_day(void **state)
+{
+    (void)state;
+    mica_err err = {0};
+    mica_audio a = tone(32000, 800, 300.0);
+    uint8_t *data;
+    size_t size;
+    assert_int_equal(mica_audio_encode(&a, "wav", MICA_AUDIO_FLOAT, &data, &size, &err), MICA_OK);
+    for (size_t i = 0; i + 4 <= MICA_MIN(size, (size_t)128); i++)
+        assert_true(memcmp(data + i, "PEAK", 4) != 0);
+    mica_mem_free(data);
+    mica_audio_deinit(&a);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -314,6 +329,7 @@ int main(void)
         cmocka_unit_test(test_stereo_is_averaged),
         cmocka_unit_test(test_files_that_lie),
         cmocka_unit_test(test_length_limit),
+        cmocka_unit_test(test_no_time_of_day),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
