@@ -76,6 +76,7 @@ typedef struct mica_cuda_device {
     int users;
     pthread_mutex_t lock; /* recursive; of what follows but the accounts */
     _Atomic uint64_t used, peak;
+    _Atomic int steppers; /* backends that run steps of cuda_step.cu */
     mica_cuda_prepared *buckets[MICA_CUDA_BUCKETS];
     uint64_t clock; /* counts drops: the oldest goes first */
 } mica_cuda_device;

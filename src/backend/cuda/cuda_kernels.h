@@ -41,6 +41,7 @@ typedef struct mica_cuda_gpu {
     int multiprocessors;
     int shared_most; /* bytes of shared memory of a block, where a kernel asks for them */
     bool cooperates; /* cooperative launches */
+    bool is_shared;  /* other processes run on it at the same time (MPS) */
 } mica_cuda_gpu;
 /* The one that this thread launches on, of those that backends have opened; zeros for any other. */
 mica_cuda_gpu mica_cuda_gpu_current(void);

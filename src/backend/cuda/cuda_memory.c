@@ -23,6 +23,18 @@ static mica_cuda_device *devices; /* those with open backends */
 
 /* --------------------------------------------------------------- lifetime -- */
 
+#define MPS_ENABLED                                                                                \
+    ((enum cudaDeviceAttr)133) /* cudaDevAttrMpsEnabled, which older toolkits do not have */
+
+static bool is_shared(int ordinal)
+{
+    int value = 0;
+    if (cudaDeviceGetAttribute(&value, MPS_ENABLED, ordinal) == cudaSuccess)
+        return value != 0;
+    (void)cudaGetLastError(); /* nor do older drivers */
+    return false;
+}
+
 static mica_status describe(int ordinal, mica_cuda_gpu *gpu, mica_err *err)
 {
     int major = 0, minor = 0, cooperates = 0;
@@ -40,6 +52,7 @@ static mica_status describe(int ordinal, mica_cuda_gpu *gpu, mica_err *err)
     gpu->ordinal = ordinal;
     gpu->capability = 10 * major + minor;
     gpu->cooperates = cooperates != 0;
+    gpu->is_shared = is_shared(ordinal);
     return MICA_OK;
 }
 

@@ -25,9 +25,9 @@
  * softmax: exponents are those of a score's distance from the first key's, which every block knows; where one
  * is too far above it, a block takes its own largest and says so.
  *
- * In clusters the kernel begins while the one before it still runs (cuda_early.cuh), which a cooperative launch may
- * not: that all its blocks are resident in the end follows from their number, which fits, and from whoever holds
- * places waiting for none of this kernel's blocks.
+ * All blocks must be resident in the end. A cooperative launch sees to that, but may not begin while the kernel before
+ * it runs (cuda_early.cuh). Steps of one backend wait for each other and all blocks of one fit: they may. Of two
+ * backends each could hold places that the other's last blocks want, so those launch cooperatively.
  *
  * What a half needs from memory is asked for a half ahead: each thread copies what it will read from L2, where it comes
  * a block ahead, to its own places in shared memory. A load into a register that is under way holds up whatever
@@ -607,7 +607,8 @@ struct launch_of {
     cudaLaunchAttribute attributes[2];
 };
 
-template <typename T, bool CLUSTER> static cudaError_t prepare(int rows, int count, launch_of *l)
+template <typename T, bool CLUSTER>
+static cudaError_t prepare(int rows, int count, bool early, launch_of *l)
 {
     *l = {};
     l->config.gridDim = dim3(GROUPS * RANKS);
@@ -615,7 +616,7 @@ template <typename T, bool CLUSTER> static cudaError_t prepare(int rows, int cou
     l->config.dynamicSmemBytes = shared_of<T, CLUSTER>(rows, count);
     l->config.attrs = l->attributes;
     l->config.numAttrs = CLUSTER ? 2 : 1;
-    if (CLUSTER) {
+    if (CLUSTER && early) {
         l->attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
         l->attributes[0].val.programmaticStreamSerializationAllowed = 1;
     } else {
@@ -634,7 +635,7 @@ template <typename T, bool CLUSTER>
 static cudaError_t launch(const mica_cuda_step_args &args, cudaStream_t stream)
 {
     launch_of l;
-    const cudaError_t error = prepare<T, CLUSTER>(args.rows, args.count, &l);
+    const cudaError_t error = prepare<T, CLUSTER>(args.rows, args.count, args.early, &l);
     l.config.stream = stream;
     return error ? error : cudaLaunchKernelEx(&l.config, step_kernel<T, CLUSTER>, args);
 }
@@ -644,7 +645,7 @@ template <typename T, bool CLUSTER> static bool fits(int rows, int multiprocesso
 {
     launch_of l;
     int count = 0;
-    if (prepare<T, CLUSTER>(rows, MICA_CUDA_STEP_BLOCKS, &l) != cudaSuccess)
+    if (prepare<T, CLUSTER>(rows, MICA_CUDA_STEP_BLOCKS, false, &l) != cudaSuccess)
         return false;
     if (CLUSTER)
         return cudaOccupancyMaxActiveClusters(&count, step_kernel<T, CLUSTER>, &l.config) ==

@@ -46,6 +46,8 @@ typedef struct mica_cuda_step_args {
     uint32_t round;  /* of the first block of the network, above 0 and those of all steps before */
     int turn;        /* 0 and 1 in turns, from step to step */
     bool cluster;
+    bool
+        early; /* nobody else launches such steps on this device: this one may begin before the one before it ends */
 } mica_cuda_step_args;
 
 /* Rows at once at most, in clusters of 4 blocks of threads or without them; 0 where this device does not hold all

@@ -46,6 +46,7 @@ void mica_cuda_tokens_deinit(mica_cuda_backend *be)
     mica_cuda_tokens *t = be->tokens;
     if (!t)
         return;
+    atomic_fetch_sub(&be->device->steppers, 1);
     mica_cuda_free(be, t->table);
     mica_cuda_free(be, t->words);
     mica_cuda_free(be, t->norms.data);
@@ -77,6 +78,7 @@ static mica_status tokens_of(mica_cuda_backend *be, mica_cuda_tokens **out, mica
         be->tokens = mica_mem_calloc(1, sizeof *be->tokens);
         if (!be->tokens)
             return MICA_FAIL(err, MICA_E_NOMEM, "no memory for steps");
+        atomic_fetch_add(&be->device->steppers, 1);
         choose_route(be, be->tokens);
     }
     *out = be->tokens;
@@ -435,7 +437,8 @@ static mica_status run_rows(mica_cuda_backend *be, mica_cuda_tokens *t,
         .words = t->words,
         .round = t->round,
         .turn = t->turn,
-        .cluster = t->cluster};
+        .cluster = t->cluster,
+        .early = !be->device->gpu.is_shared && atomic_load(&be->device->steppers) == 1};
     for (int m = 0; m < rows; m++)
         args.seen[m] = (int)a->seen[first + m];
     MICA_TRY(add_ends(be, a, first, &args, err));
