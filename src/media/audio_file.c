@@ -297,6 +297,44 @@ static mica_status check_format(const mica_audio *a, const struct audio_kind *ki
     return MICA_OK;
 }
 
+/* ---- Ogg without chance ---- */
+
+#define OGG_HEADER 27 /* of a page; behind it a byte for each segment */
+#define OGG_SERIAL 14
+#define OGG_SUM    22
+
+/* CRC-32 of RFC 3533: polynomial 04c11db7, not reflected, from 0. */
+static uint32_t ogg_sum(const uint8_t *page, size_t size)
+{
+    uint32_t sum = 0;
+    for (size_t i = 0; i < size; i++) {
+        sum ^= (uint32_t)page[i] << 24;
+        for (int bit = 0; bit < 8; bit++)
+            sum = sum << 1 ^ (sum >> 31 ? 0x04c11db7u : 0);
+    }
+    return sum;
+}
+
+/* A stream's serial number is drawn anew each time: with one of ours the same sound is the same file. */
+static void fix_serial(uint8_t *data, size_t size)
+{
+    for (size_t at = 0; at + OGG_HEADER <= size && memcmp(data + at, "OggS", 4) == 0;) {
+        uint8_t *page = data + at;
+        size_t n = OGG_HEADER + (size_t)page[OGG_HEADER - 1];
+        for (size_t i = OGG_HEADER; at + i < size && i < OGG_HEADER + (size_t)page[OGG_HEADER - 1];
+             i++)
+            n += page[i];
+        if (n > size - at)
+            return;
+        memcpy(page + OGG_SERIAL, "mica", 4);
+        memset(page + OGG_SUM, 0, 4);
+        const uint32_t sum = ogg_sum(page, n);
+        for (int i = 0; i < 4; i++)
+            page[OGG_SUM + i] = (uint8_t)(sum >> 8 * i);
+        at += n;
+    }
+}
+
 mica_status mica_audio_encode(const mica_audio *a, const char *kind, mica_audio_depth depth,
                               uint8_t **data, size_t *size, mica_err *err)
 {
@@ -318,6 +356,7 @@ mica_status mica_audio_encode(const mica_audio *a, const char *kind, mica_audio_
         return MICA_FAIL(err, bytes.failed ? MICA_E_NOMEM : MICA_E_IO,
                          "sound as %s could not be encoded", kind);
     }
+    fix_serial(bytes.data, bytes.size);
     *data = bytes.data;
     *size = bytes.size;
     return MICA_OK;
