@@ -72,5 +72,7 @@ void cmp_bench(mica_backend *be);
 void cmp_bench_pictures(mica_backend *be);
 /* Of a token of speech's text to semantic. */
 void cmp_bench_steps(mica_backend *be);
+/* Of two backends in two threads; returns how many went wrong. */
+int cmp_steps_at_once(mica_backend *const be[2]);
 
 #endif

@@ -3,7 +3,7 @@
  *     compare_backends A B [--rounds N] [--seed S] [--op NAME]     status 1 when they disagree
  *     compare_backends --bench A                                   timings
  *     compare_backends --bench-pictures A                          the autoencoders'
- *     compare_backends --bench-steps A                             tokens of speech
+ *     compare_backends --bench-steps A [B]                         tokens of speech, of A and B at once
  *
  * A and B are DEVICE:PRECISION[:unfused], e.g. cpu:f32 cuda:bf16. Prints a line per operation with
  * its worst relative L2, and one per case that is outside of its bound. */
@@ -208,7 +208,7 @@ void cmp_result(cmp *c, const cmp_tensor *t, double bound_f32, double bound_bf16
 static int usage(void)
 {
     fprintf(stderr, "usage: compare_backends A B [--rounds N] [--seed S] [--op NAME]\n"
-                    "       compare_backends --bench A | --bench-pictures A | --bench-steps A\n"
+                    "       compare_backends --bench A | --bench-pictures A | --bench-steps A [B]\n"
                     "A, B: cpu|cuda:f32|bf16|fp8[:unfused]\n");
     return 2;
 }
@@ -282,10 +282,19 @@ int main(int argc, char **argv)
         else
             return usage();
     }
-    if (count != (bench ? 1 : 2))
+    if (count != (bench ? 1 : 2) && !(bench == cmp_bench_steps && count == 2))
         return usage();
     if (!open_named(names[0], &c.be[0], &unused))
         return 1;
+    if (bench && count == 2) {
+        if (!open_named(names[1], &c.be[1], &unused))
+            return 1;
+        printf("%s and %s\n", mica_backend_name(c.be[0]), mica_backend_name(c.be[1]));
+        const int failures = cmp_steps_at_once(c.be);
+        mica_backend_close(&c.be[0]);
+        mica_backend_close(&c.be[1]);
+        return failures > 0;
+    }
     if (bench) {
         printf("%s\n", mica_backend_name(c.be[0]));
         bench(c.be[0]);

@@ -3,14 +3,16 @@
  *     embedding, 24 blocks of width 512, head ─► draw ─► the host, which reads a token when the next is queued
  *
  * Caches have 300 rows, of which the last is written again and again. Behind each other: whole tokens, steps without
- * draws, draws alone. */
+ * draws, draws alone. Of two backends of one device at once: whole tokens, whose logits must be those of one alone. */
 #include "compare.h"
 
 #include "base/clock.h"
 #include "base/compiler.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define BLOCKS 24
 #define WIDTH  512
@@ -195,4 +197,65 @@ void cmp_bench_steps(mica_backend *be)
         destroy(&m);
         mica_pool_release(be, MICA_POOL_SESSION, mark);
     }
+}
+
+/* ------------------------------------------------------------- two at once -- */
+
+typedef struct side {
+    model m;
+    pthread_t thread;
+    double ms, host;
+} side;
+
+static void *run_side(void *arg)
+{
+    side *s = arg;
+    s->ms = run(&s->m, true, true, &s->host);
+    return NULL;
+}
+
+/* One row's tokens from the same beginning, so that logits are the same. */
+static void begin_again(model *m)
+{
+    float *none = calloc(VOCAB, sizeof *none);
+    if (none) {
+        mica_upload_f32(m->be, &m->seen[0], none);
+        mica_upload_f32(m->be, &m->logits, none);
+    }
+    free(none);
+}
+
+static bool same_logits(side *s, const float *want)
+{
+    static float got[VOCAB];
+    mica_download_f32(s->m.be, got, &s->m.logits);
+    return memcmp(got, want, sizeof got) == 0;
+}
+
+int cmp_steps_at_once(mica_backend *const be[2])
+{
+    static side sides[2];
+    static float alone[VOCAB];
+    int failures = 0;
+    for (int i = 0; i < 2; i++)
+        make(&sides[i].m, be[i], 1);
+    (void)run_side(&sides[0]);
+    mica_download_f32(be[0], alone, &sides[0].m.logits);
+    begin_again(&sides[0].m);
+    int started = 0;
+    while (started < 2 &&
+           pthread_create(&sides[started].thread, NULL, run_side, &sides[started]) == 0)
+        started++;
+    for (int i = 0; i < started; i++)
+        (void)pthread_join(sides[i].thread, NULL);
+    for (int i = 0; i < 2; i++) {
+        mica_err err = {0};
+        const bool good = started == 2 && mica_backend_check(be[i], &err) == MICA_OK &&
+                          same_logits(&sides[i], alone);
+        printf("%-28s %8.4f ms a token%s%s\n", i ? "at once, the other" : "at once, one",
+               sides[i].ms, good ? "" : "  FAILED: ", good ? "" : err.text);
+        failures += !good;
+        destroy(&sides[i].m);
+    }
+    return failures;
 }

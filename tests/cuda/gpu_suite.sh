@@ -218,6 +218,7 @@ speech() {
     judged 'speech drawn' same_speech --seed 3 --max-tokens 60
     judged 'speech drawn, top p' same_speech --seed 4 --max-tokens 300 --top-p 0.9 --temperature 0.8
     judged 'speech a step ahead' same_sound
+    step 60 'speech of two backends at once' "$COMPARE" --bench-steps cuda:bf16 cuda:bf16
     for model in gpt-sovits-v2 gpt-sovits-v2pro; do
         step 90 "bench $model" "$MICA" bench --synthetic $model --device cuda
     done
