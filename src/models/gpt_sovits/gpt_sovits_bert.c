@@ -88,9 +88,7 @@ mica_status mica_gs_bert_open(mica_gs_bert *bert, const mica_weights *w, int64_t
     dims.of['F'] = size_of(w, "encoder.layer.0.intermediate.dense.weight", 0);
     *bert = (mica_gs_bert){.stack = {.width = D,
                                      .ffn = dims.of['F'],
-                                     .heads = heads > 0     ? heads
-                                              : D % 64 == 0 ? D / 64
-                                                            : 4,
+                                     .heads = heads > 0 ? heads : mica_gs_likely_heads(D, 64),
                                      .eps = NORM_EPS,
                                      .act = MICA_ACT_GELU_ERF}};
     bert->stack.count = mica_weight_count_blocks(w, "encoder.layer.") - skipped;

@@ -20,7 +20,7 @@ typedef struct mica_gs_bert {
 bool mica_gs_bert_probe(const mica_weights *files);
 mica_status mica_gs_bert_directory(mica_weights **out, const mica_weights *files, mica_arena *arena,
                                    mica_err *err);
-/* heads 0: width / 64, or what fits. skipped: blocks at the end that are left out. */
+/* heads 0: mica_gs_likely_heads. skipped: blocks at the end that are left out. */
 mica_status mica_gs_bert_open(mica_gs_bert *b, const mica_weights *directory, int64_t heads,
                               int skipped, mica_arena *arena, mica_err *err);
 mica_status mica_gs_bert_fill(mica_weights *directory, int blocks, mica_arena *arena,

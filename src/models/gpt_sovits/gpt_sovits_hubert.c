@@ -132,7 +132,7 @@ mica_status mica_gs_hubert_open(mica_gs_hubert *h, const mica_weights *w, int64_
                                     .ffn = dims.of['F'],
                                     .eps = NORM_EPS,
                                     .act = MICA_ACT_GELU_ERF}};
-    h->stack.heads = heads > 0 ? heads : D % 64 == 0 ? D / 64 : 4;
+    h->stack.heads = heads > 0 ? heads : mica_gs_likely_heads(D, 64);
     h->stack.blocks = mica_arena_calloc(arena, (size_t)h->stack.count + 1, sizeof *h->stack.blocks);
     if (!h->stack.blocks) {
         h->stack.count = 0;

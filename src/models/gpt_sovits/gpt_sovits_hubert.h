@@ -27,7 +27,7 @@ bool mica_gs_hubert_probe(const mica_weights *files);
 /* Makes the directory of the files (see mica_gs_directory). */
 mica_status mica_gs_hubert_directory(mica_weights **out, const mica_weights *files,
                                      mica_arena *arena, mica_err *err);
-/* heads 0: width / 64, or what fits. Strides and eps are those of the released network until set otherwise. */
+/* heads 0: mica_gs_likely_heads. Strides and eps are those of the released network until set otherwise. */
 mica_status mica_gs_hubert_open(mica_gs_hubert *h, const mica_weights *directory, int64_t heads,
                                 mica_arena *arena, mica_err *err);
 mica_status mica_gs_hubert_upload(mica_gs_hubert *h, mica_backend *be, mica_err *err);

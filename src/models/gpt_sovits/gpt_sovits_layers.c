@@ -21,6 +21,11 @@ mica_tensor mica_gs_state(mica_backend *be, int64_t rows, int64_t columns)
     return mica_state_tensor(be, MICA_POOL_STEP, 2, (const int64_t[]){rows, columns});
 }
 
+int64_t mica_gs_likely_heads(int64_t width, int64_t wide)
+{
+    return width >= 256 && width % wide == 0 ? width / wide : 4;
+}
+
 mica_tensor mica_gs_heads(const mica_tensor *x, int64_t heads)
 {
     return mica_tensor_heads(x, 0, x->shape_[0], heads, x->shape_[1] / heads);

@@ -63,6 +63,9 @@ void mica_gs_block_run(mica_backend *be, const mica_gs_stack *s, int n, mica_ten
 mica_tensor mica_gs_scratch(mica_backend *be, int64_t rows, int64_t columns);
 /* The same in f32 whatever the activations: what is rounded less than the rest. */
 mica_tensor mica_gs_state(mica_backend *be, int64_t rows, int64_t columns);
+/* Heads of a transformer whose settings are lost: `wide` numbers each, as released; small ones, which tests and
+ * experiments have, four. */
+int64_t mica_gs_likely_heads(int64_t width, int64_t wide);
 /* [L, H K] seen as [L, H, K]. */
 mica_tensor mica_gs_heads(const mica_tensor *x, int64_t heads);
 

@@ -165,9 +165,10 @@ static int64_t size_of(const mica_weights *w, const char *name, int dim)
     return t && dim < t->ndim ? t->shape_[dim] : 0;
 }
 
+/* Where a converted file lost its settings: 32 numbers a head as released, 16 in small models. */
 static int64_t heads_for(int64_t width)
 {
-    return width % 32 == 0 ? width / 32 : width % 16 == 0 ? width / 16 : 1;
+    return width % 16 != 0 ? 1 : width >= 256 && width % 32 == 0 ? width / 32 : width / 16;
 }
 
 /* Whether b's rows lie right behind a's. */

@@ -33,7 +33,7 @@ bool mica_gs_semantic_probe(const mica_weights *files);
 bool mica_gs_is_semantic_name(const char *name);
 mica_status mica_gs_semantic_directory(mica_weights **out, const mica_weights *files,
                                        mica_arena *arena, mica_err *err);
-/* heads 0: width / 32, or what fits. */
+/* heads 0: 32 numbers a head, 16 in networks less than 256 wide. */
 mica_status mica_gs_semantic_open(mica_gs_semantic *s, const mica_weights *directory, int64_t heads,
                                   mica_arena *arena, mica_err *err);
 /* Random weights of `blocks` blocks at the released widths into an empty directory, for measurements. */
