@@ -70,6 +70,27 @@ static void clock_time(mica_text *out, const mica_match *m)
     mica_rule_put(out, pm ? " p.m." : " a.m.");
 }
 
+/* 05 "oh five", 00 "oh oh" */
+static void put_sixtieths(mica_text *out, mica_slice s)
+{
+    mica_rule_put(out, s.text[0] == '0' ? " oh " : " ");
+    if (number_of(s) == 0)
+        mica_rule_put(out, "oh");
+    else
+        mica_english_cardinal(out, s.text, s.size);
+}
+
+/* "1:59:40", a length or a time: hour, minute, second, the am or pm that follows. */
+static void long_time(mica_text *out, const mica_match *m)
+{
+    const mica_slice hour = mica_match_group(m, 1), said = mica_match_group(m, 4);
+    mica_english_cardinal(out, hour.text, hour.size);
+    put_sixtieths(out, mica_match_group(m, 2));
+    put_sixtieths(out, mica_match_group(m, 3));
+    if (said.size > 0)
+        mica_rule_put(out, said.text[0] == 'p' || said.text[0] == 'P' ? " p.m." : " a.m.");
+}
+
 /* "10 am", "5pm" */
 static void whole_hour(mica_text *out, const mica_match *m)
 {
@@ -301,6 +322,10 @@ static void fraction(mica_text *out, const mica_match *m)
     if (mica_slice_is(bottom, "1"))
         return;
     mica_rule_put(out, " ");
+    if (mixed.size == 0 && bottom.size > 1 && number_of(top) == number_of(bottom)) { /* 50/50 */
+        mica_english_cardinal(out, bottom.text, bottom.size);
+        return;
+    }
     if (mica_slice_is(bottom, "2")) {
         mica_rule_put(out, one ? "half" : "halves");
         return;
@@ -464,6 +489,8 @@ static const mica_rule rules[] = {
     {"(?<=[0-9])([+×÷=*])(?=[0-9])", operation, NULL},
     {"(?<![^\\s(])-(?=[0-9])", NULL, "negative "},
     {"(?<=[0-9]),(?=[0-9]{3}(?:[^0-9]|$))", NULL, ""},
+    {BEFORE "([0-9]{1,3}):([0-5][0-9]):([0-5][0-9])(?:\\s*([AaPp])\\.?[Mm]" DOT ")?" AFTER,
+     long_time, NULL},
     {BEFORE "([01]?[0-9]|2[0-3]):([0-5][0-9])(?:\\s*([AaPp])\\.?[Mm]" DOT ")?" AFTER, clock_time,
      NULL},
     {BEFORE "(1[0-2]|[1-9])\\s*([AaPp])\\.?[Mm]" DOT AFTER, whole_hour, NULL},

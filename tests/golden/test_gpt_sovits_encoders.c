@@ -88,6 +88,15 @@ static void test_hubert_short(void **state)
     gs_close(&b);
 }
 
+static void test_likely_heads(void **state)
+{
+    (void)state;
+    assert_int_equal(mica_gs_likely_heads(768, 64), 12); /* HuBERT-base */
+    assert_int_equal(mica_gs_likely_heads(1024, 64), 16);
+    assert_int_equal(mica_gs_likely_heads(64, 64), 4);
+    assert_int_equal(mica_gs_likely_heads(300, 64), 4);
+}
+
 static void check_bert(const char *model, mica_precision precision, double bound)
 {
     gs_bench b;
@@ -156,8 +165,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_hubert),       cmocka_unit_test(test_hubert_padded),
-        cmocka_unit_test(test_hubert_short), cmocka_unit_test(test_bert),
-        cmocka_unit_test(test_speaker),
+        cmocka_unit_test(test_hubert_short), cmocka_unit_test(test_likely_heads),
+        cmocka_unit_test(test_bert),         cmocka_unit_test(test_speaker),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
