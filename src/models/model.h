@@ -89,6 +89,9 @@ struct mica_model_kind {
     mica_model_part (*classify)(const mica_weights *w);
     /* Whether such a file is this part, perhaps among others; NULL: classify says all. */
     bool (*holds)(const mica_weights *w, mica_model_part part);
+    /* Whether it is of a version that is known by name alone: a folder's other file for the part comes first. NULL:
+     * there are none. */
+    bool (*refuses)(const mica_weights *w);
     /* Which of the family's versions a model of these parts is, by headers alone, and the part that this version
      * needs and others do not (NONE: no such part). NULL, or a slot of NULL: there are no versions. */
     const char *(*version)(const mica_model_parts *parts, mica_model_part *also);

@@ -23,7 +23,9 @@
 typedef struct finder {
     const char *dir;
     mica_model_parts *parts;
-    const bool *given;        /* [MICA_PART_COUNT]: not to be looked for */
+    const bool *given; /* [MICA_PART_COUNT]: not to be looked for */
+    bool refused
+        [MICA_PART_COUNT];    /* what was found will be refused: anything else comes before it */
     mica_speech_part_fn each; /* instead of `parts`; or NULL */
     void *user;
     mica_err *err;
@@ -51,27 +53,38 @@ static bool is_network(const char *dir)
     return found;
 }
 
-/* The parts that a file is: of a voice file two. None if it cannot be opened. */
-static void find_parts(const char *path, bool is[MICA_PART_COUNT])
+/* The parts that a file is: of a voice file two. None if it cannot be opened. True: it will be refused. */
+static bool find_parts(const char *path, bool is[MICA_PART_COUNT])
 {
+    bool refused = false;
     mica_weights *w = NULL;
     const mica_model_kind *kind;
     memset(is, 0, MICA_PART_COUNT * sizeof *is);
     if (mica_weights_peek(&w, path, NULL) != MICA_OK)
-        return;
-    for (int i = 0; (kind = mica_model_kind_at(i)) != NULL; i++)
+        return false;
+    for (int i = 0; (kind = mica_model_kind_at(i)) != NULL; i++) {
+        refused |= kind->refuses && kind->refuses(w);
         for (int part = MICA_PART_SEMANTIC; kind->holds && part < MICA_PART_COUNT; part++)
             is[part] |= kind->holds(w, (mica_model_part)part);
+    }
     mica_weights_close(&w);
+    return refused;
 }
 
-static mica_status take_part(finder *f, const char *path, mica_model_part part)
+static mica_status take_part(finder *f, const char *path, mica_model_part part, bool refused)
 {
     if (f->each)
         return f->each(f->user, part, path, f->err);
     char **slot = &f->parts->path[part];
     if (f->given[part] || (*slot && strcmp(*slot, path) == 0))
         return MICA_OK;
+    if (*slot && refused)
+        return MICA_OK;
+    if (*slot && f->refused[part]) {
+        mica_mem_free(*slot);
+        *slot = NULL;
+    }
+    f->refused[part] = refused;
     if (*slot)
         return MICA_FAIL(f->err, MICA_E_USAGE,
                          "%s and %s are both a %s; choose one with --%s ('mica inspect %s' lists "
@@ -86,10 +99,10 @@ static mica_status take_part(finder *f, const char *path, mica_model_part part)
 static mica_status take(finder *f, const char *path)
 {
     bool is[MICA_PART_COUNT];
-    find_parts(path, is);
+    const bool refused = find_parts(path, is);
     for (int part = MICA_PART_SEMANTIC; part < MICA_PART_COUNT; part++)
         if (is[part])
-            MICA_TRY(take_part(f, path, (mica_model_part)part));
+            MICA_TRY(take_part(f, path, (mica_model_part)part, refused));
     return MICA_OK;
 }
 
@@ -116,6 +129,10 @@ mica_status mica_speech_parts_find(mica_model_parts *parts, const char *dir,
                                    const bool given[MICA_PART_COUNT], mica_err *err)
 {
     finder f = {.dir = dir, .parts = parts, .given = given, .err = err};
+    bool is[MICA_PART_COUNT];
+    for (int part = MICA_PART_SEMANTIC; part < MICA_PART_COUNT;
+         part++) /* found at the top already */
+        f.refused[part] = parts->path[part] && find_parts(parts->path[part], is);
     return walk(&f, dir, DEPTH);
 }
 

@@ -47,6 +47,16 @@ for header in "{$cfm}0000" "{$cfm,$prior}00000000"; do # zeros behind the last b
     works inspect v3.safetensors
     check 'inspect tells a version that is not spoken' grep -q '^GPT-SoVITS v3 or v4 (not spoken)' "$out"
 done
+mkdir -p layout/SoVITS_weights_v3
+cp "$data/models/s1.ckpt" "$data/models/sovits_v2.pth" layout
+cp -R "$data/models/chinese-hubert-base" layout
+cp v3.safetensors layout/SoVITS_weights_v3
+cp v3.safetensors layout/a3.safetensors
+works speak layout -t x --voice "$ref" --max-tokens 5 --retries 0 --greedy -o a.wav
+works inspect layout
+check 'what is not spoken needs no choice' grep -q '^GPT-SoVITS v2 ' "$out"
+rm layout/sovits_v2.pth
+fails 1 'GPT-SoVITS v3 or v4' speak layout -t x --voice "$ref"
 works inspect "$data/versions/sovits_v2ProPlus.pth"
 check 'a version is told' grep -q '^GPT-SoVITS v2ProPlus' "$out"
 check 'and what it needs' grep -q '^  missing .*speaker network' "$out"

@@ -387,6 +387,7 @@ const mica_model_kind mica_gpt_sovits_kind = {
     .title = "GPT-SoVITS",
     .classify = classify,
     .holds = holds,
+    .refuses = mica_gs_synth_is_refused,
     .version = version,
     .open = open_model,
     .open_synthetic = mica_gs_open_synthetic,

@@ -80,7 +80,8 @@ typedef struct mica_gs_synth {
 } mica_gs_synth;
 
 bool mica_gs_synth_probe(const mica_weights *files);
-/* Refuses v3 and v4 by name. */
+/* v3 and v4, which the next ones refuse by name. */
+bool mica_gs_synth_is_refused(const mica_weights *files);
 mica_status mica_gs_synth_directory(mica_weights **out, const mica_weights *files,
                                     mica_arena *arena, mica_err *err);
 /* What a converted file holds: weight norm folded, tensors of training left out. Refuses likewise. */

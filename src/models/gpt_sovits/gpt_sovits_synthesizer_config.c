@@ -38,6 +38,11 @@ static const char *flow_matching(const mica_weights *files)
                                                 : "v3 or v4";
 }
 
+bool mica_gs_synth_is_refused(const mica_weights *files)
+{
+    return flow_matching(files) != NULL;
+}
+
 bool mica_gs_synth_probe(const mica_weights *files)
 {
     return (mica_weights_find(files, "enc_p.ssl_proj.weight") &&
