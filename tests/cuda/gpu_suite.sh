@@ -197,6 +197,17 @@ same_speech() {
         "$TRACE_SAME" "$work/cpu.safetensors" "$work/cuda.safetensors" waveform 1e-4
 }
 
+# same_sizes CASE: networks of sizes that no released model has, beside upstream's numbers
+same_sizes() {
+    parts=$DATA/gpt_sovits/cases/$1
+    "$MICA" speak --semantic "$parts/s1.ckpt" --synthesizer "$parts/s2.pth" --hubert "$parts/hubert" --precision f32 \
+        --device cuda --greedy --noise-scale 0 --max-tokens 15 --retries 0 --pause 0 --phones "$parts/expected.safetensors" \
+        --voice "$DATA/gpt_sovits/cases/sizes/ref.wav" -o "$work/sizes.wav" --trace "$work/sizes.safetensors" || return 1
+    "$TRACE_SAME" "$work/sizes.safetensors" "$parts/expected.safetensors" codes &&
+        "$TRACE_SAME" "$work/sizes.safetensors" "$parts/expected.safetensors" semantic_tokens &&
+        "$TRACE_SAME" "$work/sizes.safetensors" "$parts/expected.safetensors" waveform 1e-4
+}
+
 # Traces keep a step to itself; without one a device runs a step ahead. Its sound must agree.
 same_sound() {
     for trace in "" "--trace $work/t.safetensors"; do
@@ -218,6 +229,9 @@ speech() {
     judged 'speech drawn' same_speech --seed 3 --max-tokens 60
     judged 'speech drawn, top p' same_speech --seed 4 --max-tokens 300 --top-p 0.9 --temperature 0.8
     judged 'speech a step ahead' same_sound
+    for case in sizes short; do
+        judged "speech, sizes of $case" same_sizes "$case"
+    done
     step 60 'speech of two backends at once' "$COMPARE" --bench-steps cuda:bf16 cuda:bf16
     for model in gpt-sovits-v2 gpt-sovits-v2pro; do
         step 90 "bench $model" "$MICA" bench --synthetic $model --device cuda
