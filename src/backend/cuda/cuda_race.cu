@@ -1,17 +1,17 @@
 /* cuda_race.cu - draws a token where the logits are; what was drawn to the host, and its embedding.
  *
- *     noise of every token ─► (logits) ─► penalty ─► likeliest; temperature ─► a bound that at least k reach
- *         ─► candidates: the tokens above it ─► how many of them are larger, and their mass ─► top k, top p
- *         ─► the largest of logit - log(e)
+ *     noise of every token ─► (logits) ─► penalty; temperature ─► a bound that at least k reach ─► candidates: the
+ *         tokens above it ─► how many of them are larger, and their mass ─► top k, top p ─► the largest of logit - log(e)
  *
  * One block of threads per sequence; numbers, their order of operations and ties are those of backend_race.c, with
  * logarithms and exponentials in f64, so the choice is the host's. Nothing is sorted: a token stays if fewer than k are
- * larger, and if those, all of them candidates too, and itself have no more than p of the mass. The bound is the k-th
- * largest of 32 to 256 groups' largest: some 20 of 1,025 tokens are above it for k = 15. Where it cannot help (k above
- * 256, logits that are all equal) every token is a candidate: right, but 10 to 20 us.
+ * larger, and if those, all of them candidates too, and itself have no more than p of the mass. The bound is the
+ * smallest of 16 groups' largest, for k = 15: some 50 of 1,025 tokens reach it. Where it cannot help (k above 256, logits
+ * that are all equal) every token is a candidate: right, but 10 to 20 us.
  *
- * The kernel begins while the step before it still runs (cuda_early.cuh) and makes the noise then. It writes the token
- * into the host's memory itself: a copy and an event behind it cost 8 us. */
+ * What counts is the number of instructions behind each other, 3 to 5 cycles each: nothing branches that need not, and
+ * divisors come as reciprocals. The kernel begins while the step before it still runs (cuda_early.cuh), makes the
+ * noise and rehearses. It writes the token into the host's memory itself: a copy and an event behind it cost 8 us. */
 #include "backend/cuda/cuda_device.cuh"
 #include "backend/cuda/cuda_early.cuh"
 #include "backend/cuda/cuda_step.h"
@@ -19,24 +19,30 @@
 #define THREADS 256
 #define WARPS   (THREADS / 32)
 #define MOST    MICA_CUDA_RACE_MOST
-#define OWN     (MOST / THREADS) /* tokens of a thread: t, t + THREADS, .. */
+#define PARTS   4 /* threads that compare a candidate with the others */
 #define ALL     0xffffffffu
 #define NOBODY  0x7fffffff
+#if __CUDA_ARCH__ >= 900
+#define BEGINS_EARLY 1
+#else
+#define BEGINS_EARLY 0
+#endif
 
 struct race_rows {
     mica_cuda_race_row row[MICA_CUDA_STEP_ROWS];
 };
 
 struct room {
-    /* By token. */
-    double noise[MOST], mass[MOST];      /* mass: where top p cuts */
-    float logit[MOST], scaled[MOST];     /* behind the penalty; behind the temperature */
-    uint16_t candidates[MOST];           /* in order of their threads */
-    __align__(16) float groups[THREADS]; /* largest scaled logit of each */
-    uint32_t bounds[WARPS], largest[WARPS];
-    int counts[WARPS], tokens[WARPS], likeliest;
-    double sums[WARPS];
-    uint64_t scores[WARPS];
+    double noise[MOST];               /* by token */
+    uint64_t mass[MOST];              /* where top p cuts, as the next */
+    float logit[MOST];                /* behind the penalty */
+    __align__(16) float scaled[MOST]; /* behind the temperature, of candidates: */
+    uint16_t candidates[MOST];
+    int count;
+    __align__(16) float groups[THREADS]; /* the largest of each, behind the penalty */
+    uint32_t largest[WARPS], first[WARPS];
+    uint64_t sums[WARPS], scores[WARPS];
+    int tokens[WARPS];
 };
 
 static __device__ __forceinline__ room &the_room()
@@ -66,6 +72,13 @@ static __device__ __forceinline__ uint64_t order_of(double x)
     return bits >> 63 ? ~bits : bits | 0x8000000000000000u;
 }
 
+/* x / d as f32 rounds it, from 1 / d in f64: the quotient of two f32 lies at least 2^-49 of itself away from the
+ * middle between two f32, and the error here is 2^-52. */
+static __device__ __forceinline__ float divided(float x, double reciprocal)
+{
+    return (float)((double)x * reciprocal);
+}
+
 /* What may be drawn, and how. */
 struct choice {
     bool draws; /* else the likeliest */
@@ -80,8 +93,8 @@ static __device__ __forceinline__ choice choice_of(const mica_cuda_race_row &a)
     c.cuts = c.draws && a.top_p < 1.0;
     c.n = a.choices;
     c.k = min(a.top_k, a.choices);
-    /* Threads of a group, at least twice as many groups as k where there are so many. */
-    c.fold = c.k <= 16 ? 8 : c.k <= 32 ? 4 : c.k <= 64 ? 2 : 1;
+    /* Threads of a group: at least as many groups as k, where there are so many threads. */
+    c.fold = c.k <= 16 ? 16 : c.k <= 32 ? 8 : c.k <= 64 ? 4 : c.k <= 128 ? 2 : 1;
     return c;
 }
 
@@ -95,167 +108,190 @@ static __device__ void make_noise(const mica_cuda_race_row &a, int n)
     }
 }
 
-/* This thread's logits; the largest of its warp and of its group. Returns whether one is not finite. */
-static __device__ __forceinline__ bool take_logits(const mica_cuda_race_row &a, const choice &c)
+/* ----------------------------------------------------------------- logits -- */
+
+/* This thread's tokens t, t + THREADS, ..: behind the penalty, -infinity where there is none. In a rehearsal any
+ * numbers. Returns whether a logit is not finite. */
+template <int OWN>
+static __device__ __forceinline__ bool take(const mica_cuda_race_row &a, const choice &c,
+                                            bool rehearsal, float (&x)[OWN])
 {
-    room &r = the_room();
-    const int t = threadIdx.x;
-    float x[OWN], seen[OWN], most = -INFINITY, scaled = -INFINITY;
+    const int stored = rehearsal ? 0 : a.stored;
+    const int marked = a.penalty != 1.0f ? min(c.n, stored) : 0;
+    float seen[OWN];
     bool bad = false;
 #pragma unroll
     for (int s = 0; s < OWN; s++) {
-        const int i = t + s * THREADS;
-        x[s] = i < a.stored ? a.logits[i] : 0.0f;
-        seen[s] = a.penalty != 1.0f && i < c.n ? a.seen[i] : 0.0f;
+        const int i = threadIdx.x + s * THREADS;
+        x[s] = (float)((uint32_t)i * 2654435761u);
+        if (!rehearsal)
+            x[s] = i < stored ? __ldcg(a.logits + i) : 0.0f;
+        seen[s] = i < marked ? __ldcg(a.seen + i) : 0.0f;
     }
 #pragma unroll
     for (int s = 0; s < OWN; s++) {
-        const int i = t + s * THREADS;
+        const float less = x[s] < 0.0f ? x[s] * a.penalty : divided(x[s], a.per_penalty);
         bad |= !isfinite(x[s]);
-        if (i >= c.n)
-            continue;
-        if (seen[s] != 0.0f)
-            x[s] = x[s] < 0.0f ? x[s] * a.penalty : x[s] / a.penalty;
-        const float v = c.draws ? x[s] / a.temperature : x[s];
-        r.logit[i] = x[s];
-        r.scaled[i] = v;
-        most = fmaxf(most, x[s]);
-        scaled = fmaxf(scaled, v);
+        x[s] = seen[s] != 0.0f ? less : x[s];
+        x[s] = threadIdx.x + s * THREADS < c.n ? x[s] : -INFINITY;
     }
-    const uint32_t all = __reduce_max_sync(ALL, order_of(most));
-    if (t % 32 == 0)
-        r.largest[t / 32] = all;
-    for (int step = 1; step < c.fold; step *= 2)
-        scaled = fmaxf(scaled, __shfl_xor_sync(ALL, scaled, step));
-    if (t % c.fold == 0)
-        r.groups[t / c.fold] = scaled;
     return bad;
 }
 
-/* The first token that has the largest logit. */
-static __device__ __forceinline__ void find_likeliest(int n)
-{
-    room &r = the_room();
-    uint32_t most = 0;
-#pragma unroll
-    for (int w = 0; w < WARPS; w++)
-        most = max(most, r.largest[w]);
-    for (int i = threadIdx.x; i < n; i += THREADS)
-        if (order_of(r.logit[i]) == most)
-            atomicMin(&r.likeliest, i);
-}
-
-/* The k-th largest of the groups' largest: at least k tokens reach it. Each warp's part of it. */
-static __device__ __forceinline__ void find_bound(const choice &c)
-{
-    room &r = the_room();
-    const int t = threadIdx.x, count = THREADS / c.fold;
-    uint32_t bound = ALL;
-    if (c.k > count) {
-        bound = 0;
-    } else if (t < count) {
-        const float own = r.groups[t];
-        int larger = 0;
-#pragma unroll 4
-        for (int g = 0; g < count; g += 4) {
-            const float4 four = *(const float4 *)(r.groups + g);
-            larger += (four.x > own) + (four.y > own) + (four.z > own) + (four.w > own);
-        }
-        bound = larger < c.k ? order_of(own) : ALL;
-    }
-    bound = __reduce_min_sync(ALL, bound);
-    if (t % 32 == 0)
-        r.bounds[t / 32] = bound;
-}
-
-static __device__ double sum_of_block(double own)
-{
-    room &r = the_room();
-#pragma unroll
-    for (int step = 16; step > 0; step /= 2)
-        own += __shfl_xor_sync(ALL, own, step);
-    if (threadIdx.x % 32 == 0)
-        r.sums[threadIdx.x / 32] = own;
-    __syncthreads();
-    double all = 0.0;
-#pragma unroll
-    for (int w = 0; w < WARPS; w++)
-        all += r.sums[w];
-    return all;
-}
-
-/* Mass of every token, that of the likeliest 1. Returns the sum. */
-static __device__ double make_mass(int n)
-{
-    room &r = the_room();
-    const double most = (double)r.logit[r.likeliest];
-    double sum = 0.0;
-#pragma unroll 1
-    for (int i = threadIdx.x; i < n; i += THREADS)
-        sum += r.mass[i] = exp((double)r.logit[i] - most);
-    return sum_of_block(sum);
-}
-
-/* Tokens that reach the bound, without those that top p cuts whatever the others are: all tokens of such a mass
- * together have less than what top p leaves out. Larger ones of a candidate are candidates. Returns how many. */
-static __device__ __forceinline__ int find_candidates(const mica_cuda_race_row &a, const choice &c,
-                                                      double all)
+/* The largest of the warp and its first token; the largest of the thread's group. */
+template <int OWN>
+static __device__ __forceinline__ void find_largest(const choice &c, const float (&x)[OWN])
 {
     room &r = the_room();
     const int t = threadIdx.x;
-    const double least = c.cuts ? 0.999 * (1.0 - a.top_p) * all / (double)c.n : 0.0;
-    uint32_t bound = ALL, votes[OWN];
-    int own = 0, first = 0, count = 0;
+    float most = x[0];
+    int first = t;
 #pragma unroll
-    for (int w = 0; w < WARPS; w++)
-        bound = min(bound, r.bounds[w]);
-#pragma unroll
-    for (int s = 0; s < OWN; s++) {
-        const int i = t + s * THREADS;
-        const bool reaches = i < c.n && order_of(r.scaled[i]) >= bound;
-        votes[s] = __ballot_sync(ALL, reaches && (!c.cuts || r.mass[i] >= least));
-        own += __popc(votes[s]);
+    for (int s = 1; s < OWN; s++) {
+        first = x[s] > most ? t + s * THREADS : first;
+        most = fmaxf(most, x[s]);
     }
-    if (t % 32 == 0)
-        r.counts[t / 32] = own;
-    __syncthreads();
-#pragma unroll
-    for (int w = 0; w < WARPS; w++) {
-        first += w < t / 32 ? r.counts[w] : 0;
-        count += r.counts[w];
+    const uint32_t own = order_of(most), all = __reduce_max_sync(ALL, own);
+    const uint32_t token = __reduce_min_sync(ALL, own == all ? (uint32_t)first : ALL);
+    if (t % 32 == 0) {
+        r.largest[t / 32] = all;
+        r.first[t / 32] = token;
     }
-#pragma unroll
-    for (int s = 0; s < OWN; s++) {
-        if (votes[s] >> t % 32 & 1)
-            r.candidates[first + __popc(votes[s] & ((1u << t % 32) - 1))] =
-                (uint16_t)(t + s * THREADS);
-        first += __popc(votes[s]);
-    }
-    __syncthreads();
-    return count;
+    for (int step = 1; step < c.fold; step *= 2)
+        most = fmaxf(most, __shfl_xor_sync(ALL, most, step));
+    if (t % c.fold == 0)
+        r.groups[t / c.fold] = most;
 }
 
-/* Whether top k and top p leave it. all: the whole mass. */
-static __device__ bool stays(const mica_cuda_race_row &a, const choice &c, int i, int count,
-                             double all)
+/* Of the block, as order_of, and the first token that has it. All of a warp must come here. */
+static __device__ __forceinline__ uint32_t likeliest_of_block(int &token)
 {
     const room &r = the_room();
-    const float own = r.scaled[i], logit = r.logit[i];
-    int larger = 0;
-    if (c.k < c.n) {
+    const int lane = threadIdx.x % 32;
+    const uint32_t own = lane < WARPS ? r.largest[lane] : 0;
+    const uint32_t most = __reduce_max_sync(ALL, own);
+    token = (int)__reduce_min_sync(ALL, own == most ? r.first[lane % WARPS] : ALL);
+    return most;
+}
+
+/* ------------------------------------------------------------- candidates -- */
+
+#define UNIT 1125899906842624.0 /* 2^50, of the likeliest: integers, so that sums have no order */
+
+/* Mass of every token. Returns the sum. */
+template <int OWN> static __device__ uint64_t make_mass(int n, uint32_t most, const float (&x)[OWN])
+{
+    room &r = the_room();
+    const double likeliest = (double)__uint_as_float(most >> 31 ? most & 0x7fffffffu : ~most);
+    uint64_t sum = 0;
+#pragma unroll
+    for (int s = 0; s < OWN; s++)
+        r.logit[threadIdx.x + s * THREADS] = x[s];
+#pragma unroll 1
+    for (int i = threadIdx.x; i < n; i += THREADS)
+        sum += r.mass[i] = __double2ull_rn(UNIT * exp((double)r.logit[i] - likeliest));
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2)
+        sum += __shfl_xor_sync(ALL, sum, step);
+    if (threadIdx.x % 32 == 0)
+        r.sums[threadIdx.x / 32] = sum;
+    __syncthreads();
+    sum = 0;
+#pragma unroll
+    for (int w = 0; w < WARPS; w++)
+        sum += r.sums[w];
+    return sum;
+}
+
+/* The smallest of the groups' largest, behind the temperature: at least k tokens reach it. */
+static __device__ __forceinline__ float bound_of(const mica_cuda_race_row &a, const choice &c)
+{
+    const room &r = the_room();
+    const int count = THREADS / c.fold;
+    float bound = INFINITY;
+    if (c.k > count)
+        return -INFINITY;
 #pragma unroll 4
-        for (int j = 0; j < count; j++)
-            larger += r.scaled[r.candidates[j]] > own;
+    for (int g = 0; g < count; g += 4) {
+        const float4 four = *(const float4 *)(r.groups + g);
+        bound = fminf(bound, fminf(fminf(four.x, four.y), fminf(four.z, four.w)));
     }
-    if (larger >= c.k || !c.cuts || logit == r.logit[r.likeliest])
-        return larger < c.k;
-    double mass = r.mass[i];
-#pragma unroll 4
-    for (int j = 0; j < count; j++) {
+    return divided(bound, a.per_temperature);
+}
+
+/* Tokens that reach the bound, without those that top p cuts whatever the others are: all tokens of such a mass
+ * together have less than what top p leaves out. Larger ones of a candidate are candidates. */
+template <int OWN>
+static __device__ __forceinline__ void find_candidates(const mica_cuda_race_row &a, const choice &c,
+                                                       const float (&x)[OWN], uint64_t all)
+{
+    room &r = the_room();
+    const float bound = bound_of(a, c);
+    const uint64_t least =
+        c.cuts ? (uint64_t)(0.999 * (1.0 - a.top_p) * (double)all / (double)c.n) : 0;
+    const int lane = threadIdx.x % 32;
+    uint32_t votes[OWN];
+    float v[OWN];
+    int own = 0, at = 0;
+#pragma unroll
+    for (int s = 0; s < OWN; s++) {
+        const int i = threadIdx.x + s * THREADS;
+        v[s] = divided(x[s], a.per_temperature);
+        votes[s] = __ballot_sync(ALL, i < c.n && v[s] >= bound && (!c.cuts || r.mass[i] >= least));
+        own += __popc(votes[s]);
+    }
+    if (lane == 0 && own > 0)
+        at = atomicAdd(&r.count, own);
+    at = __shfl_sync(ALL, at, 0);
+#pragma unroll
+    for (int s = 0; s < OWN; s++) {
+        const int to = at + __popc(votes[s] & ((1u << lane) - 1));
+        if (votes[s] >> lane & 1) {
+            r.candidates[to] = (uint16_t)(threadIdx.x + s * THREADS);
+            r.scaled[to] = v[s];
+        }
+        at += __popc(votes[s]);
+    }
+    __syncthreads();
+}
+
+/* ------------------------------------------------------------------- draw -- */
+
+template <typename T> static __device__ __forceinline__ T sum_of_parts(T v)
+{
+#pragma unroll
+    for (int step = 1; step < PARTS; step *= 2)
+        v += __shfl_xor_sync(ALL, v, step);
+    return v;
+}
+
+/* Whether top k and top p leave a candidate; all PARTS of its threads ask. all: the whole mass. */
+static __device__ __forceinline__ bool stays(const mica_cuda_race_row &a, const choice &c, int at,
+                                             uint64_t all)
+{
+    const room &r = the_room();
+    const int count = r.count, token = r.candidates[at], part = threadIdx.x % PARTS;
+    const float own = r.scaled[at];
+    int larger = 0, above = 0;
+#pragma unroll 2
+    for (int j = 4 * part; j < count && c.k < c.n; j += 4 * PARTS) { /* -infinity behind the last */
+        const float4 four = *(const float4 *)(r.scaled + j);
+        larger += ((four.x > own) + (four.y > own)) + ((four.z > own) + (four.w > own));
+    }
+    const bool is_left = sum_of_parts(larger) < c.k;
+    if (!c.cuts)
+        return is_left;
+    const float logit = r.logit[token];
+    uint64_t mass = part == 0 ? r.mass[token] : 0;
+#pragma unroll 2
+    for (int j = part; j < count; j += PARTS) {
         const int other = r.candidates[j];
-        mass += r.logit[other] > logit ? r.mass[other] : 0.0;
+        mass += r.logit[other] > logit ? r.mass[other] : 0;
+        above += r.logit[other] > logit;
     }
-    return mass / all <= a.top_p;
+    mass = sum_of_parts(mass);
+    above = sum_of_parts(above);
+    return is_left && (above == 0 || (double)mass / (double)all <= a.top_p);
 }
 
 /* The token with the highest of 32 scores, of equal ones the first; NOBODY where all are 0. */
@@ -270,23 +306,22 @@ static __device__ __forceinline__ int winner_of_warp(uint64_t &score, int token)
     return (int)first;
 }
 
-/* As backend_race.c's draw. Where temperature made infinities of all, the first token. */
-static __device__ int draw(const mica_cuda_race_row &a, const choice &c)
+/* As backend_race.c's draw, on warp 0. Where temperature made infinities of all, the first token. */
+static __device__ __forceinline__ int draw(const mica_cuda_race_row &a, const choice &c,
+                                           uint64_t all)
 {
     room &r = the_room();
-    const int t = threadIdx.x;
-    const double all = c.cuts ? make_mass(c.n) : 0.0;
-    const int count = find_candidates(a, c, all);
+    const int t = threadIdx.x, count = r.count;
     uint64_t best = 0;
     int token = NOBODY;
 #pragma unroll 1
-    for (int j = t; j < count; j += THREADS) {
-        const int i = r.candidates[j];
-        const float v = r.scaled[i];
-        if (v == -INFINITY || !stays(a, c, i, count, all))
-            continue;
+    for (int first = 0; first < count; first += THREADS / PARTS) {
+        const int at = min(first + t / PARTS, count - 1); /* the last one is taken several times */
+        const int i = r.candidates[at];
+        const float v = r.scaled[at];
         const uint64_t score = order_of((double)v - r.noise[i]);
-        if (score > best || (score == best && i < token)) {
+        const bool is_better = score > best || (score == best && i < token);
+        if (stays(a, c, at, all) && is_better && v != -INFINITY) {
             best = score;
             token = i;
         }
@@ -309,6 +344,21 @@ static __device__ __forceinline__ void tell_host(uint64_t *word, int32_t number,
     asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(word), "l"(both) : "memory");
 }
 
+static __device__ __forceinline__ void tell(const mica_cuda_race_row &a, bool bad, int code,
+                                            int likeliest)
+{
+    const bool is_end = !bad && a.end >= 0 && (code == a.end || likeliest == a.end);
+    tell_host(a.told, bad ? -1 : code, a.ticket);
+    tell_host(a.told + 1, is_end, a.ticket);
+    a.drawn[0] = bad ? -1 : code;
+    a.drawn[1] = is_end;
+    if (!bad && !is_end)
+        a.seen[code] = 1.0f;
+}
+
+/* Everything twice, at first with numbers of no meaning: the step's kernel still runs, and what was done once is in
+ * the instruction cache. */
+template <int OWN>
 static __global__ void __launch_bounds__(THREADS)
     race_kernel(const __grid_constant__ race_rows rows)
 {
@@ -318,37 +368,55 @@ static __global__ void __launch_bounds__(THREADS)
     let_next_begin();
     if (c.draws)
         make_noise(a, c.n);
-    if (threadIdx.x == 0)
-        r.likeliest = c.n - 1;
-    wait_for_previous();
-    const bool bad = __syncthreads_or(take_logits(a, c));
-    find_likeliest(c.n);
-    if (c.draws)
-        find_bound(c);
-    __syncthreads();
-    const int likeliest = r.likeliest, code = c.draws && !bad ? draw(a, c) : likeliest;
-    if (threadIdx.x != 0)
-        return;
-    const bool is_end = !bad && a.end >= 0 && (code == a.end || likeliest == a.end);
-    a.drawn[0] = bad ? -1 : code;
-    a.drawn[1] = is_end;
-    tell_host(a.told, bad ? -1 : code, a.ticket);
-    tell_host(a.told + 1, is_end, a.ticket);
-    if (!bad && !is_end)
-        a.seen[code] = 1.0f;
+#pragma unroll 1
+    for (int turn = BEGINS_EARLY ? 0 : 1; turn < 2; turn++) {
+        float x[OWN];
+        uint64_t all = 0;
+        int code = 0, likeliest;
+#pragma unroll
+        for (int s = 0; s < OWN; s++)
+            r.scaled[threadIdx.x + s * THREADS] = -INFINITY;
+        if (threadIdx.x == 0)
+            r.count = 0;
+        if (turn == 1)
+            wait_for_previous();
+        const bool wrong = take(a, c, turn == 0, x);
+        find_largest(c, x);
+        const bool bad = __syncthreads_or(wrong);
+        const uint32_t most = likeliest_of_block(likeliest);
+        if (c.draws) {
+            if (c.cuts)
+                all = make_mass(c.n, most, x);
+            find_candidates(a, c, x, all);
+            code = draw(a, c, all);
+        }
+        if (turn == 1 && threadIdx.x == 0)
+            tell(a, bad, c.draws ? code : likeliest, likeliest);
+        __syncthreads();
+    }
 }
+
+template <int OWN> static cudaError_t launch(const race_rows &rows, int count, cudaStream_t stream)
+{
+    const cudaError_t error = cudaFuncSetAttribute(
+        race_kernel<OWN>, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(room));
+    return error ? error
+                 : launch_early(race_kernel<OWN>, dim3((unsigned)count), THREADS, sizeof(room),
+                                stream, rows);
+}
+
+#define FEW 5 /* tokens of a thread: 1,280, more than the released models have */
 
 extern "C" cudaError_t mica_cuda_race(const mica_cuda_race_row *rows, int count,
                                       cudaStream_t stream)
 {
     race_rows all;
-    const cudaError_t error = cudaFuncSetAttribute(
-        race_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(room));
-    if (error)
-        return error;
-    for (int i = 0; i < count; i++)
+    bool few = true;
+    for (int i = 0; i < count; i++) {
         all.row[i] = rows[i];
-    return launch_early(race_kernel, dim3((unsigned)count), THREADS, sizeof(room), stream, all);
+        few = few && rows[i].stored <= FEW * THREADS;
+    }
+    return few ? launch<FEW>(all, count, stream) : launch<MOST / THREADS>(all, count, stream);
 }
 
 /* ------------------------------------------------------------------- fetch -- */

@@ -75,7 +75,8 @@ typedef struct mica_cuda_race_row {
     int32_t *drawn;
     int top_k, greedy, stored, choices; /* stored: logits that must be finite */
     double top_p;
-    float penalty, temperature;
+    float penalty;
+    double per_penalty, per_temperature; /* 1 / f32 values */
     int64_t end;
     uint64_t key, noise; /* key: seed, stream and attempt mixed */
     uint64_t

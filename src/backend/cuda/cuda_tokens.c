@@ -99,6 +99,7 @@ mica_status mica_cuda_op_race_draw(mica_backend *base, const mica_race_args *row
             return MICA_FAIL(err, MICA_E_UNSUPPORTED,
                              "race_draw: %lld tokens, the device draws among %d",
                              (long long)a->logits_V.shape_[0], MICA_CUDA_RACE_MOST);
+        const float temperature = (float)(r->temperature > 1e-5 ? r->temperature : 1e-5);
         uint64_t *told;
         MICA_TRY(mica_cuda_told(be, a->ticket, &told, err));
         list[i] = (mica_cuda_race_row){.logits = a->logits_V.data,
@@ -110,8 +111,8 @@ mica_status mica_cuda_op_race_draw(mica_backend *base, const mica_race_args *row
                                        .choices = (int)a->choices,
                                        .top_p = r->top_p,
                                        .penalty = (float)r->penalty,
-                                       .temperature =
-                                           (float)(r->temperature > 1e-5 ? r->temperature : 1e-5),
+                                       .per_penalty = 1.0 / (double)(float)r->penalty,
+                                       .per_temperature = 1.0 / (double)temperature,
                                        .end = a->end,
                                        .key = mica_race_key(r),
                                        .noise = a->noise,
