@@ -244,6 +244,7 @@ timings() {
         -W 1024 -H 1024 --steps 5 --device cuda --precision bf16
     step 60 'timings of operations, f32' "$COMPARE" --bench cuda:f32
     step 60 'timings of pictures, bf16' "$COMPARE" --bench-pictures cuda:bf16
+    step 60 'timings of tokens of speech, bf16' "$COMPARE" --bench-steps cuda:bf16
     step 90 'bench qwen-image, 16 layers, streamed' "$MICA" bench --synthetic qwen-image:layers=16,text_layers=1 \
         -W 1024 -H 1024 --cache --steps 10 --device cuda --precision bf16 --vram 4G
 }

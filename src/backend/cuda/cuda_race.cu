@@ -1,13 +1,14 @@
 /* cuda_race.cu - draws a token where the logits are; what was drawn to the host, and its embedding.
  *
- *     noise of every token ─► (logits) ─► penalty; temperature ─► a bound that at least k reach ─► candidates: the
- *         tokens above it ─► how many of them are larger, and their mass ─► top k, top p ─► the largest of logit - log(e)
+ *     noise of every token ─► (logits) ─► penalty; temperature ─► a bound that at least k reach
+ *         ─► candidates: the tokens above it ─► how many of them are larger, and their mass ─► top k, top p
+ *         ─► the largest of logit - log(e)
  *
  * One block of threads per sequence; numbers, their order of operations and ties are those of backend_race.c, with
  * logarithms and exponentials in f64, so the choice is the host's. Nothing is sorted: a token stays if fewer than k are
  * larger, and if those, all of them candidates too, and itself have no more than p of the mass. The bound is the
- * smallest of 16 groups' largest, for k = 15: some 50 of 1,025 tokens reach it. Where it cannot help (k above 256, logits
- * that are all equal) every token is a candidate: right, but 10 to 20 us.
+ * smallest of 16 groups' largest, for k = 15: some 50 of 1,025 tokens reach it. Of k = 100 some 700 do, and where it
+ * cannot help (k above 256, logits that are all equal) every token is a candidate: right, but 10 to 20 us.
  *
  * What counts is the number of instructions behind each other, 3 to 5 cycles each: nothing branches that need not, and
  * divisors come as reciprocals. The kernel begins while the step before it still runs (cuda_early.cuh), makes the
