@@ -127,19 +127,16 @@ static __device__ __forceinline__ strip linear_strip(const tile_linears &all, in
     return strip_of(all.part[which].w, (int)all.part[0].n, (tile - all.first[which]) * TILE);
 }
 
-/* One row of x. */
-template <bool F16>
-static __global__ void __launch_bounds__(BLOCK, 2)
-    linear_kernel(const __grid_constant__ tile_linears all)
+/* Units of one strip and one row of x: finish(unit, parts) gets the sums, behind a barrier. */
+template <bool F16, typename Locate, typename Begin, typename Finish>
+static __device__ __forceinline__ void run_row(int units, int n, stretch own, const Locate &locate,
+                                               const Begin &begin, const Finish &finish)
 {
     __shared__ tile_parts parts[2];
-    const int n = (int)all.part[0].n;
     float sum[2] = {0.0f, 0.0f};
     int side = 0;
-    let_next_begin();
     run_units(
-        all.tiles, 1, n, stretch_of(n, threadIdx.x / 32, WARPS),
-        [&](int tile, int) { return linear_strip(all, tile); }, [&] { begin_linear(all); },
+        units, 1, n, own, locate, begin,
         [&](int, int at, chunk &now, const strip &from, int next) {
             x_chunk x;
             read_x(x, n, 0, at);
@@ -149,10 +146,23 @@ static __global__ void __launch_bounds__(BLOCK, 2)
             leave(parts[side], sum);
             sum[0] = sum[1] = 0.0f;
         },
-        [&](int tile) {
-            finish_linear(all, tile, &parts[side]);
+        [&](int unit) {
+            finish(unit, parts[side]);
             side ^= 1;
         });
+}
+
+/* One row of x. */
+template <bool F16>
+static __global__ void __launch_bounds__(BLOCK, 2)
+    linear_kernel(const __grid_constant__ tile_linears all)
+{
+    const int n = (int)all.part[0].n;
+    let_next_begin();
+    run_row<F16>(
+        all.tiles, n, stretch_of(n, threadIdx.x / 32, WARPS),
+        [&](int tile, int) { return linear_strip(all, tile); }, [&] { begin_linear(all); },
+        [&](int tile, const tile_parts &parts) { finish_linear(all, tile, &parts); });
 }
 
 /* Several: the same for each, and its sums wait in shared memory while a chunk goes through all of them. */
@@ -292,20 +302,17 @@ template <bool F16>
 static __global__ void __launch_bounds__(BLOCK, 2)
     gate_up_kernel(const __grid_constant__ mica_cuda_tile_experts a)
 {
-    __shared__ tile_parts parts[2];
     __shared__ chosen c;
     const int tiles = (int)(a.F / TILE), n = (int)a.D, warp = threadIdx.x / 32;
     const bool is_up = warp >= WARPS / 2;
-    float sum[2] = {0.0f, 0.0f};
-    int side = 0;
     if (a.norm.w)
         ask_for(a.norm.w, 4 * a.D);
     ask_for(a.experts, 3 * a.E * (int64_t)sizeof *a.experts);
     wait_for_previous();
     let_next_begin();
     read_chosen(a, c);
-    run_units(
-        a.A * tiles, 1, n, stretch_of(n, warp % (WARPS / 2), WARPS / 2),
+    run_row<F16>(
+        a.A * tiles, n, stretch_of(n, warp % (WARPS / 2), WARPS / 2),
         [&](int unit, int) { return strip_of(c.w[unit / tiles][is_up], n, unit % tiles * TILE); },
         [&] {
             const void *x = (const __nv_bfloat16 *)a.x + blockIdx.y * a.ldx;
@@ -315,19 +322,9 @@ static __global__ void __launch_bounds__(BLOCK, 2)
                 take_scaled_x(x, n, a.norm.w, c.factor);
             __syncthreads();
         },
-        [&](int, int at, chunk &now, const strip &from, int next) {
-            x_chunk x;
-            read_x(x, n, 0, at);
-            multiply_chunk<F16, true>(now, from, n, next, x, sum);
-        },
-        [&](int) {
-            leave(parts[side], sum);
-            sum[0] = sum[1] = 0.0f;
-        },
-        [&](int unit) {
+        [&](int unit, const tile_parts &parts) {
             if (threadIdx.x < TILE)
-                finish_hidden(a, unit, parts[side]);
-            side ^= 1;
+                finish_hidden(a, unit, parts);
         });
 }
 
