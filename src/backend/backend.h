@@ -113,8 +113,9 @@ typedef struct mica_backend_counters {
     uint64_t waits; /* times the host waited for all that was queued, so that the device ran dry */
     uint64_t follows; /* times it waited for an earlier point of the queue (mica_watched) */
     uint64_t ops;
-    uint64_t replays;    /* recordings run */
-    double linear_flops; /* 2*M*N*K summed over linears */
+    uint64_t replays;         /* recordings run */
+    uint64_t prompt_products; /* of 9 to 128 rows by a kernel made for them; devices only */
+    double linear_flops;      /* 2*M*N*K summed over linears */
     double linear_seconds;
     double attention_flops, attention_seconds;
     double conv_flops, conv_seconds;

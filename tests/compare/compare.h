@@ -20,6 +20,8 @@ typedef struct cmp {
     double worst;   /* of the running operation */
     int cases, failures, replayed;
     int at_once; /* of the running operation: cases that b did in one instead of several */
+    int due,
+        own; /* of the running operation: products made for b's kernel of few rows; that it took */
 } cmp;
 
 typedef struct cmp_tensor {

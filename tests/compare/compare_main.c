@@ -239,7 +239,7 @@ static void run_ops(cmp *c, const cmp_op *ops, const char *only, int rounds)
             continue;
         c->op = op->name;
         c->worst = 0.0;
-        c->cases = c->at_once = 0;
+        c->cases = c->at_once = c->due = c->own = 0;
         for (int i = 0; i < rounds * op->cases; i++) {
             const mica_pool_mark a = mica_pool_get_mark(c->be[0], MICA_POOL_STEP);
             const mica_pool_mark b = mica_pool_get_mark(c->be[1], MICA_POOL_STEP);
@@ -251,6 +251,8 @@ static void run_ops(cmp *c, const cmp_op *ops, const char *only, int rounds)
         printf("%-22s %4d results, worst %.3g", op->name, c->cases, c->worst);
         if (c->at_once)
             printf(", %d at once", c->at_once);
+        if (c->due)
+            printf(", %d of %d by their own kernel", c->own, c->due);
         printf("%s\n", c->failures > failures ? "  FAILED" : "");
         fflush(stdout);
     }

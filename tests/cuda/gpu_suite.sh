@@ -59,6 +59,11 @@ judged() {
     fi
 }
 
+# Some kernels are for this GPU alone.
+on_hopper() {
+    nvidia-smi --query-gpu=compute_cap --format=csv,noheader -i 0 | grep -qx '9.0'
+}
+
 operations() {
     step 120 'operations f32' "$COMPARE" cpu:f32 cuda:f32 --rounds 3
     # One round: cuDNN compiles a kernel for every shape of attention.
@@ -69,10 +74,14 @@ operations() {
     step 60 'linears bf16, unfused' "$COMPARE" cpu:f32 cuda:bf16:unfused --rounds 3 --op linear
     step 60 'linear_swiglu bf16' "$COMPARE" cpu:f32 cuda:bf16 --rounds 3 --op linear_swiglu
     cp "$work/out" "$work/swiglu"
-    if nvidia-smi --query-gpu=compute_cap --format=csv,noheader -i 0 | grep -qx '9.0'; then
+    if on_hopper; then
         step 5 'linear_swiglu at once' grep 'at once' "$work/swiglu" # by the kernel for Hopper
     fi
     step 60 'prompts bf16' "$COMPARE" cpu:f32 cuda:bf16 --rounds 3 --op prompts
+    cp "$work/out" "$work/prompts"
+    if on_hopper; then
+        step 5 'prompts by their own kernel' grep ' \([1-9][0-9]*\) of \1 by their own kernel' "$work/prompts"
+    fi
     step 60 'linear_swiglu bf16, unfused' "$COMPARE" cpu:f32 cuda:bf16:unfused --op linear_swiglu
 }
 

@@ -29,6 +29,14 @@ static int box_of(int64_t rows)
     return (int)mica_cuda_round8(rows);
 }
 
+/* Counted, because nothing else tells a caller that cuBLASLt did not do it. */
+static mica_status launch(mica_cuda_backend *be, const mica_cuda_prompt_args *a, const char *name,
+                          mica_err *err)
+{
+    be->base.counters.prompt_products++;
+    return mica_cuda_check(mica_cuda_prompt(a, be->stream), name, err);
+}
+
 mica_status mica_cuda_prompt_linear(mica_cuda_backend *be, const mica_cuda_product *p,
                                     const mica_cuda_gemm *g, bool *taken, mica_err *err)
 {
@@ -48,7 +56,7 @@ mica_status mica_cuda_prompt_linear(mica_cuda_backend *be, const mica_cuda_produ
     a.bias = bias;
     MICA_TRY(mica_cuda_map_make(be, &a.x, g->b, g->n, g->k, g->ldb, box_of(g->n), err));
     MICA_TRY(mica_cuda_map_make(be, &a.w, g->a, g->m, g->k, g->lda, MICA_CUDA_PROMPT_TILE, err));
-    return mica_cuda_check(mica_cuda_prompt(&a, be->stream), p->name, err);
+    return launch(be, &a, p->name, err);
 }
 
 mica_status mica_cuda_prompt_swiglu(mica_cuda_backend *be, const mica_cuda_view *x,
@@ -66,7 +74,7 @@ mica_status mica_cuda_prompt_swiglu(mica_cuda_backend *be, const mica_cuda_view 
     MICA_TRY(mica_cuda_map_make(be, &a.x, x->data, M, D, x->stride[0], box_of(M), err));
     MICA_TRY(mica_cuda_map_make(be, &a.w, w[0], F, D, D, half, err));
     MICA_TRY(mica_cuda_map_make(be, &a.up, w[1], F, D, D, half, err));
-    return mica_cuda_check(mica_cuda_prompt(&a, be->stream), name, err);
+    return launch(be, &a, name, err);
 }
 
 #else
