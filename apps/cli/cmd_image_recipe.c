@@ -78,16 +78,42 @@ static void add_value(line *l, const char *option, const cJSON *value)
     mica_text_deinit(&text);
 }
 
-/* As it is written, because doubles do not hold it: numbers of a seed have up to 64 bits. Quotes inside
- * strings stand behind a backslash, so that nothing else can look like it. */
+/* The text of an object's own member, behind its colon, or NULL. The object is JSON that has been parsed; what stands
+ * before its brace is passed over. */
+static const char *member_text(const char *object, const char *name)
+{
+    static const char blank[] = " \t\r\n";
+    const char *p = object + strcspn(object, "{");
+    int depth = 0;
+    for (; *p; p++) {
+        depth += (*p == '{' || *p == '[') - (*p == '}' || *p == ']');
+        if (depth == 0)
+            return NULL;
+        if (*p != '"')
+            continue;
+        const char *word = ++p;
+        for (; *p && *p != '"'; p++)
+            p += *p == '\\' && p[1];
+        if (!*p)
+            return NULL;
+        const char *colon = p + 1 + strspn(p + 1, blank);
+        if (depth == 1 && *colon == ':' && (size_t)(p - word) == strlen(name) &&
+            memcmp(word, name, strlen(name)) == 0)
+            return colon + 1 + strspn(colon + 1, blank);
+    }
+    return NULL;
+}
+
+/* As it is written, because doubles do not hold it: numbers of a seed have up to 64 bits. */
 static void add_seed(line *l, const char *json)
 {
     char digits[24] = "";
-    const char *at = strstr(json, "\"seed\":");
+    const char *recipe = member_text(json, "recipe");
+    const char *at = recipe ? member_text(recipe, "seed") : NULL;
     if (!at)
         return;
-    const size_t n = MICA_MIN(strcspn(at + 7, ",}"), sizeof digits - 1);
-    memcpy(digits, at + 7, n);
+    const size_t n = MICA_MIN(strcspn(at, ",} \t\r\n"), sizeof digits - 1);
+    memcpy(digits, at, n);
     add_word(l, "--seed");
     add_word(l, digits);
 }
