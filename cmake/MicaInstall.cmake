@@ -1,6 +1,6 @@
 # What `cmake --install` gives:
 #
-#   bin/mica   lib/libmica.so.0   include/mica/mica.h
+#   bin/mica   lib/libmica.so.0.1   include/mica/mica.h
 #   lib/pkgconfig/mica.pc         lib/cmake/mica/micaConfig.cmake  (target mica::mica)
 #   share/man/man1/mica.1   share/bash-completion/completions/mica   share/mica/models/
 #
@@ -15,7 +15,7 @@ string(REGEX REPLACE "/$" "" MICA_PC_PREFIX "${MICA_PC_PREFIX}")
 configure_file(${CMAKE_CURRENT_LIST_DIR}/mica.pc.in ${PROJECT_BINARY_DIR}/mica.pc @ONLY)
 configure_package_config_file(${CMAKE_CURRENT_LIST_DIR}/micaConfig.cmake.in
     ${PROJECT_BINARY_DIR}/micaConfig.cmake INSTALL_DESTINATION ${package_dir})
-# 0.x: a minor version may change what sources see (SOVERSION of CMakeLists.txt tells what programs see).
+# As SOVERSION of CMakeLists.txt has it.
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/micaConfigVersion.cmake
     COMPATIBILITY SameMinorVersion)
 

@@ -24,7 +24,7 @@ picture="image $model -p x -W 32 -H 32 --steps 1 --quiet"
     # The installed tree with another library of the backend, or none.
     prefix=$(cd "$(dirname "$MICA")/.." && pwd)
     cp -R "$prefix" tree
-    library=$(find tree -name 'libmica.so.0' | head -n 1)
+    library=$(find tree -name 'libmica.so.0.*' -type l | head -n 1)
     folder=$(dirname "$library")
     MICA=$scratch/tree/bin/mica
     rm -f "$folder/libmica_cuda.so"

@@ -67,6 +67,24 @@ cmake -S "$work/project" -B "$work/project/build" -DCMAKE_PREFIX_PATH="$prefix" 
 cmake --build "$work/project/build" >/dev/null
 run_example "$work/project/build/example"
 
+# The CMake package takes the versions that programs linked to this one can use: those of its soname.
+version=$(pkg-config --modversion mica)
+soname=libmica.so.${version%.*}
+[ -e "$libdir/$soname" ] || { echo "there is no $soname of $version" >&2; exit 1; }
+LC_ALL=C readelf -d "$libdir/$soname" | grep -q "soname: \[$soname\]" ||
+    { echo "the soname is not $soname" >&2; exit 1; }
+for other in 0.0 0.2 1.0; do
+    sed "s/find_package(mica 0.1 /find_package(mica $other /" "$work/project/CMakeLists.txt" >"$work/other"
+    mkdir "$work/project$other"
+    mv "$work/other" "$work/project$other/CMakeLists.txt"
+    if cmake -S "$work/project$other" -B "$work/project$other/build" -DCMAKE_PREFIX_PATH="$prefix" \
+        -DCMAKE_C_COMPILER="$cc" >"$work/log" 2>&1; then
+        echo "the CMake package gives $version for $other" >&2
+        exit 1
+    fi
+    grep -q "considered but not accepted" "$work/log" || { cat "$work/log" >&2; exit 1; }
+done
+
 # An installed tree may be moved.
 cp -R "$prefix" "$work/moved"
 "$work/moved/bin/mica" --version
