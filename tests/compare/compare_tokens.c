@@ -267,6 +267,20 @@ static void check_endless(cmp *c, const cmp_tensor *t)
             cmp_fail(c, "an infinity was lost, side", (double)side, 0.0);
 }
 
+/* No number of one row may reach another: the first value of the first row's cache is infinite. */
+static void spoil(cmp *c, const cmp_tensor *values)
+{
+    const mica_tensor first = mica_tensor_rows(&values->t[0], 0, 1);
+    float *v = cmp_alloc((size_t)mica_tensor_count(&first) * sizeof *v);
+    mica_download_f32(c->be[0], v, &first);
+    v[0] = INFINITY;
+    for (int side = 0; side < 2; side++) {
+        mica_tensor row = mica_tensor_rows(&values->t[side], 0, 1);
+        mica_upload_f32(c->be[side], &row, v);
+    }
+    free(v);
+}
+
 static void post_norm_step(cmp *c)
 {
     static const int widths[] = {8, 16, 24, 32};
@@ -297,6 +311,10 @@ static void post_norm_step(cmp *c)
         for (int i = 0; i < 2 * BLOCKS; i++)
             caches[l][i / 2][i % 2] =
                 cmp_act(c, far && i % 2 == 0 ? FAR_KEYS : 1.0f, 3, CMP_SHAPE(seen[l] + 1, H, K));
+    }
+    if (L > 1 && !endless && !far && seen[0] > 0 && cmp_int(c, 0, 2) == 0) {
+        spoil(c, &caches[0][0][1]);
+        strncat(c->what, ", first row spoilt", sizeof c->what - strlen(c->what) - 1);
     }
     cmp_tensor x = cmp_act(c, 1.0f, 2, CMP_SHAPE(L, D));
     /* Again over what the first one wrote, where the rows that it begins with are known. */

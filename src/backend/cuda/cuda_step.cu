@@ -470,9 +470,6 @@ static __global__ void __launch_bounds__(THREADS, 1)
 #pragma unroll 1
     for (int i = threadIdx.x; i < a.rows * (int)(sizeof(row_room) / 4); i += THREADS)
         ((uint32_t *)r.row)[i] = 0;
-#pragma unroll 1
-    for (int i = threadIdx.x; i < (int)(sizeof(asked<T>) / 4); i += THREADS)
-        ((uint32_t *)&asked_of<T>(a))[i] = 0; /* keys that are not there are multiplied by 0 */
     meet<CLUSTER>();
     ask_half<T, CLUSTER, ATTENTION>(a, p, all.cards, 0);
     ask_o<T>(a, p, all.cards);

@@ -289,6 +289,14 @@ static __device__ __forceinline__ int first_position(const place &p)
     return 8 * (p.warp * RANKS + p.rank) + p.lane / 4;
 }
 
+/* Values that are multiplied by 0: what another row left there may be no number. */
+template <typename T> static __device__ __forceinline__ void clear_eight(asked<T> &to, int u)
+{
+#pragma unroll
+    for (int i = 0; i < asked<T>::EIGHT; i++)
+        to.unit[u + i][threadIdx.x] = make_uint4(0, 0, 0, 0);
+}
+
 /* Keys and values of the positions from `at` on, a stride apart, that are there; 8 numbers of each. */
 template <typename T>
 static __device__ __forceinline__ void ask_keys(const mica_cuda_step_args &a, const place &p,
@@ -302,6 +310,8 @@ static __device__ __forceinline__ void ask_keys(const mica_cuda_step_args &a, co
         if (at + j * STRIDE < seen) {
             ask_eight(to, to.KEY_UNIT + j * to.EIGHT, key + j * STRIDE * D);
             ask_eight(to, to.VALUE_UNIT + j * to.EIGHT, value + j * STRIDE * D);
+        } else {
+            clear_eight(to, to.VALUE_UNIT + j * to.EIGHT);
         }
 }
 
