@@ -10,7 +10,11 @@
  *
  * Files are told apart by their tensors. What cannot be opened as weights or belongs to nobody
  * (discriminators, other networks) is passed over; two files for one part are an error, unless that
- * part was given by itself. A list of all of them is what mica_speech_parts_each gives. */
+ * part was given by itself. A list of all of them is what mica_speech_parts_each gives.
+ *
+ * The folder may be anything, "/" too: of a walk that meets more names than a model's project has,
+ * nothing is told but that it ended. Folders below it that may not be listed are passed over like
+ * files that cannot be opened (the lost+found of a disk); the folder itself must be listable. */
 #include "models/model_files.h"
 
 #include "base/file.h"
@@ -18,7 +22,8 @@
 
 #include <string.h>
 
-#define DEPTH 4
+#define DEPTH      4
+#define MOST_NAMES 100000 /* a project with its sound clips and logs stays far below */
 
 typedef struct finder {
     const char *dir;
@@ -28,6 +33,7 @@ typedef struct finder {
         [MICA_PART_COUNT];    /* what was found will be refused: anything else comes before it */
     mica_speech_part_fn each; /* instead of `parts`; or NULL */
     void *user;
+    size_t names; /* met so far */
     mica_err *err;
 } finder;
 
@@ -106,21 +112,40 @@ static mica_status take(finder *f, const char *path)
     return MICA_OK;
 }
 
+static mica_status walk(finder *f, const char *dir, int depth);
+
+static mica_status meet(finder *f, const char *dir, const char *name, int depth)
+{
+    mica_status st = MICA_OK;
+    char *path = mica_path_join(dir, name);
+    if (!path)
+        return MICA_FAIL(f->err, MICA_E_NOMEM, "no memory to look for the parts of the model");
+    if (name[0] != '.' && mica_path_is_dir(path))
+        st = is_network(path) ? take(f, path) : depth > 1 ? walk(f, path, depth - 1) : MICA_OK;
+    else if (is_checkpoint(name) && mica_path_is_file(path))
+        st = take(f, path);
+    mica_mem_free(path);
+    return st;
+}
+
+/* One level; `depth` levels are left, this one included. */
 static mica_status walk(finder *f, const char *dir, int depth)
 {
     char **names = NULL;
     size_t count = 0;
-    mica_status st = mica_path_list(dir, &names, &count, f->err);
-    for (size_t i = 0; i < count && !st; i++) {
-        char *path = mica_path_join(dir, names[i]);
-        if (!path)
-            st = MICA_FAIL(f->err, MICA_E_NOMEM, "no memory to look for the parts of the model");
-        else if (mica_path_is_dir(path) && names[i][0] != '.')
-            st = is_network(path) ? take(f, path) : depth > 1 ? walk(f, path, depth - 1) : MICA_OK;
-        else if (is_checkpoint(names[i]))
-            st = take(f, path);
-        mica_mem_free(path);
-    }
+    const bool top = depth == DEPTH;
+    mica_status st = mica_path_list(dir, &names, &count, top ? f->err : NULL);
+    if (st && !top && st != MICA_E_NOMEM)
+        return MICA_OK;
+    f->names += count;
+    if (!st && f->names > MOST_NAMES)
+        st =
+            MICA_FAIL(f->err, MICA_E_UNSUPPORTED,
+                      "%s: more than %d files and folders to look through; name the model's folder "
+                      "itself",
+                      f->dir, MOST_NAMES);
+    for (size_t i = 0; i < count && !st; i++)
+        st = meet(f, dir, names[i], depth);
     mica_path_list_free(&names, count);
     return st;
 }

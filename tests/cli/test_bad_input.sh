@@ -87,6 +87,31 @@ fails 1 'broken.safetensors' image broken.safetensors -p x $small -o x.png
 fails 1 'broken.safetensors' inspect broken.safetensors
 fails 1 '/dev/null' inspect /dev/null
 
+# ---- the walk for speech weights: folders below that may not be listed are passed over, the named
+# one is not; and it ends. Root is refused nothing unless it gives up its capabilities.
+bare=
+[ "$(id -u)" -ne 0 ] || bare='setpriv --bounding-set -all --inh-caps -all'
+mkdir -p broken-walk/locked
+chmod 000 broken-walk/locked
+# shellcheck disable=SC2086 # $bare is several words or none
+if ! $bare ls broken-walk/locked >/dev/null 2>&1; then
+    $bare "$MICA" inspect broken-walk >"$out" 2>"$err"
+    check 'a locked folder below is no matter' grep -q '^mica: broken-walk: it holds no part of a model' "$err"
+    $bare "$MICA" inspect broken-walk/locked >"$out" 2>"$err"
+    check 'a locked model folder is told' grep -q '^mica: broken-walk/locked: cannot list' "$err"
+fi
+chmod 700 broken-walk/locked
+mkdir broken-walk/many
+for i in $(seq 330); do # 330 ways to one folder of 330 files
+    : >"broken-walk/many/$i"
+    ln -s many "broken-walk/l$i"
+done
+fails 1 'broken-walk: more than 100000 files and folders' inspect broken-walk
+fails 1 'broken-walk: more than 100000 files and folders' convert broken-walk converted --type q8
+mkfifo broken-walk/locked/s1.ckpt # opening it would wait for ever
+fails 1 'locked: it holds no part of a model' inspect broken-walk/locked
+leaves_nothing 'a walk'
+
 # ---- noise that does not fit
 "$MICA_TOOLS/break_weights" "$model/$shard" broken-noise.safetensors drop
 # shellcheck disable=SC2086
