@@ -19,7 +19,14 @@
 #include <signal.h>
 
 /* Exit statuses; docs/CLI.md is their contract. */
-enum { CLI_OK = 0, CLI_FAILED = 1, CLI_USAGE = 2, CLI_INTERRUPTED = 130, CLI_TERMINATED = 143 };
+enum {
+    CLI_OK = 0,
+    CLI_FAILED = 1,
+    CLI_USAGE = 2,
+    CLI_HUNG_UP = 129,
+    CLI_INTERRUPTED = 130,
+    CLI_TERMINATED = 143
+};
 
 /* Each command and its command line; `mica voice` has two. */
 int cmd_image(int argc, char **argv);
@@ -104,7 +111,8 @@ typedef struct cli_progress {
 void cli_progress_init(cli_progress *p, bool quiet);
 bool cli_progress_update(void *progress, const mica_progress *now); /* a mica_progress_fn */
 void cli_progress_end(cli_progress *p);                             /* removes the bar */
-/* From now on SIGINT and SIGTERM ask the run to stop; a second one ends the process at once. */
+/* From now on SIGINT, SIGTERM and a SIGHUP that was not ignored ask the run to stop; a second one
+ * ends the process at once. */
 void cli_signals_install(void);
 int cli_signals_caught(void); /* the signal, or 0 */
 void cli_signals_clear(

@@ -2,6 +2,7 @@
  *
  *     mica COMMAND ...      0 success   1 the work failed   2 wrong usage
  *                           130 interrupted (Ctrl-C)        143 terminated
+ *                           129 its terminal closed
  *
  * SIGPIPE and SIGXFSZ are ignored, so that a closed pipe or a file-size limit comes back as an
  * error of the write, with a message and without half a file, instead of ending the process. */

@@ -80,7 +80,7 @@ static const char page_end[] =
     ".TP\n0\nsuccess\n"
     ".TP\n1\nthe work failed: a missing or damaged file, no memory, a full disk\n"
     ".TP\n2\nwrong usage\n"
-    ".TP\n130, 143\ninterrupted (Ctrl\\-C), terminated\n"
+    ".TP\n129, 130, 143\nits terminal closed, interrupted (Ctrl\\-C), terminated\n"
     ".SH FILES\n"
     ".TP\n\\fI$XDG_CACHE_HOME/mica/prompts\\fR (\\fI~/.cache/mica/prompts\\fR)\n"
     "text features of prompts\n"

@@ -8,7 +8,8 @@
  *
  * Signals only set a flag; the run reads it once per block through its progress callback, so
  * that it ends in order: no temporary file stays. The handler is one-shot, hence a second
- * Ctrl-C ends the process at once even if the run is stuck. */
+ * Ctrl-C ends the process at once even if the run is stuck. A terminal that closes asks likewise,
+ * unless the program was started to outlive it (nohup). */
 #include "cli.h"
 
 #include <math.h>
@@ -28,6 +29,12 @@ static void on_signal(int number)
     caught_signal = number;
 }
 
+static bool hangup_is_ignored(void)
+{
+    struct sigaction now;
+    return sigaction(SIGHUP, NULL, &now) == 0 && now.sa_handler == SIG_IGN;
+}
+
 void cli_signals_install(void)
 {
     struct sigaction action;
@@ -37,6 +44,8 @@ void cli_signals_install(void)
     sigemptyset(&action.sa_mask);
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
+    if (!hangup_is_ignored())
+        sigaction(SIGHUP, &action, NULL);
 }
 
 int cli_signals_caught(void)
@@ -49,10 +58,14 @@ void cli_signals_clear(void)
     caught_signal = 0;
     signal(SIGINT, SIG_DFL);
     signal(SIGTERM, SIG_DFL);
+    if (!hangup_is_ignored())
+        signal(SIGHUP, SIG_DFL);
 }
 
 int cli_signals_exit(void)
 {
+    if (caught_signal == SIGHUP)
+        return CLI_HUNG_UP;
     return caught_signal == SIGTERM ? CLI_TERMINATED : CLI_INTERRUPTED;
 }
 

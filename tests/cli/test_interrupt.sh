@@ -1,4 +1,4 @@
-# test_interrupt.sh - Ctrl-C in the middle of a long run or conversion: a prompt end, status 130, no file.
+# test_interrupt.sh - Ctrl-C, TERM or HUP in a long run or conversion: a prompt end, its status, no file.
 . "$(dirname "$0")/cli_test.sh"
 
 # interrupt SIGNAL STATUS
@@ -27,6 +27,19 @@ interrupt() {
 }
 interrupt INT 130
 interrupt TERM 143
+interrupt HUP 129
+
+# Who asked to outlive the terminal does.
+checks=$((checks + 1))
+(trap '' HUP && exec "$MICA" image "$model" -p 'a fox' -W 1024 -H 1024 --steps 1000 -o x.png) >"$out" 2>"$err" &
+run=$!
+sleep 1
+kill -s HUP $run
+sleep 0.3
+kill -0 $run 2>/dev/null || complain 'a hangup ended a run that ignores it'
+kill -s TERM $run
+wait $run
+check 'and is terminated as ever' test $? = 143
 
 # A conversion of 4 GB that take no room.
 header='{"a.weight":{"dtype":"BF16","shape":[32768,65536],"data_offsets":[0,4294967296]}}       ' # a multiple of 8 characters
