@@ -12,6 +12,7 @@
 #include "base/mem.h"
 
 #include <cjson/cJSON.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -174,9 +175,10 @@ static mica_status answer(chat *c, mica_err *err)
     cli_progress_end(&c->writer.progress);
     const bool stopped = cli_signals_caught() == SIGINT;
     if (st == MICA_OK && (fputs("\n", stdout) == EOF || fflush(stdout) == EOF))
-        c->writer.broken = true;
+        c->writer.broken = errno;
     if (c->writer.broken) {
-        st = MICA_FAIL(err, MICA_E_IO, "cannot write to standard output");
+        st = MICA_FAIL(err, MICA_E_IO, "cannot write to standard output: %s",
+                       strerror(c->writer.broken));
     } else if (st == MICA_OK) {
         mica_completion_get(done, 0, &a);
         st = add_turn(c, "assistant", a.text, err);

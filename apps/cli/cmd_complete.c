@@ -9,6 +9,7 @@
 
 #include "base/mem.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -181,6 +182,11 @@ static void add_prompt_ids(mica_text *out, const int32_t *ids, size_t count, boo
     mica_text_add(out, json ? "]" : "\n");
 }
 
+static mica_status unwritten(int number, mica_err *err)
+{
+    return MICA_FAIL(err, MICA_E_IO, "cannot write to standard output: %s", strerror(number));
+}
+
 /* A line of ids for each prompt, or one object with a list of lists. */
 static mica_status print_tokens(complete_run *r, mica_err *err)
 {
@@ -200,11 +206,14 @@ static mica_status print_tokens(complete_run *r, mica_err *err)
         add_prompt_ids(&out, ids + first, count - first, json);
     }
     mica_text_add(&out, json ? "]}\n" : "");
-    const bool fine = !st && !out.failed && cli_print(out.data) == CLI_OK;
-    mica_text_deinit(&out);
     if (st)
-        return text_take(st, mica_session_errmsg(r->model.session), err);
-    return fine ? MICA_OK : MICA_FAIL(err, MICA_E_IO, "cannot write to standard output");
+        st = text_take(st, mica_session_errmsg(r->model.session), err);
+    else if (out.failed)
+        st = MICA_FAIL(err, MICA_E_NOMEM, "no memory for the tokens");
+    else if (fputs(out.data, stdout) == EOF || fflush(stdout) == EOF)
+        st = unwritten(errno, err);
+    mica_text_deinit(&out);
+    return st;
 }
 
 static mica_status run(complete_run *r, const char *name, mica_err *err)
@@ -248,7 +257,7 @@ static int complete(const text_args *args, const char *name)
     else if (st)
         status = cli_report_err(&err);
     else if (r.writer.broken)
-        status = cli_report(MICA_E_IO, "cannot write to standard output");
+        status = cli_report(unwritten(r.writer.broken, &err), err.text);
     else if (r.done) {
         status = print_done(&r);
         note_finish(&r);

@@ -64,7 +64,7 @@ mica_status text_take(mica_status status, const char *text, mica_err *err);
  * callbacks of a run, and end it on a signal or when standard output takes no more. */
 typedef struct text_writer {
     cli_progress progress;
-    bool broken; /* standard output takes no more */
+    int broken; /* standard output takes no more: its errno; 0: it does */
 } text_writer;
 bool text_write_token(void *writer, const mica_text_token *token); /* a mica_text_fn */
 bool text_follow(void *writer, const mica_progress *now);          /* a mica_progress_fn */

@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -307,7 +308,7 @@ bool text_write_token(void *writer, const mica_text_token *token)
     text_writer *w = writer;
     cli_progress_end(&w->progress);
     if (fputs(token->text, stdout) == EOF || fflush(stdout) == EOF)
-        w->broken = true;
+        w->broken = errno;
     return !w->broken && !cli_signals_caught();
 }
 

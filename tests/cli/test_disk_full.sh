@@ -46,6 +46,13 @@ if [ -c /dev/full ]; then
         complain 'a picture to /dev/full'
     checks=$((checks + 1))
     printf 'What is a dog?\nWhat is a cat?\n' | "$MICA" chat --temp 0 --quiet >/dev/full 2>"$err"
-    [ $? -eq 1 ] && [ "$(cat "$err")" = 'mica: cannot write to standard output' ] || complain 'chat to /dev/full'
+    [ $? -eq 1 ] && [ "$(cat "$err")" = 'mica: cannot write to standard output: No space left on device' ] || complain 'chat to /dev/full'
+    for words in '--temp 0 --quiet' '--tokens' '--json --quiet'; do
+        checks=$((checks + 1))
+        # shellcheck disable=SC2086
+        "$MICA" complete -p dog -n 4 $words >/dev/full 2>"$err"
+        [ $? -eq 1 ] && [ "$(cat "$err")" = 'mica: cannot write to standard output: No space left on device' ] ||
+            complain "complete $words to /dev/full"
+    done
 fi
 finish
