@@ -49,6 +49,9 @@ int cli_report_err(const mica_err *err);
 void cli_note(const char *text);
 /* The same for every line of text. */
 void cli_note_lines(const char *text);
+/* Control characters but tabs and line ends become '?': names and recipes come from files
+ * nobody trusts. */
+void cli_make_printable(mica_text *text);
 /* Text to stdout; CLI_FAILED with a message when stdout cannot take it (disk full, closed). */
 int cli_print(const char *text);
 /* The same for a text that was put together, which is freed; CLI_FAILED when it had no memory. */

@@ -15,6 +15,18 @@
 #include <string.h>
 #include <strings.h>
 
+static bool is_control(unsigned char byte)
+{
+    return byte < 0x20 || byte == 0x7f;
+}
+
+void cli_make_printable(mica_text *text)
+{
+    for (size_t i = 0; i < text->size; i++)
+        if (is_control((unsigned char)text->data[i]) && !strchr("\t\n", text->data[i]))
+            text->data[i] = '?';
+}
+
 static void print_line(const char *prefix, const char *text)
 {
     mica_text line = {0};
@@ -24,7 +36,7 @@ static void print_line(const char *prefix, const char *text)
             mica_text_add(&line, "%s", s > text && s[-1] == ':' ? " " : "; ");
             s += strspn(s + 1, " ");
         } else if (byte != '\n')
-            mica_text_add_bytes(&line, byte < 0x20 || byte == 0x7f ? "?" : s, 1);
+            mica_text_add_bytes(&line, is_control(byte) ? "?" : s, 1);
     }
     /* Even without memory for the cleaned text, the failure is told. */
     fprintf(stderr, "mica: %s%s\n", prefix, line.data ? line.data : "out of memory");

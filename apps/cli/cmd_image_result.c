@@ -148,6 +148,7 @@ mica_status image_describe(image_run *run, mica_text *out, mica_err *err)
             MICA_TRY(add_tokens_plain(run, out, err));
         if (made && !a->common.quiet)
             add_summary(run, out);
+        cli_make_printable(out);
         return made ? add_shown(run, out, err) : MICA_OK;
     }
     mica_text_add(out, "{\"command\":\"image\",\"version\":");

@@ -1,6 +1,6 @@
 /* cmd_inspect.c - `mica inspect PATH`: what a folder, a weight file or a picture is.
  *
- * Prints the library's report as it is: for people, or with --json as one object. Only headers
+ * Prints the library's report: for people, or with --json as one object. Only headers
  * are read, so that a 40 GB model answers at once. */
 #include "cli.h"
 
@@ -25,6 +25,7 @@ static int print_report(const mica_report *report, const cli_common_args *args)
     mica_text_add(&page, "%s", text ? text : "");
     if (page.size && page.data[page.size - 1] != '\n')
         mica_text_add(&page, "\n");
+    cli_make_printable(&page);
     return cli_print_text(&page);
 }
 

@@ -119,6 +119,14 @@ check 'recipe for people' grep -q 'fox' "$out"
 works inspect j-2.png --json
 cp "$out" r.json
 check 'recipe as JSON' json_get <r.json
+# What a picture or a path says reaches no terminal as an order to it.
+odd=$(printf 'odd\033[31m.png')
+# shellcheck disable=SC2086
+works image "$model" -p "$(printf 'red\033[31m\tfox')" $small -o "$odd"
+check 'a path is told without control characters' grep -q '^odd?\[31m.png: ' "$out"
+works inspect "$odd"
+check 'a recipe too' grep -q "$(printf 'red?\\[31m\tfox')" "$out"
+rm "$odd"
 works inspect "$model"
 check 'the family is told' grep -qi 'qwen' "$out"
 works inspect "$model" --json
