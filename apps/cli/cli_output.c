@@ -15,28 +15,39 @@
 #include <string.h>
 #include <strings.h>
 
-static bool is_control(unsigned char byte)
+/* Bytes of the control character that s begins with: C0, DEL, or C1 in UTF-8 (U+009B is ESC [). 0: it begins with
+ * none. */
+static size_t control_size(const char *s)
 {
+    const unsigned char byte = (unsigned char)s[0], next = byte ? (unsigned char)s[1] : 0;
+    if (byte == 0xc2 && next >= 0x80 && next < 0xa0)
+        return 2;
     return byte < 0x20 || byte == 0x7f;
 }
 
 void cli_make_printable(mica_text *text)
 {
-    for (size_t i = 0; i < text->size; i++)
-        if (is_control((unsigned char)text->data[i]) && !strchr("\t\n", text->data[i]))
-            text->data[i] = '?';
+    for (size_t i = 0; i < text->size; i++) {
+        const size_t n = control_size(text->data + i);
+        if (n > 0 && text->data[i] != '\t' && text->data[i] != '\n') {
+            memset(text->data + i, '?', n);
+            i += n - 1;
+        }
+    }
 }
 
 static void print_line(const char *prefix, const char *text)
 {
     mica_text line = {0};
     for (const char *s = text; *s; s++) {
-        const unsigned char byte = (unsigned char)*s;
-        if (byte == '\n' && s[1] != '\0') {
+        const size_t control = control_size(s);
+        if (*s == '\n' && s[1] != '\0') {
             mica_text_add(&line, "%s", s > text && s[-1] == ':' ? " " : "; ");
             s += strspn(s + 1, " ");
-        } else if (byte != '\n')
-            mica_text_add_bytes(&line, is_control(byte) ? "?" : s, 1);
+        } else if (*s != '\n') {
+            mica_text_add_bytes(&line, control > 0 ? "?" : s, 1);
+            s += control > 1 ? control - 1 : 0;
+        }
     }
     /* Even without memory for the cleaned text, the failure is told. */
     fprintf(stderr, "mica: %s%s\n", prefix, line.data ? line.data : "out of memory");

@@ -122,10 +122,11 @@ check 'recipe as JSON' json_get <r.json
 # What a picture or a path says reaches no terminal as an order to it.
 odd=$(printf 'odd\033[31m.png')
 # shellcheck disable=SC2086
-works image "$model" -p "$(printf 'red\033[31m\tfox')" $small -o "$odd"
+works image "$model" -p "$(printf 'red\033[31m\tfox\302\2335n')" $small -o "$odd"
 check 'a path is told without control characters' grep -q '^odd?\[31m.png: ' "$out"
 works inspect "$odd"
-check 'a recipe too' grep -q "$(printf 'red?\\[31m\tfox')" "$out"
+check 'a recipe too' grep -q "$(printf 'red?\\[31m\tfox??5n')" "$out"
+fails 1 'odd[?]5n: ' inspect "$(printf 'odd\302\2335n')"
 rm "$odd"
 works inspect "$model"
 check 'the family is told' grep -qi 'qwen' "$out"
